@@ -1,0 +1,174 @@
+"""Make web/vendor: everything the page ships, self-hosted, each file checked before it is used.
+
+Pyodide's core and the page's libraries come from web/node_modules (`npm ci` has checked them
+against web/package-lock.json). The Python wheels that go into Pyodide come from Pyodide's CDN or,
+where that cannot be reached, from a wheel on the package index that carries the same files; each
+must have the sha256 of pyodide-lock.json. Run it with the environment's Python: it builds the
+wheel of py/doppler too. Quick when nothing has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+from doppler.wheel import ROOT, VENDOR, build_wheel
+
+MODULES = ROOT / "web" / "node_modules"
+CACHE = ROOT / ".cache"
+CDN = "cdn.jsdelivr.net"
+CDN_PATH = "/pyodide/v{version}/full/"
+CONNECT_SECONDS = 3.0
+WHEELS = ("numpy", "micropip", "packaging")
+CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
+LIBRARIES = {
+    "tokenizers.js": "@huggingface/tokenizers/dist/tokenizers.min.mjs",
+    "jinja.js": "@huggingface/jinja/dist/index.js",
+    "comlink.js": "comlink/dist/esm/comlink.mjs",
+    "hash-wasm.js": "hash-wasm/dist/index.esm.min.js",
+    "marked.js": "marked/lib/marked.esm.js",
+    "purify.js": "dompurify/dist/purify.es.mjs",
+}
+# The wheels of Pyodide 314.0.3 once more, in a wheel of the package index (106 MB).
+TWIN = "open-webui==0.12.4"
+TWIN_SHA256 = "02e9caba96234db3fa17a92e56163b3f7f2b8ca8227fa886b85c178d696483f6"
+TWIN_FOLDER = "open_webui/frontend/pyodide/"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy where bytes differ: an untouched file keeps its time, and caches their entry."""
+    data = source.read_bytes()
+    if not target.exists() or target.read_bytes() != data:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def copy_modules() -> None:
+    """Pyodide's core and the page's libraries, each one ES module, from node_modules."""
+    if not MODULES.is_dir():
+        sys.exit(f"vendor: {MODULES} is missing; run npm ci in {MODULES.parent} first")
+    for name in CORE:
+        copy(MODULES / "pyodide" / name, VENDOR / "pyodide" / name)
+    copy_lock()
+    for name, source in LIBRARIES.items():
+        copy(MODULES / source, VENDOR / name)
+
+
+def copy_lock() -> None:
+    """The lock file, cut to the packages that are served: the page can ask for no others."""
+    lock = json.loads((MODULES / "pyodide" / "pyodide-lock.json").read_text())
+    lock["packages"] = {name: lock["packages"][name] for name in WHEELS}
+    text = json.dumps(lock, indent=1, sort_keys=True)
+    target = VENDOR / "pyodide" / "pyodide-lock.json"
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
+
+
+def locked_wheels() -> dict[str, str]:
+    """File name -> sha256 of the wheels to serve, as Pyodide's own lock file has them."""
+    lock = json.loads((MODULES / "pyodide" / "pyodide-lock.json").read_text())
+    packages = [lock["packages"][name] for name in WHEELS]
+    return {package["file_name"]: package["sha256"] for package in packages}
+
+
+def fetch_from_cdn(names: list[str], folder: Path) -> bool:
+    """All of the names over one connection; False when the CDN cannot be reached or lacks one."""
+    version = json.loads((MODULES / "pyodide" / "package.json").read_text())["version"]
+    connection = http.client.HTTPSConnection(CDN, timeout=CONNECT_SECONDS)
+    try:
+        connect(connection)
+        for name in names:
+            connection.request("GET", CDN_PATH.format(version=version) + name)
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != 200:
+                raise OSError(f"{name}: HTTP status {response.status}")
+            (folder / name).write_bytes(body)
+    except (OSError, http.client.HTTPException) as error:
+        print(f"vendor: {CDN}: {error}; going on with the package index", file=sys.stderr)
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def connect(connection: http.client.HTTPSConnection) -> None:
+    """Connect within CONNECT_SECONDS in all: names that do not resolve and hosts with many
+    silent addresses would otherwise take several times as long. Raises OSError."""
+    failures: list[OSError] = []
+
+    def attempt() -> None:
+        try:
+            connection.connect()
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if failures:
+        raise failures[0]
+    if thread.is_alive():
+        raise TimeoutError(f"no connection within {CONNECT_SECONDS:.0f} s")
+
+
+def fetch_from_index(names: list[str], folder: Path) -> None:
+    """The same files out of TWIN, downloaded by pip from whatever index pip is set up for."""
+    download = CACHE / "twin"
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*pip, "--python-version", "3.12", "-d", str(download), TWIN], check=True)
+    wheel = next(download.glob("open_webui-*.whl"))
+    if digest(wheel) != TWIN_SHA256:
+        wheel.unlink()
+        sys.exit(f"vendor: {TWIN} is not the file it should be (sha256); nothing was taken from it")
+    with zipfile.ZipFile(wheel) as archive:
+        for name in names:
+            (folder / name).write_bytes(archive.read(TWIN_FOLDER + name))
+    shutil.rmtree(download)
+
+
+def fetch_wheels() -> None:
+    """Put the locked wheels into the cache, then beside Pyodide, checked each time."""
+    folder = CACHE / "pyodide"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = locked_wheels()
+
+    def wrong() -> list[str]:
+        return [n for n, sha in wanted.items() if not is_file_with(folder / n, sha)]
+
+    missing = wrong()
+    if missing and (not fetch_from_cdn(missing, folder) or wrong()):
+        fetch_from_index(wrong(), folder)
+    if wrong():
+        sys.exit(f"vendor: {', '.join(wrong())}: the sha256 is not that of pyodide-lock.json")
+    for name in wanted:
+        copy(folder / name, VENDOR / "pyodide" / name)
+
+
+def is_file_with(path: Path, sha256: str) -> bool:
+    """Whether the file is there, and whole."""
+    return path.exists() and digest(path) == sha256
+
+
+def main() -> None:
+    """Bring web/vendor up to date."""
+    copy_modules()
+    fetch_wheels()
+    build_wheel()
+
+
+if __name__ == "__main__":
+    main()
