@@ -1,0 +1,172 @@
+"""One frozen dataclass for every architecture: differences between them are data.
+
+Nothing outside `formats/architectures.py` may ask which architecture a model has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from doppler.errors import FormatError
+
+Activation = Literal["silu", "gelu_tanh"]
+RopePairs = Literal["half", "interleaved"]
+RopeScaling = Literal["none", "linear", "llama3", "factors"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding: base frequency and how its inverse frequencies are scaled."""
+
+    base: float
+    scaling: RopeScaling = "none"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 1.0
+    original_context: int = 0
+    factors: tuple[float, ...] = ()  # scaling "factors": one divisor for each pair
+
+    def __post_init__(self) -> None:
+        if self.scaling not in ("none", "linear", "llama3", "factors"):
+            raise FormatError(f"config: rope scaling {self.scaling!r} is not known")
+        if (self.scaling == "factors") != bool(self.factors):
+            raise FormatError("config: rope factors go with the scaling named factors, and only it")
+        for name in ("base", "factor", *(("original_context",) if self.scaling == "llama3" else ())):
+            if getattr(self, name) <= 0:
+                raise FormatError(f"config: rope {name} is {getattr(self, name)}; it must be positive")
+
+    def inverse_frequencies(self, head_dim: int) -> list[float]:
+        """Radians a position for each of the head_dim/2 pairs (NUMERICS: llama3 and linear)."""
+        plain = [self.base ** (-2 * i / head_dim) for i in range(head_dim // 2)]
+        if self.scaling == "linear":
+            return [f / self.factor for f in plain]
+        if self.scaling == "llama3":
+            return [self._llama3(f) for f in plain]
+        if self.scaling == "factors":
+            return [f / divisor for f, divisor in zip(plain, self.factors, strict=True)]
+        return plain
+
+    def _llama3(self, frequency: float) -> float:
+        turns = self.original_context * frequency / (2 * math.pi)  # original / wavelength
+        if turns < self.low_freq_factor:
+            return frequency / self.factor
+        if turns > self.high_freq_factor:
+            return frequency
+        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return frequency * ((1 - smooth) / self.factor + smooth)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What may differ between layers: `window` keys seen (0: all) and the index into `ropes`."""
+
+    window: int = 0
+    rope: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shapes and switches of a dense decoder. Widths are in elements, `context` in tokens."""
+
+    architecture: str  # for people to read; no code may branch on it
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    context: int
+    norm_eps: float
+    query_scale: float  # scores are multiplied by it
+    activation: Activation
+    ropes: tuple[Rope, ...]
+    layers: tuple[Layer, ...]
+    norm_offset: float = 0.0  # added to every RMSNorm weight: Gemma stores w and means 1 + w
+    embedding_scale: float = 1.0
+    qk_norm: bool = False  # RMSNorm over each head of q and k, before rope
+    post_norms: bool = False  # RMSNorm on each branch before it joins the residual stream
+    tied: bool = True  # the output head is the embedding
+    rope_pairs: RopePairs = "half"  # GGUF of arch llama is permuted for interleaved pairs
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"):
+            if getattr(self, name) <= 0:
+                raise FormatError(f"config: {name} is {getattr(self, name)}; it must be positive")
+        if not self.layers:
+            raise FormatError("config: the model has no layers")
+        if self.heads % self.kv_heads:
+            raise FormatError(
+                f"config: {self.heads} heads cannot be shared by {self.kv_heads} key-value heads; "
+                "the first must be a multiple of the second"
+            )
+        if self.head_dim % 2:
+            raise FormatError(f"config: head_dim {self.head_dim} is odd; rope needs pairs")
+        if self.activation not in ("silu", "gelu_tanh"):
+            raise FormatError(f"config: activation {self.activation!r} is not silu or gelu_tanh")
+        for rope in self.ropes:
+            if rope.factors and len(rope.factors) != self.head_dim // 2:
+                raise FormatError(
+                    f"config: {len(rope.factors)} rope factors for {self.head_dim // 2} pairs"
+                )
+        for index, layer in enumerate(self.layers):
+            if not 0 <= layer.rope < len(self.ropes) or layer.window < 0:
+                raise FormatError(f"config: layer {index} has window {layer.window}, rope {layer.rope}")
+
+    @property
+    def q_width(self) -> int:
+        """Elements of all query heads of one token."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of all key (or value) heads of one token."""
+        return self.kv_heads * self.head_dim
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor the model needs, by its GGUF name -> shape (rows, columns) or (width,)."""
+        shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (self.vocab, self.hidden)}
+        for i in range(len(self.layers)):
+            for name, shape in self._layer_shapes().items():
+                shapes[f"blk.{i}.{name}.weight"] = shape
+        shapes["output_norm.weight"] = (self.hidden,)
+        if not self.tied:
+            shapes["output.weight"] = (self.vocab, self.hidden)
+        return shapes
+
+    def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        h, q, kv = self.hidden, self.q_width, self.kv_width
+        shapes: dict[str, tuple[int, ...]] = {
+            "attn_norm": (h,),
+            "attn_q": (q, h),
+            "attn_k": (kv, h),
+            "attn_v": (kv, h),
+            "attn_output": (h, q),
+            "ffn_norm": (h,),
+            "ffn_gate": (self.ffn, h),
+            "ffn_up": (self.ffn, h),
+            "ffn_down": (h, self.ffn),
+        }
+        if self.qk_norm:
+            shapes |= {"attn_q_norm": (self.head_dim,), "attn_k_norm": (self.head_dim,)}
+        if self.post_norms:
+            shapes |= {"post_attention_norm": (h,), "post_ffw_norm": (h,)}
+        return shapes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the manifest; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ModelConfig:
+        """Raises FormatError where a field is missing, unknown or of the wrong kind."""
+        try:
+            fields = dict(data)
+            fields["ropes"] = tuple(
+                Rope(**{**rope, "factors": tuple(rope["factors"])}) for rope in fields["ropes"]
+            )
+            fields["layers"] = tuple(Layer(**layer) for layer in fields["layers"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"config in the manifest: {error}") from error

@@ -1,0 +1,304 @@
+"""GGUF version 3: the header, read from a source as far as it reaches; tensor data stays there.
+
+Layout (little endian): magic, version u32, tensor count u64, metadata count u64; then each metadata
+entry as key, value type u32, value; then each tensor as name, dimensions u32, extents u64 (columns
+first), block type u32, offset u64 into the data, which starts at the next multiple of the alignment.
+Strings are a u64 length and UTF-8.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from doppler.buffers import Buffers
+from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.quants import BY_GGML_ID, BlockType
+from doppler.source import Source
+
+Value: TypeAlias = Any  # int, float, bool, str, list[str], list of lists, or a numeric ndarray
+T = TypeVar("T")
+
+_FIRST_READ = 1 << 20
+_LARGEST_HEADER = 256 << 20  # the largest vocabularies take some 10 MB
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_SCALARS = {
+    0: np.dtype("<u1"),
+    1: np.dtype("<i1"),
+    2: np.dtype("<u2"),
+    3: np.dtype("<i2"),
+    4: np.dtype("<u4"),
+    5: np.dtype("<i4"),
+    6: np.dtype("<f4"),
+    7: np.dtype("?"),
+    10: np.dtype("<u8"),
+    11: np.dtype("<i8"),
+    12: np.dtype("<f8"),
+}
+_STRING, _ARRAY = 8, 9
+_DEEPEST_ARRAY = 4
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """`shape` is (rows, columns) or (width,); `offset` is from the start of the file."""
+
+    name: str
+    type: BlockType
+    shape: tuple[int, ...]
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """A file's header: metadata by key and tensors by name."""
+
+    name: str
+    metadata: dict[str, Value]
+    tensors: dict[str, GgufTensor]
+
+
+async def read_gguf(source: Source, buffers: Buffers) -> Gguf:
+    """Reads and checks the header. Raises FormatError, UnsupportedError or SourceError."""
+    size = await source.size()
+    header = _Header(source, buffers, size)
+    tensor_count, entry_count = await header.parse(_Cursor.preamble)
+    header.check_count(tensor_count, 24, "tensors")
+    header.check_count(entry_count, 13, "metadata entries")
+    metadata: dict[str, Value] = {}
+    for _ in range(entry_count):
+        key, value = await header.parse(_Cursor.entry)
+        if key in metadata:
+            raise FormatError(f"{source.name}: the metadata key {key!r} appears twice")
+        metadata[key] = value
+    records = [await header.parse(_Cursor.tensor) for _ in range(tensor_count)]
+    start = _data_start(source.name, metadata, header.position)
+    tensors = _tensors(source.name, records, start, _alignment(source.name, metadata), size)
+    return Gguf(source.name, metadata, tensors)
+
+
+class _Short(Exception):
+    """The header goes on behind the bytes that have been read; `end` is how far, at least."""
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+
+
+class _Header:
+    """The file's first bytes, which grow as the parser asks for more."""
+
+    def __init__(self, source: Source, buffers: Buffers, size: int) -> None:
+        self._source, self._buffers, self._size = source, buffers, size
+        self._data = bytearray()
+        self.position = 0
+
+    async def parse(self, step: Callable[[_Cursor], T]) -> T:
+        """Runs one step of the parser, again from its start whenever bytes were missing."""
+        while True:
+            cursor = _Cursor(self._source.name, self._data, self.position, self._size)
+            try:
+                result = step(cursor)
+            except _Short as short:
+                await self._grow(short.end)
+                continue
+            self.position = cursor.position
+            return result
+
+    async def _grow(self, end: int) -> None:
+        have = len(self._data)
+        if end > self._size:
+            raise FormatError(
+                f"{self._source.name} is truncated or damaged: its header needs byte {end} and the "
+                f"file ends at {self._size}, {end - self._size} bytes earlier; download it again"
+            )
+        if end > _LARGEST_HEADER:
+            raise FormatError(
+                f"{self._source.name}: the header is larger than {_LARGEST_HEADER} bytes; "
+                "the file is damaged"
+            )
+        target = min(self._size, max(end, 2 * have, _FIRST_READ))
+        data = await self._source.read(have, target - have)
+        self._data += self._buffers.to_bytes(data)
+
+    def check_count(self, count: int, least: int, what: str) -> None:
+        """Every item takes at least `least` bytes, so the file bounds how many there can be."""
+        if count * least > self._size:
+            raise FormatError(
+                f"{self._source.name}: the header counts {count} {what}, more than the file of "
+                f"{self._size} bytes can hold; it is damaged"
+            )
+
+
+class _Cursor:
+    """Parses what lies at `position` of the bytes read so far."""
+
+    def __init__(self, name: str, data: bytearray, position: int, size: int) -> None:
+        self.name, self.data, self.position, self.size = name, data, position, size
+
+    def take(self, length: int) -> bytearray:
+        start, end = self.position, self.position + length
+        if end > len(self.data):
+            raise _Short(end)
+        self.position = end
+        return self.data[start:end]
+
+    def u32(self) -> int:
+        return int(_U32.unpack(self.take(4))[0])
+
+    def u64(self) -> int:
+        return int(_U64.unpack(self.take(8))[0])
+
+    def string(self) -> str:
+        return self.take(self.u64()).decode("utf-8", "replace")
+
+    def preamble(self) -> tuple[int, int]:
+        """Counts of tensors and metadata entries."""
+        if self.size < 24 or bytes(self.take(4)) != b"GGUF":
+            raise FormatError(_not_gguf(self.name, bytes(self.data[:64]), self.size))
+        version = self.u32()
+        if version != 3:
+            big = "big-endian " if int.from_bytes(version.to_bytes(4, "little"), "big") <= 3 else ""
+            raise UnsupportedError(
+                f"{self.name} is {big}GGUF version {version if not big else 3}; Doppler reads "
+                "little-endian version 3: convert the model again with a newer llama.cpp"
+            )
+        return self.u64(), self.u64()
+
+    def entry(self) -> tuple[str, Value]:
+        """One metadata key and its value."""
+        key = self.string()
+        return key, self._value(key, self.u32(), 0)
+
+    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Name, shape (rows first), block type number, offset into the data."""
+        name = self.string()
+        dimensions = self.u32()
+        if not 1 <= dimensions <= 4:
+            raise FormatError(f"{self.name}: tensor {name!r} has {dimensions} dimensions, not 1–4")
+        extents = struct.unpack(f"<{dimensions}Q", self.take(8 * dimensions))
+        return name, tuple(reversed(extents)), self.u32(), self.u64()
+
+    def _value(self, key: str, kind: int, depth: int) -> Value:
+        if kind in _SCALARS:
+            dtype = _SCALARS[kind]
+            return np.frombuffer(bytes(self.take(dtype.itemsize)), dtype)[0].item()
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY and depth < _DEEPEST_ARRAY:
+            return self._array(key, depth)
+        raise FormatError(f"{self.name}: metadata {key!r} has the unknown value type {kind}")
+
+    def _array(self, key: str, depth: int) -> Value:
+        kind, count = self.u32(), self.u64()
+        if kind in _SCALARS:
+            dtype = _SCALARS[kind]
+            return np.frombuffer(bytes(self.take(count * dtype.itemsize)), dtype)
+        if self.position + 8 * count > self.size:  # a string or an array takes 8 bytes or more
+            raise _Short(self.position + 8 * count)
+        if kind == _STRING:
+            return self._strings(count)
+        return [self._value(key, kind, depth + 1) for _ in range(count)]
+
+    def _strings(self, count: int) -> list[str]:
+        """Vocabularies: one loop over local names, as it runs 262144 times and in wasm too."""
+        data, position, available = self.data, self.position, len(self.data)
+        length_at = _U64.unpack_from
+        strings: list[str] = []
+        append = strings.append
+        for _ in range(count):
+            start = position + 8
+            if start > available:
+                raise _Short(start)
+            position = start + length_at(data, position)[0]
+            if position > available:
+                raise _Short(position)
+            append(data[start:position].decode("utf-8", "replace"))
+        self.position = position
+        return strings
+
+
+def _alignment(name: str, metadata: dict[str, Value]) -> int:
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
+        raise FormatError(f"{name}: general.alignment is {alignment!r}, no power of two from 8 on")
+    return alignment
+
+
+def _data_start(name: str, metadata: dict[str, Value], header_end: int) -> int:
+    alignment = _alignment(name, metadata)
+    return -(-header_end // alignment) * alignment
+
+
+def _tensors(
+    name: str,
+    records: list[tuple[str, tuple[int, ...], int, int]],
+    start: int,
+    alignment: int,
+    size: int,
+) -> dict[str, GgufTensor]:
+    tensors: dict[str, GgufTensor] = {}
+    for tensor, shape, kind, offset in records:
+        if tensor in tensors:
+            raise FormatError(f"{name}: the tensor {tensor!r} appears twice")
+        if offset % alignment:
+            raise FormatError(
+                f"{name}: tensor {tensor!r} lies at {offset}, no multiple of {alignment}"
+            )
+        tensors[tensor] = _tensor(name, tensor, shape, kind, start + offset)
+    last = max(tensors.values(), key=lambda t: t.offset + t.bytes, default=None)
+    if last is not None and last.offset + last.bytes > size:
+        raise FormatError(
+            f"{name} is truncated: {last.offset + last.bytes - size} bytes are missing at its end "
+            f"(tensor {last.name!r} ends at {last.offset + last.bytes}, the file at {size}); "
+            "download it again"
+        )
+    return tensors
+
+
+def _tensor(
+    name: str, tensor: str, shape: tuple[int, ...], kind: int, offset: int
+) -> GgufTensor:
+    if kind not in BY_GGML_ID:
+        known = ", ".join(block.name for block in BY_GGML_ID.values())
+        raise UnsupportedError(
+            f"{name}: tensor {tensor!r} has block type number {kind}, which Doppler does not know; "
+            f"choose a file quantised to one of {known}"
+        )
+    if math.prod(shape) == 0:
+        raise FormatError(f"{name}: tensor {tensor!r} of shape {shape} is empty")
+    block = BY_GGML_ID[kind]
+    try:
+        length = block.tensor_bytes(shape)
+    except FormatError as error:
+        raise FormatError(f"{name}: tensor {tensor!r}: {error}") from error
+    return GgufTensor(tensor, block, shape, offset, length)
+
+
+def _not_gguf(name: str, first: bytes, size: int) -> str:
+    """What the file is instead, as far as its first bytes tell."""
+    if size < 24:
+        return f"{name} is not a GGUF file: it has only {size} bytes"
+    guesses = {
+        b"version https://git-lfs": "a Git LFS pointer: fetch the file that it stands for",
+        b"<": "a web page: take the address of the file itself",
+        b"PK\x03\x04": "a ZIP archive: unpack it first",
+        b"\x1f\x8b": "a gzip archive: unpack it first",
+    }
+    kind = next((text for start, text in guesses.items() if first.lstrip().startswith(start)), None)
+    if kind is None:
+        kind = "text" if _is_text(first) else "of some other kind"
+    return (
+        f"{name} is not a GGUF file: it begins with {first[:24]!r}, not with b'GGUF'. "
+        f"It looks like {kind}; choose a .gguf file"
+    )
+
+
+def _is_text(data: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\n\r" for byte in data)

@@ -1,0 +1,192 @@
+"""GGML's block types: their sizes, and what their bytes mean (the reference for the kernels).
+
+A row of a tensor is a run of blocks; a block holds `elements` weights in `bytes` bytes, little
+endian. Layouts are those of ggml-common.h: `d` is a block's scale, `m` its minimum (both f16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from doppler.errors import FormatError, UnsupportedError
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """`ggml_id` is the number that GGUF files use; sizes are of one block."""
+
+    name: str
+    ggml_id: int
+    elements: int
+    bytes: int
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of a row. Raises FormatError where it is not a whole number of blocks."""
+        if columns % self.elements:
+            raise FormatError(
+                f"a row of {columns} weights is no whole number of {self.name} blocks "
+                f"({self.elements} weights each)"
+            )
+        return columns // self.elements * self.bytes
+
+    def tensor_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor of shape (rows, columns) or (width,)."""
+        rows = 1
+        for extent in shape[:-1]:
+            rows *= extent
+        return rows * self.row_bytes(shape[-1])
+
+
+BLOCK_TYPES = {
+    block.name: block
+    for block in (
+        BlockType("F32", 0, 1, 4),
+        BlockType("F16", 1, 1, 2),
+        BlockType("Q4_0", 2, 32, 18),
+        BlockType("Q4_1", 3, 32, 20),
+        BlockType("Q5_0", 6, 32, 22),
+        BlockType("Q5_1", 7, 32, 24),
+        BlockType("Q8_0", 8, 32, 34),
+        BlockType("Q4_K", 12, 256, 144),
+        BlockType("Q5_K", 13, 256, 176),
+        BlockType("Q6_K", 14, 256, 210),
+        BlockType("BF16", 30, 1, 2),
+    )
+}
+BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}
+
+
+def block_type(name: str) -> BlockType:
+    """The type of that name; UnsupportedError where there is none."""
+    if name not in BLOCK_TYPES:
+        raise UnsupportedError(f"block type {name!r} is not one of {', '.join(BLOCK_TYPES)}")
+    return BLOCK_TYPES[name]
+
+
+def dequantize(type_name: str, data: bytes | Bytes, shape: tuple[int, ...]) -> Floats:
+    """The weights as float32 of `shape`, from the bytes of the whole tensor.
+
+    Scales are widened to float32 first and each product is rounded once, as GGML's own code does.
+    """
+    block = block_type(type_name)
+    raw = np.frombuffer(data, np.uint8)
+    if raw.size != block.tensor_bytes(shape):
+        raise FormatError(
+            f"{raw.size} bytes are not a {type_name} tensor of shape {shape}, "
+            f"which takes {block.tensor_bytes(shape)}"
+        )
+    return _UNPACK[type_name](raw.reshape(-1, block.bytes)).reshape(shape)
+
+
+def _half(blocks: Bytes, at: int) -> Floats:
+    """The f16 at byte `at` of every block, as a column: [blocks, 1]."""
+    return blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32)
+
+
+def _nibbles(codes: Bytes) -> Bytes:
+    """[..., n] bytes -> [..., 2n] codes: all low nibbles, then all high ones."""
+    return np.concatenate([codes & 15, codes >> 4], axis=-1)
+
+
+def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
+    """The 32 bits at byte `at` of every block, each worth 16: [blocks, 32]."""
+    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
+
+
+def _q4_0(blocks: Bytes) -> Floats:
+    codes = _nibbles(blocks[:, 2:]).astype(np.float32) - np.float32(8)
+    return _half(blocks, 0) * codes
+
+
+def _q4_1(blocks: Bytes) -> Floats:
+    return _half(blocks, 0) * _nibbles(blocks[:, 4:]).astype(np.float32) + _half(blocks, 2)
+
+
+def _q5_0(blocks: Bytes) -> Floats:
+    codes = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks, 2)
+    return _half(blocks, 0) * (codes.astype(np.float32) - np.float32(16))
+
+
+def _q5_1(blocks: Bytes) -> Floats:
+    codes = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks, 4)
+    return _half(blocks, 0) * codes.astype(np.float32) + _half(blocks, 2)
+
+
+def _q8_0(blocks: Bytes) -> Floats:
+    return _half(blocks, 0) * blocks[:, 2:].copy().view(np.int8).astype(np.float32)
+
+
+def _k_scales(packed: Bytes) -> tuple[Floats, Floats]:
+    """12 bytes -> 8 six-bit scales and 8 six-bit minimums, each [blocks, 8, 1].
+
+    Bytes 0–3 and 4–7 hold those of groups 0–3 in their low six bits; bytes 8–11 the low nibbles of
+    groups 4–7, whose upper two bits are the top bits of bytes 0–7.
+    """
+    low, middle, high = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    scales = np.concatenate([low & 63, (high & 15) | (low >> 6 << 4)], axis=1)
+    minimums = np.concatenate([middle & 63, (high >> 4) | (middle >> 6 << 4)], axis=1)
+    return scales[..., None].astype(np.float32), minimums[..., None].astype(np.float32)
+
+
+def _k_affine(blocks: Bytes, codes: Bytes) -> Floats:
+    """Q4_K and Q5_K: codes [blocks, 8, 32] -> d·scale·code − dmin·minimum."""
+    scales, minimums = _k_scales(blocks[:, 4:16])
+    scale = _half(blocks, 0)[..., None] * scales
+    minimum = _half(blocks, 2)[..., None] * minimums
+    return scale * codes.astype(np.float32) - minimum
+
+
+def _k_codes(packed: Bytes) -> Bytes:
+    """128 bytes -> codes [blocks, 8, 32]: each run of 32 bytes holds two groups of 32."""
+    return _nibbles(packed.reshape(-1, 4, 32)).reshape(-1, 8, 32)
+
+
+def _q4_k(blocks: Bytes) -> Floats:
+    return _k_affine(blocks, _k_codes(blocks[:, 16:]))
+
+
+def _q5_k(blocks: Bytes) -> Floats:
+    group = np.arange(8, dtype=np.uint8)[:, None]
+    fifth = (blocks[:, None, 16:48] >> group & 1) << 4  # bit g of byte i: column i of group g
+    return _k_affine(blocks, _k_codes(blocks[:, 48:]) | fifth)
+
+
+def _q6_k(blocks: Bytes) -> Floats:
+    """128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales, d."""
+    low = _nibbles(blocks[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
+    shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shift & 3
+    codes = (low | high << 4).reshape(-1, 16, 16).astype(np.float32) - np.float32(32)
+    scales = blocks[:, 192:208].copy().view(np.int8).astype(np.float32)
+    return (_half(blocks, 208) * scales)[..., None] * codes
+
+
+def _plain(dtype: Any) -> Callable[[Bytes], Floats]:
+    return lambda blocks: blocks.copy().view(dtype).astype(np.float32)
+
+
+def _bf16(blocks: Bytes) -> Floats:
+    return (blocks.copy().view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+_UNPACK: dict[str, Callable[[Bytes], Floats]] = {
+    "F32": _plain(np.float32),
+    "F16": _plain(np.float16),
+    "BF16": _bf16,
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+}

@@ -1,0 +1,66 @@
+"""Where a model comes from: random access to one file, wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from doppler.buffers import Buffer
+from doppler.errors import SourceError
+
+Progress: TypeAlias = Callable[[int, int], None]  # called with bytes done and bytes in all
+
+
+class Source(Protocol):
+    """One file that can be read anywhere. `name` is what messages call it."""
+
+    name: str
+
+    async def size(self) -> int:
+        """Bytes in the file. Raises SourceError where there is none."""
+        ...
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Exactly `length` bytes from `offset` on, or SourceError."""
+        ...
+
+
+class FileSource:
+    """A file of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+
+    async def size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError as error:
+            raise SourceError(_unreadable(self.path, error)) from error
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(length)
+        except OSError as error:
+            raise SourceError(_unreadable(self.path, error)) from error
+        if len(data) != length:
+            raise SourceError(
+                f"{self.path}: {length} bytes were asked for at {offset} and the file ends after "
+                f"{len(data)} of them; was it changed while it was read?"
+            )
+        return data
+
+
+def folder_sources(folder: Path) -> dict[str, Source]:
+    """The files of a folder by name. Raises SourceError where there is no such folder."""
+    try:
+        return {path.name: FileSource(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    except OSError as error:
+        raise SourceError(_unreadable(folder, error)) from error
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read: {error.strerror}; check the path and its permissions"

@@ -1,0 +1,59 @@
+"""Where models are kept: a folder of files for each, on disk or in the browser's own file system."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from doppler.buffers import Buffer
+
+
+class Storage(Protocol):
+    """The folder of one model. Offsets and sizes are in bytes, names have no slashes."""
+
+    async def size(self, name: str) -> int | None:
+        """Bytes in the file, None where it is absent."""
+        ...
+
+    async def read(self, name: str, offset: int, length: int) -> Buffer:
+        """Exactly `length` bytes. Raises SourceError where the file is absent or shorter."""
+        ...
+
+    async def write(self, name: str, offset: int, data: Buffer) -> None:
+        """Writes in place and grows the file. Raises StorageError when there is no room."""
+        ...
+
+    async def truncate(self, name: str, size: int) -> None:
+        """Cuts or grows the file, which is made where it is absent, to `size` bytes."""
+        ...
+
+    async def names(self) -> list[str]:
+        """The files that are there, sorted."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Deletes the file; nothing happens where it is absent."""
+        ...
+
+    async def close(self) -> None:
+        """Flushes what was written and releases the files."""
+        ...
+
+
+class StorageRoot(Protocol):
+    """All models: one folder for each id."""
+
+    async def open(self, model_id: str) -> Storage:
+        """The model's folder, which is made where it is absent."""
+        ...
+
+    async def models(self) -> list[str]:
+        """The ids that have a folder, sorted."""
+        ...
+
+    async def delete(self, model_id: str) -> None:
+        """Removes a model's folder and all that is in it."""
+        ...
+
+    async def usage(self, model_id: str) -> int:
+        """Bytes that the model's files take."""
+        ...

@@ -1,0 +1,111 @@
+"""Storage in a folder of this machine's disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from doppler.buffers import Buffer
+from doppler.errors import RequestError, SourceError, StorageError
+
+
+class FolderStorage:
+    """One model's files in `folder`, which is made when the first of them is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def size(self, name: str) -> int | None:
+        try:
+            return self._path(name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    async def read(self, name: str, offset: int, length: int) -> Buffer:
+        path = self._path(name)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(length)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        if len(data) != length:
+            raise SourceError(
+                f"{path} is too short: {length} bytes were expected at {offset}, {len(data)} are there"
+            )
+        return data
+
+    async def write(self, name: str, offset: int, data: Buffer) -> None:
+        with self._opened(name) as descriptor:
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(descriptor, view, offset)
+                view, offset = view[written:], offset + written
+
+    async def truncate(self, name: str, size: int) -> None:
+        with self._opened(name) as descriptor:
+            os.ftruncate(descriptor, size)
+
+    async def names(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(path.name for path in self.folder.iterdir() if path.is_file())
+
+    async def remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Nothing is held between calls."""
+
+    def _path(self, name: str) -> Path:
+        return self.folder / plain_name(name)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        path = self._path(name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror}; free some space or choose another folder"
+            ) from error
+
+
+class FolderRoot:
+    """All models below `folder`, each in a folder named for its id."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def open(self, model_id: str) -> FolderStorage:
+        return FolderStorage(self.folder / plain_name(model_id))
+
+    async def models(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+
+    async def delete(self, model_id: str) -> None:
+        path = self.folder / plain_name(model_id)
+        if path.is_dir():
+            shutil.rmtree(path)
+
+    async def usage(self, model_id: str) -> int:
+        storage = await self.open(model_id)
+        sizes = [await storage.size(name) for name in await storage.names()]
+        return sum(size or 0 for size in sizes)
+
+
+def plain_name(name: str) -> str:
+    """The name itself, where it stays inside its folder; RequestError otherwise."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise RequestError(f"{name!r} cannot be a file's name: no slashes, and no dot at its start")
+    return name
