@@ -1,0 +1,229 @@
+"""The worker's one way in: methods by name with JSON in and out, events on the way.
+
+web/runtime/messages.d.ts lists every method, event and result; `call` is what worker.js calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from doppler.errors import DeviceError, RequestError
+from doppler.gpu import Gpu
+from doppler.kernels import Kernels, fetch_sources
+from doppler.library import Library
+from doppler.model import Emit, Model, Timeline
+
+Args = dict[str, Any]
+
+
+class Api:
+    """The state of one page: its stored models, its device, and the model that is loaded."""
+
+    def __init__(self) -> None:
+        self._library = Library()
+        self._gpu: Gpu | None = None
+        self._kernels: Kernels | None = None
+        self._model: Model | None = None
+        self._busy: str | None = None
+        self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
+            "device": self._device,
+            "storage": self._storage,
+            "models": self._models,
+            "download": self._download,
+            "import_url": self._import_url,
+            "import_file": self._import_file,
+            "delete": self._delete,
+            "load": self._alone(self._load),
+            "unload": self._alone(self._unload),
+            "chat": self._alone(self._chat),
+            "complete": self._alone(self._complete),
+            "logits": self._alone(self._logits),
+            "cancel": self._cancel,
+            "tokenize": self._tokenize,
+            "memory": self._memory,
+            "kernels": self._kernel_names,
+        }
+
+    async def call(self, method: str, args: Args, emit: Emit, file: Any) -> Any:
+        """Runs one method. Raises a DopplerError that is meant for the person who asked."""
+        if method not in self._methods:
+            raise RequestError(f"{method!r} is not one of {', '.join(sorted(self._methods))}")
+        return await self._methods[method](args, emit, file)
+
+    def _alone(
+        self, method: Callable[[Args, Emit, Any], Awaitable[Any]]
+    ) -> Callable[[Args, Emit, Any], Awaitable[Any]]:
+        """Refuses a method that would touch the loaded model while another one does."""
+        name = method.__name__.strip("_")
+
+        async def guarded(args: Args, emit: Emit, file: Any) -> Any:
+            if self._busy is not None:
+                raise RequestError(f"cannot {name} while {self._busy} is running: cancel it first")
+            self._busy = name
+            try:
+                return await method(args, emit, file)
+            finally:
+                self._busy = None
+
+        return guarded
+
+    async def _open_gpu(self, limits: dict[str, int] | None = None) -> tuple[Gpu, Kernels]:
+        if self._gpu is not None and (self._gpu.lost is not None or limits != self._gpu.asked):
+            self._drop_gpu()
+        if self._gpu is None or self._kernels is None:
+            self._gpu = await Gpu.open(limits)
+            self._kernels = Kernels(self._gpu, await fetch_sources())
+        return self._gpu, self._kernels
+
+    def _drop_gpu(self) -> None:
+        if self._model is not None:
+            self._model.unload()
+        if self._gpu is not None:
+            self._gpu.destroy()
+        self._gpu = self._kernels = self._model = None
+
+    async def _device(self, args: Args, emit: Emit, file: Any) -> Any:
+        try:
+            gpu, _ = await self._open_gpu(self._gpu.asked if self._gpu else None)
+        except DeviceError as error:
+            return {"ok": False, "problem": str(error), "adapter": {}, "features": [], "limits": {}}
+        return {
+            "ok": True,
+            "problem": None,
+            "adapter": gpu.info,
+            "features": sorted(gpu.features),
+            "limits": gpu.limits,
+        }
+
+    async def _storage(self, args: Args, emit: Emit, file: Any) -> Any:
+        return await self._library.usage()
+
+    async def _models(self, args: Args, emit: Emit, file: Any) -> Any:
+        return await self._library.models()
+
+    async def _download(self, args: Args, emit: Emit, file: Any) -> Any:
+        return {"id": await self._library.download(_text(args, "url"), emit)}
+
+    async def _import_url(self, args: Args, emit: Emit, file: Any) -> Any:
+        return {"id": await self._library.import_url(_text(args, "url"), args.get("name"), emit)}
+
+    async def _import_file(self, args: Args, emit: Emit, file: Any) -> Any:
+        if file is None:
+            raise RequestError("import_file needs a file: pass a File as the fourth argument")
+        return {"id": await self._library.import_file(file, args.get("name"), emit)}
+
+    async def _delete(self, args: Args, emit: Emit, file: Any) -> Any:
+        identity = _text(args, "id")
+        if self._model is not None and self._model.manifest.identity == identity:
+            await self._methods["unload"]({}, emit, None)
+        await self._library.delete(identity)
+        return {}
+
+    async def _load(self, args: Args, emit: Emit, file: Any) -> Any:
+        timeline = Timeline()
+        if self._model is not None:
+            self._model.unload()
+            self._model = None
+        gpu, kernels = await self._open_gpu(args.get("limits"))
+        timeline.mark("device")
+        async with self._library.open(_text(args, "id")) as stored:
+            emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
+            tokenizer = await stored.tokenizer()
+            timeline.mark("tokenizer")
+            self._model = await Model.load(
+                gpu,
+                kernels,
+                stored.store,
+                stored.buffers,
+                tokenizer,
+                args.get("context"),
+                args.get("batch"),
+                emit,
+                timeline,
+            )
+        return {**self._model.describe(), "timings": timeline.stages}
+
+    async def _unload(self, args: Args, emit: Emit, file: Any) -> Any:
+        if self._model is not None:
+            self._model.unload()
+            self._model = None
+        return {}
+
+    async def _chat(self, args: Args, emit: Emit, file: Any) -> Any:
+        return await self._running(self._loaded().chat(args, emit))
+
+    async def _complete(self, args: Args, emit: Emit, file: Any) -> Any:
+        return await self._running(self._loaded().complete(args, emit))
+
+    async def _logits(self, args: Args, emit: Emit, file: Any) -> Any:
+        model = self._loaded()
+        ids = model.prompt_ids(args)
+        batch = args.get("batch") or min(model.engine.batch, len(ids))
+        rows = model.logits(ids, batch)
+        name = await self._running(self._library.write_scratch("logits.f32", rows))
+        return {
+            "prompt_ids": ids,
+            "rows": len(ids),
+            "vocab": model.manifest.config.vocab,
+            "file": name,
+        }
+
+    async def _cancel(self, args: Args, emit: Emit, file: Any) -> Any:
+        if self._model is not None:
+            self._model.engine.cancel()
+        return {}
+
+    async def _tokenize(self, args: Args, emit: Emit, file: Any) -> Any:
+        return {"ids": self._loaded().prompt_ids(args)}
+
+    async def _memory(self, args: Args, emit: Emit, file: Any) -> Any:
+        return self._gpu.memory() if self._gpu is not None else {}
+
+    async def _kernel_names(self, args: Args, emit: Emit, file: Any) -> Any:
+        _, kernels = await self._open_gpu(self._gpu.asked if self._gpu else None)
+        return kernels.names()
+
+    def _loaded(self) -> Model:
+        if self._gpu is not None and self._gpu.lost is not None:
+            raise DeviceError(f"the GPU device was lost ({self._gpu.lost}): load the model again")
+        if self._model is None:
+            raise RequestError("no model is loaded: call load with the id of a stored model")
+        return self._model
+
+    async def _running(self, work: Awaitable[Any]) -> Any:
+        """Awaits work on the GPU; ends it with a DeviceError if the device is lost meanwhile."""
+        assert self._gpu is not None
+        gpu = self._gpu
+        task = asyncio.ensure_future(work)
+        lost = asyncio.ensure_future(gpu.until_lost())
+        try:
+            await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and gpu.lost is None:
+                return task.result()
+            task.cancel()
+            raise DeviceError(f"the GPU device was lost ({gpu.lost}): load the model again")
+        finally:
+            lost.cancel()
+
+
+def _text(args: Args, name: str) -> str:
+    value = args.get(name)
+    if not isinstance(value, str) or not value:
+        raise RequestError(f"{name} must be a text")
+    return value
+
+
+_api: Api | None = None
+
+
+async def call(method: str, args: str, emit: Callable[[str], None], file: Any) -> str:
+    """worker.js's entry: JSON text in, JSON text out; `emit` gets events as JSON text."""
+    global _api
+    _api = _api or Api()
+    result = await _api.call(
+        method, json.loads(args), lambda event: emit(json.dumps(event)), file
+    )
+    return json.dumps(result)

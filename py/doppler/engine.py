@@ -1,0 +1,263 @@
+"""Prefill and decode, on token ids only.
+
+Decoding never waits for a token before it queues the next: the sampled id stays on the GPU, where
+the same recorded list reads it back in, and ids arrive here through a ring a few tokens late.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from doppler.config import ModelConfig
+from doppler.errors import RequestError
+from doppler.gpu import Gpu
+from doppler.kernels import Kernels, Recording
+from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
+from doppler.plan import Planner, Step
+from doppler.sampler import Sampling
+from doppler.weights import Weights
+
+FIRST_BATCH = 64  # tokens, until the adapter's speed is known
+BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
+AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
+
+FinishReason = Literal["stop", "length", "cancelled", "context"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one call generated. Times are milliseconds, from the call on."""
+
+    ids: list[int]
+    finish_reason: FinishReason
+    reused_tokens: int
+    ttft_ms: float
+    prefill_tok_s: float
+    decode_tok_s: float
+
+
+class Engine:
+    """One model with one KV cache. Calls must not overlap."""
+
+    def __init__(
+        self, gpu: Gpu, kernels: Kernels, config: ModelConfig, weights: Weights, memory: EngineMemory
+    ) -> None:
+        self.config, self.context, self.batch = config, memory.context, memory.batch
+        self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
+        matvec = "matvec_subgroup" if "subgroups" in gpu.features else "matvec"
+        self._planner = Planner(config, weights, memory.slices, memory.context, matvec)
+        self._recordings: dict[str, Recording] = {}
+        self._cached: list[int] = []  # ids whose keys and values are in the cache
+        self._cancelled = False
+        self._prefill_ms = 0.0  # a token, measured; 0 while unknown
+        self._decode_ms = 0.0
+
+    async def prepare(self, progress: Callable[[int, int], None]) -> None:
+        """Compiles every pipeline that prefill, decode and sampling need."""
+        steps = self._planner.body(1) + self._planner.head() + self._planner.sample()
+        if self.batch > 1:
+            steps += self._planner.body(self.batch)
+        variants = {(s.kernel, tuple(sorted(s.constants.items()))) for s in steps}
+        for done, (kernel, constants) in enumerate(sorted(variants), start=1):
+            await self._kernels.prepare(kernel, dict(constants))
+            progress(done, len(variants))
+
+    def destroy(self) -> None:
+        """Gives the GPU memory back; the engine is of no use afterwards."""
+        for recording in self._recordings.values():
+            recording.destroy()
+        self._memory.destroy()
+        self._weights.destroy()
+
+    def cancel(self) -> None:
+        """Ends the running call within a token of decoding or a batch of prefill."""
+        self._cancelled = True
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Raises RequestError for an empty or too long prompt or an id outside the vocabulary."""
+        if not ids:
+            raise RequestError("the prompt is empty: give at least one token")
+        if len(ids) >= self.context:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.context}: "
+                "shorten it, or load the model with a longer context"
+            )
+        wrong = next((i for i in ids if not 0 <= i < self.config.vocab), None)
+        if wrong is not None:
+            raise RequestError(f"token id {wrong} is not in the vocabulary of {self.config.vocab}")
+
+    async def generate(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        max_tokens: int,
+        accept: Callable[[int], bool],
+        on_prefill: Callable[[int, int], None],
+    ) -> Generation:
+        """Continues `ids`; `accept` gets each new id and returns False to stop after it.
+
+        Keys and values of the longest prefix shared with what the cache holds are reused.
+        """
+        self.check(ids)
+        self._cancelled = False
+        clock = _Clock()
+        reused = self._rewind(ids)
+        self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
+        await self._prefill(ids, reused, sampling.seed, on_prefill)
+        limit = min(max_tokens, self.context - len(ids))
+        out: list[int] = []
+        reason: FinishReason = "cancelled" if self._cancelled else "length"
+        if not self._cancelled and limit > 0:
+            self._run("head", lambda: self._planner.head() + self._planner.sample())
+            reason = await self._decode(limit, accept, out, clock)
+            self._cached += out[:-1]
+        if reason == "length" and limit < max_tokens:
+            reason = "context"
+        return clock.generation(out, reason, reused, len(ids))
+
+    async def logits(
+        self, ids: Sequence[int], batch: int
+    ) -> AsyncIterator[npt.NDArray[np.float32]]:
+        """Logits of every position, in order, as arrays [a few rows, vocab]; prefills anew.
+
+        `batch` tokens are prefilled at a time (1: the decode path), at most the engine's batch.
+        """
+        self.check(ids)
+        if not 1 <= batch <= self.batch:
+            raise RequestError(f"batch is {batch}; this model was loaded for 1 to {self.batch}")
+        self._cached = []
+        for start in range(0, len(ids), batch):
+            piece = ids[start : start + batch]
+            self._memory.write_batch(self._gpu, piece, start, 0)
+            self._run_body(batch)
+            for row in range(0, len(piece), HEAD_ROWS):
+                yield await self._head_rows(batch, row, min(HEAD_ROWS, len(piece) - row))
+
+    async def _head_rows(self, batch: int, row: int, rows: int) -> npt.NDArray[np.float32]:
+        memory = self._memory
+        if batch == 1:
+            self._run("logits", self._planner.head)
+            return await memory.read_logits(self._gpu, memory.slices.logits, 1)
+        x, out = memory.head_rows(self._gpu, row)
+        self._run(f"logits {row}", lambda: self._planner.head_of_all(HEAD_ROWS, x, out))
+        return await memory.read_logits(self._gpu, out, rows)
+
+    def _rewind(self, ids: Sequence[int]) -> int:
+        """Tokens of `ids` that the cache holds already; the last is always run again."""
+        shared = 0
+        for cached, wanted in zip(self._cached, ids[:-1]):
+            if cached != wanted:
+                break
+            shared += 1
+        self._cached = self._cached[:shared]
+        return shared
+
+    async def _prefill(
+        self, ids: Sequence[int], start: int, seed: int, on_prefill: Callable[[int, int], None]
+    ) -> None:
+        total = len(ids) - start
+        while start < len(ids) and not self._cancelled:
+            size = self._batch_size(len(ids) - start)
+            piece = ids[start : start + size]
+            began = time.perf_counter()
+            self._memory.write_batch(self._gpu, piece, start, seed)
+            self._run_body(size)
+            await self._gpu.done()
+            self._prefill_ms = 1000 * (time.perf_counter() - began) / len(piece)
+            self._cached += piece
+            start += len(piece)
+            on_prefill(total - (len(ids) - start), total)
+
+    def _batch_size(self, left: int) -> int:
+        """The smallest planned batch that holds `left` tokens, or the largest that is not slow."""
+        known = self._prefill_ms > 0
+        most = BATCH_MS / self._prefill_ms if known else FIRST_BATCH
+        sizes = [size for size in (1, 16, 64, 256, 1024) if size <= self.batch]
+        if self.batch not in sizes:
+            sizes.append(self.batch)
+        quick = [size for size in sizes if size <= max(most, 16)] or sizes[:1]
+        return next((size for size in quick if size >= left), quick[-1])
+
+    async def _decode(
+        self, limit: int, accept: Callable[[int], bool], out: list[int], clock: _Clock
+    ) -> FinishReason:
+        """Reads back and queues in turn until `limit` ids are out, or accept or cancel ends it."""
+        queued = 1  # the token that prefill sampled
+        while True:
+            reading = self._memory.start_read(self._gpu)
+            queued += self._queue(min(self._ahead(), limit - queued))
+            for token in await reading.tokens(len(out)):
+                out.append(token)
+                clock.token()
+                if not accept(token):
+                    return "stop"
+                if self._cancelled:
+                    return "cancelled"
+            self._decode_ms = clock.decode_ms or self._decode_ms
+            if len(out) == limit:
+                return "length"
+            if queued == len(out):
+                queued += self._queue(1)
+
+    def _ahead(self) -> int:
+        """Tokens to queue behind those being read; none where a token alone takes long."""
+        if not 0 < self._decode_ms <= AHEAD_MS:
+            return 0
+        return min(int(AHEAD_MS / self._decode_ms), MOST_AHEAD)
+
+    def _queue(self, count: int) -> int:
+        if count > 0:
+            self._kernels.run(*[self._recording("decode", self._decode_steps)] * count)
+        return count
+
+    def _decode_steps(self) -> list[Step]:
+        return self._planner.body(1) + self._planner.head() + self._planner.sample()
+
+    def _recording(self, name: str, steps: Callable[[], list[Step]]) -> Recording:
+        if name not in self._recordings:
+            self._recordings[name] = self._kernels.record_steps(steps())
+        return self._recordings[name]
+
+    def _run(self, name: str, steps: Callable[[], list[Step]]) -> None:
+        self._kernels.run(self._recording(name, steps))
+
+    def _run_body(self, batch: int) -> None:
+        self._run(f"body {batch}", lambda: self._planner.body(batch))
+
+
+class _Clock:
+    """When a call began, gave its first token and its last."""
+
+    def __init__(self) -> None:
+        self._began = self._first = self._last = time.perf_counter()
+        self._tokens = 0
+
+    def token(self) -> None:
+        self._last = time.perf_counter()
+        if not self._tokens:
+            self._first = self._last
+        self._tokens += 1
+
+    @property
+    def decode_ms(self) -> float:
+        """Milliseconds a token after the first; 0 before there are two."""
+        return 1000 * (self._last - self._first) / max(self._tokens - 1, 1)
+
+    def generation(
+        self, ids: list[int], reason: FinishReason, reused: int, prompt: int
+    ) -> Generation:
+        prefill = max(self._first - self._began, 1e-9)
+        return Generation(
+            ids=ids,
+            finish_reason=reason,
+            reused_tokens=reused,
+            ttft_ms=1000 * prefill,
+            prefill_tok_s=(prompt - reused) / prefill,
+            decode_tok_s=1000 / self.decode_ms if self.decode_ms else 0.0,
+        )

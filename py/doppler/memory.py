@@ -1,0 +1,145 @@
+"""What a running model keeps on the GPU besides its weights, and how the host writes and reads it.
+
+Allocated once when a model is loaded: activations for the largest batch, the KV cache for the
+whole context, rope tables, the state that decode steps share, and the ring of sampled ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from doppler.config import ModelConfig, Rope
+from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
+from doppler.kernels import Kernels
+from doppler.plan import Memory, Widths
+from doppler.sampler import Sampling
+from doppler.weights import aligned
+
+RING = 256  # sampled ids kept on the GPU (kernels/sample.wgsl)
+RING_AT = 256  # bytes into the buffer that state and ring share
+MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
+HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked for
+ROPE_STEP = 64  # positions in the fine rope table (kernels/rope.wgsl)
+
+
+def rope_table(rope: Rope, head_dim: int, context: int) -> npt.NDArray[np.float32]:
+    """(cos, sin) [64 + ceil(context/64), head_dim/2, 2]: positions 0..63, then multiples of 64.
+
+    Angles are exact in float64; the kernel joins the two by the addition theorem, since WGSL's
+    own sine is not accurate for large angles.
+    """
+    frequencies = np.array(rope.inverse_frequencies(head_dim), dtype=np.float64)
+    fine = np.arange(ROPE_STEP, dtype=np.float64)
+    coarse = ROPE_STEP * np.arange(-(-context // ROPE_STEP), dtype=np.float64)
+    angles = np.concatenate([fine, coarse])[:, None] * frequencies
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A copy of state and ring that the GPU makes after what was queued before it."""
+
+    data: Awaitable[bytes]
+
+    async def tokens(self, known: int) -> list[int]:
+        """Ids sampled in this generation after the first `known`."""
+        words = np.frombuffer(await self.data, dtype=np.uint32)
+        sampled, ring = int(words[2]), words[RING_AT // 4 :]
+        return [int(ring[index % RING]) for index in range(known, sampled)]
+
+
+class EngineMemory:
+    """The buffers of one loaded model; `slices` is what plans bind."""
+
+    def __init__(self, gpu: Gpu, config: ModelConfig, context: int, batch: int) -> None:
+        self.context, self.batch = context, batch
+        self._config = config
+        self._widths = Widths.of(config)
+        self._owned: list[GpuBuffer] = []
+        self._logits_rows: Slice | None = None
+        try:
+            self.slices = self._allocate(gpu)
+        except BaseException:
+            self.destroy()
+            raise
+
+    def destroy(self) -> None:
+        """Gives every buffer back."""
+        for buffer in self._owned:
+            buffer.destroy()
+        self._owned.clear()
+
+    def _allocate(self, gpu: Gpu) -> Memory:
+        c, rows = self._config, aligned(self.batch, HEAD_ROWS)
+        activations = {
+            name: self._own(gpu, 4 * rows * width, "activations", name)
+            for name, width in self._widths.by_buffer().items()
+        }
+        control = self._own(gpu, RING_AT + 4 * RING, "activations", "state and ring")
+        cache_bytes = 4 * c.kv_width * self.context
+        return Memory(
+            **activations,
+            logits=self._own(gpu, 4 * aligned(c.vocab, 4), "activations", "logits"),
+            angles=tuple(self._rope(gpu, rope) for rope in c.ropes),
+            keys=tuple(self._own(gpu, cache_bytes, "kv", f"keys {i}") for i in self._layers()),
+            values=tuple(self._own(gpu, cache_bytes, "kv", f"values {i}") for i in self._layers()),
+            tokens=self._own(gpu, 4 * rows, "activations", "tokens"),
+            state=Slice(control.buffer, 0, 16),
+            ring=Slice(control.buffer, RING_AT, 4 * RING),
+            seen=self._own(gpu, 4 * -(-c.vocab // 32), "activations", "seen"),
+            sampling=self._own(gpu, 32, "activations", "sampling"),
+        )
+
+    def _layers(self) -> range:
+        return range(len(self._config.layers))
+
+    def _own(self, gpu: Gpu, size: int, kind: MemoryKind, label: str) -> Slice:
+        buffer = gpu.buffer(aligned(size, 16), kind, label)
+        self._owned.append(buffer)
+        return Slice(buffer, 0, buffer.size)
+
+    def _rope(self, gpu: Gpu, rope: Rope) -> Slice:
+        table = rope_table(rope, self._config.head_dim, self.context)
+        out = self._own(gpu, table.nbytes, "activations", "rope table")
+        gpu.write(out.buffer, 0, table.tobytes())
+        return out
+
+    def write_batch(self, gpu: Gpu, ids: Sequence[int], position: int, seed: int) -> None:
+        """Sets the batch that the next recording runs on, and starts a new generation."""
+        gpu.write(self.slices.tokens.buffer, 0, np.array(ids, dtype=np.uint32).tobytes())
+        state = np.array([position, len(ids), 0, seed], dtype=np.uint32)
+        gpu.write(self.slices.state.buffer, 0, state.tobytes())
+
+    def write_sampling(
+        self, gpu: Gpu, kernels: Kernels, sampling: Sampling, ids: Sequence[int]
+    ) -> None:
+        """Sets how tokens are chosen, and which ids count as seen: those of the prompt."""
+        vocab = self._config.vocab
+        packed = kernels.pack("sample", sampling.params(vocab))
+        gpu.write(self.slices.sampling.buffer, 0, packed)
+        bits = np.zeros(8 * self.slices.seen.size, dtype=np.uint8)
+        bits[list(ids)] = 1
+        gpu.write(self.slices.seen.buffer, 0, np.packbits(bits, bitorder="little").tobytes())
+
+    def start_read(self, gpu: Gpu) -> Reading:
+        """Queues a copy of state and ring now; await its tokens later."""
+        return Reading(gpu.start_read(Slice(self.slices.state.buffer, 0, RING_AT + 4 * RING)))
+
+    def head_rows(self, gpu: Gpu, row: int) -> tuple[Slice, Slice]:
+        """(normed states from `row` on, room for their logits), for HEAD_ROWS positions."""
+        if self._logits_rows is None:
+            size = 4 * HEAD_ROWS * aligned(self._config.vocab, 4)
+            self._logits_rows = self._own(gpu, size, "activations", "logits of all positions")
+        normed, stride = self.slices.normed, 4 * self._widths.hidden
+        return Slice(normed.buffer, row * stride, HEAD_ROWS * stride), self._logits_rows
+
+    async def read_logits(self, gpu: Gpu, logits: Slice, rows: int) -> npt.NDArray[np.float32]:
+        """The first `rows` rows of a logits buffer, without padding: [rows, vocab]."""
+        stride = aligned(self._config.vocab, 4)
+        data = await gpu.start_read(Slice(logits.buffer, 0, 4 * rows * stride))
+        values = np.frombuffer(data, dtype=np.float32).reshape(rows, stride)
+        return values[:, : self._config.vocab]

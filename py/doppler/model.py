@@ -1,0 +1,285 @@
+"""One model loaded in the page: stored shards -> weights, engine and tokenizer; text in, text out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from doppler.buffers import Buffers
+from doppler.engine import Engine, Generation
+from doppler.errors import RequestError
+from doppler.gpu import Gpu
+from doppler.kernels import Kernels
+from doppler.manifest import Manifest
+from doppler.memory import EngineMemory
+from doppler.sampler import Sampling
+from doppler.shards import ShardStore
+from doppler.tokenizer import StopText, TextStream, Tokenizer
+from doppler.weights import load_weights
+
+DEFAULT_CONTEXT = 4096
+DEFAULT_BATCH = 256
+ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a generation is asked to do beyond its prompt."""
+
+    sampling: Sampling
+    max_tokens: int
+    stop: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, args: dict[str, Any]) -> Request:
+        """Raises RequestError for values out of range."""
+        max_tokens = args.get("max_tokens", 512)
+        if not isinstance(max_tokens, int) or max_tokens < 1:
+            raise RequestError(f"max_tokens is {max_tokens!r}; it must be a whole number above 0")
+        stop = args.get("stop") or []
+        if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
+            raise RequestError("stop must be a list of texts")
+        return cls(Sampling.from_json(args.get("sampling") or {}), max_tokens, tuple(stop))
+
+
+class Timeline:
+    """Milliseconds spent in each stage of a load."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        """The time since the last mark belongs to `stage`."""
+        now = time.perf_counter()
+        self.stages[stage] = round(1000 * (now - self._last), 1)
+        self._last = now
+
+
+class Model:
+    """A loaded model. Without a tokenizer it takes and gives token ids only."""
+
+    def __init__(
+        self, gpu: Gpu, manifest: Manifest, engine: Engine, tokenizer: Tokenizer | None
+    ) -> None:
+        self.manifest, self.engine, self.tokenizer = manifest, engine, tokenizer
+        self._gpu = gpu
+
+    @classmethod
+    async def load(
+        cls,
+        gpu: Gpu,
+        kernels: Kernels,
+        store: ShardStore,
+        buffers: Buffers,
+        tokenizer: Tokenizer | None,
+        context: int | None,
+        batch: int | None,
+        emit: Emit,
+        timeline: Timeline,
+    ) -> Model:
+        """Verifies and uploads the weights, makes room for `context` tokens, compiles the kernels."""
+        manifest = store.manifest
+        config = manifest.config
+        length = context or min(config.context, DEFAULT_CONTEXT)
+        if not 2 <= length <= config.context:
+            raise RequestError(
+                f"a context of {length} tokens was asked for; {manifest.title} can be loaded with "
+                f"2 to {config.context}"
+            )
+        began = time.perf_counter()
+
+        def progress(stage: str) -> Callable[[int, int], None]:
+            def report(done: int, total: int) -> None:
+                rate = done / max(time.perf_counter() - began, 1e-3)
+                emit(
+                    {"type": "progress", "stage": stage, "done": done, "total": total, "rate": rate}
+                )
+
+            return report
+
+        weights = await load_weights(gpu, kernels, manifest, store, buffers, progress("verify"))
+        timeline.mark("weights")
+        try:
+            async with gpu.scope("KV cache and activations"):
+                memory = EngineMemory(gpu, config, length, min(batch or DEFAULT_BATCH, length))
+        except BaseException:
+            weights.destroy()
+            raise
+        engine = Engine(gpu, kernels, config, weights, memory)
+        try:
+            await engine.prepare(progress("compile"))
+        except BaseException:
+            engine.destroy()
+            raise
+        timeline.mark("compile")
+        return cls(gpu, manifest, engine, tokenizer)
+
+    def unload(self) -> None:
+        """Gives the GPU memory back."""
+        self.engine.destroy()
+
+    def describe(self) -> dict[str, Any]:
+        """What the page shows of a loaded model."""
+        return {
+            "id": self.manifest.identity,
+            "title": self.manifest.title,
+            "config": self.manifest.config.to_json(),
+            "context": self.engine.context,
+            "chat": self.tokenizer is not None and self.tokenizer.chats,
+            "tokenizer": self.tokenizer is not None,
+            "memory": self._gpu.memory(),
+        }
+
+    async def chat(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Answers `messages`; drops the oldest turns, never the system prompt, if they do not fit."""
+        request = Request.from_json(args)
+        messages = _messages(args.get("messages"))
+        ids, dropped = self._fit(messages, request.max_tokens)
+        result = await self._generate(ids, request, emit)
+        return {**result, "dropped_messages": dropped}
+
+    async def complete(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Continues `prompt` or `prompt_ids`."""
+        result = await self._generate(self.prompt_ids(args), Request.from_json(args), emit)
+        return {**result, "dropped_messages": 0}
+
+    def prompt_ids(self, args: dict[str, Any]) -> list[int]:
+        """The ids of `prompt_ids`, `prompt` or `messages`, whichever is there."""
+        if args.get("prompt_ids") is not None:
+            ids = args["prompt_ids"]
+            if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
+                raise RequestError("prompt_ids must be a list of whole numbers")
+            return list(ids)
+        if args.get("messages") is not None:
+            return self._text().encode_chat(_messages(args["messages"]))
+        if not isinstance(args.get("prompt"), str):
+            raise RequestError("give a prompt: a text as `prompt`, or ids as `prompt_ids`")
+        return self._text().encode(args["prompt"])
+
+    def logits(self, ids: Sequence[int], batch: int) -> AsyncIterator[npt.NDArray[np.float32]]:
+        """Logits of every position of `ids`, a few rows at a time."""
+        return self.engine.logits(ids, batch)
+
+    def _text(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RequestError(
+                f"{self.manifest.title} came without a tokenizer: it takes token ids only; "
+                "give prompt_ids"
+            )
+        return self.tokenizer
+
+    def _fit(self, messages: list[dict[str, str]], max_tokens: int) -> tuple[list[int], int]:
+        """Ids of as many of the latest messages as leave room for an answer, and how many went."""
+        context = self.engine.context
+        room = context - min(max_tokens, ANSWER_ROOM, context // 4)
+        system = messages[:1] if messages[0]["role"] == "system" else []
+        turns = messages[len(system) :]
+        dropped = 0
+        while True:
+            ids = self._text().encode_chat(system + turns[dropped:])
+            if len(ids) <= room:
+                return ids, dropped
+            following = _next_turn(turns, dropped)
+            if following is None:
+                if len(ids) < context:
+                    return ids, dropped  # a short answer is better than none
+                raise RequestError(
+                    f"the last message has {len(ids)} tokens with the system prompt, and the "
+                    f"context holds {context}: shorten it, or load the model with a longer context"
+                )
+            dropped = following
+
+    async def _generate(
+        self, ids: list[int], request: Request, emit: Emit
+    ) -> dict[str, Any]:
+        ends = set() if self.manifest.tokenizer is None else set(self.manifest.tokenizer.eos)
+        output = _Output(self.tokenizer, ids, request.stop, ends, emit)
+        result = await self.engine.generate(
+            ids,
+            request.sampling,
+            request.max_tokens,
+            output.accept,
+            lambda done, total: emit({"type": "prefill", "done": done, "total": total}),
+        )
+        output.finish()
+        return {
+            "text": output.text,
+            "finish_reason": result.finish_reason,
+            "prompt_ids": ids,
+            "generated_ids": result.ids,
+            "reused_tokens": result.reused_tokens,
+            "timings": _timings(result),
+            "memory": self._gpu.memory(),
+        }
+
+
+class _Output:
+    """Generated ids -> text that is shown as it comes, up to an end token or a stop text."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        prompt: Sequence[int],
+        stop: Sequence[str],
+        ends: set[int],
+        emit: Emit,
+    ) -> None:
+        self.text = ""
+        self._stream = None if tokenizer is None else TextStream(tokenizer.decode, prompt)
+        self._stop = StopText(stop)
+        self._ends, self._emit = ends, emit
+        self._count = 0
+
+    def accept(self, token: int) -> bool:
+        """Shows the token's text; False when it ends the answer."""
+        if token in self._ends:
+            return False
+        self._count += 1
+        self._show(token, "" if self._stream is None else self._stream.push(token))
+        return not self._stop.stopped
+
+    def finish(self) -> None:
+        """Shows what was held back."""
+        tail = "" if self._stream is None else self._stream.finish()
+        rest = self._stop.push(tail) + self._stop.finish()
+        if rest:
+            self._say(None, rest)
+
+    def _show(self, token: int, piece: str) -> None:
+        self._say(token, self._stop.push(piece))
+
+    def _say(self, token: int | None, piece: str) -> None:
+        self.text += piece
+        self._emit({"type": "token", "id": token, "text": piece, "n": self._count})
+
+
+def _messages(value: Any) -> list[dict[str, str]]:
+    """Checked chat messages. Raises RequestError for anything else."""
+    if not isinstance(value, list) or not value:
+        raise RequestError("messages must be a list of at least one {role, content}")
+    for index, message in enumerate(value):
+        fine = isinstance(message, dict) and all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        )
+        if not fine:
+            raise RequestError(f"message {index} must have a text as role and one as content")
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def _next_turn(turns: Sequence[dict[str, str]], start: int) -> int | None:
+    """Index of the first user message after `start`, or None when there is no later one."""
+    later = (i for i in range(start + 1, len(turns)) if turns[i]["role"] == "user")
+    return next(later, None)
+
+
+def _timings(result: Generation) -> dict[str, float]:
+    values = asdict(result)
+    return {name: values[name] for name in ("ttft_ms", "prefill_tok_s", "decode_tok_s")}
