@@ -1,0 +1,341 @@
+"""A GGUF file or a safetensors checkpoint -> shards, tokenizer.json and manifest.json.
+
+The bytes of the tensors are taken over as they are. Memory holds one shard and one read at a time,
+whatever the model's size. The manifest is written last, so that none ever describes shards that are
+not there. The same code converts on the command line and in the page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from doppler.buffers import Buffer, Buffers
+from doppler.config import ModelConfig
+from doppler.errors import CorruptError, FormatError, RequestError, SourceError
+from doppler.formats.architectures import check_tensors, gguf_names
+from doppler.formats.gguf import Gguf, read_gguf
+from doppler.formats.gguf_config import ROPE_FACTORS, config_from_gguf
+from doppler.formats.hf_config import config_from_hf
+from doppler.formats.hf_tokenizer import vocabulary_from_files
+from doppler.formats.quants import BlockType, dequantize
+from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_json
+from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
+from doppler.manifest import (
+    ALIGNMENT,
+    BLOCK_SIZE,
+    MANIFEST_FILE,
+    SHARD_SIZE,
+    TOKENIZER_FILE,
+    Manifest,
+    Shard,
+    Tensor,
+    TokenizerInfo,
+)
+from doppler.source import FileSource, Progress, Source, folder_sources
+from doppler.storage import Storage
+
+_SMALL_GAP = 64 << 10  # bytes between two tensors that are cheaper to read than to skip
+_DENSE = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor's bytes: where they come from, and where in the byte space they go."""
+
+    source: Source
+    offset: int
+    start: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is to be written, before any byte of it has been read."""
+
+    manifest: Manifest  # without blocks and shards
+    pieces: tuple[Piece, ...]
+    vocabulary: Vocabulary | None
+
+
+async def convert_gguf(
+    source: Source,
+    storage: Storage,
+    buffers: Buffers,
+    *,
+    name: str,
+    shard_size: int = SHARD_SIZE,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Writes the model of a GGUF file. `progress` gets bytes of the byte space.
+
+    Raises FormatError or UnsupportedError before anything is written where the file cannot be used.
+    """
+    gguf = await read_gguf(source, buffers)
+    config = config_from_gguf(gguf, await _rope_factors(gguf, source, buffers))
+    tensors = {key: t for key, t in gguf.tensors.items() if key != ROPE_FACTORS}
+    check_tensors(config, {key: t.shape for key, t in tensors.items()}, gguf.name)
+    places = {key: (source, t.offset, t.type) for key, t in tensors.items()}
+    title = gguf.metadata.get("general.name")
+    license_ = gguf.metadata.get("general.license")
+    vocabulary = vocabulary_from_gguf(gguf.metadata, gguf.name)
+    manifest, pieces = _lay_out(config, places, name, title if isinstance(title, str) else name)
+    manifest = replace(manifest, license=license_ if isinstance(license_, str) else None)
+    model = _Model(manifest, pieces, vocabulary)
+    return await _write(model, storage, buffers, shard_size, progress)
+
+
+async def convert_safetensors(
+    files: Mapping[str, Source],
+    storage: Storage,
+    buffers: Buffers,
+    *,
+    name: str,
+    shard_size: int = SHARD_SIZE,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Writes the model of a Hugging Face folder, given as its files by name."""
+    if "config.json" not in files:
+        raise FormatError("the folder has no config.json; it is no Hugging Face checkpoint")
+    data = await read_json(files["config.json"], buffers)
+    architecture, config = config_from_hf(data, "config.json")
+    checkpoint = await read_checkpoint(files, buffers)
+    where = "the checkpoint"
+    renamed = gguf_names(architecture, checkpoint, where)
+    tensors: dict[str, SafeTensor] = {renamed[key]: checkpoint[key] for key in renamed}
+    if config.tied:
+        tensors.pop("output.weight", None)
+    check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
+    places = {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
+    vocabulary = await vocabulary_from_files(files, buffers)
+    manifest, pieces = _lay_out(config, places, name, name)
+    model = _Model(manifest, pieces, vocabulary)
+    return await _write(model, storage, buffers, shard_size, progress)
+
+
+async def convert_path(
+    path: Path,
+    storage: Storage,
+    buffers: Buffers,
+    *,
+    name: str | None = None,
+    shard_size: int = SHARD_SIZE,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Converts a file of this machine as GGUF and a folder as safetensors; named for the path."""
+    name = name or model_name(path.name)
+    if path.is_dir():
+        files = folder_sources(path)
+        return await convert_safetensors(
+            files, storage, buffers, name=name, shard_size=shard_size, progress=progress
+        )
+    return await convert_gguf(
+        FileSource(path), storage, buffers, name=name, shard_size=shard_size, progress=progress
+    )
+
+
+def model_name(file: str) -> str:
+    """An id from a file's name: Gemma-3-270M.Q4_K_M.gguf -> gemma-3-270m.q4_k_m."""
+    stem = re.sub(r"\.gguf$", "", file.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.") or "model"
+
+
+async def verify(
+    storage: Storage, manifest: Manifest, buffers: Buffers, progress: Progress | None = None
+) -> None:
+    """Hashes every stored byte. CorruptError names shard and block; SourceError a missing shard."""
+    for shard in manifest.shards:
+        size = await storage.size(shard.name)
+        if size is None:
+            raise SourceError(f"{manifest.name}: {shard.name} is missing; fetch the model again")
+        if size != shard.bytes:
+            raise CorruptError(
+                f"{manifest.name}: {shard.name} has {size} bytes instead of {shard.bytes}; "
+                "fetch the model again"
+            )
+        data = await storage.read(shard.name, 0, shard.bytes)
+        _verify_blocks(manifest, shard, data, buffers)
+        if await buffers.sha256(data) != shard.sha256 or buffers.blake3(data) != shard.blake3:
+            raise CorruptError(
+                f"{manifest.name}: the blocks of {shard.name} are right and its own hashes in the "
+                "manifest are not; fetch the manifest again"
+            )
+        if progress:
+            progress(shard.offset + shard.bytes, manifest.bytes)
+    await _verify_tokenizer(storage, manifest, buffers)
+
+
+def _verify_blocks(manifest: Manifest, shard: Shard, data: Buffer, buffers: Buffers) -> None:
+    for start in range(0, shard.bytes, manifest.block_size):
+        index = (shard.offset + start) // manifest.block_size
+        end = min(start + manifest.block_size, shard.bytes)
+        if buffers.blake3(buffers.part(data, start, end)) != manifest.blocks[index]:
+            raise CorruptError(
+                f"{manifest.name}: block {index} (bytes {start} to {end} of {shard.name}) is "
+                "damaged: its BLAKE3 is not the manifest's; fetch the model again"
+            )
+
+
+async def _verify_tokenizer(storage: Storage, manifest: Manifest, buffers: Buffers) -> None:
+    info = manifest.tokenizer
+    if info is None:
+        return
+    size = await storage.size(TOKENIZER_FILE)
+    if size is None:
+        raise SourceError(f"{manifest.name}: {TOKENIZER_FILE} is missing; fetch the model again")
+    data = await storage.read(TOKENIZER_FILE, 0, size)
+    if buffers.blake3(data) != info.blake3:
+        raise CorruptError(
+            f"{manifest.name}: {TOKENIZER_FILE} is damaged: its BLAKE3 is not the manifest's; "
+            "fetch the model again"
+        )
+
+
+async def _rope_factors(gguf: Gguf, source: Source, buffers: Buffers) -> tuple[float, ...]:
+    tensor = gguf.tensors.get(ROPE_FACTORS)
+    if tensor is None:
+        return ()
+    data = buffers.to_bytes(await source.read(tensor.offset, tensor.bytes))
+    values = dequantize(tensor.type.name, data, tensor.shape).reshape(-1)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise FormatError(f"{gguf.name}: {ROPE_FACTORS} holds divisors that are not positive")
+    return tuple(values.tolist())
+
+
+def _lay_out(
+    config: ModelConfig,
+    places: Mapping[str, tuple[Source, int, BlockType]],
+    name: str,
+    title: str,
+) -> tuple[Manifest, tuple[Piece, ...]]:
+    """Gives every tensor its range of the byte space, in the order of use."""
+    tensors, pieces, at = [], [], 0
+    for key, shape in config.tensor_shapes().items():
+        source, offset, block = places[key]
+        if len(shape) == 1 and block.name not in _DENSE:
+            raise FormatError(f"{source.name}: {key!r} is a vector of type {block.name}")
+        length = block.tensor_bytes(shape)
+        tensors.append(Tensor(key, block.name, shape, at, length))
+        pieces.append(Piece(source, offset, at, length))
+        at += -(-length // ALIGNMENT) * ALIGNMENT
+    manifest = Manifest(
+        name=name,
+        title=title,
+        license=None,
+        config=config,
+        tokenizer=None,
+        tensors=tuple(tensors),
+        bytes=at,
+        block_size=BLOCK_SIZE,
+        blocks=(),
+        shards=(),
+    )
+    return manifest, tuple(pieces)
+
+
+async def _write(
+    model: _Model,
+    storage: Storage,
+    buffers: Buffers,
+    shard_size: int,
+    progress: Progress | None,
+) -> Manifest:
+    manifest = model.manifest
+    if shard_size <= 0 or shard_size % manifest.block_size:
+        raise RequestError(
+            f"a shard size of {shard_size} is no multiple of the block size {manifest.block_size}"
+        )
+    await storage.remove(MANIFEST_FILE)
+    blocks: list[str] = []
+    shards: list[Shard] = []
+    for index, start in enumerate(range(0, manifest.bytes, shard_size)):
+        length = min(shard_size, manifest.bytes - start)
+        data = buffers.empty(length)
+        await _fill(data, start, start + length, model.pieces, buffers)
+        for at in range(0, length, manifest.block_size):
+            end = min(at + manifest.block_size, length)
+            blocks.append(buffers.blake3(buffers.part(data, at, end)))
+        file = f"shard-{index:05d}.bin"
+        await _replace_file(storage, file, data, length)
+        hashes = buffers.blake3(data), await buffers.sha256(data)
+        shards.append(Shard(file, start, length, *hashes))
+        if progress:
+            progress(start + length, manifest.bytes)
+    tokenizer = await _write_tokenizer(model.vocabulary, storage, buffers)
+    manifest = replace(
+        manifest, tokenizer=tokenizer, blocks=tuple(blocks), shards=tuple(shards)
+    )
+    text = manifest.to_json().encode()
+    await _replace_file(storage, MANIFEST_FILE, buffers.from_bytes(text), len(text))
+    for name in set(await storage.names()) - _files(manifest):
+        if name.startswith("shard-"):  # of an earlier cut
+            await storage.remove(name)
+    return manifest
+
+
+def _files(manifest: Manifest) -> set[str]:
+    return {shard.name for shard in manifest.shards}
+
+
+async def _replace_file(storage: Storage, name: str, data: Buffer, length: int) -> None:
+    await storage.write(name, 0, data)
+    await storage.truncate(name, length)
+
+
+async def _write_tokenizer(
+    vocabulary: Vocabulary | None, storage: Storage, buffers: Buffers
+) -> TokenizerInfo | None:
+    if vocabulary is None:
+        await storage.remove(TOKENIZER_FILE)
+        return None
+    data = buffers.from_bytes(vocabulary.json)
+    length = len(vocabulary.json)
+    await _replace_file(storage, TOKENIZER_FILE, data, length)
+    return TokenizerInfo(
+        bytes=length,
+        blake3=buffers.blake3(data),
+        bos=vocabulary.bos,
+        eos=vocabulary.eos,
+        add_bos=vocabulary.add_bos,
+        chat_template=vocabulary.chat_template,
+    )
+
+
+async def _fill(
+    target: Buffer, start: int, end: int, pieces: tuple[Piece, ...], buffers: Buffers
+) -> None:
+    """Copies into `target` what lies in start..end of the byte space; gaps stay zero."""
+    for group in _runs([part for piece in pieces for part in _cut(piece, start, end)]):
+        first, last = group[0], group[-1]
+        data = await first.source.read(first.offset, last.offset + last.bytes - first.offset)
+        for part in group:
+            at = part.offset - first.offset
+            buffers.put(target, part.start - start, buffers.part(data, at, at + part.bytes))
+
+
+def _cut(piece: Piece, start: int, end: int) -> Iterator[Piece]:
+    """The part of a piece that lies in start..end, if there is one."""
+    low, high = max(piece.start, start), min(piece.start + piece.bytes, end)
+    if low < high:
+        yield Piece(piece.source, piece.offset + low - piece.start, low, high - low)
+
+
+def _runs(parts: list[Piece]) -> list[list[Piece]]:
+    """Groups of neighbours in a source, each for one read: a request for every norm is slow."""
+    groups: list[list[Piece]] = []
+    for part in sorted(parts, key=lambda p: (p.source.name, p.offset)):
+        last = groups[-1][-1] if groups else None
+        near = (
+            last is not None
+            and last.source is part.source
+            and part.offset - (last.offset + last.bytes) <= _SMALL_GAP
+        )
+        if near:
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups

@@ -1,0 +1,129 @@
+"""GGUF metadata -> ModelConfig."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from doppler.config import ModelConfig, Rope
+from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.architectures import Architecture, of_gguf
+from doppler.formats.gguf import Gguf
+
+ROPE_FACTORS = "rope_freqs.weight"  # one divisor of the inverse frequency for each pair
+
+
+def config_from_gguf(gguf: Gguf, rope_factors: tuple[float, ...]) -> ModelConfig:
+    """The config of a file whose `rope_freqs.weight` holds `rope_factors` (empty: it has none).
+
+    Raises UnsupportedError for an architecture or a setting that Doppler does not know, FormatError
+    for keys that are missing or make no sense.
+    """
+    keys = _Keys(gguf)
+    architecture = keys.architecture
+    if keys.integer("expert_count", 0):
+        raise UnsupportedError(f"{gguf.name} is a mixture of experts, which Doppler cannot run yet")
+    hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
+    count = keys.integer("block_count")
+    head_dim = _head_dim(keys, hidden, heads)
+    return ModelConfig(
+        architecture=architecture.name,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=keys.integer("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        ffn=keys.integer("feed_forward_length"),
+        vocab=_vocab(gguf),
+        context=keys.integer("context_length"),
+        norm_eps=_short(keys.number("attention.layer_norm_rms_epsilon")),
+        query_scale=architecture.query_scalars.get(count, head_dim) ** -0.5,
+        activation=architecture.activation,
+        ropes=_ropes(keys, rope_factors),
+        layers=architecture.layers(
+            count,
+            keys.integer("attention.sliding_window") if architecture.global_every else 0,
+        ),
+        embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
+        qk_norm=architecture.qk_norm,
+        post_norms=architecture.post_norms,
+        tied="output.weight" not in gguf.tensors,
+        rope_pairs=architecture.gguf_pairs,
+    )
+
+
+class _Keys:
+    """The architecture's own keys, without their prefix."""
+
+    def __init__(self, gguf: Gguf) -> None:
+        self.file = gguf.name
+        self._metadata = gguf.metadata
+        self.architecture: Architecture = of_gguf(
+            gguf.metadata.get("general.architecture"), gguf.name
+        )
+
+    def get(self, key: str) -> Any:
+        value = self._metadata.get(f"{self.architecture.name}.{key}")
+        if isinstance(value, np.ndarray) and value.size:  # one value a layer
+            if (value != value[0]).any():
+                raise UnsupportedError(f"{self.file}: {key} differs between layers")
+            return value[0].item()
+        return value
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or value < 0:
+            raise FormatError(self._message(key, value, "an integer"))
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise FormatError(self._message(key, value, "a number"))
+        return float(value)
+
+    def _message(self, key: str, value: Any, kind: str) -> str:
+        return f"{self.file}: {self.architecture.name}.{key} is {value!r:.60}, and must be {kind}"
+
+
+def _short(value: float) -> float:
+    """1e-6 rather than the 9.999999974752427e-07 that its float32 reads as; the same in float32."""
+    return float(str(np.float32(value)))
+
+
+def _head_dim(keys: _Keys, hidden: int, heads: int) -> int:
+    if heads == 0:
+        raise FormatError(f"{keys.file}: the model has no attention heads")
+    rotated = keys.integer("rope.dimension_count", 0)
+    head_dim = keys.integer("attention.key_length", rotated or hidden // heads)
+    if rotated not in (0, head_dim):
+        raise UnsupportedError(f"{keys.file}: rope turns {rotated} of {head_dim} dimensions only")
+    if keys.integer("attention.value_length", head_dim) != head_dim:
+        raise UnsupportedError(f"{keys.file}: keys and values have different widths")
+    return head_dim
+
+
+def _vocab(gguf: Gguf) -> int:
+    embedding = gguf.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise FormatError(f"{gguf.name}: tensor 'token_embd.weight' is missing")
+    return embedding.shape[0]
+
+
+def _ropes(keys: _Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
+    architecture = keys.architecture
+    base = keys.number("rope.freq_base", 10_000.0)
+    kind = keys.get("rope.scaling.type") or "none"
+    if kind not in ("none", "linear") or (kind == "linear" and factors):
+        raise UnsupportedError(f"{keys.file}: rope scaling {kind!r} is not one that Doppler knows")
+    rope = Rope(base)
+    if kind == "linear":
+        rope = Rope(base, "linear", keys.number("rope.scaling.factor"))
+    elif factors:
+        rope = Rope(base, "factors", factors=factors)
+    return (Rope(architecture.local_base), rope) if architecture.global_every else (rope,)

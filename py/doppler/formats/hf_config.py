@@ -1,0 +1,160 @@
+"""Hugging Face's config.json -> ModelConfig, as transformers 4 and 5 write it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from doppler.config import Activation, Layer, ModelConfig, Rope
+from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.architectures import Architecture, of_hf
+
+_ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+_REFUSED = (  # settings that change the arithmetic where they are set
+    "attention_bias",
+    "mlp_bias",
+    "final_logit_softcapping",
+    "attn_logit_softcapping",
+    "use_bidirectional_attention",
+)
+
+
+def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, ModelConfig]:
+    """The config of a checkpoint; of a model with several parts, that of the text model.
+
+    Raises UnsupportedError for an architecture or a setting that Doppler does not know, FormatError
+    for fields that are missing or make no sense. `where` names the file.
+    """
+    text = data.get("text_config", data)
+    if not isinstance(text, dict):
+        raise FormatError(f"{where}: text_config is {type(text).__name__}, not an object")
+    architecture = of_hf(text.get("model_type", data.get("model_type")), where)
+    tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
+    fields = _Fields({**architecture.hf_defaults, **tied, **text}, where)
+    for key in _REFUSED:
+        if fields.get(key):
+            raise UnsupportedError(f"{where}: {key} is {fields.get(key)!r}, which Doppler cannot do")
+    return architecture, _config(architecture, fields)
+
+
+class _Fields:
+    """Fields of config.json, checked as they are asked for."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self._data, self.where = data, where
+
+    def get(self, key: str) -> Any:
+        return self._data.get(key)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._data.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int:
+            raise FormatError(f"{self.where}: {key} is {value!r:.60}, and must be an integer")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        return _number(self._data, key, self.where, default)
+
+
+def _number(
+    data: Mapping[str, Any], key: str, where: str, default: float | None = None
+) -> float:
+    value = data.get(key)
+    if value is None and default is not None:
+        return default
+    if type(value) not in (int, float):
+        raise FormatError(f"{where}: {key} is {value!r:.60}, and must be a number")
+    return float(value)
+
+
+def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
+    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    head_dim = fields.integer("head_dim", hidden // max(heads, 1))
+    return ModelConfig(
+        architecture=architecture.name,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=fields.integer("num_key_value_heads", heads),
+        head_dim=head_dim,
+        ffn=fields.integer("intermediate_size"),
+        vocab=fields.integer("vocab_size"),
+        context=fields.integer("max_position_embeddings"),
+        norm_eps=fields.number("rms_norm_eps"),
+        query_scale=fields.number("query_pre_attn_scalar", head_dim) ** -0.5,
+        activation=_activation(fields),
+        ropes=_ropes(architecture, fields),
+        layers=_layers(architecture, fields),
+        norm_offset=architecture.hf_norm_offset,
+        embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
+        qk_norm=architecture.qk_norm,
+        post_norms=architecture.post_norms,
+        tied=fields.get("tie_word_embeddings") is True,
+        rope_pairs="half",
+    )
+
+
+def _activation(fields: _Fields) -> Activation:
+    name = fields.get("hidden_activation") or fields.get("hidden_act")
+    if name not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise UnsupportedError(f"{fields.where}: activation {name!r} is not one of {known}")
+    return _ACTIVATIONS[name]
+
+
+def _layers(architecture: Architecture, fields: _Fields) -> tuple[Layer, ...]:
+    """`layer_types` says it layer by layer; older files have the pattern's length, or nothing."""
+    count = fields.integer("num_hidden_layers")
+    if not architecture.global_every:
+        return architecture.layers(count, 0)
+    window = fields.integer("sliding_window")
+    types = fields.get("layer_types")
+    if types is None:
+        every = fields.get("sliding_window_pattern") or fields.get("_sliding_window_pattern")
+        return architecture.layers(count, window, every)
+    kinds = {"sliding_attention": Layer(window, 0), "full_attention": Layer(0, 1)}
+    if not isinstance(types, list) or len(types) != count or not set(types) <= kinds.keys():
+        raise FormatError(f"{fields.where}: layer_types must name {count} layers of {list(kinds)}")
+    return tuple(kinds[kind] for kind in types)
+
+
+def _ropes(architecture: Architecture, fields: _Fields) -> tuple[Rope, ...]:
+    """(local, global) where layers differ, one rope otherwise.
+
+    transformers 5 has `rope_parameters`, by layer type or plain; 4 has `rope_theta`, `rope_scaling`
+    (of the global layers) and `rope_local_base_freq`.
+    """
+    plain = {"rope_theta": fields.get("rope_theta"), **(fields.get("rope_scaling") or {})}
+    local = {"rope_theta": fields.get("rope_local_base_freq") or architecture.local_base}
+    parameters = fields.get("rope_parameters") or {}
+    if "full_attention" in parameters:
+        plain, local = parameters["full_attention"], parameters.get("sliding_attention") or local
+    else:
+        plain = {**plain, **parameters}
+    if not architecture.global_every:
+        return (_rope(plain, fields),)
+    return _rope(local, fields), _rope(plain, fields)
+
+
+def _rope(data: Mapping[str, Any], fields: _Fields) -> Rope:
+    where = fields.where
+    if fields.number("partial_rotary_factor", 1.0) != 1 or data.get("partial_rotary_factor", 1) != 1:
+        raise UnsupportedError(f"{where}: rope turns a part of each head only")
+    base = _number(data, "rope_theta", where)
+    kind = data.get("rope_type", data.get("type", "default"))
+    if kind == "default":
+        return Rope(base)
+    if kind == "linear":
+        return Rope(base, "linear", _number(data, "factor", where))
+    if kind == "llama3":
+        return Rope(
+            base,
+            "llama3",
+            _number(data, "factor", where),
+            _number(data, "low_freq_factor", where),
+            _number(data, "high_freq_factor", where),
+            int(_number(data, "original_max_position_embeddings", where)),
+        )
+    raise UnsupportedError(f"{where}: rope type {kind!r} is not one that Doppler knows")
