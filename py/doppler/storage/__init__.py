@@ -34,6 +34,10 @@ class Storage(Protocol):
         """Deletes the file; nothing happens where it is absent."""
         ...
 
+    async def flush(self, name: str) -> None:
+        """Puts what was written to the file on the disk."""
+        ...
+
     async def close(self) -> None:
         """Flushes what was written and releases the files."""
         ...

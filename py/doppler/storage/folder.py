@@ -57,6 +57,10 @@ class FolderStorage:
     async def remove(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
+    async def flush(self, name: str) -> None:
+        with self._opened(name) as descriptor:
+            os.fsync(descriptor)
+
     async def close(self) -> None:
         """Nothing is held between calls."""
 

@@ -1,0 +1,30 @@
+"""What web/worker.js calls: errors leave Python as data, since a traceback is no message.
+
+The answer is JSON text, {"result": …} or {"error": {"name", "message"}}.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from doppler import api
+from doppler.errors import DopplerError
+
+
+async def call(method: str, args: str, emit: Callable[[str], Any], file: Any) -> str:
+    """Runs a method of the page's protocol (web/runtime/messages.d.ts)."""
+    try:
+        return f'{{"result":{await api.call(method, args, emit, file)}}}'
+    except DopplerError as error:
+        return _error(type(error).__name__, str(error))
+    except Exception as error:
+        traceback.print_exc()  # to the console: this one is ours to mend
+        text = f"{type(error).__name__}: {error}; this is a fault of Doppler's, see the console"
+        return _error("InternalError", text)
+
+
+def _error(name: str, message: str) -> str:
+    return json.dumps({"error": {"name": name, "message": message}})

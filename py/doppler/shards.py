@@ -1,0 +1,210 @@
+"""Shards: get -> verify -> store. Nothing that has not been verified leaves this module.
+
+A block of the manifest is the unit: it is hashed before it is written, and hashed again whenever it
+is read back, so that neither a bad server nor a bad disk can reach the GPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from doppler.buffers import Buffer, Buffers
+from doppler.errors import CorruptError, SourceError
+from doppler.manifest import Manifest, Shard
+from doppler.source import Progress
+from doppler.storage import Storage
+
+AT_ONCE = 3  # shards that are downloaded side by side
+
+
+class ShardSource(Protocol):
+    """Where shards come from: an address, a peer."""
+
+    def where(self, shard: Shard) -> str:
+        """The place, for messages: an address."""
+        ...
+
+    def blocks(self, shard: Shard, start: int, end: int) -> AsyncGenerator[Buffer, None]:
+        """Bytes [start, end) of a shard, a block at a time; `start` lies on a block's boundary.
+
+        Raises SourceError where bytes are missing. Closing the generator ends the request.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where block `index` of the model lies: bytes [start, end) of `shard`."""
+
+    index: int
+    shard: Shard
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"block {self.index} of {self.shard.name}"
+
+
+class ShardStore:
+    """The weights of one model: stored blocks, and a source for those that are missing or bad.
+
+    Without a source (a model that was imported from a file) damage cannot be repaired.
+    """
+
+    def __init__(
+        self, manifest: Manifest, storage: Storage, source: ShardSource | None, buffers: Buffers
+    ) -> None:
+        self.manifest = manifest
+        self._storage = storage
+        self._source = source
+        self._buffers = buffers
+        self._offsets = [shard.offset for shard in manifest.shards]
+
+    async def stored_bytes(self) -> int:
+        """Bytes of weights that are there, by the sizes of the files: nothing is hashed."""
+        return sum([await self._stored_bytes(shard) for shard in self.manifest.shards])
+
+    async def missing(self) -> list[Shard]:
+        """The shards that are not there in full, by the sizes of the files."""
+        shards = self.manifest.shards
+        return [shard for shard in shards if await self._stored_bytes(shard) < shard.bytes]
+
+    async def download(self, progress: Progress) -> None:
+        """Makes the stored model whole, going on after the last good block of each shard.
+
+        progress: called with bytes that are stored and verified, and bytes in all. What was stored
+        stays when this fails or is cancelled. Raises CorruptError with shard and block where the
+        source's bytes are wrong, SourceError where they are missing, StorageError where they do not
+        fit.
+        """
+        if self._source is None:
+            raise SourceError(
+                f"{self.manifest.title} was imported from a file: there is no address to get "
+                "the rest from; import it again"
+            )
+        done = 0
+
+        def add(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, self.manifest.bytes)
+
+        waiting = iter(self.manifest.shards)
+
+        async def work(source: ShardSource) -> None:
+            for shard in waiting:  # the iterator is shared: each shard is taken once
+                await self._complete(source, shard, add)
+
+        await _together([work(self._source) for _ in range(AT_ONCE)])
+
+    async def block(self, index: int) -> Buffer:
+        """Block `index` of the model's byte space, verified; the last one may be shorter.
+
+        A stored block that is bad or missing is fetched again, verified and stored first. Raises
+        CorruptError or SourceError where that cannot be.
+        """
+        place = self._place(index)
+        try:
+            data = await self._read(place)
+        except SourceError:
+            if self._source is None:
+                raise SourceError(
+                    f"{place} is not stored, and there is no address to get it from; import the "
+                    "model again"
+                ) from None
+        else:
+            digest = self._buffers.blake3(data)
+            if digest == self._expected(place):
+                return data
+            if self._source is None:
+                raise CorruptError(
+                    f"{place} is damaged where it is stored: BLAKE3 is {digest}, the manifest says "
+                    f"{self._expected(place)}, and there is no address to get it from again; "
+                    "delete the model and import it again"
+                )
+        return await self._fetch_block(self._source, place)
+
+    async def _complete(
+        self, source: ShardSource, shard: Shard, add: Callable[[int], None]
+    ) -> None:
+        """Makes one shard whole; `add` is told of each verified block's bytes."""
+        start = await self._good_bytes(shard, add)
+        if await self._storage.size(shard.name) not in (start, None):
+            await self._storage.truncate(shard.name, start)
+        if start < shard.bytes:
+            places = self._places(shard, start)
+            async with aclosing(source.blocks(shard, start, shard.bytes)) as pieces:
+                async for piece in pieces:
+                    place = next(places)
+                    await self._keep(source, place, piece)
+                    add(place.end - place.start)
+        await self._storage.flush(shard.name)
+
+    async def _good_bytes(self, shard: Shard, add: Callable[[int], None]) -> int:
+        """Length of the stored beginning of a shard whose blocks are all good."""
+        stored = await self._stored_bytes(shard)
+        for place in self._places(shard, 0):
+            if place.end > stored:
+                return place.start
+            if self._buffers.blake3(await self._read(place)) != self._expected(place):
+                return place.start
+            add(place.end - place.start)
+        return shard.bytes
+
+    async def _fetch_block(self, source: ShardSource, place: Place) -> Buffer:
+        async with aclosing(source.blocks(place.shard, place.start, place.end)) as pieces:
+            async for piece in pieces:
+                await self._keep(source, place, piece)
+                return piece
+        raise SourceError(f"{place} from {source.where(place.shard)}: nothing came; try again")
+
+    async def _keep(self, source: ShardSource, place: Place, data: Buffer) -> None:
+        """Verifies bytes of the source, then stores them."""
+        digest = self._buffers.blake3(data)
+        if digest != self._expected(place):
+            raise CorruptError(
+                f"{place} from {source.where(place.shard)}: BLAKE3 is {digest}, the manifest says "
+                f"{self._expected(place)}; the file there is damaged or belongs to another model. "
+                "Have it mended there, or get the model from elsewhere"
+            )
+        await self._storage.write(place.shard.name, place.start, data)
+
+    def _expected(self, place: Place) -> str:
+        return self.manifest.blocks[place.index]
+
+    async def _read(self, place: Place) -> Buffer:
+        return await self._storage.read(place.shard.name, place.start, place.end - place.start)
+
+    async def _stored_bytes(self, shard: Shard) -> int:
+        return min(await self._storage.size(shard.name) or 0, shard.bytes)
+
+    def _place(self, index: int) -> Place:
+        """Shards are a whole number of blocks long, so that a block lies in one of them."""
+        assert 0 <= index < len(self.manifest.blocks), f"there is no block {index}"
+        offset = index * self.manifest.block_size
+        shard = self.manifest.shards[bisect_right(self._offsets, offset) - 1]
+        start = offset - shard.offset
+        return Place(index, shard, start, min(start + self.manifest.block_size, shard.bytes))
+
+    def _places(self, shard: Shard, start: int) -> Iterator[Place]:
+        """The blocks of a shard from byte `start` on, which lies on a block's boundary."""
+        size = self.manifest.block_size
+        first = (shard.offset + start) // size
+        count = -(-(shard.bytes - start) // size)
+        return (self._place(index) for index in range(first, first + count))
+
+
+async def _together(work: list[Coroutine[Any, Any, None]]) -> None:
+    """Runs all of it side by side; the first error (or a cancellation) ends the rest."""
+    tasks = [asyncio.ensure_future(part) for part in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,219 @@
+"""Storage in the page: the browser's origin private file system (OPFS).
+
+doppler/models/<identity>/   manifest.json, tokenizer.json, shard-00000.bin, …
+doppler/imports/<number>/    a model that is being made from a file; moved when it is whole
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import doppler_runtime as runtime
+from pyodide.ffi import JsException
+
+from doppler.buffers import Buffer
+from doppler.errors import SourceError, StorageError
+from doppler.manifest import MANIFEST_FILE
+from doppler.storage.folder import plain_name
+
+
+class OpfsStorage:
+    """One model's folder. Files stay open for as long as it is, and other tabs may read them."""
+
+    def __init__(self, folder: Any, path: str) -> None:
+        self._folder = folder
+        self._path = path
+
+    async def size(self, name: str) -> int | None:
+        with self._explained(name):
+            size = await self._folder.size(plain_name(name))
+        return None if size < 0 else int(size)
+
+    async def read(self, name: str, offset: int, length: int) -> Buffer:
+        with self._explained(name):
+            data = await self._folder.read(plain_name(name), offset, length)
+        if data.length != length:
+            raise SourceError(
+                f"{name} in the browser's storage is too short: {length} bytes were expected at "
+                f"{offset}, {data.length} are there"
+            )
+        return data
+
+    async def write(self, name: str, offset: int, data: Buffer) -> None:
+        try:
+            with self._explained(name):
+                await self._folder.write(plain_name(name), offset, data)
+        except StorageError as error:
+            if error.__cause__ is None or _kind(error.__cause__) != "QuotaExceededError":
+                raise
+            raise await full(f"{name} cannot be written", int(data.length)) from error.__cause__
+
+    async def truncate(self, name: str, size: int) -> None:
+        with self._explained(name):
+            await self._folder.truncate(plain_name(name), size)
+
+    async def names(self) -> list[str]:
+        with self._explained(self._path):
+            return sorted(await self._folder.names())
+
+    async def remove(self, name: str) -> None:
+        with self._explained(name):
+            await self._folder.remove(plain_name(name))
+
+    async def flush(self, name: str) -> None:
+        with self._explained(name):
+            await self._folder.flush(plain_name(name))
+
+    async def close(self) -> None:
+        with self._explained(self._path):
+            await self._folder.close()
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        with explained(name):
+            yield
+
+
+class OpfsRoot:
+    """All models in the browser's storage for this site."""
+
+    async def open(self, model_id: str) -> OpfsStorage:
+        """The model's folder. Close it: an open folder is never tidied away."""
+        return await _open(f"models/{plain_name(model_id)}")
+
+    async def models(self) -> list[str]:
+        """Ids of all models, whole or not."""
+        with explained("the list of models"):
+            return sorted(await runtime.folders("models"))
+
+    async def manifest_text(self, model_id: str) -> str | None:
+        """The model's manifest, read without keeping other tabs out; None where there is none."""
+        with explained(MANIFEST_FILE):
+            return await runtime.readText(f"models/{plain_name(model_id)}", MANIFEST_FILE)
+
+    async def delete(self, model_id: str) -> None:
+        """Removes a model. Raises StorageError while a tab has its files open."""
+        with explained(f"model {model_id}"):
+            await runtime.removeFolder("models", plain_name(model_id))
+
+    async def usage(self, model_id: str) -> int:
+        """Bytes that the model's files take."""
+        with explained(f"model {model_id}"):
+            return int(await runtime.folderSize(f"models/{plain_name(model_id)}"))
+
+    async def tidy(self) -> None:
+        """Removes what an import that was cut off has left: call it once, at the start."""
+        with explained("leftovers of an import"):
+            await runtime.tidy(MANIFEST_FILE)
+
+    @asynccontextmanager
+    async def importing(self) -> AsyncIterator[Import]:
+        """A folder for a model in the making, removed at the end whatever happens.
+
+        Its `keep` is what makes it a model.
+        """
+        name = secrets.token_hex(8)
+        unfinished = Import(await _open(f"imports/{name}"), f"imports/{name}")
+        try:
+            yield unfinished
+        finally:
+            await unfinished.storage.close()
+            with explained("the leftovers of an import"):
+                await runtime.removeFolder("imports", name)
+
+
+@dataclass
+class Import:
+    """A model in the making: write its files into `storage`, then `keep` it under its id."""
+
+    storage: OpfsStorage
+    path: str
+
+    async def keep(self, model_id: str) -> None:
+        """Moves the files into the model's folder, manifest.json last: without it, no model."""
+        with explained(f"model {model_id}"):
+            for name in await self.storage.names():
+                await self.storage.flush(name)
+            await runtime.moveFiles(self.path, f"models/{plain_name(model_id)}", MANIFEST_FILE)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the browser says of its storage for this site, in bytes; `used` is our own count."""
+
+    quota: int
+    used: int
+    free: int
+    persisted: bool
+
+
+async def room() -> Room:
+    """How much there is. The browser's own count of used bytes may be far too low (or 0)."""
+    root = OpfsRoot()
+    used = sum([await root.usage(model) for model in await root.models()])
+    with explained("the size of the storage"):
+        told = await runtime.estimate()
+    # Both counts are below the truth at times; only what both allow for is clearly not free.
+    free = max(told.quota - min(told.usage, used), 0)
+    return Room(int(told.quota), used, int(free), bool(told.persisted))
+
+
+async def reserve(needed: int, what: str) -> None:
+    """Asks the browser to keep what is stored; StorageError if `needed` bytes clearly do not fit"""
+    with explained("the browser's storage"):
+        await runtime.persist()
+    if needed > (await room()).free:
+        raise await full(f"{what} does not fit", needed)
+
+
+async def full(what: str, needed: int) -> StorageError:
+    """The error of a storage that is full: sizes, and what could go."""
+    root, now = OpfsRoot(), await room()
+    sizes = {model: await root.usage(model) for model in await root.models()}
+    biggest = max(sizes, key=lambda model: sizes[model], default=None)
+    advice = "free some disk space"
+    if biggest is not None:
+        advice = f"delete a model: {biggest[:12]}… takes {_mib(sizes[biggest])}"
+    return StorageError(
+        f"{what}: the browser's storage is full. {_mib(needed)} more are needed, about "
+        f"{_mib(now.free)} of {_mib(now.quota)} are free; {advice}"
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):,.1f} MiB"
+
+
+async def _open(path: str) -> OpfsStorage:
+    with explained(path):
+        return OpfsStorage(await runtime.openFolder(path), path)
+
+
+def _kind(error: BaseException) -> str:
+    """The name of a JavaScript error, such as NotFoundError."""
+    return str(getattr(error, "name", ""))
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns errors of the file system into ours, with what to do."""
+    try:
+        yield
+    except JsException as error:
+        kind = _kind(error)
+        if kind == "NotFoundError":
+            raise SourceError(
+                f"{what} is not in the browser's storage; get the model again"
+            ) from error
+        if kind == "NoModificationAllowedError":
+            raise StorageError(
+                f"{what} is in use by another tab of this page; close that tab and try again"
+            ) from error
+        raise StorageError(
+            f"{what}: the browser's storage answered {kind}: {error.message}; private windows and "
+            "full disks often have no such storage"
+        ) from error

@@ -1,0 +1,272 @@
+"""Shards over a real HTTP server and a real folder: the same store that the page uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from doppler.buffers import Buffer, MemoryBuffers
+from doppler.errors import CorruptError, SourceError
+from doppler.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
+from doppler.progress import Progress
+from doppler.shards import ShardStore
+from doppler.storage.folder import FolderStorage
+from storable import Storable, storable
+
+MODEL = storable()
+LAST = len(MODEL.manifest.blocks) - 1
+
+
+class AddressShards:
+    """`HttpShards` of the page, over aiohttp."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url, self._session = url, session
+        self.pieces = 0
+
+    def where(self, shard: Shard) -> str:
+        return self._url + shard.name
+
+    async def blocks(self, shard: Shard, start: int, end: int) -> AsyncGenerator[Buffer, None]:
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        try:
+            async with self._session.get(self.where(shard), headers=headers) as response:
+                if response.status != 206:
+                    raise SourceError(f"{self.where(shard)}: {response.status}")
+                for at in range(start, end, BLOCK_SIZE):
+                    size = min(BLOCK_SIZE, end - at)
+                    self.pieces += 1
+                    yield await response.content.readexactly(size)
+        except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
+            raise SourceError(f"{self.where(shard)}: {error}") from error
+
+
+class World:
+    """A server's folder, a store's folder, and what was asked of the server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.served, self.stored = folder / "served", folder / "stored"
+        self.requests: list[tuple[str, str]] = []
+        MODEL.save(self.served)
+
+    def run(self, test: Callable[[ShardStore], Awaitable[None]]) -> AddressShards:
+        """Runs the test on a store whose source is the server."""
+
+        async def main() -> AddressShards:
+            async with self._server() as url, aiohttp.ClientSession() as session:
+                source = AddressShards(url, session)
+                storage = FolderStorage(self.stored)
+                await test(ShardStore(MODEL.manifest, storage, source, MemoryBuffers()))
+                return source
+
+        return asyncio.run(main())
+
+    @asynccontextmanager
+    async def _server(self) -> AsyncIterator[str]:
+        async def file(request: web.Request) -> web.FileResponse:
+            name = request.match_info["name"]
+            self.requests.append((name, request.headers.get("Range", "")))
+            return web.FileResponse(self.served / name)
+
+        app = web.Application()
+        app.router.add_get("/{name}", file)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        await runner.cleanup()
+
+    def check(self) -> None:
+        """Every stored shard is what it should be."""
+        for index, shard in enumerate(MODEL.manifest.shards):
+            assert (self.stored / shard.name).read_bytes() == MODEL.shard(index)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def flip(path: Path, at: int) -> None:
+    """Changes one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def quiet(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+async def download(store: ShardStore) -> None:
+    await store.download(quiet)
+
+
+def test_the_manifest_is_one() -> None:
+    text = MODEL.manifest.to_json()
+    assert Manifest.from_json(text, MANIFEST_FILE) == MODEL.manifest
+    assert len(MODEL.manifest.shards) == 4
+    assert MODEL.manifest.bytes % BLOCK_SIZE  # the last block is a short one
+
+
+def test_download_and_second_download(world: World) -> None:
+    told: list[tuple[int, int]] = []
+
+    async def test(store: ShardStore) -> None:
+        assert await store.stored_bytes() == 0
+        assert len(await store.missing()) == 4
+        await store.download(lambda done, total: told.append((done, total)))
+        assert await store.missing() == []
+        assert await store.stored_bytes() == MODEL.manifest.bytes
+
+    world.run(test)
+    world.check()
+    assert told[-1] == (MODEL.manifest.bytes, MODEL.manifest.bytes)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert len(world.requests) == 4
+    world.run(download)
+    assert len(world.requests) == 4, "a whole model is asked for again"
+
+
+def test_resumes_after_the_last_good_block(world: World) -> None:
+    world.run(download)
+    first, second, third = (world.stored / shard.name for shard in MODEL.manifest.shards[:3])
+    first.write_bytes(first.read_bytes()[: 2 * BLOCK_SIZE + 77])  # cut within a block
+    flip(second, BLOCK_SIZE)  # the first byte of the second block
+    third.unlink()
+    world.requests.clear()
+    world.run(download)
+    world.check()
+    whole = len(MODEL.shard(0)) - 1
+    assert sorted(world.requests) == [
+        (first.name, f"bytes={2 * BLOCK_SIZE}-{whole}"),
+        (second.name, f"bytes={BLOCK_SIZE}-{whole}"),
+        (third.name, f"bytes=0-{whole}"),
+    ]
+
+
+def test_a_longer_file_is_cut(world: World) -> None:
+    world.run(download)
+    last = world.stored / MODEL.manifest.shards[-1].name
+    last.write_bytes(last.read_bytes() + b"more")
+    world.run(download)
+    world.check()
+
+
+def test_cancelled_download_goes_on(world: World) -> None:
+    async def cancel(store: ShardStore) -> None:
+        task = asyncio.ensure_future(store.download(lambda *_: task.cancel() and None))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert 0 < await store.stored_bytes() < MODEL.manifest.bytes
+
+    taken = world.run(cancel).pieces
+    again = world.run(download).pieces
+    world.check()
+    assert taken + again <= LAST + 1 + 3, "more than the pieces in flight came twice"
+
+
+@pytest.mark.parametrize("index", [0, 5, LAST])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "absent"])
+def test_a_block_is_repaired(world: World, index: int, damage: str) -> None:
+    world.run(download)
+    shard = MODEL.manifest.shards[index // 4]
+    path, at = world.stored / shard.name, index % 4 * BLOCK_SIZE
+    if damage == "flipped":
+        flip(path, at + 100)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[: at + 100])
+    else:
+        path.unlink()
+    world.requests.clear()
+
+    async def test(store: ShardStore) -> None:
+        for _ in range(2):
+            assert bytes(await store.block(index)) == MODEL.block(index)
+
+    world.run(test)
+    end = at + len(MODEL.block(index)) - 1
+    assert world.requests == [(shard.name, f"bytes={at}-{end}")]
+    assert path.read_bytes()[at : end + 1] == MODEL.block(index)
+
+
+def test_a_damaged_server_is_named(world: World) -> None:
+    flip(world.served / "shard-00001.bin", 2 * BLOCK_SIZE + 5)
+
+    async def test(store: ShardStore) -> None:
+        with pytest.raises(CorruptError, match=r"block 6 of shard-00001\.bin from http://.*BLAKE3"):
+            await store.download(quiet)
+        with pytest.raises(CorruptError, match=r"block 6 of shard-00001\.bin from http://"):
+            await store.block(6)
+
+    world.run(test)
+    stored = (world.stored / "shard-00001.bin").read_bytes()
+    assert stored == MODEL.shard(1)[: len(stored)], "bad bytes were stored"
+
+
+def test_a_short_file_is_named(world: World) -> None:
+    path = world.served / "shard-00002.bin"
+    path.write_bytes(path.read_bytes()[: BLOCK_SIZE + 9])
+
+    async def test(store: ShardStore) -> None:
+        with pytest.raises(SourceError, match=r"shard-00002\.bin"):
+            await store.download(quiet)
+
+    world.run(test)
+
+
+def test_without_a_source(world: World) -> None:
+    world.run(download)
+    flip(world.stored / "shard-00001.bin", 0)
+    (world.stored / "shard-00003.bin").unlink()
+
+    async def test() -> None:
+        store = ShardStore(MODEL.manifest, FolderStorage(world.stored), None, MemoryBuffers())
+        assert bytes(await store.block(0)) == MODEL.block(0)
+        with pytest.raises(CorruptError, match=r"block 4 of shard-00001\.bin is damaged"):
+            await store.block(4)
+        with pytest.raises(SourceError, match=r"block 12 of shard-00003\.bin is not stored"):
+            await store.block(12)
+        with pytest.raises(SourceError, match="import it again"):
+            await store.download(quiet)
+
+    asyncio.run(test())
+
+
+def test_the_source_is_gone(world: World) -> None:
+    world.run(download)
+    flip(world.stored / "shard-00000.bin", 0)
+
+    async def test() -> None:
+        async with aiohttp.ClientSession() as session:
+            source = AddressShards("http://127.0.0.1:9/", session)  # nothing listens there
+            storage = FolderStorage(world.stored)
+            store = ShardStore(MODEL.manifest, storage, source, MemoryBuffers())
+            assert bytes(await store.block(1)) == MODEL.block(1)
+            with pytest.raises(SourceError, match=r"shard-00000\.bin"):
+                await store.block(0)
+
+    asyncio.run(test())
+
+
+def test_models_differ_by_their_bytes() -> None:
+    other: Storable = storable(seed=1)
+    assert other.manifest.identity != MODEL.manifest.identity
+
+
+def test_progress_is_told_ten_times_a_second() -> None:
+    events: list[dict[str, object]] = []
+    now = [0.0]
+    progress = Progress(events.append, "download", clock=lambda: now[0])
+    for step in range(1001):
+        now[0] = step / 1000
+        progress(step, 1000)
+    assert 10 <= len(events) <= 12
+    assert events[-1]["done"] == events[-1]["total"] == 1000
+    assert events[-1]["rate"] == pytest.approx(1000)

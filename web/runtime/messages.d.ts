@@ -1,0 +1,181 @@
+/**
+ * The protocol between the page and worker.js: `call(method, args, onEvent, file)`. Methods are
+ * those of py/doppler/api.py; a rejected call has an Error whose name is a class of
+ * py/doppler/errors.py ("CorruptError") or "InternalError", and whose message is for people.
+ */
+
+/** What comlink exposes of worker.js. */
+export interface DopplerWorker {
+  /** Loads Python and Doppler; a second call waits for the first. */
+  boot(onEvent?: OnEvent): Promise<void>;
+  call<M extends Method>(
+    method: M,
+    args: Methods[M]["args"],
+    onEvent?: OnEvent | null,
+    file?: File | null,
+  ): Promise<Methods[M]["result"]>;
+  /** Runs Python in the worker: for the console. */
+  run(code: string): Promise<any>;
+}
+
+export type OnEvent = (event: DopplerEvent) => void;
+export type Method = keyof Methods;
+
+export type DopplerEvent = BootEvent | ProgressEvent | PrefillEvent | TokenEvent;
+
+export interface BootEvent {
+  type: "boot";
+  stage: "python" | "packages" | "doppler" | "ready";
+  done: number;
+  total: number;
+}
+
+export interface ProgressEvent {
+  type: "progress";
+  /** download and import count bytes stored; verify bytes uploaded; compile kernels. */
+  stage: "download" | "import" | "verify" | "compile" | "tokenizer";
+  done: number;
+  total: number;
+  /** Units of `done` a second. */
+  rate: number;
+}
+
+export interface PrefillEvent {
+  type: "prefill";
+  /** Tokens of the prompt. */
+  done: number;
+  total: number;
+}
+
+export interface TokenEvent {
+  type: "token";
+  /** null: text that was held back, at the end. */
+  id: number | null;
+  text: string;
+  /** Tokens generated so far. */
+  n: number;
+}
+
+export interface Methods {
+  device: { args: Empty; result: Device };
+  storage: { args: Empty; result: StorageUse };
+  models: { args: Empty; result: StoredModel[] };
+  /** `url` of a manifest.json, relative to the page or absolute. Goes on where it was cut off. */
+  download: { args: { url: string }; result: ModelId };
+  /** A .gguf at an address whose server answers range requests. */
+  import_url: { args: { url: string; name?: string }; result: ModelId };
+  /** A .gguf in `file`. */
+  import_file: { args: { name?: string }; result: ModelId };
+  delete: { args: ModelId; result: Empty };
+  load: { args: LoadArgs; result: LoadedModel };
+  unload: { args: Empty; result: Empty };
+  chat: { args: GenerateArgs & { messages: Message[] }; result: Generation };
+  complete: { args: GenerateArgs & Prompt; result: Generation };
+  /** The running chat or complete ends within one token, with finish_reason "cancelled". */
+  cancel: { args: Empty; result: Empty };
+  tokenize: { args: { text: string } | Prompt; result: { ids: number[] } };
+}
+
+export type Empty = Record<string, never>;
+
+export interface ModelId {
+  id: string;
+}
+
+export interface Device {
+  ok: boolean;
+  /** What is missing and what to do; null when ok. */
+  problem: string | null;
+  adapter: { vendor?: string; architecture?: string; description?: string };
+  features: string[];
+  limits: Record<string, number>;
+}
+
+/** Bytes; `used` is our own count of the models. */
+export interface StorageUse {
+  quota: number;
+  used: number;
+  free: number;
+  /** Whether the browser promised not to evict it. */
+  persisted: boolean;
+}
+
+export interface StoredModel {
+  id: string;
+  name: string;
+  title: string;
+  architecture: string;
+  quantization: string;
+  parameters: number;
+  /** Of the weights: in all, and stored so far. */
+  bytes: number;
+  stored_bytes: number;
+  complete: boolean;
+  /** Whether it has a chat template; others continue text. */
+  chat: boolean;
+  context: number;
+  license: string | null;
+}
+
+export interface LoadArgs {
+  id: string;
+  /** Tokens; the model's own maximum or less. */
+  context?: number;
+  /** Tokens a prefill batch. */
+  batch?: number;
+  /** Smaller device limits, for tests and debugging. */
+  limits?: Record<string, number>;
+}
+
+export interface LoadedModel {
+  id: string;
+  title: string;
+  config: Record<string, any>;
+  context: number;
+  chat: boolean;
+  /** Without one the model takes and gives token ids only. */
+  tokenizer: boolean;
+  memory: Memory;
+  /** Milliseconds by stage. */
+  timings: Record<string, number>;
+}
+
+/** GPU bytes by kind. */
+export type Memory = Record<string, number>;
+
+export interface Message {
+  role: "system" | "user" | "assistant";
+  content: string;
+}
+
+export type Prompt = { prompt: string } | { prompt_ids: number[] };
+
+export interface Sampling {
+  temperature?: number;
+  top_k?: number;
+  top_p?: number;
+  min_p?: number;
+  repetition_penalty?: number;
+  seed?: number;
+  greedy?: boolean;
+}
+
+export interface GenerateArgs {
+  sampling?: Sampling;
+  max_tokens?: number;
+  /** Texts that end the answer. */
+  stop?: string[];
+}
+
+export interface Generation {
+  text: string;
+  finish_reason: "stop" | "length" | "cancelled" | "context";
+  prompt_ids: number[];
+  generated_ids: number[];
+  /** Of the prompt: tokens whose keys and values were still there. */
+  reused_tokens: number;
+  /** Oldest messages left out so that the rest fits. */
+  dropped_messages: number;
+  timings: { ttft_ms: number; prefill_tok_s: number; decode_tok_s: number };
+  memory: Memory;
+}

@@ -1,0 +1,268 @@
+/**
+ * @file Files in the origin private file system, through synchronous access handles (worker only).
+ *
+ *     doppler/models/<identity>/   one folder a model
+ *     doppler/imports/<number>/    models that are being made from a file; leftovers are removed
+ *
+ * Whoever has a folder open shares a lock, so that tidying never meets a folder that is in use.
+ */
+
+const LOCK = "doppler-folders";
+
+/** One folder of files. Handles stay open until `close`: reading shares a file, writing owns it. */
+class Folder {
+  /**
+   * @param {FileSystemDirectoryHandle} directory
+   * @param {() => void} release gives the shared lock back
+   */
+  constructor(directory, release) {
+    this.directory = directory;
+    this.release = release;
+    /** @type {Map<string, {writable: boolean, handle: Promise<FileSystemSyncAccessHandle>}>} */
+    this.open = new Map();
+  }
+
+  /**
+   * The handle of a file; a handle for reading is replaced when one for writing is needed.
+   * @param {string} name
+   * @param {boolean} writable
+   * @returns {Promise<FileSystemSyncAccessHandle>}
+   */
+  handle(name, writable) {
+    const known = this.open.get(name);
+    if (known && (known.writable || !writable)) return known.handle;
+    const handle = (async () => {
+      (await known?.handle.catch(() => undefined))?.close();
+      const file = await this.directory.getFileHandle(name, { create: writable });
+      return file.createSyncAccessHandle({ mode: writable ? "readwrite" : "read-only" });
+    })();
+    this.open.set(name, { writable, handle });
+    handle.catch(() => this.open.delete(name)); // so that the next caller tries again
+    return handle;
+  }
+
+  /**
+   * @param {string} name
+   * @returns {Promise<number>} bytes, or -1 where there is no such file
+   */
+  async size(name) {
+    const known = this.open.get(name);
+    return known ? (await known.handle).getSize() : fileSize(this.directory, name);
+  }
+
+  /**
+   * @param {string} name
+   * @param {number} offset
+   * @param {number} length
+   * @returns {Promise<Uint8Array>} fewer bytes where the file ends
+   */
+  async read(name, offset, length) {
+    const handle = await this.handle(name, false);
+    const data = new Uint8Array(length);
+    const count = handle.read(data, { at: offset });
+    return count === length ? data : data.subarray(0, count);
+  }
+
+  /**
+   * @param {string} name
+   * @param {number} offset
+   * @param {Uint8Array<ArrayBuffer>} data
+   */
+  async write(name, offset, data) {
+    const written = (await this.handle(name, true)).write(data, { at: offset });
+    if (written !== data.length) {
+      throw new DOMException(`${written} of ${data.length} bytes written`, "QuotaExceededError");
+    }
+  }
+
+  /**
+   * @param {string} name
+   * @param {number} size
+   */
+  async truncate(name, size) {
+    (await this.handle(name, true)).truncate(size);
+  }
+
+  /** @returns {Promise<string[]>} */
+  async names() {
+    return (await files(this.directory)).map((file) => file.name);
+  }
+
+  /** @param {string} name */
+  async remove(name) {
+    (await this.open.get(name)?.handle)?.close();
+    this.open.delete(name);
+    await this.directory.removeEntry(name).catch(ignoreAbsent);
+  }
+
+  /**
+   * Puts a file on the disk, and lets other tabs read it until it is written again.
+   * @param {string} name
+   */
+  async flush(name) {
+    const known = this.open.get(name);
+    this.open.delete(name);
+    (await known?.handle)?.close(); // flushes
+  }
+
+  async close() {
+    await Promise.all([...this.open.keys()].map((name) => this.flush(name)));
+    this.release();
+  }
+}
+
+/** @returns {Promise<() => void>} a function that gives the shared lock back */
+function share() {
+  return new Promise((resolve, reject) => {
+    const hold = () => new Promise((release) => resolve(() => release(undefined)));
+    navigator.locks.request(LOCK, { mode: "shared" }, hold).catch(reject);
+  });
+}
+
+/** @param {unknown} error */
+function ignoreAbsent(error) {
+  if (!(error instanceof DOMException && error.name === "NotFoundError")) throw error;
+}
+
+/**
+ * @param {FileSystemDirectoryHandle} directory
+ * @returns {Promise<FileSystemFileHandle[]>}
+ */
+async function files(directory) {
+  /** @type {FileSystemFileHandle[]} */
+  const found = [];
+  for await (const entry of directory.values()) {
+    if (entry.kind === "file") found.push(/** @type {FileSystemFileHandle} */ (entry));
+  }
+  return found;
+}
+
+/**
+ * @param {FileSystemDirectoryHandle} directory
+ * @param {string} name
+ */
+async function fileSize(directory, name) {
+  try {
+    return (await (await directory.getFileHandle(name)).getFile()).size;
+  } catch (error) {
+    ignoreAbsent(error);
+    return -1;
+  }
+}
+
+/**
+ * @param {string} path such as "models/<identity>"
+ * @param {boolean} create
+ */
+async function directory(path, create = true) {
+  let place = await navigator.storage.getDirectory();
+  for (const name of ["doppler", ...path.split("/")]) {
+    place = await place.getDirectoryHandle(name, { create });
+  }
+  return place;
+}
+
+/**
+ * Opens a folder, made where it is missing.
+ * @param {string} path
+ */
+export async function openFolder(path) {
+  const release = await share();
+  try {
+    return new Folder(await directory(path), release);
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+/**
+ * A small file as text, without a handle that would shut other tabs out.
+ * @param {string} path of the folder
+ * @param {string} name
+ * @returns {Promise<string | undefined>} undefined where it is missing
+ */
+export async function readText(path, name) {
+  try {
+    const file = await (await directory(path, false)).getFileHandle(name);
+    return await (await file.getFile()).text();
+  } catch (error) {
+    ignoreAbsent(error);
+    return undefined;
+  }
+}
+
+/**
+ * @param {string} path
+ * @returns {Promise<string[]>} names of the folders in it
+ */
+export async function folders(path) {
+  const found = [];
+  for await (const entry of (await directory(path)).values()) {
+    if (entry.kind === "directory") found.push(entry.name);
+  }
+  return found;
+}
+
+/**
+ * @param {string} path
+ * @param {string} name
+ * @returns {Promise<void>}
+ */
+export async function removeFolder(path, name) {
+  await (await directory(path)).removeEntry(name, { recursive: true }).catch(ignoreAbsent);
+}
+
+/**
+ * Moves the files of one folder into another, the file `last` after all others: it is what says
+ * that the rest is there.
+ * @param {string} from
+ * @param {string} to
+ * @param {string} last
+ */
+export async function moveFiles(from, to, last) {
+  const target = await directory(to);
+  const moving = await files(await directory(from));
+  moving.sort((a, b) => Number(a.name === last) - Number(b.name === last));
+  for (const file of moving) {
+    await /** @type {any} */ (file).move(target, file.name); // not in TypeScript's types yet
+  }
+}
+
+/**
+ * Removes what an import that was cut off has left, unless a folder is open in any tab.
+ * @param {string} marker a folder of models/ without this file is a leftover
+ * @returns {Promise<void>}
+ */
+export async function tidy(marker) {
+  await navigator.locks.request(LOCK, { ifAvailable: true }, async (lock) => {
+    if (!lock) return;
+    for (const name of await folders("imports")) await removeFolder("imports", name);
+    for (const name of await folders("models")) {
+      const size = await fileSize(await directory(`models/${name}`), marker);
+      if (size < 0) await removeFolder("models", name);
+    }
+  });
+}
+
+/**
+ * @param {string} path
+ * @returns {Promise<number>} bytes of all files of a folder
+ */
+export async function folderSize(path) {
+  const place = await directory(path);
+  const sizes = (await files(place)).map(async (file) => (await file.getFile()).size);
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+}
+
+/** @returns {Promise<{quota: number, usage: number, persisted: boolean}>} */
+export async function estimate() {
+  const { quota = 0, usage = 0 } = await navigator.storage.estimate();
+  return { quota, usage, persisted: await navigator.storage.persisted() };
+}
+
+/** Asks the browser not to evict what is stored. @returns {Promise<boolean>} */
+export function persist() {
+  // Workers may not ask everywhere; the page then keeps what the browser decides.
+  return navigator.storage.persist ? navigator.storage.persist() : navigator.storage.persisted();
+}

@@ -1,0 +1,99 @@
+/**
+ * @file The worker: Pyodide with WebGPU and the browser's file system. It boots Python, passes
+ * methods to doppler.api and events back; everything else is Python. See runtime/messages.d.ts.
+ */
+
+import * as Comlink from "./vendor/comlink.js";
+import { loadPyodide } from "./vendor/pyodide/pyodide.mjs";
+import * as fetching from "./runtime/fetch.js";
+import * as hashing from "./runtime/hash.js";
+import * as opfs from "./runtime/opfs.js";
+import * as text from "./runtime/text.js";
+
+/** @typedef {import("./runtime/messages.js").OnEvent} OnEvent */
+
+const WHEEL = "vendor/doppler-0.1.0-py3-none-any.whl";
+
+/** @type {Promise<any> | undefined} */
+let python;
+
+/**
+ * @param {OnEvent} [onEvent]
+ * @returns {Promise<any>} the Pyodide instance, with doppler importable
+ */
+async function start(onEvent) {
+  const stage = (/** @type {string} */ name, /** @type {number} */ done) =>
+    onEvent?.({ type: "boot", stage: name, done, total: 3 });
+  stage("python", 0);
+  const indexURL = new URL("vendor/pyodide/", import.meta.url).href;
+  const [pyodide] = await Promise.all([loadPyodide({ indexURL }), hashing.prepareHash()]);
+  stage("packages", 1);
+  await pyodide.loadPackage(["numpy", "micropip"], { messageCallback: () => {} });
+  stage("doppler", 2);
+  const runtime = { ...fetching, ...hashing, ...opfs, ...text };
+  pyodide.registerJsModule("doppler_runtime", runtime);
+  const micropip = pyodide.pyimport("micropip");
+  await micropip.install.callKwargs(new URL(WHEEL, import.meta.url).href, { deps: false });
+  micropip.destroy();
+  stage("ready", 3);
+  return pyodide;
+}
+
+/**
+ * Loads Python once; a boot that failed may be tried again.
+ * @param {OnEvent} [onEvent]
+ * @returns {Promise<void>}
+ */
+async function boot(onEvent) {
+  python ??= start(onEvent);
+  try {
+    (await python).pyimport("doppler.bridge").destroy();
+  } catch (error) {
+    python = undefined;
+    throw error;
+  }
+}
+
+/**
+ * Runs a method of doppler.api.
+ * @param {string} method
+ * @param {object} args JSON-able
+ * @param {OnEvent} [onEvent] a Comlink.proxy
+ * @param {File | null} [file]
+ * @returns {Promise<any>}
+ */
+async function call(method, args, onEvent, file) {
+  const bridge = (await booted()).pyimport("doppler.bridge");
+  const emit = (/** @type {string} */ event) => void onEvent?.(JSON.parse(event));
+  try {
+    const answer = await bridge.call(method, JSON.stringify(args), emit, file ?? undefined);
+    return result(JSON.parse(answer));
+  } finally {
+    bridge.destroy();
+    /** @type {any} */ (onEvent)?.[Comlink.releaseProxy]?.();
+  }
+}
+
+/** @param {{result?: any, error?: {name: string, message: string}}} answer */
+function result(answer) {
+  if (!answer.error) return answer.result;
+  throw Object.assign(new Error(answer.error.message), { name: answer.error.name });
+}
+
+/**
+ * For the console: runs Python in the worker, with `await` at its top level.
+ * @param {string} code
+ * @returns {Promise<any>} the last expression's value, which must be plain data
+ */
+async function run(code) {
+  const value = await (await booted()).runPythonAsync(code);
+  return value?.toJs ? value.toJs({ dict_converter: Object.fromEntries }) : value;
+}
+
+/** @returns {Promise<any>} */
+function booted() {
+  if (!python) throw new Error("call boot() first");
+  return python;
+}
+
+Comlink.expose({ boot, call, run });
