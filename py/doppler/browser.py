@@ -90,7 +90,10 @@ def find_browser(option: str | None = None, adapter: Adapter = "auto") -> Browse
                 "name another with --browser or DOPPLER_BROWSER"
             )
         return Browser(path, adapter, flags)
-    return Browser(_on_this_machine() or _channel(), adapter, flags)
+    path = _on_this_machine()
+    if path is None:
+        _check_channel()
+    return Browser(path, adapter, flags)
 
 
 def _on_this_machine() -> str | None:
@@ -98,13 +101,13 @@ def _on_this_machine() -> str | None:
         if path := shutil.which(name):
             return path
     for place in PLACES.get(sys.platform, ()):
-        path = os.path.expanduser(os.path.expandvars(place))
-        if Path(path).exists():
-            return path
+        program = Path(os.path.expandvars(place)).expanduser()
+        if program.exists():
+            return str(program)
     return None
 
 
-def _channel() -> None:
+def _check_channel() -> None:
     with sync_playwright() as playwright:
         try:
             playwright.chromium.launch(channel="chrome").close()
@@ -131,8 +134,8 @@ def resolve_adapter(browser: Browser, url: str) -> Browser:
             if page.evaluate(PROBE):
                 return candidate
     raise DeviceError(
-        f"{browser.executable or 'chrome'} gives no WebGPU device, neither a GPU's nor SwiftShader; "
-        "try another browser with --browser or more flags in DOPPLER_BROWSER_FLAGS"
+        f"{browser.executable or 'chrome'} gives no WebGPU device, neither a GPU's nor "
+        "SwiftShader's; try another browser with --browser or more flags in DOPPLER_BROWSER_FLAGS"
     )
 
 

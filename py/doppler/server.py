@@ -17,6 +17,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from doppler.errors import FormatError, SourceError
+from doppler.manifest import MANIFEST_FILE, Manifest
 from doppler.wheel import ROOT
 
 WEB = ROOT / "web"
@@ -76,9 +77,7 @@ def file_under(root: Path, path: str) -> Path | None:
 
 def describe(folder: Path) -> dict[str, Any] | None:
     """What /models.json says of one model folder; None where its manifest cannot be read."""
-    from doppler.manifest import Manifest
-
-    path = folder / "manifest.json"
+    path = folder / MANIFEST_FILE
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, FormatError):
@@ -87,7 +86,7 @@ def describe(folder: Path) -> dict[str, Any] | None:
     return {
         "name": folder.name,
         "title": manifest.title,
-        "url": f"models/{quote(folder.name)}/manifest.json",
+        "url": f"models/{quote(folder.name)}/{MANIFEST_FILE}",
         "id": manifest.identity,
         "bytes": manifest.bytes,
         "architecture": manifest.config.architecture,
@@ -101,7 +100,7 @@ def describe(folder: Path) -> dict[str, Any] | None:
 
 def models_in(folder: Path) -> list[dict[str, Any]]:
     """Every readable model below the folder, by name."""
-    found = (describe(path.parent) for path in sorted(folder.glob("*/manifest.json")))
+    found = (describe(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}")))
     return [model for model in found if model]
 
 

@@ -1,0 +1,265 @@
+"""The command line: serve, pull, convert, verify and generate.
+
+Results go to standard output, progress and logs to standard error; with --json a command prints one
+object. Exit codes: 0 done, 1 damaged or failed, 2 asked wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from doppler import __version__
+from doppler.errors import DopplerError, RequestError
+from doppler.terminal import Terminal
+from doppler.wheel import ROOT
+
+MODELS = ROOT / "models"
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = parser().parse_args(argv)
+    terminal = Terminal(args.json)
+    try:
+        args.run(args, terminal)
+    except DopplerError as error:
+        print(f"doppler: {error}", file=sys.stderr)
+        if args.json:
+            terminal.result({"error": {"kind": type(error).__name__, "message": str(error)}}, "")
+        return 2 if isinstance(error, RequestError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="doppler", description="Language models in a browser page.")
+    top.add_argument("--version", action="version", version=f"doppler {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_pull(commands)
+    _add_convert(commands)
+    _add_verify(commands)
+    _add_generate(commands)
+    return top
+
+
+def _command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_serve(commands: Any) -> None:
+    from doppler.server import PORT
+
+    command = _command(commands, "serve", serve, "Serve the page and the models of a folder.")
+    command.add_argument("--port", type=int, default=PORT, help=f"0: any free one ({PORT})")
+    command.add_argument("--models", type=Path, default=MODELS, metavar="DIR")
+    command.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def _add_pull(commands: Any) -> None:
+    command = _command(commands, "pull", pull, "Fetch a model of the catalogue and convert it.")
+    command.add_argument("name", metavar="NAME", nargs="+")
+    command.add_argument("--models", type=Path, default=MODELS, metavar="DIR")
+
+
+def _add_convert(commands: Any) -> None:
+    command = _command(
+        commands, "convert", convert, "Convert a .gguf file or a folder of safetensors."
+    )
+    command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--shard-size", type=byte_count, metavar="N", help="bytes, or 4M: a multiple of 1M (16M)"
+    )
+
+
+def _add_verify(commands: Any) -> None:
+    command = _command(commands, "verify", verify, "Check every byte of a converted model.")
+    command.add_argument("model", type=Path, metavar="DIR")
+
+
+def _add_generate(commands: Any) -> None:
+    from doppler.browser import ADAPTERS
+
+    command = _command(
+        commands, "generate", generate, "Generate text with the real page in a headless browser."
+    )
+    command.add_argument("model", type=Path, metavar="DIR")
+    prompt = command.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT")
+    prompt.add_argument("--prompt-ids", type=token_ids, metavar="2,818,…")
+    command.add_argument("--max-tokens", type=int, default=128, metavar="N", help="128")
+    command.add_argument("--chat", action="store_true", help="the prompt is a user's message")
+    command.add_argument("--logits", type=Path, metavar="OUT.npy", help="of the prompt's tokens")
+    command.add_argument("--context", type=int, metavar="N", help="tokens to keep room for")
+    command.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    for name in ("temperature", "top-p", "min-p", "repetition-penalty"):
+        command.add_argument(f"--{name}", type=float, metavar="X")
+    for name in ("top-k", "seed"):
+        command.add_argument(f"--{name}", type=int, metavar="N")
+    command.add_argument("--browser", metavar="PATH", help="else DOPPLER_BROWSER, PATH, Chrome")
+    command.add_argument("--adapter", choices=ADAPTERS, default="auto")
+
+
+def byte_count(text: str) -> int:
+    """16777216, 16384K or 16M as a number."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 16M")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def token_ids(text: str) -> list[int]:
+    """Token ids between commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not token ids such as 2,818") from None
+
+
+def serve(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Serve until interrupted."""
+    from doppler.server import Server, models_in
+    from doppler.wheel import build_wheel
+
+    if build_wheel():
+        terminal.log("built the page's wheel from py/")
+    with Server(args.models, args.port) as server:
+        found = models_in(args.models)
+        names = ", ".join(model["name"] for model in found) or "no models yet: doppler pull NAME"
+        terminal.result({"url": server.url, "models": found}, f"{server.url}  ({names})")
+        if args.open:
+            webbrowser.open(server.url)
+        Event().wait()
+
+
+def pull(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Fetch and convert what is not there yet."""
+    from doppler import catalogue
+    from doppler.convert import convert_path
+    from doppler.manifest import MANIFEST_FILE
+    from doppler.server import describe
+
+    wanted = [catalogue.find(name) for name in args.name]
+    for entry in wanted:
+        folder = args.models / entry.name
+        if (folder / MANIFEST_FILE).exists():
+            terminal.log(f"{entry.title} is in {folder}")
+            continue
+        with terminal.bar(f"{entry.title}: fetch") as report:
+            source = catalogue.fetch(entry, report)
+        with terminal.bar(f"{entry.title}: convert") as report:
+            storage, buffers = _folder(folder)
+            manifest = asyncio.run(
+                convert_path(source, storage, buffers, name=entry.name, progress=report)
+            )
+        # Title and license lie beside the identity; GGUF files often have poor ones or none.
+        manifest = replace(manifest, title=entry.title, license=entry.license)
+        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        source.unlink()  # the shards hold every byte of it that counts
+    result = [describe(args.models / entry.name) for entry in wanted]
+    terminal.result({"models": result, "folder": str(args.models)}, "")
+
+
+def convert(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Convert one model; its name is that of the output folder."""
+    from doppler.convert import convert_path
+    from doppler.manifest import SHARD_SIZE
+
+    storage, buffers = _folder(args.output)
+    with terminal.bar(f"convert {args.source.name}") as report:
+        manifest = asyncio.run(
+            convert_path(
+                args.source,
+                storage,
+                buffers,
+                name=args.output.resolve().name,
+                shard_size=args.shard_size or SHARD_SIZE,
+                progress=report,
+            )
+        )
+    _summarise(manifest, args.output, terminal)
+
+
+def verify(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Raises CorruptError that names the damaged block."""
+    from doppler import convert as converting
+    from doppler.errors import SourceError
+    from doppler.manifest import MANIFEST_FILE, Manifest
+
+    path = args.model / MANIFEST_FILE
+    try:
+        manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}; is it a model?") from error
+    storage, buffers = _folder(args.model)
+    with terminal.bar(f"verify {manifest.title}") as report:
+        asyncio.run(converting.verify(storage, manifest, buffers, report))
+    _summarise(manifest, args.model, terminal)
+
+
+def generate(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Stream the answer, or print all about it as JSON."""
+    from doppler.browser import find_browser
+    from doppler.generate import Job
+    from doppler.generate import generate as run
+    from doppler.wheel import build_wheel
+
+    if args.chat and (args.logits or args.prompt_ids):
+        raise RequestError("--chat takes --prompt and gives no --logits: it adds a template")
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    job = Job(
+        model=args.model,
+        prompt=args.prompt if args.prompt_ids is None else args.prompt_ids,
+        chat=args.chat,
+        max_tokens=args.max_tokens,
+        sampling=sampling | ({"greedy": True} if args.greedy else {}),
+        context=args.context,
+        logits=args.logits,
+    )
+    build_wheel()
+    terminal.result(run(job, find_browser(args.browser, args.adapter), terminal), "\n")
+
+
+def _folder(path: Path) -> tuple[Any, Any]:
+    from doppler.buffers import MemoryBuffers
+    from doppler.storage.folder import FolderStorage
+
+    return FolderStorage(path), MemoryBuffers()
+
+
+def _summarise(manifest: Any, folder: Path, terminal: Terminal) -> None:
+    data = {
+        "name": manifest.name,
+        "id": manifest.identity,
+        "folder": str(folder),
+        "architecture": manifest.config.architecture,
+        "quantization": manifest.quantization,
+        "parameters": manifest.parameters,
+        "bytes": manifest.bytes,
+        "blocks": len(manifest.blocks),
+        "shards": len(manifest.shards),
+        "tokenizer": manifest.tokenizer is not None,
+    }
+    text = f"{folder}: {len(manifest.shards)} shards, {len(manifest.blocks)} blocks, all sound"
+    terminal.result(data, text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
