@@ -5,6 +5,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
+
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.quants import BLOCK_TYPES, dequantize
 

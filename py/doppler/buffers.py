@@ -1,7 +1,7 @@
 """Blocks of bytes that Python names and does not look into.
 
-On CPython a block is a bytes-like object; in the page it is a JavaScript Uint8Array, so that weights
-never enter the wasm heap. What handles blocks takes a `Buffers` and works in both places.
+On CPython a block is a bytes-like object; in the page it is a JavaScript Uint8Array, so that
+weights never enter the wasm heap. What handles blocks takes a `Buffers` and works in both places.
 """
 
 from __future__ import annotations

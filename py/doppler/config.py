@@ -33,9 +33,11 @@ class Rope:
             raise FormatError(f"config: rope scaling {self.scaling!r} is not known")
         if (self.scaling == "factors") != bool(self.factors):
             raise FormatError("config: rope factors go with the scaling named factors, and only it")
-        for name in ("base", "factor", *(("original_context",) if self.scaling == "llama3" else ())):
+        for name in ("base", "factor"):
             if getattr(self, name) <= 0:
-                raise FormatError(f"config: rope {name} is {getattr(self, name)}; it must be positive")
+                raise FormatError(
+                    f"config: rope {name} is {getattr(self, name)}; it must be positive"
+                )
 
     def inverse_frequencies(self, head_dim: int) -> list[float]:
         """Radians a position for each of the head_dim/2 pairs (NUMERICS: llama3 and linear)."""
@@ -112,7 +114,9 @@ class ModelConfig:
                 )
         for index, layer in enumerate(self.layers):
             if not 0 <= layer.rope < len(self.ropes) or layer.window < 0:
-                raise FormatError(f"config: layer {index} has window {layer.window}, rope {layer.rope}")
+                raise FormatError(
+                    f"config: layer {index} has window {layer.window}, rope {layer.rope}"
+                )
 
     @property
     def q_width(self) -> int:

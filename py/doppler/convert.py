@@ -8,7 +8,7 @@ not there. The same code converts on the command line and in the page.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,21 +36,11 @@ from doppler.manifest import (
     Tensor,
     TokenizerInfo,
 )
+from doppler.pieces import Piece, fill
 from doppler.source import FileSource, Progress, Source, folder_sources
 from doppler.storage import Storage
 
-_SMALL_GAP = 64 << 10  # bytes between two tensors that are cheaper to read than to skip
 _DENSE = ("F32", "F16", "BF16")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A tensor's bytes: where they come from, and where in the byte space they go."""
-
-    source: Source
-    offset: int
-    start: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -255,7 +245,7 @@ async def _write(
     for index, start in enumerate(range(0, manifest.bytes, shard_size)):
         length = min(shard_size, manifest.bytes - start)
         data = buffers.empty(length)
-        await _fill(data, start, start + length, model.pieces, buffers)
+        await fill(data, start, start + length, model.pieces, buffers)
         for at in range(0, length, manifest.block_size):
             end = min(at + manifest.block_size, length)
             blocks.append(buffers.blake3(buffers.part(data, at, end)))
@@ -266,9 +256,7 @@ async def _write(
         if progress:
             progress(start + length, manifest.bytes)
     tokenizer = await _write_tokenizer(model.vocabulary, storage, buffers)
-    manifest = replace(
-        manifest, tokenizer=tokenizer, blocks=tuple(blocks), shards=tuple(shards)
-    )
+    manifest = replace(manifest, tokenizer=tokenizer, blocks=tuple(blocks), shards=tuple(shards))
     text = manifest.to_json().encode()
     await _replace_file(storage, MANIFEST_FILE, buffers.from_bytes(text), len(text))
     for name in set(await storage.names()) - _files(manifest):
@@ -303,39 +291,3 @@ async def _write_tokenizer(
         add_bos=vocabulary.add_bos,
         chat_template=vocabulary.chat_template,
     )
-
-
-async def _fill(
-    target: Buffer, start: int, end: int, pieces: tuple[Piece, ...], buffers: Buffers
-) -> None:
-    """Copies into `target` what lies in start..end of the byte space; gaps stay zero."""
-    for group in _runs([part for piece in pieces for part in _cut(piece, start, end)]):
-        first, last = group[0], group[-1]
-        data = await first.source.read(first.offset, last.offset + last.bytes - first.offset)
-        for part in group:
-            at = part.offset - first.offset
-            buffers.put(target, part.start - start, buffers.part(data, at, at + part.bytes))
-
-
-def _cut(piece: Piece, start: int, end: int) -> Iterator[Piece]:
-    """The part of a piece that lies in start..end, if there is one."""
-    low, high = max(piece.start, start), min(piece.start + piece.bytes, end)
-    if low < high:
-        yield Piece(piece.source, piece.offset + low - piece.start, low, high - low)
-
-
-def _runs(parts: list[Piece]) -> list[list[Piece]]:
-    """Groups of neighbours in a source, each for one read: a request for every norm is slow."""
-    groups: list[list[Piece]] = []
-    for part in sorted(parts, key=lambda p: (p.source.name, p.offset)):
-        last = groups[-1][-1] if groups else None
-        near = (
-            last is not None
-            and last.source is part.source
-            and part.offset - (last.offset + last.bytes) <= _SMALL_GAP
-        )
-        if near:
-            groups[-1].append(part)
-        else:
-            groups.append([part])
-    return groups

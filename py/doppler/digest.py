@@ -1,7 +1,7 @@
 """BLAKE3 in NumPy, for a manifest's identity: the same code on CPython and in the page.
 
-Weights are hashed by native or wasm code (`Buffers.blake3`); a description of some 100 KB takes a few
-milliseconds here, since all chunks (and all pairs of a tree level) are compressed side by side.
+Weights are hashed by native or wasm code (`Buffers.blake3`); a description of some 100 KB takes
+some 25 ms here, since all chunks (and all pairs of a tree level) are compressed side by side.
 Source: the BLAKE3 paper, sections 2.1 to 2.5 (unkeyed hash, 32 bytes of output).
 """
 
@@ -17,7 +17,16 @@ Words: TypeAlias = npt.NDArray[np.uint32]
 _CHUNK = 1024
 _START, _END, _PARENT, _ROOT = 1, 2, 4, 8  # flags
 _IV = np.array(
-    [0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19],
+    [
+        0x6A09E667,
+        0xBB67AE85,
+        0x3C6EF372,
+        0xA54FF53A,
+        0x510E527F,
+        0x9B05688C,
+        0x1F83D9AB,
+        0x5BE0CD19,
+    ],
     np.uint32,
 )
 _PERMUTATION = [2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8]

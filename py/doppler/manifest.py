@@ -56,7 +56,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """`tokenizer.json` beside the manifest, and what it does not say. `eos` are all ids that end."""
+    """`tokenizer.json` beside the manifest, and what it does not say. `eos`: all ids that end."""
 
     bytes: int
     blake3: str
@@ -270,7 +270,9 @@ def _check_shards(manifest: Manifest) -> None:
         if not _SHARD_NAME.fullmatch(shard.name) or shard.name in names:
             raise FormatError(f"{shard.name!r} cannot be a shard's name")
         if shard.offset != end or shard.bytes <= 0 or end % manifest.block_size:
-            raise FormatError(f"{shard.name} begins at {shard.offset}, between two blocks or shards")
+            raise FormatError(
+                f"{shard.name} begins at {shard.offset}, between two blocks or shards"
+            )
         _hash(shard.blake3, f"the blake3 of {shard.name}")
         _hash(shard.sha256, f"the sha256 of {shard.name}")
         names.add(shard.name)

@@ -171,9 +171,7 @@ def _layer_name(architecture: Architecture, short: str) -> str | None:
     return None if module is None else f"blk.{int(parts[1])}.{module}.weight"
 
 
-def check_tensors(
-    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str
-) -> None:
+def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
     """FormatError for a tensor that is missing or misshapen, UnsupportedError for an unknown one.
 
     `shapes` are by GGUF name.
@@ -186,7 +184,7 @@ def check_tensors(
             )
         if shapes[name] != shape:
             raise FormatError(
-                f"{where}: tensor {name!r} has shape {shapes[name]}, and its config asks for {shape}"
+                f"{where}: tensor {name!r} has shape {shapes[name]}, the config asks for {shape}"
             )
     for name in shapes:
         if name not in wanted:

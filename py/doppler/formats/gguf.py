@@ -1,8 +1,9 @@
 """GGUF version 3: the header, read from a source as far as it reaches; tensor data stays there.
 
-Layout (little endian): magic, version u32, tensor count u64, metadata count u64; then each metadata
-entry as key, value type u32, value; then each tensor as name, dimensions u32, extents u64 (columns
-first), block type u32, offset u64 into the data, which starts at the next multiple of the alignment.
+Layout (little endian): magic, version u32, tensor count u64, metadata count u64; then each
+metadata entry as key, value type u32, value; then each tensor as name, dimensions u32, extents u64
+(columns first), block type u32, offset u64 into the data, which starts at the next multiple of the
+alignment.
 Strings are a u64 length and UTF-8.
 """
 
@@ -28,7 +29,7 @@ _FIRST_READ = 1 << 20
 _LARGEST_HEADER = 256 << 20  # the largest vocabularies take some 10 MB
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-_SCALARS = {
+_SCALARS: dict[int, np.dtype[Any]] = {
     0: np.dtype("<u1"),
     1: np.dtype("<i1"),
     2: np.dtype("<u2"),
@@ -262,9 +263,7 @@ def _tensors(
     return tensors
 
 
-def _tensor(
-    name: str, tensor: str, shape: tuple[int, ...], kind: int, offset: int
-) -> GgufTensor:
+def _tensor(name: str, tensor: str, shape: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
     if kind not in BY_GGML_ID:
         known = ", ".join(block.name for block in BY_GGML_ID.values())
         raise UnsupportedError(

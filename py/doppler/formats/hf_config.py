@@ -34,7 +34,9 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
     fields = _Fields({**architecture.hf_defaults, **tied, **text}, where)
     for key in _REFUSED:
         if fields.get(key):
-            raise UnsupportedError(f"{where}: {key} is {fields.get(key)!r}, which Doppler cannot do")
+            raise UnsupportedError(
+                f"{where}: {key} is {fields.get(key)!r}, which Doppler cannot do"
+            )
     return architecture, _config(architecture, fields)
 
 
@@ -59,13 +61,11 @@ class _Fields:
         return _number(self._data, key, self.where, default)
 
 
-def _number(
-    data: Mapping[str, Any], key: str, where: str, default: float | None = None
-) -> float:
+def _number(data: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
     value = data.get(key)
     if value is None and default is not None:
         return default
-    if type(value) not in (int, float):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise FormatError(f"{where}: {key} is {value!r:.60}, and must be a number")
     return float(value)
 
@@ -140,7 +140,10 @@ def _ropes(architecture: Architecture, fields: _Fields) -> tuple[Rope, ...]:
 
 def _rope(data: Mapping[str, Any], fields: _Fields) -> Rope:
     where = fields.where
-    if fields.number("partial_rotary_factor", 1.0) != 1 or data.get("partial_rotary_factor", 1) != 1:
+    if (
+        fields.number("partial_rotary_factor", 1.0) != 1
+        or data.get("partial_rotary_factor", 1) != 1
+    ):
         raise UnsupportedError(f"{where}: rope turns a part of each head only")
     base = _number(data, "rope_theta", where)
     kind = data.get("rope_type", data.get("type", "default"))

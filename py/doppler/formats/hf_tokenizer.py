@@ -14,9 +14,7 @@ _TOKENIZER = "tokenizer.json"
 _TEMPLATE = "chat_template.jinja"
 
 
-async def vocabulary_from_files(
-    files: Mapping[str, Source], buffers: Buffers
-) -> Vocabulary | None:
+async def vocabulary_from_files(files: Mapping[str, Source], buffers: Buffers) -> Vocabulary | None:
     """Reads the folder's files by name; None where there is no tokenizer.json."""
     if _TOKENIZER not in files:
         return None

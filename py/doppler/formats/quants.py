@@ -96,9 +96,12 @@ def _nibbles(codes: Bytes) -> Bytes:
     return np.concatenate([codes & 15, codes >> 4], axis=-1)
 
 
+_FOUR = np.uint8(4)
+
+
 def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
     """The 32 bits at byte `at` of every block, each worth 16: [blocks, 32]."""
-    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
+    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << _FOUR
 
 
 def _q4_0(blocks: Bytes) -> Floats:
@@ -155,8 +158,8 @@ def _q4_k(blocks: Bytes) -> Floats:
 
 def _q5_k(blocks: Bytes) -> Floats:
     group = np.arange(8, dtype=np.uint8)[:, None]
-    fifth = (blocks[:, None, 16:48] >> group & 1) << 4  # bit g of byte i: column i of group g
-    return _k_affine(blocks, _k_codes(blocks[:, 48:]) | fifth)
+    fifth = (blocks[:, None, 16:48] >> group & 1).astype(np.uint8)  # bit g of byte i: column i
+    return _k_affine(blocks, _k_codes(blocks[:, 48:]) | fifth << _FOUR)
 
 
 def _q6_k(blocks: Bytes) -> Floats:

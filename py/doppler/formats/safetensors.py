@@ -56,9 +56,7 @@ async def read_checkpoint(files: Mapping[str, Source], buffers: Buffers) -> dict
     )
 
 
-async def _read_indexed(
-    files: Mapping[str, Source], buffers: Buffers
-) -> dict[str, SafeTensor]:
+async def _read_indexed(files: Mapping[str, Source], buffers: Buffers) -> dict[str, SafeTensor]:
     where = files[INDEX_FILE].name
     places = (await read_json(files[INDEX_FILE], buffers)).get("weight_map")
     if not isinstance(places, dict):

@@ -6,20 +6,19 @@ GGUF has two kinds: "llama" (SentencePiece: pieces with scores, spaces as ▁, b
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.tokenizer_json import begin_with, document, encode
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
 _TURN_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>")  # end an answer, if control tokens
 _SPACE = "▁"
-_CHUNK = 8192  # entries of a list that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Vocabulary:
 def vocabulary_from_gguf(metadata: Mapping[str, Any], where: str) -> Vocabulary | None:
     """The tokenizer of a GGUF file, None where it has none.
 
-    Raises UnsupportedError for a kind of tokenizer that Doppler does not know, FormatError for lists
-    that do not belong together.
+    Raises UnsupportedError for a kind of tokenizer that Doppler does not know, FormatError for
+    lists that do not belong together.
     """
     model = metadata.get("tokenizer.ggml.model")
     if model in (None, "none", "no_vocab"):
@@ -47,13 +46,13 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any], where: str) -> Vocabulary 
             f"{where}: tokenizer {model!r} is not one of {', '.join(_MODELS)}, which Doppler knows"
         )
     pieces = _Pieces(metadata, where)
-    document = _MODELS[model](pieces)
+    content = _MODELS[model](pieces)
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", _bos_by_default(pieces)))
     if add_bos and pieces.bos is not None:
-        document["post_processor"] = _begin_with(pieces.tokens[pieces.bos], pieces.bos)
+        content["post_processor"] = begin_with(pieces.tokens[pieces.bos], pieces.bos)
     template = metadata.get("tokenizer.chat_template")
     return Vocabulary(
-        json=_encode(document),
+        json=encode(content),
         bos=pieces.bos,
         eos=pieces.ends(),
         add_bos=add_bos and pieces.bos is not None,
@@ -141,7 +140,7 @@ def _sentencepiece(pieces: _Pieces) -> dict[str, Any]:
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     restore = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefixed else []
-    return _document(
+    return document(
         added=pieces.added((_UNKNOWN, _CONTROL, _USER_DEFINED)),
         normalizer={"type": "Sequence", "normalizers": [*prepend, replace]},
         pre_tokenizer=None,
@@ -163,9 +162,9 @@ def _sentencepiece(pieces: _Pieces) -> dict[str, Any]:
 def _merges_of_scores(pieces: _Pieces) -> Iterator[tuple[str, str]]:
     """Merges, the most urgent first, that do what the scores ask for.
 
-    SentencePiece joins the neighbours whose piece has the highest score. Every way to cut a piece in
-    two pieces is a merge, ranked by the piece's score and then by the longer left part, which is the
-    order that Hugging Face's own conversion has. User-defined pieces come before all others.
+    SentencePiece joins the neighbours whose piece has the highest score. Every way to cut a piece
+    in two pieces is a merge, ranked by the piece's score and then by the longer left part, which is
+    the order that Hugging Face's own conversion has. User-defined pieces come before all others.
     """
     scores = pieces.numbers("scores", 0.0).astype(np.float64)
     types = np.array(pieces.types)
@@ -225,7 +224,7 @@ def _byte_level(pieces: _Pieces) -> dict[str, Any]:
     merges = pieces.get("merges", None)
     if not isinstance(merges, list):
         raise FormatError(f"{pieces.where}: the tokenizer has no list of merges")
-    return _document(
+    return document(
         added=pieces.added((_UNKNOWN, _CONTROL, _USER_DEFINED)),
         normalizer=_NORMALIZERS.get(pieces.pre),
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[pieces.pre]},
@@ -242,75 +241,10 @@ def _byte_level(pieces: _Pieces) -> dict[str, Any]:
 
 
 def _merge(text: str, where: str) -> tuple[str, str]:
-    left, space, right = text.partition(" ")
+    left, _, right = text.partition(" ")
     if not left or not right:
         raise FormatError(f"{where}: the merge {text!r} does not have two parts")
     return left, right
 
 
 _MODELS = {"llama": _sentencepiece, "gpt2": _byte_level}
-
-
-def _document(
-    added: list[dict[str, Any]],
-    normalizer: dict[str, Any] | None,
-    pre_tokenizer: dict[str, Any] | None,
-    decoder: dict[str, Any],
-    model: dict[str, Any],
-) -> dict[str, Any]:
-    """tokenizer.json as data, but for `vocab` (a list of tokens) and `merges` (an iterator)."""
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": decoder,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            **model,
-        },
-    }
-
-
-def _begin_with(text: str, token: int) -> dict[str, Any]:
-    begin = {"SpecialToken": {"id": text, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    return {
-        "type": "TemplateProcessing",
-        "single": [begin, first],
-        "pair": [begin, first, second],
-        "special_tokens": {text: {"id": text, "ids": [token], "tokens": [text]}},
-    }
-
-
-def _encode(document: dict[str, Any]) -> bytes:
-    """JSON in UTF-8. Vocabulary and merges go chunk by chunk: as one text they take 150 MB."""
-    model = dict(document["model"])
-    tokens: Sequence[str] = model.pop("vocab")
-    merges: Iterable[tuple[str, str]] = model.pop("merges")
-    text = bytearray(_compact({**document, "model": model})[:-2])
-    text += b',"vocab":{'
-    ids = {token: i for i, token in enumerate(tokens)}
-    _extend(text, ids.items(), dict)
-    text += b'},"merges":['
-    _extend(text, merges, list)
-    text += b"]}}"
-    return bytes(text)
-
-
-def _extend(text: bytearray, items: Iterable[Any], kind: type[dict[str, int]] | type[list[Any]]) -> None:
-    iterator = iter(items)
-    comma = b""
-    while chunk := list(islice(iterator, _CHUNK)):
-        text += comma + _compact(kind(chunk))[1:-1]
-        comma = b","
-
-
-def _compact(data: Any) -> bytes:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""Where models are kept: a folder of files for each, on disk or in the browser's own file system."""
+"""Where models are kept: a folder of files for each, on disk or in the browser."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ class FolderStorage:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from error
         if len(data) != length:
             raise SourceError(
-                f"{path} is too short: {length} bytes were expected at {offset}, {len(data)} are there"
+                f"{path} is too short: {length} bytes were expected at {offset} and {len(data)} "
+                "are there"
             )
         return data
 
@@ -79,7 +80,8 @@ class FolderStorage:
                 os.close(descriptor)
         except OSError as error:
             raise StorageError(
-                f"{path} cannot be written: {error.strerror}; free some space or choose another folder"
+                f"{path} cannot be written: {error.strerror}; free some space or choose another "
+                "folder"
             ) from error
 
 

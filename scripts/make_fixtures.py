@@ -1,0 +1,219 @@
+"""Writes tests/fixtures: tiny random checkpoints with the logits that transformers gives for them.
+
+    python scripts/make_fixtures.py [FOLDER]
+
+Needs torch and transformers (made with 2.13 and 5.23), which neither the tests nor Doppler need.
+Each fixture holds config.json, safetensors files and reference.npz: `ids` [n] of a prompt, and
+`logits` float32 [m, vocab] of its last m positions (all of them, but for the long prompt), computed
+eagerly in float32 from the weights as the files hold them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@dataclass
+class Fixture:
+    """`types` are dealt out to the matrices in turn; norms get the last. `parts` are files."""
+
+    model: type[PreTrainedModel]
+    config: PretrainedConfig
+    prompt: int
+    kept: int  # positions whose logits are kept, from the end
+    types: tuple[torch.dtype, ...]
+    parts: int = 1
+    wrapped: bool = False  # as the text part of Gemma3ForConditionalGeneration
+    norm_mean: float = 0.0
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def gemma(**changes: Any) -> Gemma3TextConfig:
+    """A small Gemma 3, with the pattern of five sliding layers and a global one."""
+    layers = changes["num_hidden_layers"]
+    kinds = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(layers)]
+    base = {"layer_types": kinds, "max_position_embeddings": 1024, "rms_norm_eps": 1e-6}
+    return Gemma3TextConfig(**base, **changes)
+
+
+def ropes(**full: Any) -> dict[str, Any]:
+    """rope_parameters of a Gemma 3 whose global layers have `full` besides."""
+    local = {"rope_type": "default", "rope_theta": 10_000.0}
+    return {
+        "sliding_attention": local,
+        "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0, **full},
+    }
+
+
+def fixtures() -> dict[str, Fixture]:
+    """The checkpoints by name. Sizes are odd where the architecture lets them be."""
+    return {
+        "gemma3-1b-like": Fixture(
+            Gemma3ForCausalLM,
+            gemma(
+                vocab_size=307,
+                hidden_size=64,
+                intermediate_size=90,
+                num_hidden_layers=8,
+                num_attention_heads=4,
+                num_key_value_heads=1,
+                head_dim=32,
+                query_pre_attn_scalar=32,
+                sliding_window=16,
+                rope_parameters=ropes(),
+            ),
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+        ),
+        "gemma3-4b-like": Fixture(
+            Gemma3ForCausalLM,
+            gemma(
+                vocab_size=300,
+                hidden_size=72,
+                intermediate_size=58,
+                num_hidden_layers=12,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=16,
+                query_pre_attn_scalar=24,
+                sliding_window=16,
+                rope_parameters=ropes(rope_type="linear", factor=8.0),
+            ),
+            prompt=96,
+            kept=96,
+            types=(BF16, F16, BF16, F16, F32),
+            wrapped=True,
+            extra={"vision_tower.vision_model.post_layernorm.weight": torch.ones(4, dtype=BF16)},
+        ),
+        "llama32-like": Fixture(
+            LlamaForCausalLM,
+            LlamaConfig(
+                vocab_size=301,
+                hidden_size=66,
+                intermediate_size=90,
+                num_hidden_layers=4,
+                num_attention_heads=6,
+                num_key_value_heads=2,
+                head_dim=32,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-5,
+                tie_word_embeddings=True,
+                rope_parameters={
+                    "rope_type": "llama3",
+                    "rope_theta": 500_000.0,
+                    "factor": 32.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64,  # so that 96 tokens show the scaling
+                },
+            ),
+            prompt=96,
+            kept=96,
+            types=(BF16, F32, F16),
+            parts=2,
+            norm_mean=1.0,
+        ),
+        "gemma3-long": Fixture(
+            Gemma3ForCausalLM,
+            gemma(
+                vocab_size=260,
+                hidden_size=48,
+                intermediate_size=64,
+                num_hidden_layers=7,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=16,
+                query_pre_attn_scalar=16,
+                sliding_window=64,
+                rope_parameters=ropes(),
+            ),
+            prompt=700,
+            kept=1,
+            types=(BF16,),
+        ),
+    }
+
+
+def fill(model: PreTrainedModel, fixture: Fixture) -> dict[str, torch.Tensor]:
+    """Sets random weights that every type can hold exactly; returns them as they are stored."""
+    stored: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for index, (name, weight) in enumerate(model.named_parameters()):
+            if weight.dim() == 1:
+                value = fixture.norm_mean + 0.3 * torch.randn(weight.shape)
+                kind = fixture.types[-1]
+            else:
+                spread = 0.25 if "embed_tokens" in name else weight.shape[1] ** -0.5
+                value = spread * torch.randn(weight.shape)
+                kind = fixture.types[index % len(fixture.types)]
+            stored[name] = value.to(kind)
+            weight.copy_(stored[name].float())
+    return stored
+
+
+def save(folder: Path, stored: dict[str, torch.Tensor], fixture: Fixture) -> None:
+    """config.json and the weights, in one file or in several with an index."""
+    config: PretrainedConfig = fixture.config
+    if fixture.wrapped:
+        config = Gemma3Config(text_config=fixture.config, architectures=["Gemma3"])
+        stored = {f"language_model.{name}": value for name, value in stored.items()}
+    stored |= fixture.extra
+    config.save_pretrained(folder)
+    if fixture.parts == 1:
+        save_file(stored, folder / "model.safetensors")
+        return
+    places = {}
+    names = sorted(stored)
+    for part in range(fixture.parts):
+        file = f"model-{part + 1:05d}-of-{fixture.parts:05d}.safetensors"
+        chosen = names[part :: fixture.parts]
+        save_file({name: stored[name] for name in chosen}, folder / file)
+        places |= dict.fromkeys(chosen, file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def make(folder: Path, fixture: Fixture) -> None:
+    """Writes one fixture and says how its logits spread."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fixture.config._attn_implementation = "eager"
+    model = fixture.model(fixture.config).float().eval()
+    stored = fill(model, fixture)
+    ids = torch.randint(0, fixture.config.vocab_size, (fixture.prompt,))
+    with torch.no_grad():
+        logits = model(ids[None]).logits[0, -fixture.kept :].float().numpy()
+    save(folder, stored, fixture)
+    np.savez_compressed(folder / "reference.npz", ids=ids.numpy().astype(np.int32), logits=logits)
+    print(f"{folder.name}: logits {logits.shape}, standard deviation {logits.std():.2f}")
+
+
+def main() -> None:
+    """Every fixture, each from its own seed."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures")
+    for seed, (name, fixture) in enumerate(fixtures().items()):
+        torch.manual_seed(seed)
+        make(root / name, fixture)
+
+
+if __name__ == "__main__":
+    main()
