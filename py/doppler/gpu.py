@@ -1,0 +1,282 @@
+"""The GPU: device, buffers, transfers and errors. The only module that touches navigator.gpu.
+
+It runs in a page or worker, inside Pyodide; imports of the browser's objects stand in functions so
+that plans, which name buffers but touch none, can be built and tested on CPython.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from doppler.errors import DeviceError
+
+MemoryKind = Literal["weights", "kv", "activations", "staging"]
+
+FEATURES = ("shader-f16", "subgroups", "timestamp-query")  # used where the adapter has them
+LEAST = {  # what kernels take for granted, and how much of it; asked for as large as it comes
+    "maxBufferSize": 1 << 27,
+    "maxStorageBufferBindingSize": 1 << 25,
+    "maxStorageBuffersPerShaderStage": 8,
+    "maxComputeWorkgroupStorageSize": 1 << 14,
+    "maxComputeInvocationsPerWorkgroup": 256,
+    "maxComputeWorkgroupSizeX": 256,
+    "maxComputeWorkgroupsPerDimension": 65535,
+}
+# GPUBufferUsage and GPUMapMode are numbers fixed by the WebGPU standard.
+MAP_READ, COPY_SRC, COPY_DST, UNIFORM, STORAGE = 1, 4, 8, 64, 128
+USAGE = COPY_SRC | COPY_DST | STORAGE
+
+
+class GpuBuffer:
+    """`size` bytes on the GPU, counted under `kind`; `js` is the GPUBuffer."""
+
+    def __init__(self, gpu: Gpu, size: int, kind: MemoryKind, js: Any) -> None:
+        self.size, self.kind, self.js = size, kind, js
+        self._gpu: Gpu | None = gpu
+
+    def destroy(self) -> None:
+        """Gives the memory back; harmless when done twice."""
+        if self._gpu is not None:
+            self._gpu.forget(self)
+            self._gpu = None
+            self.js.destroy()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Bytes offset .. offset + size of a buffer. Bound ones start at multiples of 256."""
+
+    buffer: GpuBuffer
+    offset: int
+    size: int
+
+
+class Gpu:
+    """One WebGPU device with the adapter's best limits."""
+
+    def __init__(self, device: Any, info: Mapping[str, str], asked: dict[str, int] | None) -> None:
+        from pyodide.ffi import create_proxy
+
+        self.device, self.info, self.asked = device, dict(info), asked
+        self.queue = device.queue
+        self.features = frozenset(name for name in FEATURES if device.features.has(name))
+        # A device never has less than the standard's defaults; whoever asked for less keeps to it.
+        self.limits = {name: int(getattr(device.limits, name)) for name in LEAST} | (asked or {})
+        self.lost: str | None = None  # why the device is gone
+        self.on_lost: Callable[[str], None] | None = None
+        self._memory: dict[MemoryKind, int] = dict.fromkeys(get_args(MemoryKind), 0)
+        self._lost_event = asyncio.Event()
+        self._uncaptured: str | None = None
+        self._readers: list[GpuBuffer] = []  # mappable buffers that no reading holds
+        self._proxies = [create_proxy(self._lose), create_proxy(self._capture)]
+        device.lost.then(self._proxies[0])
+        device.addEventListener("uncapturederror", self._proxies[1])
+
+    @classmethod
+    async def open(cls, limits: dict[str, int] | None = None) -> Gpu:
+        """The best adapter's device. `limits` asks for less (or insists on more) of some.
+
+        Raises DeviceError where there is no WebGPU, no adapter, or one that is too small.
+        """
+        adapter = await _adapter()
+        device = await _device(adapter, limits or {})
+        names = ("vendor", "architecture", "description")
+        return cls(device, {name: str(getattr(adapter.info, name)) for name in names}, limits)
+
+    def destroy(self) -> None:
+        """Ends the device and all of its buffers."""
+        self.device.destroy()
+
+    def buffer(self, size: int, kind: MemoryKind, label: str) -> GpuBuffer:
+        """A zeroed buffer of `size` bytes (a multiple of 4) for storage, copies and uniforms."""
+        if size > self.limits["maxBufferSize"]:
+            raise DeviceError(
+                f"{label}: {size} bytes are more than the {self.limits['maxBufferSize']} that this "
+                "adapter allows a buffer; use a smaller model, context or batch"
+            )
+        return self._create(size, kind, label, USAGE | (UNIFORM if kind == "activations" else 0))
+
+    def forget(self, buffer: GpuBuffer) -> None:
+        """Stops counting a buffer; its `destroy` calls this."""
+        self._memory[buffer.kind] -= buffer.size
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held, by kind, and their `total`."""
+        return {**self._memory, "total": sum(self._memory.values())}
+
+    def write(self, buffer: GpuBuffer, offset: int, data: bytes | Any) -> None:
+        """Copies bytes or a JavaScript Uint8Array into a buffer. Multiples of 4 both."""
+        from pyodide.ffi import to_js
+
+        array = to_js(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
+        self.queue.writeBuffer(buffer.js, offset, array)
+
+    def upload(self, buffer: GpuBuffer, offset: int, array: Any, start: int, length: int) -> None:
+        """Copies `length` bytes of a JavaScript Uint8Array, from `start` on, into a buffer."""
+        self.queue.writeBuffer(buffer.js, offset, array, start, length)
+
+    async def read(self, part: Slice) -> bytes:
+        """The bytes of a slice, after everything that was queued before."""
+        return await self.start_read(part)
+
+    def start_read(self, part: Slice) -> Awaitable[bytes]:
+        """Queues a copy of a slice now; the result gives its bytes."""
+        reader = self._reader(part.size)
+        encoder = self.device.createCommandEncoder()
+        encoder.copyBufferToBuffer(part.buffer.js, part.offset, reader.js, 0, part.size)
+        self.queue.submit([encoder.finish()])
+        mapped = reader.js.mapAsync(MAP_READ, 0, part.size)
+        return asyncio.ensure_future(self._mapped(mapped, reader, part.size))
+
+    async def done(self) -> None:
+        """Returns when everything queued so far has been computed."""
+        await self.queue.onSubmittedWorkDone()
+        self._check()
+
+    async def until_lost(self) -> None:
+        """Returns when the device is lost; `lost` then says why."""
+        await self._lost_event.wait()
+
+    @asynccontextmanager
+    async def scope(self, stage: str) -> AsyncIterator[None]:
+        """Errors of the GPU within the block become a DeviceError that names `stage`.
+
+        Scopes nest on the device, so blocks of concurrent tasks must not overlap.
+        """
+        for kind in ("internal", "out-of-memory", "validation"):
+            self.device.pushErrorScope(kind)
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        found = await self._pop_scopes()
+        if found:
+            raise DeviceError(f"{stage}: {'; '.join(found)}") from failure
+        if failure is not None:
+            raise failure
+        if self.lost is not None:
+            raise DeviceError(f"{stage}: the GPU device was lost ({self.lost}); load again")
+
+    async def _pop_scopes(self) -> list[str]:
+        from pyodide.ffi import JsException
+
+        pops = [self.device.popErrorScope() for _ in range(3)]
+        found = []
+        for pop in pops:
+            try:
+                error = await pop
+            except JsException as failed:  # the device went while the answer was on its way
+                found.append(f"the GPU device was lost ({self.lost or failed})")
+                continue
+            if error:
+                found.append(_describe(error))
+        return found
+
+    def _create(self, size: int, kind: MemoryKind, label: str, usage: int) -> GpuBuffer:
+        from pyodide.ffi import JsException
+
+        try:
+            js = self.device.createBuffer(js_object(size=size, usage=usage, label=label))
+        except JsException as error:
+            raise DeviceError(f"{label}: no buffer of {size} bytes: {error}") from error
+        self._memory[kind] += size
+        return GpuBuffer(self, size, kind, js)
+
+    def _reader(self, size: int) -> GpuBuffer:
+        for index, reader in enumerate(self._readers):
+            if size <= reader.size:
+                return self._readers.pop(index)
+        return self._create(size, "staging", "reader", MAP_READ | COPY_DST)
+
+    async def _mapped(self, mapped: Awaitable[Any], reader: GpuBuffer, size: int) -> bytes:
+        from pyodide.ffi import JsException
+
+        try:
+            await mapped
+            data: bytes = reader.js.getMappedRange(0, size).to_bytes()
+        except JsException as error:
+            self._check()
+            raise DeviceError(f"reading {size} bytes from the GPU: {error}") from error
+        reader.js.unmap()
+        self._keep(reader)
+        self._check()
+        return data
+
+    def _keep(self, reader: GpuBuffer) -> None:
+        """Keeps small readers for the next reading; large ones (all logits) are rare."""
+        if reader.size <= 1 << 16:
+            self._readers.append(reader)
+        else:
+            reader.destroy()
+
+    def _check(self) -> None:
+        if self.lost is not None:
+            raise DeviceError(f"the GPU device was lost ({self.lost}); load the model again")
+        if self._uncaptured is not None:
+            message, self._uncaptured = self._uncaptured, None
+            raise DeviceError(f"the GPU refused work: {message}")
+
+    def _lose(self, info: Any) -> None:
+        self.lost = f"{info.reason}: {info.message}"
+        self._lost_event.set()
+        if self.on_lost is not None:
+            self.on_lost(self.lost)
+
+    def _capture(self, event: Any) -> None:
+        self._uncaptured = self._uncaptured or _describe(event.error)
+
+
+def js_object(**fields: Any) -> Any:
+    """A JavaScript object, as descriptors want it; nested dicts and lists too."""
+    import js
+    from pyodide.ffi import to_js
+
+    return to_js(fields, dict_converter=js.Object.fromEntries)
+
+
+def _describe(error: Any) -> str:
+    return f"{error.constructor.name}: {error.message}"
+
+
+async def _adapter() -> Any:
+    import js
+
+    gpu = getattr(js.navigator, "gpu", None)
+    if not gpu:
+        raise DeviceError(
+            "this browser offers no WebGPU here (navigator.gpu is missing): use a current Chrome, "
+            "Edge, Safari or Firefox, and open the page by https or from localhost"
+        )
+    adapter = await gpu.requestAdapter(js_object(powerPreference="high-performance"))
+    if not adapter:
+        raise DeviceError(
+            "WebGPU found no adapter: switch graphics acceleration on in the browser's settings, "
+            "or update the graphics driver"
+        )
+    return adapter
+
+
+async def _device(adapter: Any, asked: Mapping[str, int]) -> Any:
+    from pyodide.ffi import JsException
+
+    limits = {}
+    for name, least in LEAST.items():
+        has, wants = int(getattr(adapter.limits, name)), asked.get(name)
+        if has < (needs := least if wants is None else wants):
+            raise DeviceError(
+                f"this adapter is too small: {name} is {has}, and {needs} is needed; "
+                "use a device with a larger GPU"
+            )
+        limits[name] = has if wants is None else wants
+    features = [name for name in FEATURES if adapter.features.has(name)]
+    try:
+        return await adapter.requestDevice(
+            js_object(requiredFeatures=features, requiredLimits=limits)
+        )
+    except JsException as error:
+        raise DeviceError(f"the adapter gave no device: {error}; reload the page") from error

@@ -1,0 +1,335 @@
+"""Plans -> pipelines, bind groups and one recorded list that JavaScript replays.
+
+A kernel is a file web/kernels/NAME.wgsl. Its bindings, overrides and parameters are read from its
+source (wgsl.py); GRIDS below is the launcher: how many workgroups each kernel needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from doppler.errors import DeviceError
+from doppler.gpu import Gpu, GpuBuffer, Slice, js_object
+from doppler.wgsl import Number, Shader, parse
+
+if TYPE_CHECKING:
+    from doppler.plan import Step
+
+Grid = tuple[int, int, int]
+Constants = Mapping[str, Number]
+Variant = tuple[str, tuple[tuple[str, Number], ...]]  # a kernel and its constants
+
+FILES = (
+    "planes",
+    "relayout",
+    "gather",
+    "norm",
+    "matmul",
+    "matvec",
+    "matvec_subgroup",
+    "rope",
+    "attention",
+    "gate",
+    "sample",
+)
+OPTIONAL = frozenset({"high", "scales", "branch", "post", "q_norm", "k_norm"})
+MOST_WORKGROUPS = 65535  # in one dimension of a grid
+UNIFORM_STEP = 256  # minUniformBufferOffsetAlignment
+
+
+def _over(count: int, share: int) -> int:
+    return -(-count // share)
+
+
+def _spread(count: int) -> Grid:
+    """`count` workgroups over x and y; kernels number them y · num_workgroups.x + x."""
+    y = _over(count, MOST_WORKGROUPS)
+    return _over(count, y), y, 1
+
+
+# Workgroups from params p and tokens n; the shares are those of each file's header.
+_GRIDS: dict[str, Callable[[Mapping[str, Any], int], Grid]] = {
+    "relayout": lambda p, n: _spread(_over(p["rows"] * _over(p["cols"], 32), 64)),
+    "gather": lambda p, n: (_over(_over(p["cols"], 32), 32), n, 1),
+    "norm": lambda p, n: (n, 1, 1),
+    "matmul": lambda p, n: (_over(p["rows"], 64), _over(n, 16), 1),
+    "matvec": lambda p, n: _spread(_over(p["rows"], 32)),
+    "matvec_subgroup": lambda p, n: _spread(_over(p["rows"], 8)),
+    "rope": lambda p, n: (p["heads"] + 2 * p["kv_heads"], n, 1),
+    "attention": lambda p, n: (p["heads"], n, 1),
+    "gate": lambda p, n: (_over(_over(p["ffn"], 4), 64), n, 1),
+    "sample": lambda p, n: (1, 1, 1),
+}
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """One kernel, ready to be recorded. `uniform` is None where the caller binds `params`."""
+
+    kernel: str
+    constants: Constants
+    bindings: Mapping[str, Slice]
+    uniform: bytes | None
+    workgroups: Grid
+    label: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Dispatches as web/runtime/replay.js plays them, and the buffer of their parameters."""
+
+    js: Any
+    uniforms: GpuBuffer | None
+    labels: tuple[str, ...]
+
+    def destroy(self) -> None:
+        """Frees the parameters once the GPU is done with them."""
+        if self.uniforms is not None:
+            self.uniforms.destroy()
+
+
+async def fetch_sources() -> dict[str, str]:
+    """The kernels' WGSL, from the folder beside the worker that runs this."""
+    import doppler_runtime
+
+    answers = await asyncio.gather(
+        *(doppler_runtime.fetchText(f"kernels/{name}.wgsl") for name in FILES)
+    )
+    for name, answer in zip(FILES, answers, strict=True):
+        if not answer.text:
+            raise DeviceError(f"kernels/{name}.wgsl: status {answer.status}; reload the page")
+    return {name: answer.text for name, answer in zip(FILES, answers, strict=True)}
+
+
+class Kernels:
+    """Every kernel of one device. `sources` are the WGSL files by name, without the ending."""
+
+    def __init__(self, gpu: Gpu, sources: Mapping[str, str]) -> None:
+        self._gpu = gpu
+        self._shaders = {name: parse(name, sources) for name in sources if name != "planes"}
+        self._modules: dict[str, Any] = {}
+        self._layouts: dict[str, Any] = {}  # GPUBindGroupLayout by kernel
+        self._pipelines: dict[Variant, Any] = {}
+        # What optional bindings get when there is nothing to bind: a buffer may not be bound both
+        # for reading and for writing in a dispatch, and written ranges may not overlap.
+        self._unread = gpu.buffer(UNIFORM_STEP, "activations", "unread")
+        self._unwritten = gpu.buffer(16 * UNIFORM_STEP, "activations", "unwritten")
+
+    def names(self) -> list[str]:
+        """The kernels there are."""
+        return sorted(self._shaders)
+
+    def shader(self, kernel: str) -> Shader:
+        """Source, bindings and parameters of a kernel."""
+        return self._shaders[kernel]
+
+    def pack(self, kernel: str, params: Mapping[str, Number]) -> bytes:
+        """The bytes of a kernel's `Params`, for a buffer that the caller binds as `params`."""
+        return self._shaders[kernel].pack(params)
+
+    def grid(self, kernel: str, params: Mapping[str, Number], tokens: int = 1) -> Grid:
+        """Workgroups that a kernel needs for these parameters and a batch of `tokens`."""
+        return _GRIDS[kernel](params, tokens)
+
+    async def prepare(self, kernel: str, constants: Constants) -> None:
+        """Compiles a variant unless it is there. Raises DeviceError with the compiler's words."""
+        from pyodide.ffi import JsException
+
+        variant = _variant(kernel, constants)
+        if variant in self._pipelines:
+            return
+        descriptor = self._descriptor(kernel, constants)
+        try:
+            pipeline = await self._gpu.device.createComputePipelineAsync(descriptor)
+        except JsException as error:
+            raise DeviceError(await self._complaint(kernel, constants, str(error))) from error
+        self._pipelines[variant] = pipeline
+
+    def dispatch(
+        self,
+        kernel: str,
+        constants: Constants,
+        bindings: Mapping[str, Slice],
+        params: Mapping[str, Number],
+        workgroups: Grid,
+        label: str,
+    ) -> Dispatch:
+        """One dispatch; packs `params` unless `bindings` has a slice for them."""
+        shader = self._shaders[kernel]
+        known = {binding.name for binding in shader.bindings}
+        missing = known - OPTIONAL - {"params"} - bindings.keys()
+        if missing or bindings.keys() - known or constants.keys() != shader.overrides:
+            raise KeyError(
+                f"{label}: kernel {kernel} binds {sorted(known)} and has overrides "
+                f"{sorted(shader.overrides)}; got {sorted(bindings)} and {sorted(constants)}"
+            )
+        uniform = None if "params" in bindings else shader.pack(params)
+        return Dispatch(kernel, dict(constants), dict(bindings), uniform, workgroups, label)
+
+    def record(self, dispatches: Sequence[Dispatch]) -> Recording:
+        """Pipelines, bind groups and parameters, made once, to be run any number of times.
+
+        Compiles, while the page waits, what `prepare` has not compiled before.
+        """
+        from pyodide.ffi import to_js
+
+        packed = [dispatch.uniform for dispatch in dispatches if dispatch.uniform is not None]
+        uniforms = self._uniforms(packed)
+        variants: dict[Variant, int] = {}
+        ops, groups, at = array("i"), [], 0
+        for dispatch in dispatches:
+            variant = _variant(dispatch.kernel, dispatch.constants)
+            ops.extend((variants.setdefault(variant, len(variants)), *dispatch.workgroups))
+            params = None
+            if dispatch.uniform is not None and uniforms is not None:
+                params = Slice(uniforms, at, len(dispatch.uniform))
+                at += _stepped(len(dispatch.uniform))
+            groups.append(self._group(dispatch, params))
+        pipelines = [self._pipeline(variant) for variant in variants]
+        js = js_object(dispatches=to_js(ops), pipelines=pipelines, groups=groups)
+        return Recording(js, uniforms, tuple(dispatch.label for dispatch in dispatches))
+
+    def record_steps(self, steps: Iterable[Step]) -> Recording:
+        """Records a plan."""
+        return self.record(
+            [
+                self.dispatch(
+                    step.kernel,
+                    step.constants,
+                    step.bindings,
+                    step.params,
+                    self.grid(step.kernel, step.params, step.tokens),
+                    step.label,
+                )
+                for step in steps
+            ]
+        )
+
+    def run(self, *recordings: Recording) -> None:
+        """Queues recordings, one after another, in one pass and one submit."""
+        import doppler_runtime
+
+        doppler_runtime.replay(self._gpu.device, *(recording.js for recording in recordings))
+
+    async def run_once(
+        self,
+        kernel: str,
+        constants: Constants,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        params: Mapping[str, Number],
+        outputs: Sequence[str],
+        workgroups: Grid | None = None,
+        tokens: int = 1,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Runs a kernel on arrays and gives back those named in `outputs`: for debugging.
+
+        `arrays` holds every binding, also what is only written: its shape and type are the
+        result's. The grid is the launcher's for `tokens` tokens unless given.
+        """
+        bindings: dict[str, Slice] = {}
+        recording = None
+        try:
+            async with self._gpu.scope(f"kernel {kernel}"):
+                await self.prepare(kernel, constants)
+                for name, values in arrays.items():
+                    bindings[name] = self._upload(name, values)
+                grid = workgroups or self.grid(kernel, params, tokens)
+                dispatch = self.dispatch(kernel, constants, bindings, params, grid, kernel)
+                recording = self.record([dispatch])
+                self.run(recording)
+            return {name: await self._download(bindings[name], arrays[name]) for name in outputs}
+        finally:
+            if recording is not None:
+                recording.destroy()
+            for part in bindings.values():
+                part.buffer.destroy()
+
+    def _upload(self, name: str, values: npt.NDArray[Any]) -> Slice:
+        data = values.tobytes()
+        data += bytes(-len(data) % 16)
+        buffer = self._gpu.buffer(max(len(data), 16), "activations", name)
+        self._gpu.write(buffer, 0, data)
+        return Slice(buffer, 0, buffer.size)
+
+    async def _download(self, part: Slice, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        data = await self._gpu.read(part)
+        return np.frombuffer(data[: like.nbytes], like.dtype).reshape(like.shape)
+
+    def _descriptor(self, kernel: str, constants: Constants) -> Any:
+        device = self._gpu.device
+        layout = device.createPipelineLayout(js_object(bindGroupLayouts=[self._layout(kernel)]))
+        compute = {"module": self._module(kernel), "entryPoint": "main", "constants": constants}
+        return js_object(label=_name(kernel, constants), layout=layout, compute=compute)
+
+    def _pipeline(self, variant: Variant) -> Any:
+        if variant not in self._pipelines:
+            kernel, constants = variant
+            descriptor = self._descriptor(kernel, dict(constants))
+            self._pipelines[variant] = self._gpu.device.createComputePipeline(descriptor)
+        return self._pipelines[variant]
+
+    def _module(self, kernel: str) -> Any:
+        if kernel not in self._modules:
+            descriptor = js_object(label=kernel, code=self._shaders[kernel].source)
+            self._modules[kernel] = self._gpu.device.createShaderModule(descriptor)
+        return self._modules[kernel]
+
+    def _layout(self, kernel: str) -> Any:
+        """Explicit, since a layout derived by the browser drops what a variant does not use."""
+        if kernel not in self._layouts:
+            entries = [
+                {"binding": b.index, "visibility": 4, "buffer": {"type": b.access}}
+                for b in self._shaders[kernel].bindings
+            ]
+            descriptor = js_object(label=kernel, entries=entries)
+            self._layouts[kernel] = self._gpu.device.createBindGroupLayout(descriptor)
+        return self._layouts[kernel]
+
+    def _group(self, dispatch: Dispatch, params: Slice | None) -> Any:
+        entries = []
+        for binding in self._shaders[dispatch.kernel].bindings:
+            part = dispatch.bindings.get(binding.name)
+            if binding.name == "params" and params is not None:
+                part = params
+            elif part is None and binding.access == "storage":
+                part = Slice(self._unwritten, binding.index * UNIFORM_STEP, UNIFORM_STEP)
+            elif part is None:
+                part = Slice(self._unread, 0, UNIFORM_STEP)
+            resource = {"buffer": part.buffer.js, "offset": part.offset, "size": part.size}
+            entries.append({"binding": binding.index, "resource": resource})
+        return self._gpu.device.createBindGroup(
+            js_object(label=dispatch.label, layout=self._layout(dispatch.kernel), entries=entries)
+        )
+
+    def _uniforms(self, packed: Sequence[bytes]) -> GpuBuffer | None:
+        """One buffer with the parameters of all dispatches, each at an aligned offset."""
+        if not packed:
+            return None
+        data = b"".join(part.ljust(_stepped(len(part)), b"\0") for part in packed)
+        buffer = self._gpu.buffer(len(data), "activations", "parameters")
+        self._gpu.write(buffer, 0, data)
+        return buffer
+
+    async def _complaint(self, kernel: str, constants: Constants, error: str) -> str:
+        info = await self._module(kernel).getCompilationInfo()
+        lines = [f"line {m.lineNum}: {m.message}" for m in info.messages if m.type == "error"]
+        return f"kernel {_name(kernel, constants)} was refused: {'; '.join(lines) or error}"
+
+
+def _variant(kernel: str, constants: Constants) -> Variant:
+    return kernel, tuple(sorted(constants.items()))
+
+
+def _name(kernel: str, constants: Constants) -> str:
+    return " ".join([kernel, *(f"{name}={value}" for name, value in constants.items())])
+
+
+def _stepped(size: int) -> int:
+    return _over(size, UNIFORM_STEP) * UNIFORM_STEP
