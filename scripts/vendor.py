@@ -28,14 +28,15 @@ CDN_PATH = "/pyodide/v{version}/full/"
 CONNECT_SECONDS = 3.0
 WHEELS = ("numpy", "micropip", "packaging")
 CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
-LIBRARIES = {
-    "tokenizers.js": "@huggingface/tokenizers/dist/tokenizers.min.mjs",
-    "jinja.js": "@huggingface/jinja/dist/index.js",
-    "comlink.js": "comlink/dist/esm/comlink.mjs",
-    "hash-wasm.js": "hash-wasm/dist/index.esm.min.js",
-    "marked.js": "marked/lib/marked.esm.js",
-    "purify.js": "dompurify/dist/purify.es.mjs",
+LIBRARIES = {  # file of web/vendor -> package, its one ES module
+    "tokenizers.js": ("@huggingface/tokenizers", "dist/tokenizers.min.mjs"),
+    "jinja.js": ("@huggingface/jinja", "dist/index.js"),
+    "comlink.js": ("comlink", "dist/esm/comlink.mjs"),
+    "hash-wasm.js": ("hash-wasm", "dist/index.esm.min.js"),
+    "marked.js": ("marked", "lib/marked.esm.js"),
+    "purify.js": ("dompurify", "dist/purify.es.mjs"),
 }
+DEFAULT_EXPORTS = ("purify.js",)
 # The wheels of Pyodide 314.0.3 once more, in a wheel of the package index (106 MB).
 TWIN = "open-webui==0.12.4"
 TWIN_SHA256 = "02e9caba96234db3fa17a92e56163b3f7f2b8ca8227fa886b85c178d696483f6"
@@ -48,9 +49,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy where bytes differ: an untouched file keeps its time, and caches their entry."""
-    data = source.read_bytes()
+def put(data: bytes, target: Path) -> None:
+    """Write where bytes differ: an untouched file keeps its time, and caches their entry."""
     if not target.exists() or target.read_bytes() != data:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
@@ -61,20 +61,26 @@ def copy_modules() -> None:
     if not MODULES.is_dir():
         sys.exit(f"vendor: {MODULES} is missing; run npm ci in {MODULES.parent} first")
     for name in CORE:
-        copy(MODULES / "pyodide" / name, VENDOR / "pyodide" / name)
-    copy_lock()
-    for name, source in LIBRARIES.items():
-        copy(MODULES / source, VENDOR / name)
+        put((MODULES / "pyodide" / name).read_bytes(), VENDOR / "pyodide" / name)
+    put(served_lock(), VENDOR / "pyodide" / "pyodide-lock.json")
+    put(types_of("pyodide", default=False), VENDOR / "pyodide" / "pyodide.d.mts")
+    for name, (package, module) in LIBRARIES.items():
+        put((MODULES / package / module).read_bytes(), VENDOR / name)
+        types = types_of(package, name in DEFAULT_EXPORTS)
+        put(types, (VENDOR / name).with_suffix(".d.ts"))
 
 
-def copy_lock() -> None:
+def types_of(package: str, default: bool) -> bytes:
+    """What tsc reads in place of the module: the types that the package itself brings."""
+    lines = [f'export * from "{package}";'] + [f'export {{ default }} from "{package}";'] * default
+    return "\n".join([*lines, ""]).encode()
+
+
+def served_lock() -> bytes:
     """The lock file, cut to the packages that are served: the page can ask for no others."""
     lock = json.loads((MODULES / "pyodide" / "pyodide-lock.json").read_text())
     lock["packages"] = {name: lock["packages"][name] for name in WHEELS}
-    text = json.dumps(lock, indent=1, sort_keys=True)
-    target = VENDOR / "pyodide" / "pyodide-lock.json"
-    if not target.exists() or target.read_text() != text:
-        target.write_text(text)
+    return json.dumps(lock, indent=1, sort_keys=True).encode()
 
 
 def locked_wheels() -> dict[str, str]:
@@ -155,7 +161,7 @@ def fetch_wheels() -> None:
     if wrong():
         sys.exit(f"vendor: {', '.join(wrong())}: the sha256 is not that of pyodide-lock.json")
     for name in wanted:
-        copy(folder / name, VENDOR / "pyodide" / name)
+        put((folder / name).read_bytes(), VENDOR / "pyodide" / name)
 
 
 def is_file_with(path: Path, sha256: str) -> bool:
