@@ -128,7 +128,7 @@ def resolve_adapter(browser: Browser, url: str) -> Browser:
         return browser
     for adapter in ADAPTERS[1:]:
         candidate = replace(browser, adapter=adapter)
-        with sync_playwright() as playwright, _launched(playwright, candidate, None) as context:
+        with sync_playwright() as playwright, launched(playwright, candidate, None) as context:
             page = context.pages[0]
             page.goto(urljoin(url, "/models.json"))  # a light page: no worker is started
             if page.evaluate(PROBE):
@@ -146,16 +146,20 @@ def open_page(url: str, browser: Browser, *, profile: Path | None = None) -> Ite
     profile: folder that keeps what the page stores; None takes one that is removed at the end.
     """
     browser = resolve_adapter(browser, url)
-    with sync_playwright() as playwright, _launched(playwright, browser, profile) as context:
+    with sync_playwright() as playwright, launched(playwright, browser, profile) as context:
         page = context.pages[0]
         page.goto(url)
         yield page
 
 
 @contextmanager
-def _launched(
+def launched(
     playwright: Playwright, browser: Browser, profile: Path | None
 ) -> Iterator[BrowserContext]:
+    """The browser with one empty page, over a Playwright that the caller holds.
+
+    A thread can hold one Playwright only: tests share theirs, commands use `open_page`.
+    """
     # A persistent context: in others, which are incognito, OPFS lives in memory.
     with tempfile.TemporaryDirectory(prefix="doppler-", ignore_cleanup_errors=True) as folder:
         arguments = launch_arguments(browser)

@@ -1,0 +1,54 @@
+"""What the tests share: one browser program, one Playwright, the two shipped models, one server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Playwright, sync_playwright
+
+from doppler.browser import ADAPTERS, Browser, find_browser, resolve_adapter
+from doppler.cli import MODELS, main
+from doppler.server import Server
+from doppler.wheel import build_wheel
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--browser", metavar="PATH", help="else DOPPLER_BROWSER, PATH, Chrome")
+    parser.addoption("--adapter", choices=ADAPTERS, default="auto")
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """Folder with gemma-3-270m and smollm2-135m-instruct, fetched where they are not there yet."""
+    assert main(["pull", "gemma-3-270m", "smollm2-135m-instruct"]) == 0
+    return MODELS
+
+
+@pytest.fixture(scope="session")
+def site(models: Path) -> Iterator[Server]:
+    """The page and the shipped models."""
+    build_wheel()
+    with Server(models) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    """The browser to launch, with an adapter that gives a device on this machine."""
+    found = find_browser(
+        request.config.getoption("--browser"), request.config.getoption("--adapter")
+    )
+    with Server(tmp_path_factory.mktemp("no-models")) as server:
+        return resolve_adapter(found, server.url)
+
+
+@pytest.fixture(scope="session")
+def playwright(browser: Browser) -> Iterator[Playwright]:
+    """The one Playwright of this process: a second one in the same thread is an error.
+
+    Launch with `doppler.browser.launched(playwright, browser, profile)`.
+    """
+    with sync_playwright() as playwright:
+        yield playwright
