@@ -133,7 +133,7 @@ class _Header:
         if count * least > self._size:
             raise FormatError(
                 f"{self._source.name}: the header counts {count} {what}, more than the file of "
-                f"{self._size} bytes can hold; it is damaged"
+                f"{self._size} bytes can hold; it is truncated or damaged"
             )
 
 
