@@ -8,9 +8,13 @@ import { loadPyodide } from "./vendor/pyodide/pyodide.mjs";
 import * as fetching from "./runtime/fetch.js";
 import * as hashing from "./runtime/hash.js";
 import * as opfs from "./runtime/opfs.js";
+import * as replaying from "./runtime/replay.js";
 import * as text from "./runtime/text.js";
 
-/** @typedef {import("./runtime/messages.js").OnEvent} OnEvent */
+/**
+ * @typedef {import("./runtime/messages.js").OnEvent} OnEvent
+ * @typedef {import("./runtime/messages.js").BootEvent["stage"]} Stage
+ */
 
 const WHEEL = "vendor/doppler-0.1.0-py3-none-any.whl";
 
@@ -22,7 +26,7 @@ let python;
  * @returns {Promise<any>} the Pyodide instance, with doppler importable
  */
 async function start(onEvent) {
-  const stage = (/** @type {string} */ name, /** @type {number} */ done) =>
+  const stage = (/** @type {Stage} */ name, /** @type {number} */ done) =>
     onEvent?.({ type: "boot", stage: name, done, total: 3 });
   stage("python", 0);
   const indexURL = new URL("vendor/pyodide/", import.meta.url).href;
@@ -30,7 +34,7 @@ async function start(onEvent) {
   stage("packages", 1);
   await pyodide.loadPackage(["numpy", "micropip"], { messageCallback: () => {} });
   stage("doppler", 2);
-  const runtime = { ...fetching, ...hashing, ...opfs, ...text };
+  const runtime = { ...fetching, ...hashing, ...opfs, ...replaying, ...text };
   pyodide.registerJsModule("doppler_runtime", runtime);
   const micropip = pyodide.pyimport("micropip");
   await micropip.install.callKwargs(new URL(WHEEL, import.meta.url).href, { deps: false });
@@ -64,7 +68,7 @@ async function boot(onEvent) {
  */
 async function call(method, args, onEvent, file) {
   const bridge = (await booted()).pyimport("doppler.bridge");
-  const emit = (/** @type {string} */ event) => void onEvent?.(JSON.parse(event));
+  const emit = (/** @type {string} */ event) => onEvent?.(JSON.parse(event));
   try {
     const answer = await bridge.call(method, JSON.stringify(args), emit, file ?? undefined);
     return result(JSON.parse(answer));

@@ -95,7 +95,6 @@ export interface Device {
 export interface StorageUse {
   quota: number;
   used: number;
-  free: number;
   /** Whether the browser promised not to evict it. */
   persisted: boolean;
 }
@@ -113,8 +112,13 @@ export interface StoredModel {
   complete: boolean;
   /** Whether it has a chat template; others continue text. */
   chat: boolean;
+  tokenizer: boolean;
   context: number;
   license: string | null;
+  /** Address of its manifest.json; null where it was imported. */
+  url: string | null;
+  /** Why a stored model cannot be used (its manifest is damaged); then the rest is missing. */
+  problem: string | null;
 }
 
 export interface LoadArgs {

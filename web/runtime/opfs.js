@@ -3,6 +3,7 @@
  *
  *     doppler/models/<identity>/   one folder a model
  *     doppler/imports/<number>/    models that are being made from a file; leftovers are removed
+ *     doppler/scratch/             results of debugging calls; removed likewise
  *
  * Whoever has a folder open shares a lock, so that tidying never meets a folder that is in use.
  */
@@ -34,7 +35,8 @@ class Folder {
     const handle = (async () => {
       (await known?.handle.catch(() => undefined))?.close();
       const file = await this.directory.getFileHandle(name, { create: writable });
-      return file.createSyncAccessHandle({ mode: writable ? "readwrite" : "read-only" });
+      const open = /** @type {any} */ (file); // TypeScript does not know the modes yet
+      return open.createSyncAccessHandle({ mode: writable ? "readwrite" : "read-only" });
     })();
     this.open.set(name, { writable, handle });
     handle.catch(() => this.open.delete(name)); // so that the next caller tries again
@@ -225,19 +227,23 @@ export async function moveFiles(from, to, last) {
   const moving = await files(await directory(from));
   moving.sort((a, b) => Number(a.name === last) - Number(b.name === last));
   for (const file of moving) {
-    await /** @type {any} */ (file).move(target, file.name); // not in TypeScript's types yet
+    await /** @type {any} */ (file).move(target, file.name); // TypeScript does not know it either
   }
 }
 
 /**
- * Removes what an import that was cut off has left, unless a folder is open in any tab.
+ * Removes leftovers and scratch, unless a folder is open in any tab.
  * @param {string} marker a folder of models/ without this file is a leftover
  * @returns {Promise<void>}
  */
 export async function tidy(marker) {
   await navigator.locks.request(LOCK, { ifAvailable: true }, async (lock) => {
     if (!lock) return;
-    for (const name of await folders("imports")) await removeFolder("imports", name);
+    const place = await navigator.storage.getDirectory();
+    const top = await place.getDirectoryHandle("doppler", { create: true });
+    for (const name of ["imports", "scratch"]) {
+      await top.removeEntry(name, { recursive: true }).catch(ignoreAbsent);
+    }
     for (const name of await folders("models")) {
       const size = await fileSize(await directory(`models/${name}`), marker);
       if (size < 0) await removeFolder("models", name);
@@ -261,8 +267,34 @@ export async function estimate() {
   return { quota, usage, persisted: await navigator.storage.persisted() };
 }
 
-/** Asks the browser not to evict what is stored. @returns {Promise<boolean>} */
-export function persist() {
-  // Workers may not ask everywhere; the page then keeps what the browser decides.
-  return navigator.storage.persist ? navigator.storage.persist() : navigator.storage.persisted();
+/**
+ * How many bytes can still be stored, up to `most` and within 1 MiB. Found by trial, since estimate()
+ * is a fixed sum in some browsers and wrong after a restart in others: a file's length counts against
+ * the quota before anything is written, so that each trial takes a millisecond and no disk.
+ * @param {number} most
+ * @returns {Promise<number>}
+ */
+export async function freeBytes(most) {
+  const folder = await openFolder("scratch");
+  const name = `room-${crypto.randomUUID()}`;
+  const fits = (/** @type {number} */ size) =>
+    folder.truncate(name, size).then(() => true, ignoreFull);
+  try {
+    let [least, above] = (await fits(most)) ? [most, most] : [0, most];
+    while (above - least > 1 << 20) {
+      const middle = Math.floor((least + above) / 2);
+      if (await fits(middle)) least = middle;
+      else above = middle;
+    }
+    return least;
+  } finally {
+    await folder.remove(name);
+    await folder.close();
+  }
+}
+
+/** @param {unknown} error */
+function ignoreFull(error) {
+  if (error instanceof DOMException && error.name === "QuotaExceededError") return false;
+  throw error;
 }

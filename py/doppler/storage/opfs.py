@@ -29,12 +29,12 @@ class OpfsStorage:
         self._path = path
 
     async def size(self, name: str) -> int | None:
-        with self._explained(name):
+        with explained(name):
             size = await self._folder.size(plain_name(name))
         return None if size < 0 else int(size)
 
     async def read(self, name: str, offset: int, length: int) -> Buffer:
-        with self._explained(name):
+        with explained(name):
             data = await self._folder.read(plain_name(name), offset, length)
         if data.length != length:
             raise SourceError(
@@ -45,37 +45,34 @@ class OpfsStorage:
 
     async def write(self, name: str, offset: int, data: Buffer) -> None:
         try:
-            with self._explained(name):
+            with explained(name):
                 await self._folder.write(plain_name(name), offset, data)
         except StorageError as error:
             if error.__cause__ is None or _kind(error.__cause__) != "QuotaExceededError":
                 raise
-            raise await full(f"{name} cannot be written", int(data.length)) from error.__cause__
+            needed = int(data.length)
+            free = int(await runtime.freeBytes(needed))
+            raise await full(f"{name} cannot be written", needed, free) from error.__cause__
 
     async def truncate(self, name: str, size: int) -> None:
-        with self._explained(name):
+        with explained(name):
             await self._folder.truncate(plain_name(name), size)
 
     async def names(self) -> list[str]:
-        with self._explained(self._path):
+        with explained(self._path):
             return sorted(await self._folder.names())
 
     async def remove(self, name: str) -> None:
-        with self._explained(name):
+        with explained(name):
             await self._folder.remove(plain_name(name))
 
     async def flush(self, name: str) -> None:
-        with self._explained(name):
+        with explained(name):
             await self._folder.flush(plain_name(name))
 
     async def close(self) -> None:
-        with self._explained(self._path):
+        with explained(self._path):
             await self._folder.close()
-
-    @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        with explained(name):
-            yield
 
 
 class OpfsRoot:
@@ -105,9 +102,13 @@ class OpfsRoot:
         with explained(f"model {model_id}"):
             return int(await runtime.folderSize(f"models/{plain_name(model_id)}"))
 
+    async def scratch(self) -> OpfsStorage:
+        """A folder for results of debugging calls; `tidy` empties it."""
+        return await _open("scratch")
+
     async def tidy(self) -> None:
-        """Removes what an import that was cut off has left: call it once, at the start."""
-        with explained("leftovers of an import"):
+        """Removes leftovers of imports, and scratch: call it once, at the start."""
+        with explained("leftovers"):
             await runtime.tidy(MANIFEST_FILE)
 
     @asynccontextmanager
@@ -147,40 +148,37 @@ class Room:
 
     quota: int
     used: int
-    free: int
     persisted: bool
 
 
 async def room() -> Room:
-    """How much there is. The browser's own count of used bytes may be far too low (or 0)."""
+    """How much there is, for people to see: `quota` is what the browser tells, not a promise."""
     root = OpfsRoot()
     used = sum([await root.usage(model) for model in await root.models()])
     with explained("the size of the storage"):
         told = await runtime.estimate()
-    # Both counts are below the truth at times; only what both allow for is clearly not free.
-    free = max(told.quota - min(told.usage, used), 0)
-    return Room(int(told.quota), used, int(free), bool(told.persisted))
+    return Room(int(told.quota), used, bool(told.persisted))
 
 
 async def reserve(needed: int, what: str) -> None:
-    """Asks the browser to keep what is stored; StorageError if `needed` bytes clearly do not fit"""
+    """Raises StorageError where `needed` bytes do not fit, before any of them is fetched."""
     with explained("the browser's storage"):
-        await runtime.persist()
-    if needed > (await room()).free:
-        raise await full(f"{what} does not fit", needed)
+        free = await runtime.freeBytes(needed)
+    if free < needed:
+        raise await full(f"{what} does not fit", needed, free)
 
 
-async def full(what: str, needed: int) -> StorageError:
+async def full(what: str, needed: int, free: int) -> StorageError:
     """The error of a storage that is full: sizes, and what could go."""
-    root, now = OpfsRoot(), await room()
+    root = OpfsRoot()
     sizes = {model: await root.usage(model) for model in await root.models()}
     biggest = max(sizes, key=lambda model: sizes[model], default=None)
     advice = "free some disk space"
     if biggest is not None:
         advice = f"delete a model: {biggest[:12]}… takes {_mib(sizes[biggest])}"
     return StorageError(
-        f"{what}: the browser's storage is full. {_mib(needed)} more are needed, about "
-        f"{_mib(now.free)} of {_mib(now.quota)} are free; {advice}"
+        f"{what}: the browser's storage is full. {_mib(needed)} more are needed, {_mib(free)} are "
+        f"free; {advice}"
     )
 
 

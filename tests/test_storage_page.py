@@ -1,0 +1,422 @@
+"""The page's ends of shards and sources in a real Chromium: OPFS, fetch and hashing in a worker."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+from doppler.browser import find_browser, launch_arguments
+from doppler.manifest import BLOCK_SIZE
+from doppler.server import WEB, Server
+from doppler.wheel import build_wheel
+from model_server import ModelServer, model_server
+from storable import storable
+
+MODEL = storable()
+LAST = len(MODEL.manifest.blocks) - 1
+START = """async () => {
+  const comlink = await import("/vendor/comlink.js");
+  window.worker = comlink.wrap(new Worker("/worker.js", { type: "module" }));
+  await worker.boot();
+}"""
+RUN = """async (code) => {
+  try {
+    return { value: await worker.run(code) };
+  } catch (error) {
+    return { error: error.message };
+  }
+}"""
+PRELUDE = """
+import asyncio, js
+from doppler.buffers_page import PageBuffers
+from doppler.manifest import Manifest
+from doppler.shards import ShardStore
+from doppler.source_page import BlobSource, HttpShards, HttpSource, fetch_text
+from doppler.storage.opfs import OpfsRoot, reserve
+
+root, buffers = OpfsRoot(), PageBuffers()
+
+async def opened(url):
+    manifest = Manifest.from_json(await fetch_text(url + "manifest.json"), url)
+    storage = await root.open(manifest.identity)
+    source = HttpShards(url + "manifest.json", manifest.block_size)
+    return storage, ShardStore(manifest, storage, source, buffers)
+
+def quiet(done, total): pass
+"""
+
+
+class Tab:
+    """A tab whose worker has booted. Python that it runs may use the names of PRELUDE."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.load()
+
+    def load(self) -> None:
+        """Opens the page, or reloads it."""
+        self.page.goto(self.url)
+        self.page.evaluate(START)
+        self.run(PRELUDE)
+
+    def _evaluate(self, code: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.page.evaluate(RUN, textwrap.dedent(code))
+        return answer
+
+    def run(self, code: str) -> Any:
+        """The value of the last expression."""
+        answer = self._evaluate(code)
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
+
+    def fails(self, code: str) -> str:
+        """The last error of a traceback: "doppler.errors.CorruptError: …"."""
+        answer = self._evaluate(code)
+        assert "error" in answer, f"nothing was raised: {answer['value']}"
+        return "doppler.errors." + answer["error"].rsplit("doppler.errors.", 1)[-1]
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    profile = tmp_path_factory.mktemp("profile")
+    arguments = launch_arguments(find_browser(adapter="default"))
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(str(profile), **arguments)
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    build_wheel()
+    with Server(tmp_path_factory.mktemp("models")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def booted(context: BrowserContext, site: Server) -> Tab:
+    return Tab(context.pages[0], site.url + "models.json")
+
+
+@pytest.fixture
+def tab(booted: Tab) -> Iterator[Tab]:
+    """The tab, with empty storage."""
+    yield booted
+    booted.run("for model in await root.models(): await root.delete(model)")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ModelServer]:
+    MODEL.save(tmp_path)
+    with model_server(tmp_path) as server:
+        yield server
+
+
+def download(tab: Tab, server: ModelServer) -> None:
+    """Stores the whole model."""
+    tab.run(f"""
+        storage, store = await opened("{server.url}")
+        try: await store.download(quiet)
+        finally: await storage.close()
+    """)
+
+
+def flip(path: Path, at: int) -> None:
+    """Changes one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_buffers(tab: Tab) -> None:
+    """The page's blocks hash and copy like Python's own; the digests are those of the packages."""
+    shard = MODEL.manifest.shards[0]
+    code = """
+        data = buffers.from_bytes(bytes(range(256)) * 16)
+        copy = buffers.empty(4096)
+        buffers.put(copy, 96, buffers.part(data, 0, 4000))
+        head = buffers.to_bytes(buffers.part(copy, 90, 100))
+        [buffers.length(copy), head.hex(), buffers.blake3(data), await buffers.sha256(data)]
+    """
+    from hashlib import sha256
+
+    from blake3 import blake3
+
+    data = bytes(range(256)) * 16
+    expected = [4096, "00000000000000010203", blake3(data).hexdigest(), sha256(data).hexdigest()]
+    assert tab.run(code) == expected
+    assert shard.blake3 == blake3(MODEL.shard(0)).hexdigest()
+
+
+def test_download_is_stored_and_survives_a_reload(tab: Tab, server: ModelServer) -> None:
+    download(tab, server)
+    tab.load()
+    server.requests.clear()
+    code = f"""
+        storage, store = await opened("{server.url}")
+        blocks = [await store.block(i) for i in range({LAST + 1})]
+        digests = [buffers.blake3(block) for block in blocks]
+        answer = [digests, await store.stored_bytes(), len(await store.missing())]
+        await storage.close()
+        answer
+    """
+    assert tab.run(code) == [list(MODEL.manifest.blocks), MODEL.manifest.bytes, 0]
+    assert [name for name, _ in server.requests] == ["manifest.json"], "weights were asked for"
+
+
+def test_reload_during_a_download_resumes(tab: Tab, server: ModelServer) -> None:
+    server.stall_after = 2 * BLOCK_SIZE + 1000
+    tab.run(f"""
+        storage, store = await opened("{server.url}")
+        running = asyncio.ensure_future(store.download(quiet))
+        while await store.stored_bytes() < 6 * {BLOCK_SIZE}: await asyncio.sleep(0.05)
+    """)
+    tab.load()
+    server.stall_after = None
+    server.requests.clear()
+    download(tab, server)
+    weights = sorted(request for request in server.requests if request[0] != "manifest.json")
+    sizes = [shard.bytes for shard in MODEL.manifest.shards]
+    starts = [2 * BLOCK_SIZE, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE, 0]
+    assert weights == [
+        (f"shard-{i:05}.bin", f"bytes={starts[i]}-{sizes[i] - 1}") for i in range(len(sizes))
+    ]
+
+
+def test_a_server_that_ignores_ranges_still_gives_shards(tab: Tab, server: ModelServer) -> None:
+    server.cut_after = BLOCK_SIZE
+    message = tab.fails(f"""
+        storage, store = await opened("{server.url}")
+        try: await store.download(quiet)
+        finally: await storage.close()
+    """)
+    assert message.startswith("doppler.errors.SourceError"), message
+    server.cut_after, server.ranges = None, False
+    download(tab, server)
+    assert (
+        tab.run(f"""
+        storage, store = await opened("{server.url}")
+        await storage.close()
+        await store.stored_bytes()
+    """)
+        == MODEL.manifest.bytes
+    )
+
+
+def test_a_damaged_stored_block_is_fetched_again(tab: Tab, server: ModelServer) -> None:
+    download(tab, server)
+    tab.run(f"""
+        storage, store = await opened("{server.url}")
+        at = {BLOCK_SIZE + 17}
+        byte = buffers.to_bytes(await storage.read("shard-00001.bin", at, 1))[0]
+        await storage.write("shard-00001.bin", at, buffers.from_bytes(bytes([byte ^ 1])))
+        await storage.close()
+    """)
+    server.requests.clear()
+    code = f"""
+        storage, store = await opened("{server.url}")
+        digests = [buffers.blake3(await store.block(5)) for _ in range(2)]
+        await storage.close()
+        digests
+    """
+    assert tab.run(code) == [MODEL.manifest.blocks[5]] * 2
+    wanted = ("shard-00001.bin", f"bytes={BLOCK_SIZE}-{2 * BLOCK_SIZE - 1}")
+    assert server.requests == [("manifest.json", ""), wanted]
+
+
+def test_a_damaged_server_is_named(tab: Tab, server: ModelServer) -> None:
+    flip(server.folder / "shard-00003.bin", 3)
+    message = tab.fails(f"""
+        storage, store = await opened("{server.url}")
+        try: await store.download(quiet)
+        finally: await storage.close()
+    """)
+    start = f"doppler.errors.CorruptError: block 12 of shard-00003.bin from {server.url}shard-00003"
+    assert message.startswith(start), message
+
+
+def test_storage_that_is_too_small(
+    tab: Tab, server: ModelServer, context: BrowserContext, site: Server
+) -> None:
+    download(tab, server)
+    devtools = context.new_cdp_session(tab.page)
+    origin = site.url.rstrip("/")
+    devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 20 << 20})
+    try:
+        message = tab.fails(f"await reserve({100 << 20}, 'Noise')")
+        assert message.startswith("doppler.errors.StorageError: Noise does not fit"), message
+        assert "100.0 MiB more are needed" in message
+        assert "delete a model: " + MODEL.manifest.identity[:12] in message
+        message = tab.fails(f"""
+            storage = await root.open("other")
+            data = buffers.empty({BLOCK_SIZE})
+            try:
+                for i in range(40): await storage.write("shard-00000.bin", i * {BLOCK_SIZE}, data)
+            finally: await storage.close()
+        """)
+        assert message.startswith("doppler.errors.StorageError: shard-00000.bin cannot be written")
+        assert "storage is full" in message
+    finally:
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
+        devtools.detach()
+
+
+def test_two_tabs(tab: Tab, server: ModelServer, context: BrowserContext) -> None:
+    """Both may read a model; what one writes is locked for the other, and it is told so."""
+    download(tab, server)
+    other = Tab(context.new_page(), tab.url)
+    read = f"""
+        storage, store = await opened("{server.url}")
+        buffers.blake3(await store.block(0))
+    """
+    assert tab.run(read) == other.run(read) == MODEL.manifest.blocks[0]
+    write = "await storage.write('shard-00000.bin', 0, await store.block(0))"
+    assert "in use by another tab" in other.fails(write)
+    tab.run("await storage.close()")
+    other.run(write)
+    assert "in use by another tab" in tab.fails(read)
+    assert "in use by another tab" in tab.fails("await root.delete(store.manifest.identity)")
+    tab.run("await storage.close()")
+    other.page.close()
+    time.sleep(0.2)
+
+
+def test_an_import_is_kept_or_leaves_nothing(tab: Tab) -> None:
+    tab.run("""
+        async with root.importing() as unfinished:
+            await unfinished.storage.write("shard-00000.bin", 0, buffers.from_bytes(b"weights"))
+            await unfinished.storage.write("manifest.json", 0, buffers.from_bytes(b"{}"))
+            await root.tidy()  # must not touch what is in the making
+            await unfinished.keep("abc")
+    """)
+    assert tab.run("await root.models()") == ["abc"]
+    assert tab.run("await root.manifest_text('abc')") == "{}"
+    assert tab.run("await root.usage('abc')") == len("weights{}")
+    tab.run("""
+        leftover = root.importing()
+        unfinished = await leftover.__aenter__()
+        await unfinished.storage.write("shard-00000.bin", 0, buffers.from_bytes(b"half"))
+        nothing = await root.open("no-manifest")
+    """)
+    tab.load()  # as if the tab had been closed in the middle
+    count = """
+        import doppler_runtime
+        [len(await doppler_runtime.folders("imports")), list(await root.models())]
+    """
+    assert tab.run(count) == [1, ["abc", "no-manifest"]]
+    tab.run("await root.tidy()")
+    assert tab.run(count) == [0, ["abc"]]
+
+
+def test_a_file_that_was_picked(tab: Tab) -> None:
+    code = """
+        from pyodide.ffi import to_js
+        file = js.File.new(to_js([to_js(bytes(range(100)))]), "tiny.gguf")
+        source = BlobSource(file)
+        [source.name, await source.size(), (await source.read(7, 3)).to_bytes().hex()]
+    """
+    assert tab.run(code) == ["tiny.gguf", 100, "070809"]
+    message = tab.fails("await source.read(98, 3)")
+    assert message.startswith("doppler.errors.SourceError: tiny.gguf: 3 bytes were asked"), message
+
+
+def test_an_address_is_read_by_ranges(tab: Tab, server: ModelServer) -> None:
+    (server.folder / "big.gguf").write_bytes(MODEL.data)
+    around = 8 << 20  # HttpSource reads 8 MiB at a time: this read needs two requests
+    code = f"""
+        source = HttpSource("{server.url}big.gguf?download=true", buffers)
+        inner = await source.read(100, 50)
+        across = await source.read({around - 10}, 20)
+        [source.name, await source.size(), inner.to_bytes().hex(), across.to_bytes().hex()]
+    """
+    assert tab.run(code) == [
+        "big.gguf",
+        len(MODEL.data),
+        MODEL.data[100:150].hex(),
+        MODEL.data[around - 10 : around + 10].hex(),
+    ]
+    assert [asked for _, asked in server.requests] == [
+        "bytes=0-0",
+        f"bytes=0-{around - 1}",
+        f"bytes={around}-{len(MODEL.data) - 1}",
+    ]
+    assert "the file has only" in tab.fails(f"await source.read({len(MODEL.data) - 1}, 2)")
+
+
+def test_addresses_that_do_not_work(tab: Tab, server: ModelServer) -> None:
+    def message(name: str) -> str:
+        text = tab.fails(f"await HttpSource('{server.url}{name}', buffers).size()")
+        assert text.startswith(f"doppler.errors.SourceError: {server.url}{name}"), text
+        return text
+
+    assert "answered 404; check the address" in message("absent.gguf")
+    server.status = 403
+    assert "answered 403; it wants a login" in message("shard-00000.bin")
+    server.status, server.ranges = None, False
+    text = message("shard-00000.bin")
+    assert "ignores range requests; download the file and open it from disk" in text
+    server.ranges, server.cut_after = True, BLOCK_SIZE
+    text = tab.fails(f"await HttpSource('{server.url}shard-00000.bin', buffers).read(0, 4000000)")
+    assert text.startswith("doppler.errors.SourceError"), text
+
+
+def test_a_server_that_is_gone(tab: Tab, tmp_path: Path) -> None:
+    with model_server(tmp_path) as server:
+        url = server.url
+    assert "cannot be reached" in tab.fails(f"await fetch_text('{url}manifest.json')")
+    assert "cannot be reached" in tab.fails(f"await HttpSource('{url}a.gguf', buffers).size()")
+
+
+def test_the_worker_tells_errors_by_name(tab: Tab) -> None:
+    call = """(method) => worker.call(method, {}).catch((error) => [error.name, error.message])"""
+    name, message = tab.page.evaluate(call, "nonsense")
+    assert name == "RequestError"
+    assert message.startswith("'nonsense' is not one of")
+
+
+def test_the_page_opens_without_its_server(
+    tab: Tab, context: BrowserContext, tmp_path: Path
+) -> None:
+    """On a first visit the service worker takes over before the worker starts, and keeps it all."""
+    keep = """async () => (await import("/app/offline.js")).keepPage()"""
+    with Server(tmp_path) as site:
+        page = context.new_page()
+        page.goto(site.url + "models.json")
+        assert page.evaluate(keep) is True
+        Tab(page, site.url + "models.json")
+        page.evaluate("fetch('models/none.bin', { headers: { Range: 'bytes=0-1' } })")
+        kept = page.evaluate(
+            """async () => (await (await caches.open("doppler-app")).keys()).map((r) => r.url)"""
+        )
+    assert any(url.endswith(".wasm") for url in kept)
+    assert any("numpy-" in url for url in kept)
+    assert not any("/models/" in url for url in kept)
+    offline = Tab(page, site.url + "models.json?again")
+    assert offline.run("str(js.location.href)").startswith(site.url)
+    assert page.evaluate("crossOriginIsolated") is True
+    page.close()
+
+
+def test_an_edited_file_shows_at_once(context: BrowserContext, tmp_path: Path) -> None:
+    root = tmp_path / "web"
+    (root / "app").mkdir(parents=True)
+    for name in ("sw.js", "app/offline.js"):
+        (root / name).write_bytes((WEB / name).read_bytes())
+    edited = root / "app" / "page.js"
+    edited.write_text("first")
+    with Server(tmp_path, root=root) as site:
+        page = context.new_page()
+        page.goto(site.url + "models.json")
+        assert page.evaluate("async () => (await import('/app/offline.js')).keepPage()") is True
+        text = "fetch('/app/page.js').then((response) => response.text())"
+        assert page.evaluate(text) == "first"
+        edited.write_text("second")
+        assert page.evaluate(text) == "second"
+    assert page.evaluate(text) == "second"
+    page.close()

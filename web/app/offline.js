@@ -1,0 +1,41 @@
+/** @file What the page does so that it opens again with the server gone, and keeps its models. */
+
+const PATIENCE_MS = 3000; // a page that was reloaded with shift held is never controlled
+
+/**
+ * Registers sw.js and resolves once it answers for this page: a worker that is started then has all
+ * its files kept. Resolves just the same where service workers are missing or refused.
+ * @returns {Promise<boolean>} whether the page will open offline
+ */
+export async function keepPage() {
+  if (!("serviceWorker" in navigator)) return false;
+  try {
+    await navigator.serviceWorker.register(new URL("../sw.js", import.meta.url));
+    const controller = await controlling();
+    const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+    controller?.postMessage({ keep: [location.href.split(/[?#]/)[0], ...loaded] });
+    return Boolean(controller);
+  } catch {
+    return false; // private windows refuse; the page works all the same
+  }
+}
+
+/** @returns {Promise<ServiceWorker | null>} */
+async function controlling() {
+  const container = navigator.serviceWorker;
+  if (!container.controller) {
+    await new Promise((resolve) => {
+      container.addEventListener("controllerchange", resolve, { once: true });
+      setTimeout(resolve, PATIENCE_MS);
+    });
+  }
+  return container.controller;
+}
+
+/**
+ * Asks the browser not to evict models; call it when a person gets one (some browsers ask them).
+ * @returns {Promise<boolean>}
+ */
+export async function keepModels() {
+  return (await navigator.storage?.persist?.()) ?? false;
+}
