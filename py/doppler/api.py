@@ -223,7 +223,5 @@ async def call(method: str, args: str, emit: Callable[[str], None], file: Any) -
     """worker.js's entry: JSON text in, JSON text out; `emit` gets events as JSON text."""
     global _api
     _api = _api or Api()
-    result = await _api.call(
-        method, json.loads(args), lambda event: emit(json.dumps(event)), file
-    )
+    result = await _api.call(method, json.loads(args), lambda event: emit(json.dumps(event)), file)
     return json.dumps(result)

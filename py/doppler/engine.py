@@ -46,7 +46,12 @@ class Engine:
     """One model with one KV cache. Calls must not overlap."""
 
     def __init__(
-        self, gpu: Gpu, kernels: Kernels, config: ModelConfig, weights: Weights, memory: EngineMemory
+        self,
+        gpu: Gpu,
+        kernels: Kernels,
+        config: ModelConfig,
+        weights: Weights,
+        memory: EngineMemory,
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
@@ -151,7 +156,7 @@ class Engine:
     def _rewind(self, ids: Sequence[int]) -> int:
         """Tokens of `ids` that the cache holds already; the last is always run again."""
         shared = 0
-        for cached, wanted in zip(self._cached, ids[:-1]):
+        for cached, wanted in zip(self._cached, ids[:-1], strict=False):
             if cached != wanted:
                 break
             shared += 1

@@ -1,4 +1,4 @@
-"""One model loaded in the page: stored shards -> weights, engine and tokenizer; text in, text out."""
+"""One loaded model: stored shards -> weights, engine and tokenizer; text in, text out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from doppler.gpu import Gpu
 from doppler.kernels import Kernels
 from doppler.manifest import Manifest
 from doppler.memory import EngineMemory
+from doppler.progress import Progress
 from doppler.sampler import Sampling
 from doppler.shards import ShardStore
 from doppler.tokenizer import StopText, TextStream, Tokenizer
@@ -36,6 +37,7 @@ class Request:
     sampling: Sampling
     max_tokens: int
     stop: tuple[str, ...]
+    ignore_eos: bool  # go on past end tokens, to compare with references that do
 
     @classmethod
     def from_json(cls, args: dict[str, Any]) -> Request:
@@ -46,7 +48,12 @@ class Request:
         stop = args.get("stop") or []
         if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
             raise RequestError("stop must be a list of texts")
-        return cls(Sampling.from_json(args.get("sampling") or {}), max_tokens, tuple(stop))
+        return cls(
+            Sampling.from_json(args.get("sampling") or {}),
+            max_tokens,
+            tuple(stop),
+            bool(args.get("ignore_eos")),
+        )
 
 
 class Timeline:
@@ -85,7 +92,7 @@ class Model:
         emit: Emit,
         timeline: Timeline,
     ) -> Model:
-        """Verifies and uploads the weights, makes room for `context` tokens, compiles the kernels."""
+        """Uploads verified weights, makes room for `context` tokens, compiles the kernels."""
         manifest = store.manifest
         config = manifest.config
         length = context or min(config.context, DEFAULT_CONTEXT)
@@ -94,18 +101,8 @@ class Model:
                 f"a context of {length} tokens was asked for; {manifest.title} can be loaded with "
                 f"2 to {config.context}"
             )
-        began = time.perf_counter()
-
-        def progress(stage: str) -> Callable[[int, int], None]:
-            def report(done: int, total: int) -> None:
-                rate = done / max(time.perf_counter() - began, 1e-3)
-                emit(
-                    {"type": "progress", "stage": stage, "done": done, "total": total, "rate": rate}
-                )
-
-            return report
-
-        weights = await load_weights(gpu, kernels, manifest, store, buffers, progress("verify"))
+        told = Progress(emit, "verify")
+        weights = await load_weights(gpu, kernels, manifest, store, buffers, told)
         timeline.mark("weights")
         try:
             async with gpu.scope("KV cache and activations"):
@@ -115,7 +112,7 @@ class Model:
             raise
         engine = Engine(gpu, kernels, config, weights, memory)
         try:
-            await engine.prepare(progress("compile"))
+            await engine.prepare(Progress(emit, "compile"))
         except BaseException:
             engine.destroy()
             raise
@@ -139,7 +136,7 @@ class Model:
         }
 
     async def chat(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """Answers `messages`; drops the oldest turns, never the system prompt, if they do not fit."""
+        """Answers `messages`; the oldest turns go if they do not fit, never the system prompt."""
         request = Request.from_json(args)
         messages = _messages(args.get("messages"))
         ids, dropped = self._fit(messages, request.max_tokens)
@@ -197,10 +194,9 @@ class Model:
                 )
             dropped = following
 
-    async def _generate(
-        self, ids: list[int], request: Request, emit: Emit
-    ) -> dict[str, Any]:
-        ends = set() if self.manifest.tokenizer is None else set(self.manifest.tokenizer.eos)
+    async def _generate(self, ids: list[int], request: Request, emit: Emit) -> dict[str, Any]:
+        info = self.manifest.tokenizer
+        ends = set() if info is None or request.ignore_eos else set(info.eos)
         output = _Output(self.tokenizer, ids, request.stop, ends, emit)
         result = await self.engine.generate(
             ids,

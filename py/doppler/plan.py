@@ -240,9 +240,7 @@ class Planner:
         constants = {"ACTIVATION": ("silu", "gelu_tanh").index(c.activation)}
         bindings = {"gate_up": m.gate_up, "out": m.gated, "state": m.state}
         yield Step("gate", constants, bindings, params, batch, f"{prefix}.gate")
-        yield from self._layer_project(
-            batch, f"{prefix}.ffn_down", m.gated, m.branch, w.hidden, 0
-        )
+        yield from self._layer_project(batch, f"{prefix}.ffn_down", m.gated, m.branch, w.hidden, 0)
         post = f"{prefix}.post_ffw_norm" if c.post_norms else None
         yield self._norm(batch, f"{prefix}.ffn", following, post)
 

@@ -42,7 +42,7 @@ class Sampling:
     def from_json(cls, data: dict[str, Any]) -> Sampling:
         """Raises RequestError for an unknown name or a value of the wrong kind."""
         values: dict[str, Any] = {}
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+        kinds: dict[str, type] = {field.name: type(field.default) for field in fields(cls)}
         for name, value in data.items():
             if name not in kinds:
                 raise RequestError(f"sampling: {name!r} is not one of {', '.join(kinds)}")

@@ -6,10 +6,11 @@ The tokenizer itself is a kept library: Hugging Face's for the web in the page; 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from doppler.errors import FormatError, RequestError
+from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
 
 REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not yet a whole character
@@ -167,12 +168,12 @@ class PageTemplate:
         self._template = template
 
     def render(self, values: dict[str, Any]) -> str:
-        import json
-
         try:
             return str(self._template.render(json.dumps(values)))
         except Exception as error:
-            raise RequestError(f"the model's chat template refuses these messages: {error}") from error
+            raise RequestError(
+                f"the model's chat template refuses these messages: {error}"
+            ) from error
 
 
 def _array(ids: Sequence[int]) -> Any:

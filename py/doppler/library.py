@@ -1,0 +1,244 @@
+"""The models that the page keeps: listed, downloaded, imported, opened and deleted.
+
+Beside a model's own files, `origin.json` says which manifest address it came from, so that an
+unfinished download can go on and a damaged block can be fetched again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import doppler_runtime as runtime
+import numpy as np
+import numpy.typing as npt
+from js import location
+from pyodide.ffi import JsException, to_js
+
+from doppler.buffers import Buffer
+from doppler.buffers_page import PageBuffers
+from doppler.convert import convert_gguf
+from doppler.errors import CorruptError, FormatError, SourceError
+from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
+from doppler.progress import Progress
+from doppler.shards import ShardStore
+from doppler.source import Source
+from doppler.source_page import BlobSource, HttpShards, HttpSource, fetch_text
+from doppler.storage import Storage
+from doppler.storage.opfs import OpfsRoot, reserve, room
+from doppler.tokenizer import PageEncoding, PageTemplate, Tokenizer
+
+ORIGIN_FILE = "origin.json"
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model's open folder: its shards, and where they can be had again."""
+
+    store: ShardStore
+    storage: Storage
+    buffers: PageBuffers
+    url: str | None
+
+    async def tokenizer(self) -> Tokenizer | None:
+        """The verified tokenizer, fetched again if it is damaged; None where the model has none."""
+        info = self.store.manifest.tokenizer
+        if info is None:
+            return None
+        data = await self.tokenizer_bytes(info)
+        try:
+            encoding = PageEncoding(runtime.openTokenizer(data))
+            template = info.chat_template and PageTemplate(runtime.openTemplate(info.chat_template))
+        except JsException as error:
+            raise FormatError(
+                f"{self.store.manifest.title}: its tokenizer or chat template cannot be used: "
+                f"{error.message}"
+            ) from error
+        return Tokenizer(encoding, info, template or None)
+
+    async def tokenizer_bytes(self, info: TokenizerInfo) -> Buffer:
+        """tokenizer.json, verified; fetched again where it is missing or damaged."""
+        if await self.storage.size(TOKENIZER_FILE) == info.bytes:
+            data = await self.storage.read(TOKENIZER_FILE, 0, info.bytes)
+            if self.buffers.blake3(data) == info.blake3:
+                return data
+        return await self._fetch_tokenizer(info)
+
+    async def _fetch_tokenizer(self, info: TokenizerInfo) -> Buffer:
+        """Gets tokenizer.json from where the model came from, verifies it and stores it."""
+        if self.url is None:
+            raise CorruptError(
+                f"{TOKENIZER_FILE} of {self.store.manifest.title} is damaged where it is stored, "
+                "and there is no address to get it from again; delete the model and import it again"
+            )
+        url = urljoin(self.url, TOKENIZER_FILE)
+        data = self.buffers.from_bytes((await fetch_text(url)).encode())
+        digest = self.buffers.blake3(data)
+        if digest != info.blake3:
+            raise CorruptError(
+                f"{url}: BLAKE3 is {digest}, the manifest says {info.blake3}; the file there is "
+                "damaged: have it mended, or get the model from elsewhere"
+            )
+        await self.storage.truncate(TOKENIZER_FILE, 0)
+        await self.storage.write(TOKENIZER_FILE, 0, data)
+        await self.storage.flush(TOKENIZER_FILE)
+        return data
+
+
+class Library:
+    """All models in this browser's storage, by identity."""
+
+    def __init__(self) -> None:
+        self._root = OpfsRoot()
+        self._buffers = PageBuffers()
+        self._tidied = False
+
+    async def usage(self) -> dict[str, Any]:
+        """Bytes: the browser's quota and our own count of what is stored."""
+        now = await room()
+        return {"quota": now.quota, "used": now.used, "persisted": now.persisted}
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Every stored model, whole or not; one whose manifest is damaged is listed as such."""
+        await self._tidy()
+        return [await self._describe(identity) for identity in await self._root.models()]
+
+    async def delete(self, identity: str) -> None:
+        """Removes a model with all its files."""
+        await self._root.delete(identity)
+
+    async def download(self, url: str, emit: Emit) -> str:
+        """Makes the model of a manifest's address whole in storage; returns its identity."""
+        address = urljoin(location.href, url)
+        text = await fetch_text(address)
+        manifest = Manifest.from_json(text, address)
+        storage = await self._root.open(manifest.identity)
+        try:
+            there = await storage.size(MANIFEST_FILE)
+            if there is None:
+                tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
+                await reserve(manifest.bytes + tokenizer + len(text), manifest.title)
+            if there != len(text.encode()):  # a tab may have been closed while it was written
+                await self._write_text(storage, MANIFEST_FILE, text)
+            await self._write_text(storage, ORIGIN_FILE, json.dumps({"url": address}))
+            stored = self._stored(manifest, storage, address)
+            if manifest.tokenizer is not None:
+                await stored.tokenizer_bytes(manifest.tokenizer)
+            await stored.store.download(Progress(emit, "download"))
+        finally:
+            await storage.close()
+        return manifest.identity
+
+    async def import_url(self, url: str, name: str | None, emit: Emit) -> str:
+        """Converts the .gguf at an address; returns the model's identity."""
+        return await self._import(
+            HttpSource(urljoin(location.href, url), self._buffers), name, emit
+        )
+
+    async def import_file(self, file: Any, name: str | None, emit: Emit) -> str:
+        """Converts a .gguf that a person picked; returns the model's identity."""
+        return await self._import(BlobSource(file), name, emit)
+
+    async def _import(self, source: Source, name: str | None, emit: Emit) -> str:
+        await reserve(await source.size(), source.name)
+        async with self._root.importing() as unfinished:
+            manifest = await convert_gguf(
+                source,
+                unfinished.storage,
+                self._buffers,
+                name=name or source.name.removesuffix(".gguf"),
+                shard_size=SHARD_SIZE,
+                progress=Progress(emit, "import"),
+            )
+            await unfinished.keep(manifest.identity)
+        return manifest.identity
+
+    @asynccontextmanager
+    async def open(self, identity: str) -> AsyncIterator[Stored]:
+        """A stored model with its files open. Raises SourceError where there is none."""
+        text = await self._root.manifest_text(identity)
+        if text is None:
+            raise SourceError(
+                f"there is no model {identity[:12]}… in this browser's storage: download or import "
+                "it first"
+            )
+        manifest = Manifest.from_json(text, f"stored model {identity[:12]}…")
+        origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
+        storage = await self._root.open(identity)
+        try:
+            yield self._stored(manifest, storage, json.loads(origin)["url"] if origin else None)
+        finally:
+            await storage.close()
+
+    async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
+        """Writes float32 rows into a file of doppler/tmp, for the page to offer as a download."""
+        storage = await self._root.scratch()
+        try:
+            await storage.truncate(name, 0)
+            offset = 0
+            async for part in rows:
+                data = np.ascontiguousarray(part).tobytes()
+                await storage.write(name, offset, to_js(data))
+                offset += len(data)
+        finally:
+            await storage.close()
+        return name
+
+    def _stored(self, manifest: Manifest, storage: Storage, url: str | None) -> Stored:
+        source = None if url is None else HttpShards(url, manifest.block_size)
+        store = ShardStore(manifest, storage, source, self._buffers)
+        return Stored(store, storage, self._buffers, url)
+
+    async def _describe(self, identity: str) -> dict[str, Any]:
+        text = await self._root.manifest_text(identity)
+        stored = await self._root.usage(identity)
+        try:
+            manifest = Manifest.from_json(text or "", f"stored model {identity[:12]}…")
+        except FormatError as error:
+            return {
+                "id": identity,
+                "stored_bytes": stored,
+                "complete": False,
+                "problem": str(error),
+            }
+        storage = await self._root.open(identity)
+        try:
+            complete = not await ShardStore(manifest, storage, None, self._buffers).missing()
+        finally:
+            await storage.close()
+        origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
+        tokenizer = manifest.tokenizer
+        return {
+            "id": identity,
+            "name": manifest.name,
+            "title": manifest.title,
+            "architecture": manifest.config.architecture,
+            "quantization": manifest.quantization,
+            "parameters": manifest.parameters,
+            "bytes": manifest.bytes,
+            "stored_bytes": stored,
+            "complete": complete,
+            "chat": tokenizer is not None and tokenizer.chat_template is not None,
+            "tokenizer": tokenizer is not None,
+            "context": manifest.config.context,
+            "license": manifest.license,
+            "url": json.loads(origin)["url"] if origin else None,
+            "problem": None,
+        }
+
+    async def _write_text(self, storage: Storage, name: str, text: str) -> None:
+        data = self._buffers.from_bytes(text.encode())
+        await storage.truncate(name, 0)
+        await storage.write(name, 0, data)
+        await storage.flush(name)
+
+    async def _tidy(self) -> None:
+        if not self._tidied:
+            self._tidied = True
+            await self._root.tidy()

@@ -1,0 +1,196 @@
+"""Whole models in the real page against float32: tiny ones of every shape, and the two shipped.
+
+Margins. The tiny checkpoints are compared with transformers in float32, everywhere within 1e-3.
+For the shipped, quantised models the issue allows 0.02 rms and 0.15 at most; kernels and reference
+both compute in float32 on the same dequantised weights, and differ by the order of sums alone, so
+the tests hold them to a tenth of that. Greedy ids must agree wherever the reference's best logit
+leads by more than 0.05.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import BrowserContext, Playwright
+
+from doppler.browser import Browser, launched
+from doppler.buffers import MemoryBuffers
+from doppler.convert import convert_safetensors
+from doppler.generate import Client
+from doppler.manifest import MANIFEST_FILE
+from doppler.server import Server
+from doppler.storage.folder import FolderStorage
+from doppler.wheel import build_wheel
+from numpy_model import NumpyModel
+
+FIXTURES = Path(__file__).parent / "fixtures"
+REFERENCES = Path(__file__).parent / "references"
+TINY = ("gemma3-1b-like", "gemma3-4b-like", "llama32-like")
+LONG = "gemma3-long"
+SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
+TINY_MARGIN = 1e-3
+RMS_MARGIN, MAX_MARGIN = 0.002, 0.015
+LEAD = 0.05
+
+
+@pytest.fixture(scope="module")
+def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
+    with launched(playwright, browser, None) as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def tiny(context: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """The page on a server with the converted tiny checkpoints."""
+    build_wheel()
+    folder = tmp_path_factory.mktemp("tiny")
+    for name in (*TINY, LONG):
+        target = FolderStorage(folder / name)
+        asyncio.run(convert_safetensors(FIXTURES / name, target, MemoryBuffers(), name=name))
+    with Server(folder) as server:
+        yield open_client(context, server.url)
+
+
+@pytest.fixture(scope="module")
+def shipped(context: BrowserContext, site: Server) -> Client:
+    """The page on a server with the two shipped models."""
+    return open_client(context, site.url)
+
+
+def open_client(context: BrowserContext, url: str) -> Client:
+    page = context.new_page()
+    page.goto(url)
+    return Client(page)
+
+
+def load(client: Client, name: str, **args: Any) -> dict[str, Any]:
+    stored = client.call("download", {"url": f"models/{name}/{MANIFEST_FILE}"})
+    loaded: dict[str, Any] = client.call("load", {"id": stored["id"], **args})
+    return loaded
+
+
+def logits(client: Client, target: Path, **args: Any) -> tuple[list[int], np.ndarray]:
+    answer = client.save_logits(args, target)
+    return answer["prompt_ids"], np.load(target)
+
+
+def greedy(client: Client, ids: list[int], count: int) -> list[int]:
+    args = {"prompt_ids": ids, "max_tokens": count, "ignore_eos": True}
+    answer = client.call("complete", {**args, "sampling": {"greedy": True}})
+    generated: list[int] = answer["generated_ids"]
+    return generated
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    load(tiny, name)
+    for batch in (len(ids), 32, 1):  # prefilled at once, in pieces, and by the decode path
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_model_continues_as_its_logits_say(tiny: Client, name: str, tmp_path: Path) -> None:
+    ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
+    load(tiny, name)
+    generated = greedy(tiny, ids, 24)
+    _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + generated[:-1])
+    assert_follows(generated, rows[len(ids) - 1 :], TINY_MARGIN)
+
+
+def test_long_prompt_gives_the_same_logits_however_it_is_prefilled(
+    tiny: Client, tmp_path: Path
+) -> None:
+    reference = np.load(FIXTURES / LONG / "reference.npz")
+    ids = reference["ids"].tolist()
+    assert len(ids) == 700
+    load(tiny, LONG, batch=700)
+    ends = []
+    for batch in (700, 256, 61, 1):
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        ends.append(found[-1])
+    assert max(np.abs(end - ends[0]).max() for end in ends) < 1e-4
+    assert np.abs(ends[0] - reference["logits"].reshape(-1, len(ends[0]))[-1]).max() < TINY_MARGIN
+
+
+def test_cached_prefix_changes_nothing(tiny: Client) -> None:
+    ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()[:200]
+    load(tiny, LONG)
+    fresh = greedy(tiny, ids, 12)
+    edited = [*ids[:120], *ids[130:]]
+    args = {"max_tokens": 12, "ignore_eos": True, "sampling": {"greedy": True}}
+    after_edit = tiny.call("complete", {**args, "prompt_ids": edited})
+    again = tiny.call("complete", {**args, "prompt_ids": ids + fresh})
+    load(tiny, LONG)
+    assert after_edit["reused_tokens"] == 120
+    assert after_edit["generated_ids"] == greedy(tiny, edited, 12)
+    assert again["reused_tokens"] == 120
+    load(tiny, LONG)
+    assert again["generated_ids"] == greedy(tiny, ids + fresh, 12)
+
+
+def test_sampling_with_a_seed_repeats_itself(tiny: Client) -> None:
+    load(tiny, TINY[0])
+    args = {"prompt_ids": [1, 2, 3], "max_tokens": 20, "ignore_eos": True}
+
+    def sample(seed: int) -> list[int]:
+        sampling = {"temperature": 1.2, "top_k": 50, "top_p": 0.95, "seed": seed}
+        ids: list[int] = tiny.call("complete", {**args, "sampling": sampling})["generated_ids"]
+        return ids
+
+    first = sample(7)
+    assert first == sample(7)
+    assert first != sample(8)
+
+
+def test_context_that_is_full_ends_the_answer_and_says_so(tiny: Client) -> None:
+    load(tiny, TINY[0], context=48)
+    args = {"prompt_ids": list(range(1, 41)), "max_tokens": 100, "ignore_eos": True}
+    answer = tiny.call("complete", {**args, "sampling": {"greedy": True}})
+    assert answer["finish_reason"] == "context"
+    assert len(answer["generated_ids"]) == 8
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_model_matches_float32(
+    shipped: Client, models: Path, name: str, tmp_path: Path
+) -> None:
+    reference = json.loads((REFERENCES / f"{name}.json").read_text())
+    oracle = NumpyModel(models / name)
+    load(shipped, name, context=512)
+    for index, prompt in enumerate(reference["prompts"]):
+        target = tmp_path / f"{index}.npy"
+        ids, found = logits(shipped, target, prompt=prompt["text"])
+        assert ids == prompt["prompt_ids"]
+        wanted = oracle.logits(ids)
+        assert np.sqrt(np.mean((found - wanted) ** 2)) < RMS_MARGIN
+        assert np.abs(found - wanted).max() < MAX_MARGIN
+        for token, value in prompt["per_step_top5"][0]:  # transformers' own, after the prompt
+            assert abs(found[-1, token] - value) < MAX_MARGIN
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_model_continues_as_transformers_does(shipped: Client, name: str) -> None:
+    reference = json.loads((REFERENCES / f"{name}.json").read_text())
+    load(shipped, name, context=512)
+    for prompt in reference["prompts"]:
+        wanted, steps = prompt["generated_ids"], prompt["per_step_top5"]
+        generated = greedy(shipped, prompt["prompt_ids"], len(wanted))
+        for found, expected, top in zip(generated, wanted, steps, strict=True):
+            if found != expected:
+                assert top[0][1] - top[1][1] <= LEAD, f"{found} instead of {expected}: {top}"
+                break  # after a tie that fell the other way the texts differ
+
+
+def assert_follows(generated: list[int], rows: np.ndarray, margin: float) -> None:
+    """Each id is the best of its row, or so close that rounding may decide."""
+    for token, row in zip(generated, rows, strict=True):
+        assert row.max() - row[token] <= margin
