@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -96,8 +98,23 @@ def find_browser(option: str | None = None, adapter: Adapter = "auto") -> Browse
     return Browser(path, adapter, flags)
 
 
-def _on_this_machine() -> str | None:
-    for name in NAMES:
+def open_window(url: str) -> subprocess.Popen[bytes] | None:
+    """Show the url to the person at this machine; the process, if it is a Chromium of its own.
+
+    Does nothing where there is no screen: the address has been printed.
+    """
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        return None
+    program = os.environ.get("DOPPLER_BROWSER") or _on_this_machine(NAMES[1:])
+    if program is None:
+        webbrowser.open(url)
+        return None
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([program, url], stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def _on_this_machine(names: tuple[str, ...] = NAMES) -> str | None:
+    for name in names:
         if path := shutil.which(name):
             return path
     for place in PLACES.get(sys.platform, ()):

@@ -52,7 +52,6 @@ class Entry:
     gguf: str | None
     parts: tuple[Part, ...]
     sha256: str | None
-    shipped: bool
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Entry:
@@ -66,7 +65,6 @@ class Entry:
             gguf=data.get("gguf"),
             parts=tuple(Part(**part) for part in pypi.get("parts", ())),
             sha256=pypi.get("sha256"),
-            shipped=data.get("shipped", False),
         )
 
 

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import re
 import sys
-import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +65,7 @@ def _add_serve(commands: Any) -> None:
     from doppler.server import PORT
 
     command = _command(commands, "serve", serve, "Serve the page and the models of a folder.")
-    command.add_argument("--port", type=int, default=PORT, help=f"0: any free one ({PORT})")
+    command.add_argument("--port", type=port_number, default=PORT, help=f"0: any free one ({PORT})")
     command.add_argument("--models", type=Path, default=MODELS, metavar="DIR")
     command.add_argument("--open", action="store_true", help="open the page in the browser")
 
@@ -124,6 +123,13 @@ def byte_count(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
+def port_number(text: str) -> int:
+    """A TCP port, or 0."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port between 0 and 65535")
+    return int(text)
+
+
 def token_ids(text: str) -> list[int]:
     """Token ids between commas."""
     try:
@@ -134,6 +140,7 @@ def token_ids(text: str) -> list[int]:
 
 def serve(args: argparse.Namespace, terminal: Terminal) -> None:
     """Serve until interrupted."""
+    from doppler.browser import open_window
     from doppler.server import Server, models_in
     from doppler.wheel import build_wheel
 
@@ -144,7 +151,7 @@ def serve(args: argparse.Namespace, terminal: Terminal) -> None:
         names = ", ".join(model["name"] for model in found) or "no models yet: doppler pull NAME"
         terminal.result({"url": server.url, "models": found}, f"{server.url}  ({names})")
         if args.open:
-            webbrowser.open(server.url)
+            open_window(server.url)
         Event().wait()
 
 
