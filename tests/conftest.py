@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Playwright, sync_playwright
+from gpu_page import GpuPage
+from playwright.sync_api import BrowserContext, Playwright, sync_playwright
 
-from doppler.browser import ADAPTERS, Browser, find_browser, resolve_adapter
+from doppler.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
 from doppler.cli import MODELS, main
 from doppler.server import Server
 from doppler.wheel import build_wheel
@@ -52,3 +54,21 @@ def playwright(browser: Browser) -> Iterator[Playwright]:
     """
     with sync_playwright() as playwright:
         yield playwright
+
+
+# Modules that only work inside Pyodide: pytest-pyodide, with the browser that all tests share.
+
+
+@pytest.fixture(scope="session")
+def playwright_browsers(
+    playwright: Playwright, browser: Browser
+) -> Iterator[dict[str, BrowserContext]]:
+    """What pytest-pyodide launches itself otherwise, from Playwright's own downloads."""
+    with launched(playwright, browser, None) as context:
+        yield {"chrome": context}
+
+
+@pytest.fixture(scope="module")
+def gpu_page(selenium_module_scope: Any) -> GpuPage:
+    """Pyodide with py/doppler's GPU modules, a device and every kernel."""
+    return GpuPage(selenium_module_scope)

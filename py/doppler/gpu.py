@@ -106,7 +106,8 @@ class Gpu:
 
     def memory(self) -> dict[str, int]:
         """Bytes held, by kind, and their `total`."""
-        return {**self._memory, "total": sum(self._memory.values())}
+        held: dict[str, int] = dict(self._memory.items())
+        return {**held, "total": sum(self._memory.values())}
 
     def write(self, buffer: GpuBuffer, offset: int, data: bytes | Any) -> None:
         """Copies bytes or a JavaScript Uint8Array into a buffer. Multiples of 4 both."""

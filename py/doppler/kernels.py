@@ -54,18 +54,18 @@ def _spread(count: int) -> Grid:
     return _over(count, y), y, 1
 
 
-# Workgroups from params p and tokens n; the shares are those of each file's header.
-_GRIDS: dict[str, Callable[[Mapping[str, Any], int], Grid]] = {
-    "relayout": lambda p, n: _spread(_over(p["rows"] * _over(p["cols"], 32), 64)),
-    "gather": lambda p, n: (_over(_over(p["cols"], 32), 32), n, 1),
-    "norm": lambda p, n: (n, 1, 1),
-    "matmul": lambda p, n: (_over(p["rows"], 64), _over(n, 16), 1),
-    "matvec": lambda p, n: _spread(_over(p["rows"], 32)),
-    "matvec_subgroup": lambda p, n: _spread(_over(p["rows"], 8)),
-    "rope": lambda p, n: (p["heads"] + 2 * p["kv_heads"], n, 1),
-    "attention": lambda p, n: (p["heads"], n, 1),
-    "gate": lambda p, n: (_over(_over(p["ffn"], 4), 64), n, 1),
-    "sample": lambda p, n: (1, 1, 1),
+# Workgroups from params and number of tokens, p; the shares are those of each file's header.
+_GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
+    "relayout": lambda p: _spread(_over(p["rows"] * _over(p["cols"], 32), 64)),
+    "gather": lambda p: (_over(_over(p["cols"], 32), 32), p["tokens"], 1),
+    "norm": lambda p: (p["tokens"], 1, 1),
+    "matmul": lambda p: (_over(p["rows"], 64), _over(p["tokens"], 16), 1),
+    "matvec": lambda p: _spread(_over(p["rows"], 32)),
+    "matvec_subgroup": lambda p: _spread(_over(p["rows"], 8)),
+    "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
+    "attention": lambda p: (p["heads"], p["tokens"], 1),
+    "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
+    "sample": lambda _: (1, 1, 1),
 }
 
 
@@ -136,7 +136,7 @@ class Kernels:
 
     def grid(self, kernel: str, params: Mapping[str, Number], tokens: int = 1) -> Grid:
         """Workgroups that a kernel needs for these parameters and a batch of `tokens`."""
-        return _GRIDS[kernel](params, tokens)
+        return _GRIDS[kernel]({**params, "tokens": tokens})
 
     async def prepare(self, kernel: str, constants: Constants) -> None:
         """Compiles a variant unless it is there. Raises DeviceError with the compiler's words."""

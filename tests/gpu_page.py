@@ -1,0 +1,114 @@
+"""A page with Pyodide, the modules of py/doppler and a WebGPU device, driven from tests."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = ("__init__", "errors", "gpu", "wgsl", "kernels")
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+SETUP = """
+const files = %s;
+const blob = new Blob([files.replay], { type: "text/javascript" });
+pyodide.registerJsModule("doppler_runtime", await import(URL.createObjectURL(blob)));
+pyodide.FS.mkdirTree("/modules/doppler");
+for (const [name, text] of Object.entries(files.modules))
+  pyodide.FS.writeFile(`/modules/doppler/${name}.py`, text);
+await pyodide.loadPackage("numpy");
+globalThis.kernelSources = JSON.stringify(files.kernels);
+await pyodide.runPythonAsync(files.driver);
+"""
+
+DRIVER = """
+import base64, io, json, sys
+sys.path.insert(0, "/modules")
+import js
+import numpy as np
+from doppler.gpu import Gpu, Slice
+from doppler.kernels import Kernels
+
+gpu = await Gpu.open()
+kernels = Kernels(gpu, json.loads(js.kernelSources))
+
+async def run_cases(text):
+    arrays = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
+    out = {}
+    for n, case in enumerate(json.loads(str(arrays["cases"]))):
+        given = {name: arrays[f"{n}/{name}"] for name in case["arrays"]}
+        results = await kernels.run_once(
+            case["kernel"], case["constants"], given, case["params"], case["outputs"],
+            tokens=case["tokens"])
+        out |= {f"{n}/{name}": values for name, values in results.items()}
+    packed = io.BytesIO()
+    np.savez(packed, **out)
+    return base64.b64encode(packed.getvalue()).decode()
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a kernel; `arrays` holds every binding, also the outputs' first contents."""
+
+    kernel: str
+    constants: Mapping[str, int]
+    arrays: Arrays
+    params: Mapping[str, int | float]
+    outputs: Sequence[str]
+    tokens: int = 1
+
+
+class GpuPage:
+    """Runs Python and kernels in the page; `selenium` is pytest-pyodide's runner."""
+
+    def __init__(self, selenium: Any) -> None:
+        self._selenium = selenium
+        files = {
+            "replay": (ROOT / "web/runtime/replay.js").read_text(),
+            "modules": {name: (ROOT / f"py/doppler/{name}.py").read_text() for name in MODULES},
+            "kernels": {
+                path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")
+            },
+            "driver": DRIVER,
+        }
+        selenium.run_js(SETUP % json.dumps(files))
+
+    def run_python(self, code: str) -> Any:
+        """The value of the last expression of `code`, which may await."""
+        return self._selenium.run_async(code)
+
+    def run(self, cases: Sequence[Case]) -> list[dict[str, npt.NDArray[Any]]]:
+        """The outputs of each case, by name; one call into the page for all of them."""
+        arrays = {
+            f"{n}/{name}": values
+            for n, case in enumerate(cases)
+            for name, values in case.arrays.items()
+        }
+        described = [
+            {
+                "kernel": case.kernel,
+                "constants": dict(case.constants),
+                "arrays": list(case.arrays),
+                "params": dict(case.params),
+                "outputs": list(case.outputs),
+                "tokens": case.tokens,
+            }
+            for case in cases
+        ]
+        packed = io.BytesIO()
+        np.savez(packed, cases=np.array(json.dumps(described)), **arrays)
+        text = base64.b64encode(packed.getvalue()).decode()
+        answer = self.run_python(f'await run_cases("{text}")')
+        results = np.load(io.BytesIO(base64.b64decode(answer)))
+        return [
+            {name: results[f"{n}/{name}"] for name in case.outputs} for n, case in enumerate(cases)
+        ]

@@ -1,0 +1,107 @@
+// Causal attention with grouped heads: out[t, h] = softmax_k(scale · q[t, h] · K[k]) · V over keys
+// k <= p = position + t, and k > p - window where window > 0. Head h reads key-value head
+// h / (heads / kv_heads).
+//
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM] f32, HEAD_DIM a
+// multiple of 4 and at most 256. out [batch, out_stride]. A workgroup does one head (x) of one token
+// (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread for the sum
+// over values (threads left over share the tile's keys); the softmax is rescaled from tile to tile.
+
+override HEAD_DIM: u32;
+override WIDTH = HEAD_DIM / 4u; // vec4s a head
+override PARTS = 64u / (HEAD_DIM / 4u); // threads that share one vec4 of the output
+
+struct Params {
+  heads: u32,
+  kv_heads: u32,
+  q_stride: u32,
+  out_stride: u32,
+  context: u32,
+  window: u32,
+  scale: f32,
+}
+
+struct State {
+  position: u32,
+  count: u32,
+  step: u32,
+  seed: u32,
+}
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4f>;
+@group(0) @binding(1) var<storage, read> keys: array<vec4f>;
+@group(0) @binding(2) var<storage, read> values: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(4) var<storage, read> state: State;
+@group(0) @binding(5) var<uniform> params: Params;
+
+const LOWEST = -3.0e38;
+
+var<workgroup> scores: array<f32, 64>;
+var<workgroup> shares: array<f32, 64>; // exp(score - largest so far)
+var<workgroup> part_sums: array<vec4f, 64>;
+var<workgroup> range: vec2u; // first key and one past the last
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let head = workgroup.x;
+  let t = workgroup.y;
+  if (lane == 0u) {
+    let end = min(state.position + t + 1u, params.context);
+    let first = select(0u, end - min(end, params.window), params.window > 0u);
+    range = select(vec2u(), vec2u(first, end), t < state.count);
+  }
+  let span = workgroupUniformLoad(&range);
+  let query = t * (params.q_stride / 4u) + head * WIDTH;
+  let kv = (head / (params.heads / params.kv_heads)) * params.context * WIDTH;
+  let column = lane % WIDTH;
+  let part = lane / WIDTH;
+  var largest = LOWEST;
+  var total = 0.0;
+  var sum = vec4f();
+  for (var start = span.x; start < span.y; start += 64u) {
+    let tile = min(64u, span.y - start);
+    var score = LOWEST;
+    if (lane < tile) {
+      let key = kv + (start + lane) * WIDTH;
+      var product = vec4f();
+      for (var i = 0u; i < WIDTH; i++) {
+        product += qkv[query + i] * keys[key + i];
+      }
+      score = params.scale * (product.x + product.y + product.z + product.w);
+    }
+    scores[lane] = score;
+    workgroupBarrier();
+    let before = largest;
+    for (var i = 0u; i < tile; i++) {
+      largest = max(largest, scores[i]);
+    }
+    shares[lane] = select(0.0, exp(score - largest), lane < tile);
+    workgroupBarrier(); // also keeps the next tile's scores from being written too early
+    let fade = exp(before - largest);
+    sum *= fade;
+    total *= fade;
+    if (part < PARTS) {
+      for (var i = part; i < tile; i += PARTS) {
+        sum += shares[i] * values[kv + (start + i) * WIDTH + column];
+        total += shares[i];
+      }
+    }
+  }
+  if (span.x == span.y) {
+    return;
+  }
+  part_sums[lane] = sum;
+  scores[lane] = total;
+  workgroupBarrier();
+  if (part == 0u) {
+    for (var i = 1u; i < PARTS; i++) {
+      sum += part_sums[i * WIDTH + lane];
+      total += scores[i * WIDTH + lane];
+    }
+    out[t * (params.out_stride / 4u) + head * WIDTH + lane] = sum / total;
+  }
+}

@@ -1,0 +1,50 @@
+// Embedding: out[t] = scale · W[tokens[t] - row0], for tokens t < count whose row is in this slice.
+// uses: planes
+//
+// tokens [batch] u32; out [batch, stride] f32. A thread unpacks one group of 32 columns; x runs over
+// groups, y over tokens.
+
+struct Params {
+  rows: u32,
+  cols: u32,
+  row0: u32,
+  stride: u32,
+  scale: f32,
+}
+
+struct State {
+  position: u32,
+  count: u32,
+  step: u32,
+  seed: u32,
+}
+
+@group(0) @binding(3) var<storage, read> tokens: array<u32>;
+@group(0) @binding(4) var<storage, read> state: State;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+@compute @workgroup_size(32)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let g = id.x;
+  let t = id.y;
+  if (t >= state.count || g >= groups_of(params.cols)) {
+    return;
+  }
+  let row = tokens[t] - params.row0; // wraps, and so is too large, below row0
+  if (row >= params.rows) {
+    return;
+  }
+  let group = load_group(row, g, params.cols);
+  let width = (params.cols + 3u) / 4u;
+  let base = t * (params.stride / 4u);
+  for (var w = 0u; w < 4u; w++) {
+    let first = 8u * g + w;
+    if (first < width) {
+      out[base + first] = params.scale * first_half(group, w);
+    }
+    if (first + 4u < width) {
+      out[base + first + 4u] = params.scale * second_half(group, w);
+    }
+  }
+}

@@ -1,0 +1,84 @@
+// Residual and RMSNorm: b = HAS_POST ? rms(branch) · (post + offset) : branch; x += b (HAS_BRANCH);
+// out = rms(x) · (weight + offset), where rms(v) = v / sqrt(mean(v²) + eps).
+//
+// x, branch, out [batch, stride] f32, stride a multiple of 4, pads zero; post, weight [width].
+// A workgroup does one token; its 64 threads share their sums once a reduction.
+
+override HAS_BRANCH: u32;
+override HAS_POST: u32;
+
+struct Params {
+  width: u32,
+  stride: u32,
+  eps: f32,
+  offset: f32,
+}
+
+struct State {
+  position: u32,
+  count: u32,
+  step: u32,
+  seed: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> branch: array<vec4f>;
+@group(0) @binding(2) var<storage, read> post: array<vec4f>;
+@group(0) @binding(3) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(5) var<storage, read> state: State;
+@group(0) @binding(6) var<uniform> params: Params;
+
+var<workgroup> branch_sums: array<f32, 64>;
+var<workgroup> sums: array<f32, 64>;
+
+fn inverse_rms(square: f32) -> f32 {
+  return 1.0 / sqrt(square / f32(params.width) + params.eps);
+}
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let live = workgroup.x < state.count;
+  let width = select(0u, (params.width + 3u) / 4u, live);
+  let base = workgroup.x * (params.stride / 4u);
+  var scale = 1.0;
+  if (HAS_POST == 1u) {
+    var sum = 0.0;
+    for (var i = lane; i < width; i += 64u) {
+      sum += dot(branch[base + i], branch[base + i]);
+    }
+    branch_sums[lane] = sum;
+    workgroupBarrier();
+    var square = 0.0;
+    for (var i = 0u; i < 64u; i++) {
+      square += branch_sums[i];
+    }
+    scale = inverse_rms(square);
+  }
+  var sum = 0.0;
+  for (var i = lane; i < width; i += 64u) {
+    var value = x[base + i];
+    if (HAS_POST == 1u) {
+      value += branch[base + i] * scale * (post[i] + params.offset);
+    } else if (HAS_BRANCH == 1u) {
+      value += branch[base + i];
+    }
+    if (HAS_BRANCH == 1u) {
+      x[base + i] = value;
+    }
+    sum += dot(value, value);
+  }
+  sums[lane] = sum;
+  workgroupBarrier();
+  var square = 0.0;
+  for (var i = 0u; i < 64u; i++) {
+    square += sums[i];
+  }
+  let inverse = inverse_rms(square);
+  for (var i = lane; i < width; i += 64u) {
+    out[base + i] = x[base + i] * inverse * (weight[i] + params.offset);
+  }
+}

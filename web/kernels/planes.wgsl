@@ -1,0 +1,172 @@
+// Weights in planes -> vec4f. Put before every kernel whose header says "uses: planes".
+//
+// A matrix [rows, cols] lies in three planes, row after row, written by relayout.wgsl:
+//   FORM        codes                                 high            scales
+//   0 F32       1 word a weight                       -               -
+//   1 F16       2 weights a word, low half first      -               -
+//   2 BF16      likewise                              -               -
+//   3 Q4_0      4 words a group                       -               f16 d, 2 groups a word
+//   4 Q4_1      4 words a group                       -               f16 d, f16 m: a word a group
+//   5 Q5_0      4 words a group                       1 word          as Q4_0
+//   6 Q5_1      4 words a group                       1 word          as Q4_1
+//   7 Q8_0      8 words a group, signed bytes         -               as Q4_0
+//   8 Q4_K      4 words a group                       -               4 words a 256-block (the file's)
+//   9 Q5_K      4 words a group                       1 word          as Q4_K
+//  10 Q6_K      4 words a group                       2 words         5 words a 256-block: 16 i8, f16 d
+// A group is 32 columns. Of 4-bit words, byte b of word w holds column 4w+b in its low nibble and
+// 16+4w+b in its high one. High bits: bit i of the word is column i; Q6_K has two bits a column.
+// Dense rows (0..2) are padded with zeros to a multiple of 4 columns.
+
+override FORM: u32;
+
+@group(0) @binding(0) var<storage, read> codes: array<vec4u>;
+@group(0) @binding(1) var<storage, read> high: array<u32>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+
+// 32 weights of a row, still packed. Weight = scale · code - minimum, scale.x for columns 0..15 and
+// scale.y for 16..31.
+struct Group {
+  a: vec4u,
+  b: vec4u,
+  high: vec2u,
+  scale: vec2f,
+  minimum: f32,
+}
+
+// f16 bits -> f32, exact for subnormals too, which small scales are and unpack2x16float may flush.
+fn half(bits: u32) -> f32 {
+  let exponent = (bits >> 10u) & 31u;
+  let mantissa = bits & 1023u;
+  let normal = bitcast<f32>(((exponent + 112u) << 23u) | (mantissa << 13u));
+  let magnitude = select(normal, f32(mantissa) * 0x1p-24f, exponent == 0u);
+  return select(magnitude, -magnitude, (bits & 0x8000u) != 0u);
+}
+
+fn signed_bytes(word: u32) -> vec4f {
+  return vec4f(bitcast<vec4i>(vec4u(word) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u));
+}
+
+// Groups of 32 columns in a row; the last one of a dense row may be short.
+fn groups_of(cols: u32) -> u32 {
+  return (cols + 31u) / 32u;
+}
+
+// Byte i of the four words that start at `base`, which hold d, dmin and 12 bytes of a K block.
+fn k_byte(base: u32, i: u32) -> u32 {
+  return (scales[base + i / 4u] >> (8u * (i % 4u))) & 255u;
+}
+
+// (scale, minimum) of group j of a Q4_K or Q5_K block: six bits each, times d and dmin.
+fn k_scale(base: u32, j: u32) -> vec2f {
+  let d = scales[base];
+  var packed = vec2u(k_byte(base, 4u + j % 4u), k_byte(base, 8u + j % 4u)) & vec2u(63u);
+  if (j >= 4u) {
+    let low = k_byte(base, 8u + j);
+    let top = vec2u(k_byte(base, j), k_byte(base, 4u + j)) >> vec2u(6u);
+    packed = vec2u(low & 15u, low >> 4u) | (top << vec2u(4u));
+  }
+  return vec2f(half(d & 0xffffu), half(d >> 16u)) * vec2f(packed);
+}
+
+// Group g of row `row`; quantised forms only read what they need (FORM is known when compiling).
+fn load_group(row: u32, g: u32, cols: u32) -> Group {
+  var out: Group;
+  if (FORM < 3u) {
+    out.a = vec4u(row * ((cols + 3u) / 4u), g * 8u, (cols + 3u) / 4u, 0u); // start, vec4, vec4s a row
+    return out;
+  }
+  let groups = cols / 32u;
+  let at = row * groups + g;
+  if (FORM == 7u) {
+    out.a = codes[2u * at];
+    out.b = codes[2u * at + 1u];
+  } else {
+    out.a = codes[at];
+  }
+  if (FORM == 5u || FORM == 6u || FORM == 9u) {
+    out.high = vec2u(high[at], 0u);
+  } else if (FORM == 10u) {
+    out.high = vec2u(high[2u * at], high[2u * at + 1u]);
+  }
+  if (FORM == 3u || FORM == 5u || FORM == 7u) {
+    let pair = scales[row * ((groups + 1u) / 2u) + g / 2u];
+    out.scale = vec2f(half((pair >> (16u * (g & 1u))) & 0xffffu));
+  } else if (FORM == 4u || FORM == 6u) {
+    let pair = scales[at];
+    out.scale = vec2f(half(pair & 0xffffu));
+    out.minimum = -half(pair >> 16u);
+  } else if (FORM == 10u) {
+    let base = 5u * (at / 8u);
+    let j = at % 8u;
+    let pair = scales[base + j / 2u] >> (16u * (j & 1u));
+    out.scale = half(scales[base + 4u]) * signed_bytes(pair).xy;
+  } else {
+    let pair = k_scale(4u * (at / 8u), at % 8u);
+    out.scale = vec2f(pair.x);
+    out.minimum = pair.y;
+  }
+  return out;
+}
+
+// Weights 4i .. 4i+3 (i < 8, in vec4s from the row's start) of a dense row.
+fn dense(group: Group, i: u32) -> vec4f {
+  let at = group.a.y + i;
+  if (at >= group.a.z) {
+    return vec4f();
+  }
+  let index = group.a.x + at;
+  if (FORM == 0u) {
+    return bitcast<vec4f>(codes[index]);
+  }
+  let pair = select(codes[index / 2u].xy, codes[index / 2u].zw, (index & 1u) == 1u);
+  if (FORM == 2u) {
+    return bitcast<vec4f>(vec4u(pair.x << 16u, pair.x, pair.y << 16u, pair.y) &
+      vec4u(0xffff0000u));
+  }
+  return vec4f(half(pair.x & 0xffffu), half(pair.x >> 16u), half(pair.y & 0xffffu),
+    half(pair.y >> 16u));
+}
+
+// The codes of four columns: nibbles (the low ones of each byte of `word`) with their high bits.
+fn values(group: Group, word: u32, upper: u32) -> vec4f {
+  var code = (vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u);
+  if (FORM == 5u || FORM == 6u || FORM == 9u) {
+    code |= ((vec4u(upper) >> vec4u(0u, 1u, 2u, 3u)) & vec4u(1u)) << vec4u(4u);
+  } else if (FORM == 10u) {
+    code |= ((vec4u(upper) >> vec4u(0u, 2u, 4u, 6u)) & vec4u(3u)) << vec4u(4u);
+  }
+  if (FORM == 3u) {
+    return vec4f(code) - 8.0;
+  }
+  if (FORM == 5u) {
+    return vec4f(code) - 16.0;
+  }
+  if (FORM == 10u) {
+    return vec4f(code) - 32.0;
+  }
+  return vec4f(code);
+}
+
+// Weights of columns 4w .. 4w+3 of a group, w < 4.
+fn first_half(group: Group, w: u32) -> vec4f {
+  if (FORM < 3u) {
+    return dense(group, w);
+  }
+  if (FORM == 7u) {
+    return group.scale.x * signed_bytes(group.a[w]);
+  }
+  let upper = group.high.x >> select(4u * w, 8u * w, FORM == 10u);
+  return group.scale.x * values(group, group.a[w], upper) - group.minimum;
+}
+
+// Weights of columns 16+4w .. 16+4w+3 of a group, w < 4.
+fn second_half(group: Group, w: u32) -> vec4f {
+  if (FORM < 3u) {
+    return dense(group, w + 4u);
+  }
+  if (FORM == 7u) {
+    return group.scale.y * signed_bytes(group.b[w]);
+  }
+  let upper = select(group.high.x >> (16u + 4u * w), group.high.y >> (8u * w), FORM == 10u);
+  return group.scale.y * values(group, group.a[w] >> 4u, upper) - group.minimum;
+}

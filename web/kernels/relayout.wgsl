@@ -1,0 +1,166 @@
+// The file's blocks of rows 0 .. rows-1 of `raw` -> rows row0 .. of the planes (see planes.wgsl).
+//
+// raw [rows · row_bytes bytes], GGUF blocks as they are; codes, high, scales: the planes' words.
+// A thread moves one group of 32 columns; the scales that groups share go with the first of them.
+
+override FORM: u32;
+
+struct Params {
+  rows: u32,
+  cols: u32,
+  row_bytes: u32,
+  row0: u32,
+}
+
+@group(0) @binding(0) var<storage, read> raw: array<u32>;
+@group(0) @binding(1) var<storage, read_write> codes: array<u32>;
+@group(0) @binding(2) var<storage, read_write> high: array<u32>;
+@group(0) @binding(3) var<storage, read_write> scales: array<u32>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+// The four bytes from byte `at` on, at any alignment.
+fn word_at(at: u32) -> u32 {
+  let shift = 8u * (at % 4u);
+  let low = raw[at / 4u] >> shift;
+  if (shift == 0u) {
+    return low;
+  }
+  return low | (raw[at / 4u + 1u] << (32u - shift));
+}
+
+fn pair_at(at: u32) -> u32 {
+  return word_at(at) & 0xffffu;
+}
+
+fn byte_at(at: u32) -> u32 {
+  return (raw[at / 4u] >> (8u * (at % 4u))) & 255u;
+}
+
+// 32 dense columns: F32 a word each; F16 and BF16 two a word. Columns beyond the last become zero.
+fn move_dense(row_at: u32, row: u32, g: u32) {
+  let padded = (params.cols + 3u) / 4u * 4u;
+  let end = min(32u * g + 32u, padded);
+  for (var c = 32u * g; c < end; c += 2u) {
+    if (FORM == 0u) {
+      codes[row * padded + c] = select(0u, word_at(row_at + 4u * c), c < params.cols);
+      codes[row * padded + c + 1u] =
+        select(0u, word_at(row_at + 4u * c + 4u), c + 1u < params.cols);
+    } else {
+      let first = select(0u, pair_at(row_at + 2u * c), c < params.cols);
+      let second = select(0u, pair_at(row_at + 2u * c + 2u), c + 1u < params.cols);
+      codes[(row * padded + c) / 2u] = first | (second << 16u);
+    }
+  }
+}
+
+fn plain_block_bytes() -> u32 {
+  return select(select(select(select(34u, 24u, FORM == 6u), 22u, FORM == 5u), 20u, FORM == 4u), 18u,
+    FORM == 3u);
+}
+
+// Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes.
+fn move_plain(row_at: u32, row: u32, g: u32) {
+  let groups = params.cols / 32u;
+  let size = plain_block_bytes();
+  let at = row_at + g * size;
+  let out = row * groups + g;
+  let has_minimum = FORM == 4u || FORM == 6u;
+  var start = at + select(2u, 4u, has_minimum);
+  if (FORM == 5u || FORM == 6u) {
+    high[out] = word_at(start);
+    start += 4u;
+  }
+  let words = select(4u, 8u, FORM == 7u);
+  for (var w = 0u; w < words; w++) {
+    codes[out * words + w] = word_at(start + 4u * w);
+  }
+  if (has_minimum) {
+    scales[out] = word_at(at);
+  } else if (g % 2u == 0u) {
+    let next = select(0u, pair_at(at + size), g + 1u < groups);
+    scales[row * ((groups + 1u) / 2u) + g / 2u] = pair_at(at) | (next << 16u);
+  }
+}
+
+// Four bytes whose nibbles are those of bytes `at` .. and `at + 16` .. , high or low ones.
+fn regroup(at: u32, shift: u32) -> u32 {
+  let first = (word_at(at) >> shift) & 0x0f0f0f0fu;
+  let second = (word_at(at + 16u) >> shift) & 0x0f0f0f0fu;
+  return first | (second << 4u);
+}
+
+// Q4_K, Q5_K: 256 columns: d, dmin, 12 bytes of scales, (32 bytes: bit j is that of group j), and
+// 128 bytes, of which each 32 hold a group in their low nibbles and the next in their high ones.
+fn move_k(row_at: u32, row: u32, g: u32) {
+  let j = g % 8u;
+  let at = row_at + (g / 8u) * select(144u, 176u, FORM == 9u);
+  let out = row * (params.cols / 32u) + g;
+  let start = at + select(16u, 48u, FORM == 9u) + 32u * (j / 2u);
+  for (var w = 0u; w < 4u; w++) {
+    codes[4u * out + w] = regroup(start + 4u * w, 4u * (j % 2u));
+  }
+  if (FORM == 9u) {
+    var bits = 0u;
+    for (var i = 0u; i < 32u; i++) {
+      bits |= ((byte_at(at + 16u + i) >> j) & 1u) << i;
+    }
+    high[out] = bits;
+  }
+  if (j == 0u) {
+    for (var w = 0u; w < 4u; w++) {
+      scales[4u * (out / 8u) + w] = word_at(at + 4u * w);
+    }
+  }
+}
+
+// Q6_K: 256 columns: 128 bytes of nibbles, 64 bytes of high pairs, 16 scales, f16 d. Each half of
+// the block has 64 bytes of nibbles (groups 0 and 1 low, 2 and 3 high) and 32 of pairs.
+fn move_q6(row_at: u32, row: u32, g: u32) {
+  let at = row_at + (g / 8u) * 210u;
+  let part = (g % 8u) / 4u;
+  let q = g % 4u;
+  let out = row * (params.cols / 32u) + g;
+  let start = at + 64u * part + 32u * (q % 2u);
+  for (var w = 0u; w < 4u; w++) {
+    codes[4u * out + w] = regroup(start + 4u * w, 4u * (q / 2u));
+  }
+  for (var word = 0u; word < 2u; word++) {
+    var bits = 0u;
+    for (var i = 0u; i < 16u; i++) {
+      let pair = byte_at(at + 128u + 32u * part + 16u * word + i) >> (2u * q);
+      bits |= (pair & 3u) << (2u * i);
+    }
+    high[2u * out + word] = bits;
+  }
+  if (g % 8u == 0u) {
+    for (var w = 0u; w < 4u; w++) {
+      scales[5u * (out / 8u) + w] = word_at(at + 192u + 4u * w);
+    }
+    scales[5u * (out / 8u) + 4u] = pair_at(at + 208u);
+  }
+}
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let groups = (params.cols + 31u) / 32u;
+  let index = (workgroup.y * grid.x + workgroup.x) * 64u + lane;
+  if (index >= params.rows * groups) {
+    return;
+  }
+  let row_at = (index / groups) * params.row_bytes;
+  let row = params.row0 + index / groups;
+  let g = index % groups;
+  if (FORM < 3u) {
+    move_dense(row_at, row, g);
+  } else if (FORM < 8u) {
+    move_plain(row_at, row, g);
+  } else if (FORM < 10u) {
+    move_k(row_at, row, g);
+  } else {
+    move_q6(row_at, row, g);
+  }
+}

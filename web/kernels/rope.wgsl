@@ -1,0 +1,104 @@
+// Per head of q and k: optional RMSNorm (QK_NORM), then rotation; q in place, k and v to the cache.
+// (a, b) -> (a cos - b sin, b cos + a sin), pairs (i, i + HEAD_DIM/2) for PAIRS 0, (2i, 2i+1) for 1.
+//
+// qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
+// [kv_heads, context, HEAD_DIM]; token t goes to place position + t. angles (cos, sin): HEAD_DIM/2
+// for each of the positions 0..63, then for each multiple of 64; their sum follows from the addition
+// theorem, since WGSL's sine is not accurate for large angles. A workgroup does one head (x) of one
+// token (y): x < heads is q, then k, then v.
+
+override HEAD_DIM: u32;
+override PAIRS: u32;
+override QK_NORM: u32;
+
+struct Params {
+  heads: u32,
+  kv_heads: u32,
+  stride: u32,
+  context: u32,
+  eps: f32,
+  offset: f32,
+}
+
+struct State {
+  position: u32,
+  count: u32,
+  step: u32,
+  seed: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> q_norm: array<f32>;
+@group(0) @binding(2) var<storage, read> k_norm: array<f32>;
+@group(0) @binding(3) var<storage, read> angles: array<vec2f>;
+@group(0) @binding(4) var<storage, read_write> keys: array<f32>;
+@group(0) @binding(5) var<storage, read_write> values: array<f32>;
+@group(0) @binding(6) var<storage, read> state: State;
+@group(0) @binding(7) var<uniform> params: Params;
+
+var<workgroup> sums: array<f32, 32>;
+
+fn angle(position: u32, i: u32) -> vec2f {
+  let half = HEAD_DIM / 2u;
+  let fine = angles[(position % 64u) * half + i];
+  let coarse = angles[(64u + position / 64u) * half + i];
+  return vec2f(coarse.x * fine.x - coarse.y * fine.y, coarse.y * fine.x + coarse.x * fine.y);
+}
+
+@compute @workgroup_size(32)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let head = workgroup.x;
+  let t = workgroup.y;
+  let position = state.position + t;
+  let live = t < state.count && position < params.context;
+  let is_query = head < params.heads;
+  let is_value = head >= params.heads + params.kv_heads;
+  let base = t * params.stride + head * HEAD_DIM;
+  var inverse = 1.0;
+  if (QK_NORM == 1u) {
+    var sum = 0.0;
+    for (var i = lane; i < HEAD_DIM; i += 32u) {
+      let value = select(0.0, qkv[base + i], live);
+      sum += value * value;
+    }
+    sums[lane] = sum;
+    workgroupBarrier();
+    var square = 0.0;
+    for (var i = 0u; i < 32u; i++) {
+      square += sums[i];
+    }
+    inverse = 1.0 / sqrt(square / f32(HEAD_DIM) + params.eps);
+  }
+  if (!live) {
+    return;
+  }
+  let kv_head = (head - params.heads) % params.kv_heads;
+  let place = (kv_head * params.context + position) * HEAD_DIM;
+  for (var i = lane; i < HEAD_DIM / 2u; i += 32u) {
+    let first = select(i, 2u * i, PAIRS == 1u);
+    let second = select(i + HEAD_DIM / 2u, 2u * i + 1u, PAIRS == 1u);
+    var a = qkv[base + first];
+    var b = qkv[base + second];
+    if (is_value) {
+      values[place + first] = a;
+      values[place + second] = b;
+      continue;
+    }
+    if (QK_NORM == 1u) {
+      a *= inverse * (select(k_norm[first], q_norm[first], is_query) + params.offset);
+      b *= inverse * (select(k_norm[second], q_norm[second], is_query) + params.offset);
+    }
+    let turn = angle(position, i);
+    let rotated = vec2f(a * turn.x - b * turn.y, b * turn.x + a * turn.y);
+    if (is_query) {
+      qkv[base + first] = rotated.x;
+      qkv[base + second] = rotated.y;
+    } else {
+      keys[place + first] = rotated.x;
+      keys[place + second] = rotated.y;
+    }
+  }
+}
