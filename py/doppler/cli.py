@@ -241,7 +241,9 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
         logits=args.logits,
     )
     build_wheel()
-    terminal.result(run(job, find_browser(args.browser, args.adapter), terminal), "\n")
+    result = run(job, find_browser(args.browser, args.adapter), terminal)
+    terminal.write("\n")  # ends the line that was streamed
+    terminal.result(result, "")
 
 
 def _folder(path: Path) -> tuple[Any, Any]:

@@ -136,7 +136,9 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
         with open_page(server.url, browser) as page:
             page.on("pageerror", lambda error: terminal.log(f"page: {error}"))
             client = Client(page)
-            client.call("device", {})
+            device = client.call("device", {})
+            if not device["ok"]:
+                raise DeviceError(device["problem"])
             stages["boot_ms"] = _since(start)
             loaded = _load(
                 client, f"models/{quote(folder.name)}/{MANIFEST_FILE}", job, terminal, stages
@@ -167,6 +169,7 @@ def _load(
                 report(event["done"], event["total"])
 
         loaded: dict[str, Any] = client.call("load", args, on_event)
+        report(1, 1)
     stages["load_ms"] = _since(start)
     return loaded
 

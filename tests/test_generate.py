@@ -1,0 +1,85 @@
+"""`doppler generate` in a process of its own: the real page in a headless browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from doppler.browser import Browser
+from doppler.cli import main
+from doppler.errors import CorruptError, DopplerError
+from doppler.generate import error_named
+
+TINY = Path(__file__).parent / "fixtures" / "llama32-like"
+# Our float32 sums run in another order than the reference's; mistakes in these models show as 0.7.
+MARGIN = 1e-3
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("models") / "tiny"
+    assert main(["convert", str(TINY), "-o", str(target)]) == 0
+    return target
+
+
+def run(browser: Browser, model: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "doppler.cli", "generate", str(model), *args]
+    chosen = ["--adapter", browser.adapter]
+    if browser.executable:
+        chosen += ["--browser", browser.executable]
+    return subprocess.run([*command, *chosen], capture_output=True, text=True, timeout=300)
+
+
+def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: Path) -> None:
+    reference = np.load(TINY / "reference.npz")
+    ids = reference["ids"].tolist()[:40]
+    prompt = ["--prompt-ids", ",".join(map(str, ids)), "--max-tokens", "5", "--greedy"]
+    logits = tmp_path / "logits.npy"
+    done = run(browser, tiny, *prompt, "--context", "64", "--logits", str(logits), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["prompt_ids"] == ids
+    assert told["finish_reason"] == "length"
+    assert told["text"] == ""  # the checkpoint has no tokenizer
+    assert set(told["timings"]) >= {"load_ms", "ttft_ms", "prefill_tok_s", "decode_tok_s"}
+    assert told["memory"]["gpu_bytes"]["weights"] > 0
+    rows = np.load(logits)
+    assert rows.dtype == np.float32
+    assert np.abs(rows - reference["logits"][:40]).max() < MARGIN
+    assert told["generated_ids"][0] == int(rows[-1].argmax())
+    assert len(told["generated_ids"]) == 5
+
+
+def test_a_chat_streams_to_the_terminal(browser: Browser, models: Path) -> None:
+    question = ["--chat", "--prompt", "What is the capital of France?"]
+    done = run(browser, models / "smollm2-135m-instruct", *question, "--greedy")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "The capital of France is Paris.\n"
+
+
+def test_the_pages_errors_arrive_as_they_are(browser: Browser, tiny: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny, damaged)
+    shard = damaged / "shard-00000.bin"
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    done = run(browser, damaged, "--prompt-ids", "1,2", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "CorruptError"
+    assert "block 0" in error["message"]
+
+
+def test_errors_by_name() -> None:
+    assert type(error_named("CorruptError", "block 7")) is CorruptError
+    other = error_named("InternalError", "list index out of range")
+    assert type(other) is DopplerError
+    assert "InternalError: list index" in str(other)
+    assert type(error_named("annotations", "no class")) is DopplerError
