@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_page import GpuPage
 from playwright.sync_api import BrowserContext, Playwright, sync_playwright
 
 from doppler.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
 from doppler.cli import MODELS, main
 from doppler.server import Server
 from doppler.wheel import build_wheel
+from gpu_page import GpuPage
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
