@@ -1,0 +1,125 @@
+/** What a person does and what follows if it fails: a message, what can be done, a usable page. */
+
+import { client } from "./client.js";
+import { create, isEmpty } from "./conversations.js";
+import { failure, LAST_MODEL, refresh, useModel } from "./engine.js";
+import {
+  clearProblem,
+  problemOf,
+  showProblem,
+  showRequirements,
+  missingFeatures,
+} from "./notices.js";
+import { recall, set, state } from "./store.js";
+
+/** @import {Conversation, Entry, Failure, Problem} from "./types.js" */
+
+/**
+ * Run something; when it fails, say so with the actions that help.
+ * @param {() => Promise<unknown>} run
+ * @returns {Promise<boolean>} whether it worked
+ */
+export async function attempt(run) {
+  clearProblem();
+  try {
+    await run();
+    return true;
+  } catch (error) {
+    const what = failure(error);
+    if (what.name !== "Restarted")
+      showProblem(
+        problemOf(
+          what,
+          remedies(what, () => attempt(run)),
+        ),
+      );
+    return false;
+  }
+}
+
+/**
+ * @param {Failure} failure
+ * @param {() => void} again
+ * @returns {Problem["actions"]}
+ */
+export function remedies({ name }, again) {
+  const retry = { label: "Try again", run: again };
+  const models = { label: "Models", run: () => set({ view: "models" }) };
+  const restart = { label: "Restart the engine", run: restartEngine };
+  const reload = { label: "Load the model again", run: reloadModel };
+  switch (name) {
+    case "FormatError":
+    case "UnsupportedError":
+      return [];
+    case "StorageError":
+      return [retry, models];
+    case "DeviceError":
+      return recall(LAST_MODEL) ? [reload, restart] : [retry, restart];
+    case "InternalError":
+      return [restart];
+    default:
+      return [retry];
+  }
+}
+
+/** Load the model that was used last, in a fresh engine if this one is past help. */
+export function reloadModel() {
+  const last = recall(LAST_MODEL);
+  if (last) attempt(() => useModel(last.title, last.id, null));
+  else set({ view: "models" });
+}
+
+/** A new worker; and the model that was loaded, if one was. */
+export function restartEngine() {
+  const last = state.model && recall(LAST_MODEL);
+  return attempt(async () => {
+    await Promise.all([client.restart(), settle()]);
+    if (last) await useModel(last.title, last.id, null);
+  });
+}
+
+/** Once the engine is up: what it can do, and what it has stored. */
+export async function settle() {
+  const device = await client.ready;
+  set({ device });
+  const problem = device.ok ? null : (device.problem ?? "No usable GPU adapter was found.");
+  const missing = missingFeatures();
+  if (problem && "gpu" in navigator) {
+    missing.push({ title: "The GPU cannot be used", text: problem });
+  }
+  showRequirements(missing);
+  await refresh();
+}
+
+/**
+ * @param {Pick<Entry, "title" | "stored" | "source">} entry fetched if need be, loaded, and shown
+ * @returns {Promise<boolean>}
+ */
+export async function choose({ title, stored, source }) {
+  if (state.loading) return false;
+  const id = stored?.complete ? stored.id : null;
+  const loaded = id !== null && id === state.model?.id;
+  const worked = loaded || (await attempt(() => useModel(title, id, source)));
+  if (worked) showFitting();
+  return worked;
+}
+
+/** The current conversation if the model can go on with it, else a new one of the model's kind. */
+function showFitting() {
+  const kind = state.model?.chat === false ? "text" : "chat";
+  const { current } = state;
+  if (current?.kind === kind || (current?.kind === "text" && !isEmpty(current))) {
+    set({ view: "conversation" });
+  } else openNew(kind);
+}
+
+/** @param {Conversation["kind"]} kind */
+export function openNew(kind) {
+  open(create(kind));
+}
+
+/** @param {Conversation} conversation */
+export function open(conversation) {
+  set({ current: conversation, view: "conversation" });
+  document.dispatchEvent(new CustomEvent("opened"));
+}

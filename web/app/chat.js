@@ -1,0 +1,243 @@
+/** The chat view: messages, and the composer under them. */
+
+import { attempt, openNew, reloadModel } from "./actions.js";
+import { draftOf, keepDraft } from "./conversations.js";
+import { byId, button, el, icon, iconButton } from "./dom.js";
+import { answer, LAST_MODEL, onText, stop } from "./engine.js";
+import { speed } from "./format.js";
+import { AssistantMessage, UserMessage } from "./message.js";
+import { toast } from "./notices.js";
+import { recall, set, state, watch } from "./store.js";
+import { finishSpeaking, speak } from "./speech.js";
+
+/** @import {Conversation, Generation, Message} from "./types.js" */
+
+const STARTERS = [
+  "Explain tides to a ten-year-old",
+  "Write a haiku about rain",
+  "What is a black hole?",
+];
+const NEAR_END = 80;
+
+const view = byId("chat-view", HTMLElement);
+const list = el("ol", { "aria-label": "Messages", "data-testid": "messages" });
+const empty = el("div", { class: "empty" });
+const scroller = el("div", { class: "scroller" }, empty, list);
+const nudge = el("div", { class: "nudge", "data-testid": "nudge" });
+const field = el("textarea", { rows: 1, "aria-label": "Message", "data-testid": "composer" });
+const sendButton = el("button", {
+  class: "icon-button round",
+  type: "submit",
+  "aria-label": "Send",
+});
+const stopButton = el("button", {
+  class: "icon-button round",
+  type: "button",
+  "aria-label": "Stop",
+});
+const toEnd = iconButton("down", "Jump to the latest", () => scrollToEnd(true));
+const figures = el("span", { "data-testid": "live-stats" });
+const composer = el("form", { class: "composer" }, field, sendButton, stopButton);
+
+/** @type {Map<string, UserMessage | AssistantMessage>} */
+const shown = new Map();
+/** @type {Conversation | null} */
+let conversation = null;
+let following = true;
+
+/** @param {boolean} [force] */
+function scrollToEnd(force) {
+  if (force) following = true;
+  if (following) scroller.scrollTop = scroller.scrollHeight;
+  toEnd.hidden = following;
+}
+
+const deeds = {
+  regenerate(/** @type {Message} */ message) {
+    if (!conversation || !canAnswer()) return;
+    conversation.messages.length = conversation.messages.indexOf(message);
+    answer(conversation);
+  },
+  resend(/** @type {Message} */ message, /** @type {string} */ text) {
+    if (!conversation || !canAnswer()) return;
+    conversation.messages.length = conversation.messages.indexOf(message) + 1;
+    message.content = text;
+    shown.delete(message.id);
+    answer(conversation);
+    field.focus();
+  },
+};
+
+function canAnswer() {
+  if (!state.model) toast("Load a model first.");
+  else if (!state.model.chat) toast("This model continues texts; load one that chats.");
+  return state.model?.chat === true && !state.generation;
+}
+
+function send() {
+  const content = field.value.trim();
+  if (!conversation || !content || !canAnswer()) return;
+  keepDraft(conversation, "");
+  conversation.messages.push({ id: crypto.randomUUID(), role: "user", content });
+  field.value = "";
+  following = true;
+  answer(conversation);
+}
+
+function renderMessages() {
+  if (!conversation) return;
+  const { messages } = conversation;
+  const kept = new Set(messages.map(({ id }) => id));
+  for (const id of shown.keys()) if (!kept.has(id)) shown.delete(id);
+  for (const message of messages) {
+    if (shown.has(message.id)) continue;
+    const make = message.role === "user" ? UserMessage : AssistantMessage;
+    shown.set(message.id, new make(message, deeds));
+  }
+  const elements = messages.map(({ id }) => /** @type {UserMessage} */ (shown.get(id)).element);
+  if (
+    elements.some((element, index) => list.children[index] !== element) ||
+    list.children.length !== elements.length
+  ) {
+    list.replaceChildren(...elements);
+  }
+  empty.hidden = messages.length > 0;
+}
+
+function renderEmpty() {
+  const starters = STARTERS.map((text) =>
+    button(text, () => {
+      field.value = text;
+      field.focus();
+      renderControls();
+    }),
+  );
+  empty.replaceChildren(
+    el("h1", {}, "What is on your mind?"),
+    el("p", {}, "Answers are written on this device. Small models are quick, and often wrong."),
+    el("div", { class: "starters" }, ...starters),
+  );
+}
+
+/** What stands in the way of an answer, and the way past it. */
+function renderNudge() {
+  const { model, loading } = state;
+  const last = recall(LAST_MODEL);
+  const stored = last && state.models.some(({ id, complete }) => id === last.id && complete);
+  const choose = button(stored ? "Other models" : "Choose a model", () => set({ view: "models" }));
+  /** @type {(Node | string | false)[]} */
+  let parts = [];
+  if (!model) {
+    const text = loading ? `Loading ${loading}. You can write meanwhile.` : "No model is loaded.";
+    const load =
+      stored &&
+      button(`Load ${last.title}`, reloadModel, {
+        class: "button primary",
+        "data-testid": "load-last",
+      });
+    parts = [el("p", {}, text), ...(loading ? [] : [load, choose])];
+  } else if (!model.chat) {
+    const text = `${model.title} continues texts; it was not taught to chat.`;
+    parts = [el("p", {}, text), button("Continue a text", () => openNew("text")), choose];
+  }
+  nudge.replaceChildren(...parts.filter((part) => part !== false && part !== undefined));
+  nudge.hidden = parts.length === 0;
+}
+
+function renderControls() {
+  const { generation } = state;
+  stopButton.hidden = !generation;
+  sendButton.hidden = !!generation;
+  stopButton.disabled = generation?.stopping ?? false;
+  sendButton.disabled = !field.value.trim() || !state.model?.chat;
+  const elsewhere = generation && generation.conversation !== conversation;
+  figures.textContent = !generation
+    ? ""
+    : elsewhere
+      ? "Answering in another conversation…"
+      : progressText(generation);
+}
+
+/** @param {Generation} generation */
+export function progressText({ tokens, firstAt, phase, stopping }) {
+  if (tokens < 2 || stopping) return phase;
+  return `${tokens} tokens · ${speed(((tokens - 1) * 1000) / (performance.now() - firstAt))}`;
+}
+
+let frame = 0;
+
+/** At most one drawing a frame, however fast tokens come. @param {Generation} generation */
+function onPiece(generation) {
+  if (generation.conversation !== conversation || frame) return;
+  frame = requestAnimationFrame(() => {
+    frame = 0;
+    const message = generation.message && shown.get(generation.message.id);
+    if (message instanceof AssistantMessage) {
+      message.render();
+      if (state.generation === generation) speak(message.prose.finished());
+      else finishSpeaking(message.prose.all());
+    }
+    renderControls();
+    scrollToEnd();
+  });
+}
+
+function show() {
+  const current = state.current?.kind === "chat" ? state.current : null;
+  if (current !== conversation) {
+    conversation = current;
+    shown.clear();
+    list.replaceChildren();
+    if (current) field.value = draftOf(current);
+    following = true;
+  }
+  renderMessages();
+  for (const message of shown.values()) {
+    if (message instanceof AssistantMessage) message.render();
+  }
+  renderNudge();
+  renderControls();
+  scrollToEnd();
+}
+
+/** @param {KeyboardEvent} event */
+function onKey(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  send();
+}
+
+export function startChat() {
+  sendButton.append(icon("send"));
+  sendButton.dataset.testid = "send";
+  stopButton.append(icon("stop"));
+  stopButton.dataset.testid = "stop";
+  stopButton.addEventListener("click", () => attempt(stop));
+  field.placeholder = "Write a message";
+  field.addEventListener("keydown", onKey);
+  field.addEventListener("input", () => {
+    if (conversation) keepDraft(conversation, field.value);
+    renderControls();
+  });
+  composer.addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  scroller.addEventListener("scroll", () => {
+    const left = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+    following = left < NEAR_END;
+    toEnd.hidden = following;
+  });
+  toEnd.classList.add("to-end");
+  const keys = el("span", {}, "Enter sends, Shift+Enter breaks the line");
+  const hint = el("div", { class: "hint" }, keys, figures);
+  view.append(scroller, el("div", { class: "dock" }, toEnd, nudge, composer, hint));
+  renderEmpty();
+  onText(onPiece);
+  watch(["current", "generation"], show);
+  watch(["model", "models", "loading"], () => {
+    renderNudge();
+    renderControls();
+  });
+  document.addEventListener("opened", () => view.hidden || field.focus());
+}

@@ -1,0 +1,155 @@
+/**
+ * The one worker, and `window.doppler`: the page's own buttons, tests and a developer's console all
+ * go through `call`, so whatever is loaded by one is seen by the others. Events of the client:
+ * "start", "event", "end" and "fail", each with the call; the page shows progress from them.
+ */
+
+import * as Comlink from "../vendor/comlink.js";
+import { saveAs } from "./dom.js";
+import { keepPage } from "./offline.js";
+
+/** @import {Call, Device, DopplerEvent, OnEvent} from "./types.js" */
+/** @typedef {{call: Call, event?: DopplerEvent, result?: any, error?: Error}} Detail */
+/**
+ * @typedef {object} Remote DopplerWorker, for any method by name
+ * @property {(onEvent: OnEvent) => Promise<void>} boot
+ * @property {(method: string, args: object, onEvent: OnEvent, file: File | null) => Promise<any>} call
+ */
+
+class Client extends EventTarget {
+  /** @type {Worker | null} */
+  #worker = null;
+  /** @type {(error: Error) => void} */
+  #abandon = () => {};
+  /** @type {Promise<never>} rejects every call of a worker that is gone */
+  #gone = this.#untilGone();
+  #booted = this.#boot();
+  /** The device report, once Python runs. */
+  ready = this.#report();
+
+  /** Give up the worker, with all that it held on the GPU, and start another. */
+  restart() {
+    this.#worker?.terminate();
+    this.#abandon(Object.assign(new Error("The engine was restarted."), { name: "Restarted" }));
+    this.#gone = this.#untilGone();
+    this.#booted = this.#boot();
+    this.ready = this.#report();
+    return this.ready;
+  }
+
+  /** @returns {Promise<never>} */
+  #untilGone() {
+    const gone = new Promise((_, reject) => (this.#abandon = reject));
+    gone.catch(() => {}); // each call that it cuts off tells
+    return /** @type {Promise<never>} */ (gone);
+  }
+
+  /** @returns {Promise<Device>} */
+  #report() {
+    const report = this.#booted.then(() => this.call("device"));
+    report.catch(() => {}); // whoever awaits it tells
+    return report;
+  }
+
+  async #boot() {
+    const call = { method: "boot", args: {} };
+    await keepPage(); // a worker started earlier would not have its files kept
+    const worker = new Worker(new URL("../worker.js", import.meta.url), { type: "module" });
+    const remote = /** @type {Remote} */ (/** @type {unknown} */ (Comlink.wrap(worker)));
+    this.#worker = worker;
+    const unloadable = new Promise((_, reject) => {
+      worker.addEventListener("error", (event) => {
+        const why = event.message || "worker.js or a part of it could not be fetched";
+        reject(Object.assign(new Error(why), { name: "InternalError" }));
+      });
+    });
+    unloadable.catch(() => {}); // matters until the boot is done
+    const boot = () => Promise.race([remote.boot(this.#listener(call)), unloadable]);
+    await this.#observe(call, boot);
+    return remote;
+  }
+
+  /**
+   * Call a method of doppler.api in the worker.
+   * @param {string} method
+   * @param {Record<string, unknown>} [args]
+   * @param {OnEvent | null} [onEvent]
+   * @param {File | null} [file]
+   * @returns {Promise<any>}
+   */
+  async call(method, args = {}, onEvent = null, file = null) {
+    const remote = await this.#booted;
+    const call = { method, args };
+    const listener = this.#listener(call, onEvent);
+    return this.#observe(call, () => remote.call(method, args, listener, file));
+  }
+
+  /**
+   * @param {Call} call
+   * @param {OnEvent | null} [onEvent]
+   */
+  #listener(call, onEvent) {
+    return Comlink.proxy((/** @type {DopplerEvent} */ event) => {
+      onEvent?.(event);
+      this.#tell("event", { call, event });
+    });
+  }
+
+  /**
+   * @template T
+   * @param {Call} call
+   * @param {() => Promise<T>} run
+   * @returns {Promise<T>}
+   */
+  async #observe(call, run) {
+    this.#tell("start", { call });
+    try {
+      const result = await Promise.race([run(), this.#gone]);
+      this.#tell("end", { call, result });
+      return result;
+    } catch (thrown) {
+      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      this.#tell("fail", { call, error });
+      throw error;
+    }
+  }
+
+  /**
+   * @param {string} type
+   * @param {Detail} detail
+   */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  /**
+   * @param {"start" | "event" | "end" | "fail"} type
+   * @param {(detail: Detail) => void} run
+   */
+  on(type, run) {
+    this.addEventListener(type, (event) => run(/** @type {CustomEvent<Detail>} */ (event).detail));
+  }
+}
+
+export const client = new Client();
+
+/**
+ * Logits of every prompt position, offered as the download "logits.f32" (float32, rows × vocab).
+ * @param {Record<string, unknown>} args {prompt} or {prompt_ids}, and an id
+ */
+async function saveLogits(args) {
+  const { prompt_ids, rows, vocab, file } = await client.call("logits", args);
+  let folder = await navigator.storage.getDirectory();
+  for (const name of ["doppler", "tmp"]) folder = await folder.getDirectoryHandle(name);
+  const handle = await folder.getFileHandle(file);
+  saveAs(await handle.getFile(), "logits.f32");
+  return { prompt_ids, rows, vocab };
+}
+
+window.doppler = {
+  get ready() {
+    return client.ready;
+  },
+  call: (...args) => client.call(...args),
+  saveLogits,
+};

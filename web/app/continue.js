@@ -1,0 +1,179 @@
+/** The text view: one editor, at whose end the model goes on; what it wrote stays marked. */
+
+import { attempt, reloadModel, remedies } from "./actions.js";
+import { save } from "./conversations.js";
+import { byId, button, el, icon } from "./dom.js";
+import { continueText, LAST_MODEL, onText, stop } from "./engine.js";
+import { endingText, statsText } from "./message.js";
+import { announce, notice, problemOf } from "./notices.js";
+import { progressText } from "./chat.js";
+import { recall, set, state, watch } from "./store.js";
+import { adjust, pieces } from "./ranges.js";
+
+/** @import {Conversation} from "./types.js" */
+
+const SAVE_AFTER_MS = 300;
+
+const view = byId("text-view", HTMLElement);
+const copy = el("div", {
+  class: "copy",
+  "aria-hidden": "true",
+  "data-testid": "continuation-marks",
+});
+const field = el("textarea", { "aria-label": "Text to continue", spellcheck: "false" });
+const sheet = el("div", { class: "sheet" }, copy, field);
+const scroller = el("div", { class: "scroller" }, sheet);
+const problem = el("div", { "data-testid": "text-error" });
+const stats = el("span", { class: "quiet", "data-testid": "text-stats" });
+const primary = (/** @type {string} */ id) => ({ class: "button primary", "data-testid": id });
+const goButton = button("Continue", () => go(), primary("continue"));
+const stopButton = button("Stop", () => void attempt(stop), primary("stop-text"));
+const undoButton = button("Undo", () => undo(), { "data-testid": "undo" });
+const againButton = button("Another", () => again(), { "data-testid": "another" });
+const modelButton = button("", () => {}, { "data-testid": "text-model" });
+
+/** @type {Conversation | null} */
+let conversation = null;
+let saving = 0;
+
+function writing() {
+  return state.generation !== null && state.generation.conversation === conversation;
+}
+
+function renderText() {
+  if (!conversation) return;
+  const { text, ranges } = conversation;
+  if (field.value !== text) field.value = text;
+  const parts = pieces(text, ranges).map(({ text: part, marked }) =>
+    marked ? el("mark", {}, part) : part,
+  );
+  copy.replaceChildren(...parts, "\n "); // a last line of its own, so that the caret has room
+}
+
+function renderBar() {
+  if (!conversation) return;
+  const { model, loading, generation } = state;
+  const ready = !!model && !generation;
+  field.readOnly = writing();
+  goButton.hidden = stopButton.hidden = true;
+  (generation ? stopButton : goButton).hidden = false;
+  stopButton.disabled = generation?.stopping ?? false;
+  goButton.disabled = !ready || !conversation.text;
+  undoButton.disabled = againButton.disabled = !!generation || conversation.ranges.length === 0;
+  againButton.disabled ||= !ready;
+  const last = recall(LAST_MODEL);
+  modelButton.hidden = !!model || !!loading;
+  modelButton.textContent = last ? `Load ${last.title}` : "Choose a model";
+  modelButton.onclick = () => (last ? reloadModel() : set({ view: "models" }));
+  renderStats();
+}
+
+function renderStats() {
+  if (!conversation) return;
+  const { last } = conversation;
+  const { generation, model } = state;
+  if (generation) {
+    stats.textContent = writing() ? progressText(generation) : "Answering in another conversation…";
+  } else if (last?.stats) {
+    stats.textContent = [statsText(last.stats), endingText(last)].filter(Boolean).join(" · ");
+  } else {
+    stats.textContent = model ? "Ctrl+Enter continues" : "";
+  }
+  const failure = generation ? undefined : last?.failure;
+  problem.replaceChildren(
+    ...(failure ? [notice(problemOf(failure, remedies(failure, go)), forget)] : []),
+  );
+}
+
+function forget() {
+  if (conversation) conversation.last = undefined;
+  renderStats();
+}
+
+async function go() {
+  if (!conversation || !state.model || state.generation || !conversation.text) return;
+  const running = continueText(conversation);
+  scroller.scrollTop = scroller.scrollHeight;
+  await running;
+  if (conversation?.last?.finish !== "error") announce("The continuation is finished.");
+}
+
+/** Take the newest of the model's continuations away; what the person typed stays. */
+function undo() {
+  const range = conversation?.ranges.pop();
+  if (!conversation || !range) return;
+  const { text } = conversation;
+  const after = text.length - range.end;
+  conversation.text = text.slice(0, range.start) + text.slice(range.end);
+  conversation.last = undefined;
+  renderText();
+  renderBar();
+  field.focus();
+  field.selectionStart = field.selectionEnd = conversation.text.length - after;
+  save(conversation);
+}
+
+function again() {
+  undo();
+  go();
+}
+
+function onInput() {
+  if (!conversation) return;
+  conversation.ranges = adjust(conversation.ranges, conversation.text, field.value);
+  conversation.text = field.value;
+  renderText();
+  renderBar();
+  clearTimeout(saving);
+  const changed = conversation;
+  saving = setTimeout(() => save(changed), SAVE_AFTER_MS);
+}
+
+/** The tab may be closed before the next save is due. */
+function saveNow() {
+  if (document.visibilityState === "hidden" && conversation) save(conversation, false);
+}
+
+function show() {
+  const current = state.current?.kind === "text" ? state.current : null;
+  if (current !== conversation) {
+    conversation = current;
+    if (current) scroller.scrollTop = 0;
+  }
+  renderText();
+  renderBar();
+}
+
+export function startContinue() {
+  field.placeholder = "Begin a text; the model goes on from its end.";
+  field.dataset.testid = "continue-editor";
+  goButton.prepend(icon("text"));
+  stopButton.prepend(icon("stop"));
+  undoButton.prepend(icon("undo"));
+  undoButton.setAttribute("aria-label", "Undo the last continuation");
+  againButton.prepend(icon("again"));
+  againButton.setAttribute("aria-label", "Another continuation instead of the last");
+  field.addEventListener("input", onInput);
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    go();
+  });
+  const buttons = [goButton, stopButton, undoButton, againButton, modelButton];
+  const bar = el("div", { class: "text-bar" }, ...buttons, el("span", { class: "grow" }), stats);
+  view.append(scroller, el("div", { class: "dock" }, problem, bar));
+  let frame = 0;
+  onText((generation) => {
+    if (generation.conversation !== conversation || frame) return;
+    frame = requestAnimationFrame(() => {
+      frame = 0;
+      const left = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+      renderText();
+      renderBar();
+      if (left < 80) scroller.scrollTop = scroller.scrollHeight;
+    });
+  });
+  watch(["current", "generation", "model", "loading"], show);
+  document.addEventListener("visibilitychange", saveNow);
+  document.addEventListener("opened", () => view.hidden || field.focus());
+}

@@ -1,0 +1,216 @@
+/** What the page asks of the worker: fetch, load, delete models; answer and continue; stop. */
+
+import { client } from "./client.js";
+import { history, save } from "./conversations.js";
+import { keepModels } from "./offline.js";
+import { recall, remember, set, state } from "./store.js";
+
+/** @import {Conversation, Entry, Failure, Generation, GenerationResult} from "./types.js" */
+/** @import {DopplerEvent, Message, Source} from "./types.js" */
+
+export const LAST_MODEL = "doppler.lastModel";
+const SOURCES = "doppler.sources";
+const SAVE_EVERY_MS = 1500;
+
+/** @param {unknown} error @returns {Failure} */
+export function failure(error) {
+  const { name, message } = error instanceof Error ? error : new Error(String(error));
+  return { name, message };
+}
+
+export async function refresh() {
+  const [models, storage] = await Promise.all([client.call("models"), client.call("storage")]);
+  set({ models, storage });
+}
+
+/** @param {string} name @returns {Source | null} where a half-fetched model was coming from */
+export const knownSource = (name) => recall(SOURCES)?.[name] ?? null;
+
+/**
+ * Bring a model into storage; what is already there is not fetched again.
+ * @param {Source} source
+ * @returns {Promise<string>} its id
+ */
+async function obtain(source) {
+  await keepModels();
+  if (source.kind === "address") remember(SOURCES, { ...recall(SOURCES), [source.name]: source });
+  const { id } =
+    source.kind === "manifest"
+      ? await client.call("download", { url: source.url })
+      : source.kind === "address"
+        ? await client.call("import_url", { url: source.url, name: source.name })
+        : await client.call("import_file", { name: source.name }, null, source.file);
+  return id;
+}
+
+/**
+ * Fetch what is missing of a model, then load it.
+ * @param {string} title
+ * @param {string | null} id of a model that is wholly stored
+ * @param {Source | null} source
+ */
+export async function useModel(title, id, source) {
+  set({ loading: title });
+  try {
+    id ??= source && (await obtain(source));
+    await refresh();
+    await client.call("load", {
+      id,
+      ...(state.settings.context && { context: state.settings.context }),
+    });
+  } finally {
+    set({ loading: null });
+    await refresh().catch(() => {}); // what failed above is what the person is told
+  }
+}
+
+/** @param {Entry} entry */
+export async function deleteModel(entry) {
+  if (!entry.stored) return;
+  await client.call("delete", { id: entry.stored.id });
+  await refresh();
+}
+
+// Whoever loads a model, a button or window.doppler, it is the model that the page then uses.
+client.on("end", ({ call, result }) => {
+  if (call.method === "load") {
+    set({ model: result });
+    remember(LAST_MODEL, { id: result.id, title: result.title });
+  }
+  const deleted = call.method === "delete" && call.args.id === state.model?.id;
+  if (call.method === "unload" || deleted) set({ model: null });
+});
+client.on("start", ({ call }) => {
+  if (call.method === "boot" || call.method === "load") set({ model: null });
+});
+
+/** Sampling settings as the worker takes them, with a seed drawn where none was set. */
+function sampling() {
+  const { temperature, top_k, top_p, min_p, repetition_penalty, greedy } = state.settings;
+  const seed = state.settings.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
+  return { temperature, top_k, top_p, min_p, repetition_penalty, greedy, seed };
+}
+
+/** @type {Set<(generation: Generation) => void>} called at each piece of text and at the end */
+const listeners = new Set();
+
+/** @param {(generation: Generation) => void} run */
+export const onText = (run) => listeners.add(run);
+
+/** @param {Generation} generation */
+const tell = (generation) => listeners.forEach((run) => run(generation));
+
+/**
+ * Run one generation: pieces go to `append`, and what became of it into `record`.
+ * @param {Generation} generation
+ * @param {string} method
+ * @param {object} args
+ * @param {(text: string) => void} append
+ * @param {Pick<Message, "finish" | "failure" | "stats" | "dropped">} record
+ */
+async function generate(generation, method, args, append, record) {
+  const settings = sampling();
+  const { conversation } = generation;
+  let savedAt = performance.now();
+  record.finish = null;
+  set({ generation });
+  await save(conversation);
+  /** @param {DopplerEvent} event */
+  const onEvent = (event) => {
+    if (event.type === "prefill") {
+      generation.phase = `Reading ${event.done} of ${event.total} tokens…`;
+    } else if (event.type === "token") {
+      generation.firstAt ||= performance.now();
+      generation.tokens = event.n;
+      append(event.text);
+    }
+    tell(generation);
+    if (performance.now() - savedAt > SAVE_EVERY_MS) {
+      savedAt = performance.now();
+      save(conversation);
+    }
+  };
+  try {
+    const request = {
+      ...args,
+      sampling: settings,
+      max_tokens: state.settings.max_tokens,
+      stop: [],
+    };
+    /** @type {GenerationResult} */
+    const result = await client.call(method, request, onEvent);
+    record.finish = result.finish_reason;
+    record.dropped = result.dropped_messages;
+    record.stats = {
+      tokens: result.generated_ids.length,
+      reused: result.reused_tokens,
+      rate: result.timings.decode_tok_s,
+      first: result.timings.ttft_ms,
+      seed: settings.seed,
+    };
+    if (state.model) set({ model: { ...state.model, memory: result.memory } });
+    return result;
+  } catch (error) {
+    record.finish = "error";
+    record.failure = failure(error);
+    return null;
+  } finally {
+    set({ generation: null });
+    tell(generation);
+    save(conversation);
+  }
+}
+
+/**
+ * @param {Conversation} conversation
+ * @param {Message | null} message
+ * @returns {Generation}
+ */
+function begin(conversation, message) {
+  return { conversation, message, phase: "Thinking…", tokens: 0, firstAt: 0, stopping: false };
+}
+
+/** @param {Conversation} conversation whose last message is the person's */
+export async function answer(conversation) {
+  /** @type {Message} */
+  const message = { id: crypto.randomUUID(), role: "assistant", content: "", finish: null };
+  message.model = state.model?.title;
+  conversation.messages.push(message);
+  const messages = history(conversation, message);
+  const append = (/** @type {string} */ text) => void (message.content += text);
+  const generation = begin(conversation, message);
+  const result = await generate(generation, "chat", { messages }, append, message);
+  if (result && result.text !== message.content) {
+    message.content = result.text; // a stop string may have been streamed in part
+    tell(generation);
+    save(conversation);
+  }
+}
+
+/** @param {Conversation} conversation the model's text goes to its end, as its newest range */
+export async function continueText(conversation) {
+  const prompt = conversation.text;
+  const range = { start: prompt.length, end: prompt.length };
+  const generation = begin(conversation, null);
+  conversation.last = {};
+  conversation.ranges.push(range);
+  /** @param {string} text */
+  const append = (text) => {
+    conversation.text += text;
+    range.end = conversation.text.length;
+  };
+  const result = await generate(generation, "complete", { prompt }, append, conversation.last);
+  if (result && result.text !== conversation.text.slice(range.start)) {
+    conversation.text = prompt;
+    append(result.text);
+  }
+  if (range.end === range.start) conversation.ranges.pop();
+  tell(generation);
+  save(conversation);
+}
+
+export async function stop() {
+  if (!state.generation || state.generation.stopping) return;
+  set({ generation: Object.assign(state.generation, { stopping: true, phase: "Stopping…" }) });
+  await client.call("cancel").catch(() => {}); // the answer itself says what became of it
+}

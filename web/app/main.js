@@ -1,0 +1,70 @@
+/** Starts the page: the worker boots while the person can already read, write and choose. */
+
+import { attempt, open, settle } from "./actions.js";
+import { startChat } from "./chat.js";
+import { startContinue } from "./continue.js";
+import { restore } from "./conversations.js";
+import { byId, icon } from "./dom.js";
+import { stop } from "./engine.js";
+import { startModels } from "./models.js";
+import { missingFeatures, showProblem, showRequirements } from "./notices.js";
+import { startProgress } from "./progress.js";
+import { startSettings } from "./settings.js";
+import { closeDrawer, startSidebar } from "./sidebar.js";
+import { set, state, watch } from "./store.js";
+
+function startFrame() {
+  const modelButton = byId("model-button", HTMLButtonElement);
+  modelButton.append(icon("chevron"));
+  modelButton.addEventListener("click", () => set({ view: "models" }));
+  byId("settings-open", HTMLButtonElement).append(icon("settings"));
+  watch(["model", "loading"], () => {
+    const { model, loading } = state;
+    const name = model?.title ?? (loading ? `Loading ${loading}…` : "Choose a model");
+    byId("model-name", HTMLElement).textContent = name;
+    byId("model-dot", HTMLElement).classList.toggle("on", !!model);
+  });
+  watch(["view", "current"], () => {
+    const shown = state.current && state.view === "conversation" ? state.current.kind : "models";
+    for (const name of ["models", "chat", "text"]) {
+      byId(`${name}-view`, HTMLElement).hidden = name !== shown;
+    }
+    document.title = shown === "models" ? "Doppler" : `${state.current?.title || "New"} · Doppler`;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || event.defaultPrevented) return;
+    if (document.querySelector("dialog[open], :popover-open") || closeDrawer()) return;
+    if (state.generation) stop();
+  });
+}
+
+async function startConversations() {
+  const note = { title: "Conversations cannot be kept", actions: [] };
+  document.addEventListener("unsaved", (event) => {
+    const { detail } = /** @type {CustomEvent} */ (event);
+    showProblem({
+      ...note,
+      text: `This browser refused to store them: ${detail?.message}. Export what you want to keep.`,
+    });
+  });
+  try {
+    await restore();
+  } catch {
+    const text =
+      "This browser offers no place for them here (a private window, perhaps). They last until the page is closed; export what you want to keep.";
+    showProblem({ ...note, text });
+    return;
+  }
+  if (state.conversations.length && !state.current) open(state.conversations[0]);
+}
+
+showRequirements(missingFeatures());
+startFrame();
+startSidebar();
+startProgress();
+startModels();
+startChat();
+startContinue();
+startSettings();
+startConversations();
+attempt(settle);

@@ -1,0 +1,291 @@
+/** The models view: what is stored, what the server offers, the catalogue, and one's own files. */
+
+import { byId, button, el, icon, iconButton } from "./dom.js";
+import { deleteModel, knownSource } from "./engine.js";
+import { bytes, parameters } from "./format.js";
+import { choose, attempt } from "./actions.js";
+import { confirmed } from "./notices.js";
+import { set, state, watch } from "./store.js";
+
+/** @import {Entry, OfferedModel, StoredModel} from "./types.js" */
+
+const view = byId("models-view", HTMLElement);
+const lists = el("div");
+const disk = el("section", { class: "disk", "aria-label": "Storage", "data-testid": "storage" });
+/** @type {{server: OfferedModel[], catalogue: OfferedModel[]}} */
+const offers = { server: [], catalogue: [] };
+
+/** @param {string} path @returns {Promise<OfferedModel[]>} empty where there is nothing, or no network */
+async function listing(path) {
+  try {
+    const response = await fetch(path);
+    return response.ok ? (await response.json()).models : [];
+  } catch {
+    return [];
+  }
+}
+
+async function fetchOffers() {
+  const [server, catalogue] = await Promise.all([
+    listing("models.json"),
+    listing("catalogue.json"),
+  ]);
+  offers.server = server;
+  // what the server is meant to ship appears as the server's, or not at all
+  offers.catalogue = catalogue.filter(({ gguf }) => gguf);
+  renderLists();
+}
+
+/** @param {StoredModel} stored @returns {Entry} */
+function ofStored(stored) {
+  const offer = offers.server.find(({ id, name }) => id === stored.id || name === stored.name);
+  const listed = offers.catalogue.find(({ name }) => name === stored.name);
+  const kept = stored.url ? /** @type {const} */ ({ kind: "manifest", url: stored.url }) : null;
+  const offered = offer ? ofOffer(offer, "server") : listed && ofOffer(listed, "catalogue");
+  const source = kept ?? knownSource(stored.name) ?? offered?.source ?? null;
+  return { ...stored, about: null, group: "stored", stored, source };
+}
+
+/**
+ * @param {OfferedModel} offer
+ * @param {"server" | "catalogue"} group
+ * @returns {Entry}
+ */
+function ofOffer(offer, group) {
+  const { name, url, gguf } = offer;
+  return {
+    name,
+    title: offer.title || name,
+    group,
+    about: offer.about ?? null,
+    bytes: offer.bytes ?? null,
+    parameters: offer.parameters ?? null,
+    quantization: offer.quantization ?? /Q\d_\w+|BF16|F16|F32/.exec(gguf ?? "")?.[0] ?? null,
+    license: offer.license ?? null,
+    chat: offer.chat ?? (offer.kind ? offer.kind === "chat" : null),
+    stored: null,
+    source: gguf ? { kind: "address", url: gguf, name } : { kind: "manifest", url: url ?? "" },
+  };
+}
+
+/** @returns {Entry[]} each model once: stored, else offered by the server, else in the catalogue */
+function entries() {
+  const all = state.models.map(ofStored);
+  for (const group of /** @type {const} */ (["server", "catalogue"])) {
+    for (const offer of offers[group]) {
+      const known = all.some(({ name, stored }) => name === offer.name || stored?.id === offer.id);
+      if (!known) all.push(ofOffer(offer, group));
+    }
+  }
+  return all;
+}
+
+/** @param {Entry} entry */
+function factsOf({ bytes: size, quantization, parameters: count, license, chat }) {
+  const facts = [
+    chat === null ? null : chat ? "Chat" : "Continues text",
+    size ? bytes(size) : null,
+    quantization,
+    count ? `${parameters(count)} parameters` : null,
+    license || "licence not stated",
+  ];
+  return el("ul", { class: "facts-line" }, ...facts.map((fact) => fact && el("li", {}, fact)));
+}
+
+/** @param {Entry} entry @returns {number} bytes that it lacks */
+const lacking = ({ bytes: size, stored }) => (size ?? 0) - (stored?.stored_bytes ?? 0);
+
+/** @param {Entry} entry */
+function warningOf(entry) {
+  if (entry.stored?.problem) return entry.stored.problem;
+  const free = state.storage ? state.storage.quota - state.storage.used : Infinity;
+  if (lacking(entry) <= free) return null;
+  return `Needs ${bytes(lacking(entry))}; this browser has ${bytes(Math.max(0, free))} left for it.`;
+}
+
+/** @param {Entry} entry */
+function badgesOf({ stored }) {
+  if (!stored) return null;
+  if (stored.id === state.model?.id) return el("span", { class: "badge on" }, "Loaded");
+  if (stored.complete) return el("span", { class: "badge" }, "Stored");
+  return el("span", { class: "badge" }, `${bytes(stored.stored_bytes)} stored`);
+}
+
+/** @param {Entry} entry */
+function loadButton(entry) {
+  const { stored, title } = entry;
+  const label = !stored ? "Get" : stored.complete ? "Load" : "Resume";
+  const usable = !stored?.problem && (stored?.complete || entry.source);
+  return el(
+    "button",
+    {
+      class: `button ${stored?.id === state.model?.id ? "" : "primary"}`,
+      type: "button",
+      "data-testid": "load",
+      "aria-label": `${label} ${title}`,
+      disabled: !usable || state.loading !== null,
+      onclick: () => choose(entry),
+    },
+    stored && stored.id === state.model?.id ? "Use" : label,
+  );
+}
+
+/** @param {Entry} entry */
+async function askDelete(entry) {
+  const size = bytes(entry.stored?.stored_bytes ?? 0);
+  const text = `This frees ${size}. To use it again it has to be fetched again.`;
+  if (await confirmed(`Delete ${entry.title}?`, text, "Delete")) {
+    attempt(() => deleteModel(entry));
+  }
+}
+
+/** @param {Entry} entry */
+function row(entry) {
+  const warning = warningOf(entry);
+  const remove = () => askDelete(entry);
+  const props = { class: "model", "data-testid": "model", "data-name": entry.name };
+  return el(
+    "li",
+    props,
+    el(
+      "div",
+      {},
+      el("h3", {}, entry.title, badgesOf(entry)),
+      factsOf(entry),
+      entry.about ? el("p", { class: "quiet" }, entry.about) : null,
+      warning && el("p", { class: "short" }, warning),
+    ),
+    el(
+      "div",
+      { class: "actions" },
+      entry.stored &&
+        iconButton("trash", `Delete ${entry.title}`, remove, { class: "icon-button" }),
+      loadButton(entry),
+    ),
+  );
+}
+
+const GROUPS = /** @type {const} */ ([
+  ["stored", "On this device", "ready without a network"],
+  ["server", "From this server", ""],
+  ["catalogue", "From the web", "fetched once, then kept on this device"],
+]);
+
+function renderLists() {
+  const all = entries();
+  const groups = GROUPS.map(([key, title, note]) => {
+    const rows = all.filter(({ group }) => group === key);
+    if (rows.length === 0) return null;
+    return el(
+      "section",
+      { class: "group" },
+      el("h2", {}, title, note ? el("span", {}, note) : null),
+      el("ul", { class: "model-list", "data-testid": `models-${key}` }, ...rows.map(row)),
+    );
+  });
+  lists.replaceChildren(...groups.filter((group) => group !== null));
+}
+
+function renderDisk() {
+  if (!state.storage) return;
+  const { quota, used } = state.storage;
+  const meter = el("progress", {
+    max: 1,
+    value: quota ? used / quota : 0,
+    "aria-label": "Storage used",
+  });
+  const text = `${bytes(used)} of models stored`;
+  const left = `${bytes(Math.max(0, quota - used))} free for this page`;
+  disk.replaceChildren(
+    el("div", { class: "row" }, el("span", {}, text), el("span", {}, left)),
+    meter,
+  );
+}
+
+/** @param {File} file */
+function openFile(file) {
+  const name = file.name.replace(/\.gguf$/i, "");
+  const about = { title: file.name, group: /** @type {const} */ ("catalogue"), stored: null };
+  choose({ ...about, source: { kind: "file", file, name } });
+}
+
+/** @param {HTMLInputElement} input */
+function openAddress(input) {
+  const name = decodeURIComponent(new URL(input.value).pathname.split("/").pop() ?? "model");
+  const source = /** @type {const} */ ({ kind: "address", url: input.value });
+  const stem = name.replace(/\.gguf$/i, "");
+  choose({ title: name, stored: null, source: { ...source, name: stem } }).then(
+    (worked) => worked && (input.value = ""),
+  );
+}
+
+function ownModel() {
+  const input = el("input", {
+    type: "file",
+    accept: ".gguf",
+    hidden: true,
+    "data-testid": "open-file",
+  });
+  input.addEventListener("change", () => {
+    const file = input.files?.[0];
+    input.value = "";
+    if (file) openFile(file);
+  });
+  const address = el("input", {
+    type: "url",
+    required: true,
+    placeholder: "https://…/model.gguf",
+    "aria-label": "Address of a GGUF file",
+    "data-testid": "open-address",
+  });
+  const form = el(
+    "form",
+    {},
+    address,
+    el("button", { class: "button", type: "submit" }, "Open address"),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    openAddress(address);
+  });
+  const open = button("Open a file…", () => input.click());
+  const hint = el(
+    "span",
+    { class: "quiet" },
+    "A .gguf of a Gemma 3 or Llama model; or drop it here.",
+  );
+  const own = el(
+    "div",
+    { class: "own" },
+    el("div", { class: "file-row" }, open, input, hint),
+    form,
+  );
+  for (const type of ["dragover", "dragleave", "drop"]) {
+    own.addEventListener(type, (event) => {
+      event.preventDefault();
+      own.classList.toggle("over", type === "dragover");
+      const file = type === "drop" && /** @type {DragEvent} */ (event).dataTransfer?.files[0];
+      if (file) openFile(file);
+    });
+  }
+  return el("section", { class: "group" }, el("h2", {}, "Your own"), own);
+}
+
+function hello() {
+  const back = button("Back to the conversation", () => set({ view: "conversation" }));
+  watch(["current"], () => (back.hidden = !state.current));
+  const title = el("h1", { id: "models-title" }, "A language model, in this page");
+  const text =
+    "Choose a model. It is fetched once, kept on this device and runs on your own GPU: what you write stays here, and it works without a network.";
+  back.prepend(icon("chat"));
+  back.classList.add("back");
+  return el("div", { class: "hello" }, title, el("p", {}, text), back);
+}
+
+export function startModels() {
+  view.append(hello(), lists, ownModel(), disk);
+  watch(["models", "model", "loading", "storage"], renderLists);
+  watch(["storage"], renderDisk);
+  fetchOffers();
+  addEventListener("online", fetchOffers);
+}

@@ -1,0 +1,112 @@
+/** What is being started, fetched or loaded, stage by stage, told from the client's events. */
+
+import { client } from "./client.js";
+import { el, byId, icon } from "./dom.js";
+import { bytes, duration } from "./format.js";
+import { announce } from "./notices.js";
+import { state } from "./store.js";
+
+/** @import {DopplerEvent} from "./types.js" */
+
+/** @type {Record<string, string>} */
+const TITLES = {
+  boot: "Starting Python",
+  download: "Downloading",
+  import: "Importing",
+  verify: "Verifying and uploading to the GPU",
+  compile: "Compiling kernels",
+  tokenizer: "Reading the tokenizer",
+};
+const STAGES_OF_BYTES = ["download", "import", "verify"];
+const METHODS = ["boot", "download", "import_url", "import_file", "load"];
+const CLOSE_AFTER_MS = 900;
+
+const panel = byId("loading", HTMLElement);
+
+class Stage {
+  bar = el("progress", { max: 1 });
+  figures = el("span", { class: "figures" });
+  mark = el("span", { class: "mark" });
+  startedAt = performance.now();
+
+  /** @param {string} name */
+  constructor(name) {
+    this.name = name;
+    this.bar.setAttribute("aria-label", TITLES[name] ?? name);
+    const title = el("span", {}, TITLES[name] ?? name);
+    const props = { class: "stage", "data-testid": `stage-${name}` };
+    this.element = el("li", props, this.mark, title, this.figures, this.bar);
+  }
+
+  /** @param {{done: number, total: number, rate?: number}} event */
+  update({ done, total, rate }) {
+    if (total > 0) this.bar.value = Math.min(1, done / total);
+    if (STAGES_OF_BYTES.includes(this.name)) {
+      const speed = rate ? ` · ${bytes(rate)}/s` : "";
+      this.figures.textContent = `${bytes(done)} of ${bytes(total)}${speed}`;
+    } else if (total > 1) {
+      this.figures.textContent = `${done} of ${total}`;
+    }
+  }
+
+  finish() {
+    this.element.classList.add("done");
+    this.mark.replaceChildren(icon("check"));
+    this.figures.textContent = duration(performance.now() - this.startedAt);
+  }
+}
+
+/** @type {Map<string, Stage>} */
+const stages = new Map();
+/** @type {Stage | undefined} */
+let running;
+let closing = 0;
+const title = el("h2");
+const list = el("ol");
+panel.append(title, list);
+
+/** @param {string} name */
+function enter(name) {
+  const known = stages.get(name);
+  if (known && known === running) return known;
+  running?.finish();
+  running = new Stage(name);
+  stages.get(name)?.element.remove();
+  stages.set(name, running);
+  list.append(running.element);
+  announce(TITLES[name] ?? name);
+  return running;
+}
+
+function close() {
+  panel.hidden = true;
+  list.replaceChildren();
+  stages.clear();
+  running = undefined;
+}
+
+export function startProgress() {
+  client.on("start", ({ call }) => {
+    if (!METHODS.includes(call.method)) return;
+    clearTimeout(closing);
+    if (panel.hidden) close();
+    panel.hidden = false;
+    const booting = call.method === "boot" && !state.loading;
+    title.textContent = booting ? "Getting ready" : `Loading ${state.loading ?? "a model"}`;
+    if (call.method === "boot") enter("boot");
+  });
+  client.on("event", ({ event }) => {
+    if (event?.type !== "boot" && event?.type !== "progress") return;
+    enter(event.type === "boot" ? "boot" : event.stage).update(event);
+  });
+  client.on("end", ({ call }) => {
+    if (!METHODS.includes(call.method)) return;
+    running?.finish();
+    running = undefined;
+    if (call.method === "load") announce("The model is ready.");
+    closing = setTimeout(close, state.loading && call.method !== "load" ? 60_000 : CLOSE_AFTER_MS);
+  });
+  client.on("fail", ({ call }) => {
+    if (METHODS.includes(call.method)) close();
+  });
+}

@@ -1,0 +1,207 @@
+/** The settings dialog: system prompt of the conversation, sampling, lengths. */
+
+import { restartEngine, reloadModel } from "./actions.js";
+import { isEmpty, save } from "./conversations.js";
+import { button, byId, el, iconButton } from "./dom.js";
+import { DEFAULTS, set, state, watch } from "./store.js";
+
+/** @import {Settings} from "./types.js" */
+/** @typedef {{key: keyof Settings, label: string, help: string, min: number, max: number, step: number}} Slider */
+
+const dialog = byId("settings", HTMLDialogElement);
+
+/** @type {Slider[]} */
+const SLIDERS = [
+  {
+    key: "temperature",
+    label: "Temperature",
+    help: "Low: the likeliest words. High: more surprising ones.",
+    min: 0.05,
+    max: 2,
+    step: 0.05,
+  },
+  {
+    key: "top_k",
+    label: "Top-k",
+    help: "Choose among this many likeliest tokens. 0: no limit.",
+    min: 0,
+    max: 200,
+    step: 1,
+  },
+  {
+    key: "top_p",
+    label: "Top-p",
+    help: "Choose among the likeliest that together have this probability. 1: all.",
+    min: 0.05,
+    max: 1,
+    step: 0.01,
+  },
+  {
+    key: "min_p",
+    label: "Min-p",
+    help: "Leave out tokens less likely than this share of the likeliest. 0: none.",
+    min: 0,
+    max: 1,
+    step: 0.01,
+  },
+  {
+    key: "repetition_penalty",
+    label: "Repetition penalty",
+    help: "Above 1 makes tokens that already occurred less likely.",
+    min: 1,
+    max: 2,
+    step: 0.01,
+  },
+];
+
+/** @param {Partial<Settings>} changes */
+const change = (changes) => set({ settings: { ...state.settings, ...changes } });
+
+/**
+ * @param {string} id
+ * @param {string} label
+ * @param {string} help
+ * @param {HTMLElement} control
+ */
+function fieldRow(id, label, help, control) {
+  const note = el("span", { class: "help", id: `${id}-help` }, help);
+  return el("div", { class: "field-row" }, el("label", { for: id }, label), control, note);
+}
+
+/** @param {Slider} slider */
+function slider({ key, label, help, min, max, step }) {
+  const id = `set-${key}`;
+  const limits = { min, max, step };
+  const range = el("input", { type: "range", id, ...limits, "aria-describedby": `${id}-help` });
+  const number = el("input", { type: "number", ...limits, "aria-label": `${label}, as a number` });
+  number.dataset.testid = id;
+  for (const input of [range, number]) {
+    input.addEventListener("input", () => {
+      if (input.validity.valid && input.value) change({ [key]: input.valueAsNumber });
+    });
+  }
+  number.addEventListener("blur", () => (number.value = String(state.settings[key])));
+  watch(["settings"], () => {
+    range.value = String(state.settings[key]);
+    if (document.activeElement !== number) number.value = String(state.settings[key]);
+    range.disabled = number.disabled = state.settings.greedy;
+  });
+  return fieldRow(id, label, help, el("div", { class: "pair" }, range, number));
+}
+
+/**
+ * @param {"seed" | "max_tokens" | "context"} key
+ * @param {string} label
+ * @param {string} help
+ * @param {Record<string, unknown>} limits
+ */
+function numberField(key, label, help, limits) {
+  const id = `set-${key}`;
+  const described = { "aria-describedby": `${id}-help`, "data-testid": id };
+  const input = el("input", { type: "number", id, step: 1, ...limits, ...described });
+  input.addEventListener("input", () => {
+    if (!input.validity.valid) return;
+    if (input.value || key !== "max_tokens") {
+      change({ [key]: input.value ? input.valueAsNumber : null });
+    }
+  });
+  watch(["settings"], () => {
+    if (document.activeElement !== input) input.value = String(state.settings[key] ?? "");
+  });
+  return fieldRow(id, label, help, input);
+}
+
+function greedyField() {
+  const input = el("input", { type: "checkbox", id: "set-greedy", "data-testid": "set-greedy" });
+  input.addEventListener("change", () => change({ greedy: input.checked }));
+  watch(["settings"], () => (input.checked = state.settings.greedy));
+  const label = el("label", { for: "set-greedy" }, "Greedy");
+  const help = el(
+    "span",
+    { class: "help" },
+    "Always the likeliest token: the same answer each time.",
+  );
+  return el("div", { class: "field-row" }, el("div", { class: "check" }, input, label), help);
+}
+
+/** New conversations begin with the prompt that was written last; each keeps its own. */
+function systemField() {
+  const props = { class: "field", id: "set-system", rows: 4, "data-testid": "set-system" };
+  const input = el("textarea", { ...props, "aria-describedby": "set-system-help" });
+  input.addEventListener("input", () => {
+    change({ system: input.value });
+    if (state.current?.kind !== "chat") return;
+    state.current.system = input.value;
+    if (!isEmpty(state.current)) save(state.current, false);
+  });
+  watch(["current", "settings"], () => {
+    if (document.activeElement === input) return;
+    input.value = state.current?.kind === "chat" ? state.current.system : state.settings.system;
+  });
+  const help = "How the model should behave, in this chat and in new ones.";
+  return fieldRow("set-system", "System prompt", help, input);
+}
+
+function contextField() {
+  const help =
+    "Tokens that the model can look back on. More takes more GPU memory. Empty: chosen for the model. Takes effect when a model is loaded.";
+  const row = numberField("context", "Context", help, { min: 256, placeholder: "Automatic" });
+  const reload = button("Load the model again", () => {
+    dialog.close();
+    reloadModel();
+  });
+  watch(["model", "settings"], () => {
+    const { context } = state.settings;
+    reload.hidden = !state.model || !context || context === state.model.context;
+  });
+  row.append(reload);
+  return row;
+}
+
+function resetAll() {
+  set({ settings: { ...DEFAULTS, system: state.settings.system } });
+}
+
+export function startSettings() {
+  const form = el(
+    "form",
+    { method: "dialog" },
+    systemField(),
+    greedyField(),
+    ...SLIDERS.map(slider),
+    numberField(
+      "seed",
+      "Seed",
+      "The same seed gives the same answer again. Empty: a new one each time.",
+      {
+        min: 0,
+        max: 2 ** 32 - 1,
+        placeholder: "Random",
+      },
+    ),
+    numberField("max_tokens", "Longest answer", "In tokens.", { min: 1, max: 131072 }),
+    contextField(),
+    el(
+      "div",
+      { class: "dialog-actions" },
+      button("Defaults", resetAll),
+      button("Restart the engine", () => {
+        dialog.close();
+        restartEngine();
+      }),
+    ),
+  );
+  form.addEventListener("submit", (event) => event.preventDefault());
+  const close = iconButton("close", "Close settings", () => dialog.close(), {
+    class: "icon-button",
+  });
+  const head = el(
+    "div",
+    { class: "dialog-head" },
+    el("h2", { id: "settings-title" }, "Settings"),
+    close,
+  );
+  dialog.append(head, form);
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  byId("settings-open", HTMLButtonElement).addEventListener("click", () => dialog.showModal());
+}

@@ -1,0 +1,95 @@
+/** What the page knows. Views subscribe to the fields that they show; only `set` changes a field. */
+
+/** @import {Conversation, Device, Generation, LoadedModel, Settings, StorageUse} from "./types.js" */
+/** @import {StoredModel} from "./types.js" */
+
+const SETTINGS_KEY = "doppler.settings";
+
+/** @type {Settings} */
+export const DEFAULTS = {
+  system: "",
+  temperature: 0.7,
+  top_k: 40,
+  top_p: 0.95,
+  min_p: 0,
+  repetition_penalty: 1.1,
+  seed: null,
+  greedy: false,
+  max_tokens: 512,
+  context: null,
+};
+
+/**
+ * @param {string} key of localStorage
+ * @returns {any} null where there is nothing, or storage is blocked
+ */
+export function recall(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key) ?? "null");
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * @param {string} key
+ * @param {unknown} value null removes it
+ */
+export function remember(key, value) {
+  try {
+    if (value === null) localStorage.removeItem(key);
+    else localStorage.setItem(key, JSON.stringify(value));
+  } catch {
+    // blocked or full: it lasts as long as the page
+  }
+}
+
+/**
+ * @typedef {object} State
+ * @property {Device | null} device
+ * @property {StorageUse | null} storage
+ * @property {StoredModel[]} models stored in this browser
+ * @property {LoadedModel | null} model on the GPU
+ * @property {string | null} loading title of what is being fetched or loaded
+ * @property {Generation | null} generation
+ * @property {Conversation[]} conversations newest first
+ * @property {Conversation | null} current
+ * @property {"models" | "conversation"} view
+ * @property {Settings} settings
+ */
+
+/** @type {State} */
+export const state = {
+  device: null,
+  storage: null,
+  models: [],
+  model: null,
+  loading: null,
+  generation: null,
+  conversations: [],
+  current: null,
+  view: "models",
+  settings: { ...DEFAULTS, ...recall(SETTINGS_KEY) },
+};
+
+/** @type {{fields: (keyof State)[], run: () => void}[]} */
+const watchers = [];
+
+/**
+ * Call `run` now and whenever one of the fields has been set.
+ * @param {(keyof State)[]} fields
+ * @param {() => void} run
+ */
+export function watch(fields, run) {
+  watchers.push({ fields, run });
+  run();
+}
+
+/** @param {Partial<State>} changes */
+export function set(changes) {
+  Object.assign(state, changes);
+  if (changes.settings) remember(SETTINGS_KEY, changes.settings);
+  for (const { fields, run } of watchers) {
+    if (fields.some((field) => field in changes)) run();
+  }
+}

@@ -1,0 +1,24 @@
+/** Light or dark: like the system, unless the person chose. Runs before the first paint. */
+
+const KEY = "doppler.theme";
+
+/** @returns {string} "auto", "light" or "dark" */
+export function theme() {
+  try {
+    return localStorage.getItem(KEY) ?? "auto";
+  } catch {
+    return "auto"; // storage is blocked: follow the system
+  }
+}
+
+/** @param {string} choice */
+export function setTheme(choice) {
+  try {
+    localStorage.setItem(KEY, choice);
+  } catch {
+    // storage is blocked: the choice lasts as long as the page
+  }
+  document.documentElement.dataset.theme = choice;
+}
+
+document.documentElement.dataset.theme = theme();

@@ -1,0 +1,142 @@
+// What the page keeps and shows. What crosses to the worker is in ../runtime/messages.d.ts.
+
+import type {
+  Device,
+  DopplerEvent,
+  Generation as GenerationResult,
+  LoadedModel,
+  Memory,
+  OnEvent,
+  Sampling,
+  StorageUse,
+  StoredModel,
+} from "../runtime/messages.js";
+
+export type {
+  Device,
+  DopplerEvent,
+  GenerationResult,
+  LoadedModel,
+  Memory,
+  OnEvent,
+  Sampling,
+  StorageUse,
+  StoredModel,
+};
+
+/** A seed of null is drawn afresh for every answer; a context of null is the engine's choice. */
+export type Settings = Required<Omit<Sampling, "seed">> & {
+  seed: number | null;
+  max_tokens: number;
+  context: number | null;
+  system: string;
+};
+
+/** A model of the server's models.json (`url` of a manifest) or catalogue.json (`gguf`). */
+export type OfferedModel = {
+  name: string;
+  title?: string;
+  about?: string;
+  id?: string;
+  url?: string;
+  gguf?: string;
+  bytes?: number;
+  quantization?: string;
+  parameters?: number;
+  license?: string | null;
+  kind?: "base" | "chat";
+  chat?: boolean;
+};
+
+/** A row of the model list. */
+export type Entry = {
+  name: string;
+  title: string;
+  about: string | null;
+  group: "stored" | "server" | "catalogue";
+  bytes: number | null;
+  parameters: number | null;
+  quantization: string | null;
+  license: string | null;
+  chat: boolean | null;
+  stored: StoredModel | null;
+  source: Source | null;
+};
+
+/** Where a model comes from, when it is not all here. */
+export type Source =
+  | { kind: "manifest"; url: string }
+  | { kind: "address"; url: string; name: string }
+  | { kind: "file"; file: File; name: string };
+
+export type Call = { method: string; args: Record<string, unknown> };
+
+export type Failure = { name: string; message: string };
+
+export type Stats = { tokens: number; reused: number; rate: number; first: number; seed: number };
+
+export type Message = {
+  id: string;
+  role: "user" | "assistant";
+  content: string;
+  model?: string;
+  /** null while it is being written, and for ever if the tab was closed then */
+  finish?: GenerationResult["finish_reason"] | "error" | null;
+  failure?: Failure;
+  dropped?: number;
+  stats?: Stats;
+};
+
+/** Characters [start, end) of a text that the model wrote. */
+export type Range = { start: number; end: number };
+
+export type Conversation = {
+  id: string;
+  kind: "chat" | "text";
+  title: string;
+  /** true once a person has named it */
+  named: boolean;
+  created: number;
+  updated: number;
+  system: string;
+  messages: Message[];
+  text: string;
+  ranges: Range[];
+  /** of the last continuation of a text */
+  last?: Pick<Message, "finish" | "failure" | "stats">;
+};
+
+/** The answer or continuation that is being written. */
+export type Generation = {
+  conversation: Conversation;
+  message: Message | null;
+  phase: string;
+  tokens: number;
+  firstAt: number;
+  stopping: boolean;
+};
+
+export type Problem = {
+  title: string;
+  text: string;
+  actions: { label: string; run: () => void }[];
+};
+
+declare global {
+  interface Window {
+    doppler: {
+      ready: Promise<Device>;
+      call(
+        method: string,
+        args?: Record<string, unknown>,
+        onEvent?: OnEvent | null,
+        file?: File | null,
+      ): Promise<any>;
+      saveLogits(args: Record<string, unknown>): Promise<{
+        prompt_ids: number[];
+        rows: number;
+        vocab: number;
+      }>;
+    };
+  }
+}
