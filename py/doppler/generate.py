@@ -169,7 +169,6 @@ def _load(
                 report(event["done"], event["total"])
 
         loaded: dict[str, Any] = client.call("load", args, on_event)
-        report(1, 1)
     stages["load_ms"] = _since(start)
     return loaded
 

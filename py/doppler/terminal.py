@@ -61,3 +61,4 @@ class Terminal:
                 progress.update(task, completed=done, total=total)
 
             yield report
+            progress.update(task, completed=progress.tasks[0].total)  # padding is not reported
