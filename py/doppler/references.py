@@ -1,0 +1,206 @@
+"""What each kernel computes, in NumPy, and a whole forward pass made of it.
+
+The judge of web/kernels/*.wgsl in tests, and a tool for debugging. Functions keep the precision of
+what they are given: float64 in, float64 out. Shapes are without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from doppler.config import Activation, Layer, ModelConfig, RopePairs
+
+Array = npt.NDArray[Any]
+ONE = 1 << 24  # weight of the most likely token, in `sample`
+UINT = 0xFFFFFFFF
+
+
+def gather(matrix: Array, tokens: Sequence[int], scale: float) -> Array:
+    """Embeddings [n, cols] of `tokens`."""
+    rows: Array = matrix[np.asarray(tokens)] * matrix.dtype.type(scale)
+    return rows
+
+
+def rms(x: Array, weight: Array, eps: float, offset: float) -> Array:
+    """RMSNorm over the last axis: x / sqrt(mean(x²) + eps) · (weight + offset)."""
+    out: Array = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * (weight + offset)
+    return out
+
+
+def norm(
+    x: Array,
+    branch: Array | None,
+    post: Array | None,
+    weight: Array,
+    eps: float,
+    offset: float,
+) -> tuple[Array, Array]:
+    """(x + branch, its RMSNorm); the branch is normed with `post` first where there is one."""
+    if branch is not None:
+        x = x + (branch if post is None else rms(branch, post, eps, offset))
+    return x, rms(x, weight, eps, offset)
+
+
+def matmul(matrix: Array, x: Array) -> Array:
+    """[n, rows] = x [n, cols] · matrix [rows, cols]ᵀ."""
+    return x @ matrix.T
+
+
+def rotate(x: Array, positions: Array, frequencies: Array, pairs: RopePairs) -> Array:
+    """Rotary embedding of x [n, heads, head_dim]; `frequencies` [head_dim/2] radians a position."""
+    angles = np.asarray(positions, np.float64)[:, None, None] * frequencies
+    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    half = x.shape[-1] // 2
+    first, second = (
+        (slice(0, half), slice(half, None))
+        if pairs == "half"
+        else (slice(0, None, 2), slice(1, None, 2))
+    )
+    out = np.empty_like(x)
+    out[..., first] = x[..., first] * cos - x[..., second] * sin
+    out[..., second] = x[..., second] * cos + x[..., first] * sin
+    return out
+
+
+def attention(
+    q: Array, keys: Array, values: Array, position: int, window: int, scale: float
+) -> Array:
+    """Causal attention of q [n, heads, d], at positions from `position` on -> [n, heads, d].
+
+    keys, values [kv_heads, positions, d]. A window w > 0 lets position p see keys above p - w.
+    """
+    heads, kv_heads = q.shape[1], keys.shape[0]
+    out = np.empty_like(q)
+    for t in range(q.shape[0]):
+        end = position + t + 1
+        start = max(0, end - window) if window else 0
+        for head in range(heads):
+            kv = head // (heads // kv_heads)
+            scores = scale * (keys[kv, start:end] @ q[t, head])
+            shares = np.exp(scores - scores.max())
+            out[t, head] = shares @ values[kv, start:end] / shares.sum()
+    return out
+
+
+def gate(gates: Array, ups: Array, activation: Activation) -> Array:
+    """act(gates) · ups, act being silu or GELU's tanh approximation."""
+    if activation == "silu":
+        share = 1 / (1 + np.exp(-gates))
+    else:
+        share = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gates + 0.044715 * gates**3)))
+    out: Array = gates * share * ups
+    return out
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `sample` decided: the token, and the ids among which it was drawn with their weights."""
+
+    token: int
+    kept: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.int64]
+
+
+def sample(
+    logits: npt.NDArray[np.float32],
+    seen: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    greedy: bool = False,
+    seed: int = 0,
+    step: int = 0,
+) -> Choice:
+    """The next token, with the integer arithmetic of sample.wgsl."""
+    z = logits.astype(np.float32)
+    ids = np.array(sorted(set(seen)), dtype=np.int64)
+    penalty = np.float32(repetition_penalty)
+    z[ids] = np.where(z[ids] < 0, z[ids] * penalty, z[ids] / penalty)
+    if greedy:
+        best = np.array([np.argmax(z)])
+        return Choice(int(best[0]), best, np.array([ONE]))
+    z = z / np.float32(temperature)
+    weights = (np.exp(z - z.max()) * np.float32(ONE)).astype(np.int64)
+    keep = np.ones(len(z), dtype=bool)
+    if 0 < top_k < len(z):
+        keep &= z >= np.sort(z)[-top_k]
+    if top_p < 1:
+        keep &= z >= _nucleus(z[keep], weights[keep], top_p)
+    keep &= weights >= max(int(np.ceil(np.float32(min_p) * np.float32(ONE))), 1)
+    kept = np.flatnonzero(keep)
+    sums = np.cumsum(weights[kept])
+    goal = int(sums[-1]) * pcg(seed ^ pcg(step)) // 2**32 + 1
+    return Choice(int(kept[np.searchsorted(sums, goal)]), kept, weights[kept])
+
+
+def _nucleus(z: Array, weights: npt.NDArray[np.int64], top_p: float) -> Any:
+    """The z at which the weights, from the largest on, reach top_p of their sum."""
+    order = np.argsort(-z, kind="stable")
+    sums = np.cumsum(weights[order])
+    goal = max(int(sums[-1]) * int(np.float32(top_p) * np.float64(2**32)) // 2**32, 1)
+    return z[order[np.searchsorted(sums, goal)]]
+
+
+def pcg(x: int) -> int:
+    """One output of PCG RXS-M-XS 32: well mixed bits of x."""
+    state = (x * 747796405 + 2891336453) & UINT
+    word = (((state >> ((state >> 28) + 4)) ^ state) * 277803737) & UINT
+    return (word >> 22) ^ word
+
+
+def forward(
+    config: ModelConfig, weights: Callable[[str], npt.NDArray[np.float32]], ids: Sequence[int]
+) -> npt.NDArray[np.float32]:
+    """Logits [n, vocab] of every position of a prompt, in float32.
+
+    `weights` gives a tensor by its GGUF name: matrices [rows, columns] dequantised, vectors.
+    """
+    x = gather(weights("token_embd.weight"), ids, config.embedding_scale)
+    for index, layer in enumerate(config.layers):
+        x = _block(config, layer, _of_block(weights, index), x)
+    x = rms(x, weights("output_norm.weight"), config.norm_eps, config.norm_offset)
+    head = weights("token_embd.weight" if config.tied else "output.weight")
+    return matmul(head, x).astype(np.float32)
+
+
+def _of_block(weights: Callable[[str], Array], index: int) -> Callable[[str], Array]:
+    return lambda name: weights(f"blk.{index}.{name}.weight")
+
+
+def _block(config: ModelConfig, layer: Layer, weight: Callable[[str], Array], x: Array) -> Array:
+    """One layer: x [n, hidden] -> x [n, hidden]."""
+    eps, offset = config.norm_eps, config.norm_offset
+    normed = rms(x, weight("attn_norm"), eps, offset)
+    branch = matmul(weight("attn_output"), _attend(config, layer, weight, normed))
+    post = weight("post_attention_norm") if config.post_norms else None
+    x, normed = norm(x, branch, post, weight("ffn_norm"), eps, offset)
+    gates, ups = matmul(weight("ffn_gate"), normed), matmul(weight("ffn_up"), normed)
+    branch = matmul(weight("ffn_down"), gate(gates, ups, config.activation))
+    return x + (rms(branch, weight("post_ffw_norm"), eps, offset) if config.post_norms else branch)
+
+
+def _attend(
+    config: ModelConfig, layer: Layer, weight: Callable[[str], Array], normed: Array
+) -> Array:
+    """Normed states [n, hidden] -> attended values [n, heads · head_dim]."""
+    n, d = normed.shape[0], config.head_dim
+    q = matmul(weight("attn_q"), normed).reshape(n, config.heads, d)
+    k = matmul(weight("attn_k"), normed).reshape(n, config.kv_heads, d)
+    v = matmul(weight("attn_v"), normed).reshape(n, config.kv_heads, d)
+    if config.qk_norm:
+        q = rms(q, weight("attn_q_norm"), config.norm_eps, config.norm_offset)
+        k = rms(k, weight("attn_k_norm"), config.norm_eps, config.norm_offset)
+    frequencies = np.array(config.ropes[layer.rope].inverse_frequencies(d))
+    positions = np.arange(n)
+    q = rotate(q, positions, frequencies, config.rope_pairs)
+    k = rotate(k, positions, frequencies, config.rope_pairs)
+    keys, values = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
+    return attention(q, keys, values, 0, layer.window, config.query_scale).reshape(n, -1)

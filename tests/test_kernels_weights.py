@@ -1,0 +1,244 @@
+"""Kernels that read weights, in the browser, for every block type: planes, embedding, products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+from gguf.quants import dequantize
+
+from doppler import references
+from doppler.formats.quants import BLOCK_TYPES
+from doppler.weights import FORMS, plane_sizes
+from gpu_page import Case, GpuPage
+
+Array = npt.NDArray[Any]
+# Byte offsets of the f16 scales in a block: d, and m or dmin.
+SCALES = {
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
+# Sums of thousands of f32 products in another order than NumPy's: relative to the sum of their
+# magnitudes, a few units of 2^-24 remain. A wrong weight is off by 1e-2 or more.
+SUM_ERROR = 2e-6
+
+
+def blocks(kind: str, rows: int, cols: int, rng: np.random.Generator) -> bytes:
+    """Random bytes as `rows` rows of blocks; scales are small numbers, some subnormal in f16."""
+    if kind == "F32":
+        return rng.standard_normal((rows, cols), np.float32).tobytes()
+    if kind in ("F16", "BF16"):
+        values = rng.standard_normal((rows, cols)) * 10.0 ** rng.integers(-7, 1, (rows, cols))
+        if kind == "F16":
+            return values.astype(np.float16).tobytes()
+        return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    block = BLOCK_TYPES[kind]
+    data = rng.integers(0, 256, (rows, cols // block.elements, block.bytes), np.uint8)
+    for at in SCALES[kind]:
+        sizes = rng.standard_normal(data.shape[:2]) * 10.0 ** rng.integers(-6, -1, data.shape[:2])
+        data[..., at : at + 2] = sizes.astype("<f2")[..., None].view(np.uint8)
+    return data.tobytes()
+
+
+def dequantized(kind: str, data: bytes, rows: int, cols: int) -> Array:
+    """float32 [rows, cols], by the gguf package."""
+    values = dequantize(np.frombuffer(data, np.uint8), gguf.GGMLQuantizationType[kind])
+    return values.reshape(rows, cols).astype(np.float32)
+
+
+def relayout(kind: str, data: bytes, rows: int, cols: int, row0: int = 0, total: int = 0) -> Case:
+    """Planes of `total` rows (default: rows), of which this fills those from row0 on."""
+    form = FORMS[kind]
+    sizes = plane_sizes(form, cols)
+    count = total or rows
+    lengths = {"codes": sizes.codes, "high": sizes.high, "scales": sizes.scales}
+    planes = {
+        name: np.zeros(-(-length * count // 4), np.uint32)
+        for name, length in lengths.items()
+        if length
+    }
+    raw = np.frombuffer(data + bytes(-len(data) % 4), np.uint32)
+    params = {"rows": rows, "cols": cols, "row_bytes": len(data) // rows, "row0": row0}
+    return Case("relayout", {"FORM": form}, {"raw": raw, **planes}, params, list(planes))
+
+
+def columns(kind: str) -> tuple[int, ...]:
+    """Widths that are multiples of nothing but what the block type asks for."""
+    elements = BLOCK_TYPES[kind].elements
+    return {1: (1, 36, 45, 131), 32: (32, 96, 160), 256: (256, 768)}[elements]
+
+
+def state(count: int, position: int = 0) -> Array:
+    return np.array([position, count, 0, 0], np.uint32)
+
+
+def gather_case(
+    kind: str, planes: Mapping[str, Array], rows: int, cols: int, tokens: Array, row0: int = 0
+) -> Case:
+    stride = -(-cols // 4) * 4 + 4
+    arrays = {
+        **planes,
+        "tokens": tokens,
+        "state": state(len(tokens) - 1),  # the last of the batch is not real
+        "out": np.zeros((len(tokens), stride), np.float32),
+    }
+    params = {"rows": rows, "cols": cols, "row0": row0, "stride": stride, "scale": 1.0}
+    return Case("gather", {"FORM": FORMS[kind]}, arrays, params, ["out"], len(tokens))
+
+
+def product_case(
+    kernel: str,
+    kind: str,
+    planes: Mapping[str, Array],
+    matrix: Array,
+    x: Array,
+    **more: int,
+) -> Case:
+    """A product with matrix rows cut off before row0; x [tokens, stride]."""
+    rows, cols = matrix.shape
+    tokens = x.shape[0]
+    row0, out0, count = more.get("row0", 0), more.get("out0", 0), more.get("count", tokens)
+    stride = row0 + out0 + rows + 3
+    params: dict[str, int | float] = {
+        "rows": rows,
+        "cols": cols,
+        "row0": row0,
+        "x_stride": x.shape[1],
+        "out_stride": stride,
+        "out0": out0,
+    }
+    if kernel != "matmul":
+        params["last"] = more.get("last", 0)
+    arrays = {
+        **planes,
+        "x": x,
+        "state": state(count),
+        "out": np.full((tokens, stride), 7.0, np.float32),
+    }
+    return Case(kernel, {"FORM": FORMS[kind]}, arrays, params, ["out"], tokens)
+
+
+def assert_product(out: Array, matrix: Array, x: Array) -> None:
+    """out [n, rows] against float64, relative to the sum of the products' magnitudes."""
+    exact = matrix.astype(np.float64), x.astype(np.float64)[:, : matrix.shape[1]]
+    scale = references.matmul(np.abs(exact[0]), np.abs(exact[1]))
+    error = np.abs(out - references.matmul(*exact)) / np.maximum(scale, 1e-30)
+    assert error.max() < SUM_ERROR
+
+
+def activations(tokens: int, cols: int, rng: np.random.Generator) -> Array:
+    """[tokens, cols rounded up to a vec4] with zeros beyond cols."""
+    x = np.zeros((tokens, -(-cols // 4) * 4), np.float32)
+    x[:, :cols] = rng.standard_normal((tokens, cols))
+    return x
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_planes_hold_the_weights_bit_for_bit(gpu_page: GpuPage, kind: str) -> None:
+    """relayout then gather gives what the gguf package dequantises, subnormal scales too."""
+    rng = np.random.default_rng(FORMS[kind])
+    shapes = [(rows, cols) for rows in (1, 5, 67) for cols in columns(kind)]
+    raw = [blocks(kind, rows, cols, rng) for rows, cols in shapes]
+    planes = gpu_page.run([relayout(kind, d, *shape) for d, shape in zip(raw, shapes, strict=True)])
+    cases, expected = [], []
+    for data, made, (rows, cols) in zip(raw, planes, shapes, strict=True):
+        tokens = np.append(rng.permutation(rows), 0).astype(np.uint32)
+        cases.append(gather_case(kind, made, rows, cols, tokens))
+        expected.append(dequantized(kind, data, rows, cols)[tokens])
+    for result, right in zip(gpu_page.run(cases), expected, strict=True):
+        out, cols = result["out"], right.shape[1]
+        np.testing.assert_array_equal(out[:-1, :cols], right[:-1])
+        assert not out[-1].any()
+        assert not out[:, cols:].any()
+
+
+def test_gather_of_slices_and_pieces(gpu_page: GpuPage) -> None:
+    """Two slices of a matrix, the second relaid out in two pieces, fill each other's gaps."""
+    rng = np.random.default_rng(1)
+    kind, rows, cols, cut, piece = "Q5_0", 67, 96, 24, 20
+    data = blocks(kind, rows, cols, rng)
+    size = len(data) // rows
+    first = relayout(kind, data[: cut * size], cut, cols)
+    start = relayout(kind, data[cut * size : (cut + piece) * size], piece, cols, 0, rows - cut)
+    low, begun = gpu_page.run([first, start])
+    rest = relayout(kind, data[(cut + piece) * size :], rows - cut - piece, cols, piece, rows - cut)
+    arrays = {**begun, "raw": rest.arrays["raw"]}
+    done = gpu_page.run([Case("relayout", rest.constants, arrays, rest.params, rest.outputs)])[0]
+    tokens = np.array([66, 0, 23, 24, 43, 44, 3], np.uint32)
+    right = references.gather(dequantized(kind, data, rows, cols), list(tokens[:-1]), 1.0)
+    outs = gpu_page.run(
+        [
+            gather_case(kind, low, cut, cols, tokens),
+            gather_case(kind, done, rows - cut, cols, tokens, row0=cut),
+        ]
+    )
+    np.testing.assert_array_equal((outs[0]["out"] + outs[1]["out"])[:-1, :cols], right)
+    for token, out in zip(tokens[:-1], outs[0]["out"], strict=False):
+        assert out.any() == (token < cut)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_products(gpu_page: GpuPage, kind: str) -> None:
+    """matvec, matvec_subgroup and matmul over shapes that are multiples of nothing."""
+    rng = np.random.default_rng(100 + FORMS[kind])
+    shapes = [(rows, cols) for rows in (1, 5, 67) for cols in columns(kind)]
+    raw = [blocks(kind, rows, cols, rng) for rows, cols in shapes]
+    planes = gpu_page.run([relayout(kind, d, *shape) for d, shape in zip(raw, shapes, strict=True)])
+    cases: list[Case] = []
+    matrices: list[Array] = []
+    for data, made, (rows, cols) in zip(raw, planes, shapes, strict=True):
+        matrix = dequantized(kind, data, rows, cols)
+        for kernel, tokens in (
+            ("matvec", 1),
+            ("matvec_subgroup", 1),
+            ("matmul", 1),
+            ("matmul", 3),
+            ("matmul", 17),
+        ):
+            x = activations(tokens, cols, rng)
+            cases.append(product_case(kernel, kind, made, matrix, x))
+            matrices.append(matrix)
+    for case, result, matrix in zip(cases, gpu_page.run(cases), matrices, strict=True):
+        assert_product(result["out"][:, : matrix.shape[0]], matrix, case.arrays["x"])
+        assert np.all(result["out"][:, matrix.shape[0] :] == 7.0)
+
+
+def test_products_of_part_of_a_batch(gpu_page: GpuPage) -> None:
+    """count below the batch, the last token, columns of the output before and after."""
+    rng = np.random.default_rng(2)
+    kind, rows, cols, tokens, count = "Q8_0", 37, 160, 9, 6
+    data = blocks(kind, rows, cols, rng)
+    planes = gpu_page.run([relayout(kind, data, rows, cols)])[0]
+    matrix, x = dequantized(kind, data, rows, cols), activations(tokens, cols, rng)
+    where = {"row0": 8, "out0": 5, "count": count}
+    kernels = ("matmul", "matvec", "matvec_subgroup")
+    cases = [product_case(k, kind, planes, matrix, x, **where, last=1) for k in kernels]
+    for kernel, result in zip(kernels, gpu_page.run(cases), strict=True):
+        out = result["out"]
+        used = slice(0, count) if kernel == "matmul" else slice(count - 1, count)
+        written = out[used if kernel == "matmul" else slice(0, 1), 13 : 13 + rows]
+        assert_product(written, matrix, x[used])
+        written[:] = 7.0
+        assert np.all(out == 7.0)
+
+
+def test_grids_beyond_65535_workgroups(gpu_page: GpuPage) -> None:
+    """More rows than one dimension of a grid has room for: x and y together number them."""
+    rng = np.random.default_rng(3)
+    rows, cols = 8 * 65535 + 13, 4
+    data = blocks("F32", rows, cols, rng)
+    made = relayout("F32", data, rows, cols)
+    planes = gpu_page.run([made])[0]
+    matrix, x = dequantized("F32", data, rows, cols), activations(1, cols, rng)
+    out = gpu_page.run([product_case("matvec_subgroup", "F32", planes, matrix, x)])[0]["out"]
+    assert_product(out[:, :rows], matrix, x)
