@@ -21,7 +21,7 @@ from playwright.sync_api import BrowserContext, Playwright
 
 from doppler.browser import Browser, launched
 from doppler.buffers import MemoryBuffers
-from doppler.convert import convert_safetensors
+from doppler.convert import convert_path
 from doppler.generate import Client
 from doppler.manifest import MANIFEST_FILE
 from doppler.server import Server
@@ -51,8 +51,9 @@ def tiny(context: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> I
     build_wheel()
     folder = tmp_path_factory.mktemp("tiny")
     for name in (*TINY, LONG):
-        target = FolderStorage(folder / name)
-        asyncio.run(convert_safetensors(FIXTURES / name, target, MemoryBuffers(), name=name))
+        asyncio.run(
+            convert_path(FIXTURES / name, FolderStorage(folder / name), MemoryBuffers(), name=name)
+        )
     with Server(folder) as server:
         yield open_client(context, server.url)
 
