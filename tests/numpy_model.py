@@ -1,4 +1,4 @@
-"""A dense decoder in NumPy, float32, straight from a converted folder: config and weights to logits.
+"""A dense decoder in NumPy, float32, from a converted folder: config and weights to logits.
 
 It is the oracle for what conversion and configs mean: it knows manifests, and no architecture.
 """
