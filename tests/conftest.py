@@ -21,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--adapter", choices=ADAPTERS, default="auto")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of pages go last: Playwright's loop runs in this thread then; asyncio.run refuses."""
+    items.sort(key=lambda item: "playwright" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def models() -> Path:
     """Folder with gemma-3-270m and smollm2-135m-instruct, fetched where they are not there yet."""

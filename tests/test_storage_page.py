@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Playwright
 
-from doppler.browser import find_browser, launch_arguments
+from doppler.browser import Browser, launched
 from doppler.manifest import BLOCK_SIZE
 from doppler.server import WEB, Server
 from doppler.wheel import build_wheel
@@ -83,25 +83,21 @@ class Tab:
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    profile = tmp_path_factory.mktemp("profile")
-    arguments = launch_arguments(find_browser(adapter="default"))
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(str(profile), **arguments)
+def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
+    with launched(playwright, browser, None) as context:
         yield context
-        context.close()
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def bare_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     build_wheel()
     with Server(tmp_path_factory.mktemp("models")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def booted(context: BrowserContext, site: Server) -> Tab:
-    return Tab(context.pages[0], site.url + "models.json")
+def booted(context: BrowserContext, bare_site: Server) -> Tab:
+    return Tab(context.pages[0], bare_site.url + "models.json")
 
 
 @pytest.fixture
@@ -242,11 +238,11 @@ def test_a_damaged_server_is_named(tab: Tab, server: ModelServer) -> None:
 
 
 def test_storage_that_is_too_small(
-    tab: Tab, server: ModelServer, context: BrowserContext, site: Server
+    tab: Tab, server: ModelServer, context: BrowserContext, bare_site: Server
 ) -> None:
     download(tab, server)
     devtools = context.new_cdp_session(tab.page)
-    origin = site.url.rstrip("/")
+    origin = bare_site.url.rstrip("/")
     devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 20 << 20})
     try:
         message = tab.fails(f"await reserve({100 << 20}, 'Noise')")
@@ -361,7 +357,7 @@ def test_addresses_that_do_not_work(tab: Tab, server: ModelServer) -> None:
     server.status, server.ranges = None, False
     text = message("shard-00000.bin")
     assert "ignores range requests; download the file and open it from disk" in text
-    server.ranges, server.cut_after = True, BLOCK_SIZE
+    server.ranges, server.cut_after = True, BLOCK_SIZE  # the connection breaks
     text = tab.fails(f"await HttpSource('{server.url}shard-00000.bin', buffers).read(0, 4000000)")
     assert text.startswith("doppler.errors.SourceError"), text
 
@@ -420,3 +416,17 @@ def test_an_edited_file_shows_at_once(context: BrowserContext, tmp_path: Path) -
         assert page.evaluate(text) == "second"
     assert page.evaluate(text) == "second"
     page.close()
+
+
+def test_a_shard_that_is_too_short(tab: Tab, server: ModelServer) -> None:
+    path = server.folder / "shard-00002.bin"
+    get = f"""
+        storage, store = await opened("{server.url}")
+        try: await store.download(quiet)
+        finally: await storage.close()
+    """
+    path.write_bytes(MODEL.shard(2)[: BLOCK_SIZE + 9])
+    start = f"doppler.errors.SourceError: {server.url}shard-00002.bin: the server ended at byte"
+    assert tab.fails(get).startswith(f"{start} {BLOCK_SIZE + 9} of {4 * BLOCK_SIZE}")
+    path.write_bytes(MODEL.shard(2)[:BLOCK_SIZE])
+    assert "the file there is shorter than it should be" in tab.fails(get)

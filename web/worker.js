@@ -54,7 +54,7 @@ async function boot(onEvent) {
     (await python).pyimport("doppler.bridge").destroy();
   } catch (error) {
     python = undefined;
-    throw error;
+    internal(error);
   }
 }
 
@@ -68,9 +68,13 @@ async function boot(onEvent) {
  */
 async function call(method, args, onEvent, file) {
   const bridge = (await booted()).pyimport("doppler.bridge");
-  const emit = (/** @type {string} */ event) => onEvent?.(JSON.parse(event));
+  /** @param {string} event */
+  const emit = (event) => {
+    onEvent?.(JSON.parse(event));
+  };
   try {
-    const answer = await bridge.call(method, JSON.stringify(args), emit, file ?? undefined);
+    const text = JSON.stringify(args);
+    const answer = await bridge.call(method, text, emit, file ?? undefined).catch(internal);
     return result(JSON.parse(answer));
   } finally {
     bridge.destroy();
@@ -82,6 +86,14 @@ async function call(method, args, onEvent, file) {
 function result(answer) {
   if (!answer.error) return answer.result;
   throw Object.assign(new Error(answer.error.message), { name: answer.error.name });
+}
+
+/**
+ * @param {unknown} error one that is not meant for people: Python could not be loaded, or died
+ * @returns {never}
+ */
+function internal(error) {
+  throw Object.assign(new Error(String(error)), { name: "InternalError" });
 }
 
 /**

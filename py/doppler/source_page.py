@@ -14,7 +14,7 @@ import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
 from doppler.buffers import Buffer, Buffers
-from doppler.errors import SourceError
+from doppler.errors import FormatError, SourceError
 
 if TYPE_CHECKING:
     from doppler.manifest import Shard
@@ -66,9 +66,7 @@ class HttpSource:
                 raise unreachable(self.url, error) from error
             _check_ranges(self.url, answer.status)
             if answer.size < 0:
-                raise SourceError(
-                    f"{self.url}: the server does not tell the length; {DISK}"
-                )
+                raise SourceError(f"{self.url}: the server does not tell the length; {DISK}")
             self._size = int(answer.size)
         return self._size
 
@@ -150,15 +148,24 @@ class HttpShards:
                 stream.close()
 
 
-async def fetch_text(url: str) -> str:
-    """A small file at an address: a manifest, a tokenizer. Raises SourceError."""
+async def fetch_bytes(url: str) -> Buffer:
+    """A small file at an address, such as a tokenizer, whole. Raises SourceError."""
     try:
-        answer = await runtime.fetchText(url)
+        answer = await runtime.fetchBytes(url)
     except JsException as error:
         raise unreachable(url, error) from error
     if answer.status != 200:
         raise refused(url, answer.status)
-    return str(answer.text)
+    return answer.data
+
+
+async def fetch_text(url: str) -> str:
+    """A small text file at an address, such as a manifest. Raises SourceError."""
+    data = bytes((await fetch_bytes(url)).to_bytes())
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{url} is not text in UTF-8: {error.reason}") from error
 
 
 DISK = "download the file and open it from disk"
@@ -172,11 +179,18 @@ def _check_ranges(url: str, status: int) -> None:
         raise refused(url, status)
 
 
+ADVICE = {  # what to do about a status that brings no bytes
+    401: f"it wants a login that the page does not have: {DISK}",
+    403: f"it wants a login that the page does not have: {DISK}",
+    404: "check the address",
+    410: "check the address",
+    416: "the file there is shorter than it should be: have it mended, or get it from elsewhere",
+}
+
+
 def refused(url: str, status: int) -> SourceError:
     """The error for a status that brings no bytes."""
-    advice = "check the address" if status in (404, 410) else f"try again later, or {DISK}"
-    if status in (401, 403):
-        advice = f"it wants a login that the page does not have: {DISK}"
+    advice = ADVICE.get(status, "try again later")
     return SourceError(f"{url}: the server answered {status}; {advice}")
 
 

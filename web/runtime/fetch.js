@@ -114,7 +114,18 @@ async function contentLength(url) {
 }
 
 /**
- * A small text file: a manifest, a tokenizer.
+ * A small file as it is: a manifest, a tokenizer.
+ * @param {string} url
+ * @returns {Promise<{status: number, data: Uint8Array}>}
+ */
+export async function fetchBytes(url) {
+  const response = await fetch(url, { cache: "no-cache" });
+  const body = response.ok ? await response.arrayBuffer() : new ArrayBuffer(0);
+  return { status: response.status, data: new Uint8Array(body) };
+}
+
+/**
+ * A part of the page as text: a kernel.
  * @param {string} url
  * @returns {Promise<{status: number, text: string}>}
  */

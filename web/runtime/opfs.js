@@ -3,7 +3,7 @@
  *
  *     doppler/models/<identity>/   one folder a model
  *     doppler/imports/<number>/    models that are being made from a file; leftovers are removed
- *     doppler/scratch/             results of debugging calls; removed likewise
+ *     doppler/tmp/                 results that the page offers as downloads; removed likewise
  *
  * Whoever has a folder open shares a lock, so that tidying never meets a folder that is in use.
  */
@@ -232,7 +232,7 @@ export async function moveFiles(from, to, last) {
 }
 
 /**
- * Removes leftovers and scratch, unless a folder is open in any tab.
+ * Removes leftovers and doppler/tmp, unless a folder is open in any tab.
  * @param {string} marker a folder of models/ without this file is a leftover
  * @returns {Promise<void>}
  */
@@ -241,7 +241,7 @@ export async function tidy(marker) {
     if (!lock) return;
     const place = await navigator.storage.getDirectory();
     const top = await place.getDirectoryHandle("doppler", { create: true });
-    for (const name of ["imports", "scratch"]) {
+    for (const name of ["imports", "tmp"]) {
       await top.removeEntry(name, { recursive: true }).catch(ignoreAbsent);
     }
     for (const name of await folders("models")) {
@@ -275,7 +275,7 @@ export async function estimate() {
  * @returns {Promise<number>}
  */
 export async function freeBytes(most) {
-  const folder = await openFolder("scratch");
+  const folder = await openFolder("tmp");
   const name = `room-${crypto.randomUUID()}`;
   const fits = (/** @type {number} */ size) =>
     folder.truncate(name, size).then(() => true, ignoreFull);

@@ -2,6 +2,7 @@
 
 doppler/models/<identity>/   manifest.json, tokenizer.json, shard-00000.bin, …
 doppler/imports/<number>/    a model that is being made from a file; moved when it is whole
+doppler/tmp/                 results that the page offers as downloads
 """
 
 from __future__ import annotations
@@ -103,11 +104,11 @@ class OpfsRoot:
             return int(await runtime.folderSize(f"models/{plain_name(model_id)}"))
 
     async def scratch(self) -> OpfsStorage:
-        """A folder for results of debugging calls; `tidy` empties it."""
-        return await _open("scratch")
+        """The folder doppler/tmp, for files that the page offers as downloads."""
+        return await _open("tmp")
 
     async def tidy(self) -> None:
-        """Removes leftovers of imports, and scratch: call it once, at the start."""
+        """Removes leftovers of imports, and doppler/tmp: call it once, at the start."""
         with explained("leftovers"):
             await runtime.tidy(MANIFEST_FILE)
 
