@@ -27,7 +27,7 @@ from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest
 from doppler.progress import Progress
 from doppler.shards import ShardStore
 from doppler.source import Source
-from doppler.source_page import BlobSource, HttpShards, HttpSource, fetch_text
+from doppler.source_page import BlobSource, HttpShards, HttpSource, fetch_bytes, fetch_text
 from doppler.storage import Storage
 from doppler.storage.opfs import OpfsRoot, reserve, room
 from doppler.tokenizer import PageEncoding, PageTemplate, Tokenizer
@@ -78,7 +78,7 @@ class Stored:
                 "and there is no address to get it from again; delete the model and import it again"
             )
         url = urljoin(self.url, TOKENIZER_FILE)
-        data = self.buffers.from_bytes((await fetch_text(url)).encode())
+        data = await fetch_bytes(url)
         digest = self.buffers.blake3(data)
         if digest != info.blake3:
             raise CorruptError(
