@@ -106,7 +106,9 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("--chat", action="store_true", help="the prompt is a user's message")
     command.add_argument("--logits", type=Path, metavar="OUT.npy", help="of the prompt's tokens")
     command.add_argument("--context", type=int, metavar="N", help="tokens to keep room for")
+    command.add_argument("--batch", type=int, metavar="N", help="tokens prefilled at once, at most")
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    command.add_argument("--ignore-eos", action="store_true", help="go on after end tokens")
     for name in ("temperature", "top-p", "min-p", "repetition-penalty"):
         command.add_argument(f"--{name}", type=float, metavar="X")
     for name in ("top-k", "seed"):
@@ -227,8 +229,8 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
     from doppler.generate import generate as run
     from doppler.wheel import build_wheel
 
-    if args.chat and (args.logits or args.prompt_ids):
-        raise RequestError("--chat takes --prompt and gives no --logits: it adds a template")
+    if args.chat and args.prompt_ids is not None:
+        raise RequestError("--chat takes --prompt: it puts a template around the text")
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
     sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     job = Job(
@@ -238,6 +240,8 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
         max_tokens=args.max_tokens,
         sampling=sampling | ({"greedy": True} if args.greedy else {}),
         context=args.context,
+        batch=args.batch,
+        ignore_eos=args.ignore_eos,
         logits=args.logits,
     )
     build_wheel()

@@ -44,7 +44,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What to generate. `prompt` is a text, or token ids; `context` None is the page's choice."""
+    """What to generate. `prompt` is text or token ids; `context` and `batch` None: the page's."""
 
     model: Path
     prompt: str | list[int]
@@ -52,6 +52,8 @@ class Job:
     max_tokens: int = 128
     sampling: dict[str, Any] = field(default_factory=dict)
     context: int | None = None
+    batch: int | None = None
+    ignore_eos: bool = False
     logits: Path | None = None
 
     def prompt_args(self) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def _load(
         model = client.call("download", {"url": url}, lambda e: report(e["done"], e["total"]))
     stages["download_ms"] = _since(start)
     start = time.monotonic()
-    args = {"id": model["id"]} | ({"context": job.context} if job.context else {})
+    args = {"id": model["id"], "context": job.context, "batch": job.batch}
     with terminal.bar("load") as report:
 
         def on_event(event: Event) -> None:
@@ -178,7 +180,11 @@ def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
         if event["type"] == "token":
             terminal.write(event["text"])
 
-    args = job.prompt_args() | {"sampling": job.sampling, "max_tokens": job.max_tokens}
+    args = job.prompt_args() | {
+        "sampling": job.sampling,
+        "max_tokens": job.max_tokens,
+        "ignore_eos": job.ignore_eos,
+    }
     answer: dict[str, Any] = client.call("chat" if job.chat else "complete", args, on_event)
     return answer
 
