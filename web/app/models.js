@@ -73,7 +73,9 @@ function entries() {
   const all = state.models.map(ofStored);
   for (const group of /** @type {const} */ (["server", "catalogue"])) {
     for (const offer of offers[group]) {
-      const known = all.some(({ name, stored }) => name === offer.name || stored?.id === offer.id);
+      const known = all.some(
+        ({ name, stored }) => name === offer.name || (stored && stored.id === offer.id),
+      );
       if (!known) all.push(ofOffer(offer, group));
     }
   }
@@ -114,19 +116,20 @@ function badgesOf({ stored }) {
 /** @param {Entry} entry */
 function loadButton(entry) {
   const { stored, title } = entry;
-  const label = !stored ? "Get" : stored.complete ? "Load" : "Resume";
+  const loaded = stored !== null && stored.id === state.model?.id;
+  const label = !stored ? "Get" : loaded ? "Use" : stored.complete ? "Load" : "Resume";
   const usable = !stored?.problem && (stored?.complete || entry.source);
   return el(
     "button",
     {
-      class: `button ${stored?.id === state.model?.id ? "" : "primary"}`,
+      class: loaded || entry.group === "catalogue" ? "button" : "button primary",
       type: "button",
       "data-testid": "load",
       "aria-label": `${label} ${title}`,
       disabled: !usable || state.loading !== null,
       onclick: () => choose(entry),
     },
-    stored && stored.id === state.model?.id ? "Use" : label,
+    label,
   );
 }
 

@@ -33,10 +33,7 @@ const KINDS = {
     "The browser's storage refused",
     "Deleting models that you no longer use makes room.",
   ],
-  DeviceError: [
-    "The GPU cannot go on",
-    "If it was lost, loading the model again is enough. If it is too small, choose a smaller model or context.",
-  ],
+  DeviceError: ["The GPU cannot go on", ""],
   RequestError: ["That cannot be done", ""],
   InternalError: [
     "Something went wrong inside Doppler",
