@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from doppler.buffers import Buffer, MemoryBuffers
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.gguf import Gguf, read_gguf
 from doppler.formats.gguf_config import config_from_gguf
+from doppler.formats.vocabulary import vocabulary_from_gguf
 from doppler.source import FileSource
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, text, value, write_llama
 
@@ -181,6 +183,19 @@ def test_configs_that_are_refused() -> None:
     )
     config_error(FormatError, "block_count is 'two'", llama__block_count="two")
     config_error(FormatError, "no attention heads", llama__attention__head_count=0)
+
+
+@pytest.mark.parametrize("key", [*llama_metadata(), "tokenizer.ggml.pre", "general.alignment"])
+def test_values_of_the_wrong_kind_are_no_surprise(key: str) -> None:
+    """Whatever stands in a key, it is read, or refused with an error meant for a person."""
+    for item in (0, 1, "x", [1, 2], ["a"], [[1]], [[["a"]]], 1.5, True):
+        for model in ("llama", "gpt2"):
+            changes = {"tokenizer.ggml.model": model, "tokenizer.ggml.merges": ["a b"], key: item}
+            data = gguf_bytes(llama_metadata() | changes, llama_tensors())
+            with contextlib.suppress(DopplerError):
+                header = read(data)
+                config_from_gguf(header, ())
+                vocabulary_from_gguf(header.metadata, header.name)
 
 
 def test_config_of_gemma() -> None:

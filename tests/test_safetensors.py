@@ -173,6 +173,7 @@ def test_defaults_of_the_published_gemma_3_4b() -> None:
         ({"hidden_activation": "relu"}, UnsupportedError, "'relu'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, UnsupportedError, "'yarn'"),
         ({"partial_rotary_factor": 0.5}, UnsupportedError, "a part of each head"),
+        ({"query_pre_attn_scalar": 0}, FormatError, "query_pre_attn_scalar"),
         ({"hidden_size": None}, FormatError, "hidden_size is None"),
         ({"rms_norm_eps": "x"}, FormatError, "rms_norm_eps"),
         ({"layer_types": ["full_attention"]}, FormatError, "layer_types"),

@@ -101,6 +101,8 @@ def _head_dim(keys: _Keys, hidden: int, heads: int) -> int:
         raise FormatError(f"{keys.file}: the model has no attention heads")
     rotated = keys.integer("rope.dimension_count", 0)
     head_dim = keys.integer("attention.key_length", rotated or hidden // heads)
+    if head_dim == 0:
+        raise FormatError(f"{keys.file}: attention heads have no dimensions")
     if rotated not in (0, head_dim):
         raise UnsupportedError(f"{keys.file}: rope turns {rotated} of {head_dim} dimensions only")
     if keys.integer("attention.value_length", head_dim) != head_dim:

@@ -83,7 +83,7 @@ def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
         vocab=fields.integer("vocab_size"),
         context=fields.integer("max_position_embeddings"),
         norm_eps=fields.number("rms_norm_eps"),
-        query_scale=fields.number("query_pre_attn_scalar", head_dim) ** -0.5,
+        query_scale=_query_scale(fields, head_dim),
         activation=_activation(fields),
         ropes=_ropes(architecture, fields),
         layers=_layers(architecture, fields),
@@ -94,6 +94,13 @@ def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
         tied=fields.get("tie_word_embeddings") is True,
         rope_pairs="half",
     )
+
+
+def _query_scale(fields: _Fields, head_dim: int) -> float:
+    scalar = fields.number("query_pre_attn_scalar", head_dim)
+    if scalar <= 0:
+        raise FormatError(f"{fields.where}: query_pre_attn_scalar or head_dim is {scalar}")
+    return float(scalar**-0.5)
 
 
 def _activation(fields: _Fields) -> Activation:

@@ -37,8 +37,10 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any], where: str) -> Vocabulary 
     Raises UnsupportedError for a kind of tokenizer that Doppler does not know, FormatError for
     lists that do not belong together.
     """
-    model = metadata.get("tokenizer.ggml.model")
-    if model in (None, "none", "no_vocab"):
+    model = metadata.get("tokenizer.ggml.model", "none")
+    if not isinstance(model, str):
+        raise FormatError(f"{where}: tokenizer.ggml.model is no text")
+    if model in ("none", "no_vocab"):
         return None
     if model not in _MODELS:
         raise UnsupportedError(
@@ -46,7 +48,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any], where: str) -> Vocabulary 
         )
     pieces = _Pieces(metadata, where)
     content = _MODELS[model](pieces)
-    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", _bos_by_default(pieces)))
+    add_bos = metadata.get("tokenizer.ggml.add_bos_token", _bos_by_default(pieces)) is True
     if add_bos and pieces.bos is not None:
         content["post_processor"] = begin_with(pieces.tokens[pieces.bos], pieces.bos)
     template = metadata.get("tokenizer.chat_template")
@@ -71,7 +73,7 @@ class _Pieces:
         self.where = where
         self._metadata = metadata
         self.model: str = metadata["tokenizer.ggml.model"]
-        self.pre = metadata.get("tokenizer.ggml.pre", "default")
+        self.pre = str(metadata.get("tokenizer.ggml.pre", "default"))
         tokens = metadata.get("tokenizer.ggml.tokens")
         if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
             raise FormatError(f"{where}: the tokenizer has no list of tokens")
@@ -217,7 +219,7 @@ def _byte_level(pieces: _Pieces) -> dict[str, Any]:
             f"{', '.join(_PRE_TOKENIZERS)}, which Doppler knows"
         )
     merges = pieces.get("merges", None)
-    if not isinstance(merges, list):
+    if not isinstance(merges, list) or not all(isinstance(merge, str) for merge in merges):
         raise FormatError(f"{pieces.where}: the tokenizer has no list of merges")
     return document(
         added=pieces.added((_UNKNOWN, _CONTROL, _USER_DEFINED)),
