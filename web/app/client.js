@@ -59,7 +59,7 @@ class Client extends EventTarget {
     this.#worker = worker;
     const unloadable = new Promise((_, reject) => {
       worker.addEventListener("error", (event) => {
-        const why = event.message || "worker.js or a part of it could not be fetched";
+        const why = event.message || "worker.js or a part of it could not be fetched.";
         reject(Object.assign(new Error(why), { name: "InternalError" }));
       });
     });

@@ -11,6 +11,7 @@ import { recall, remember, set, state } from "./store.js";
 export const LAST_MODEL = "doppler.lastModel";
 const SOURCES = "doppler.sources";
 const SAVE_EVERY_MS = 1500;
+const CHANGE_STORAGE = ["download", "import_url", "import_file", "delete", "load"];
 
 /** @param {unknown} error @returns {Failure} */
 export function failure(error) {
@@ -53,14 +54,12 @@ export async function useModel(title, id, source) {
   set({ loading: title });
   try {
     id ??= source && (await obtain(source));
-    await refresh();
     await client.call("load", {
       id,
       ...(state.settings.context && { context: state.settings.context }),
     });
   } finally {
     set({ loading: null });
-    await refresh().catch(() => {}); // what failed above is what the person is told
   }
 }
 
@@ -68,7 +67,6 @@ export async function useModel(title, id, source) {
 export async function deleteModel(entry) {
   if (!entry.stored) return;
   await client.call("delete", { id: entry.stored.id });
-  await refresh();
 }
 
 // Whoever loads a model, a button or window.doppler, it is the model that the page then uses.
@@ -80,6 +78,11 @@ client.on("end", ({ call, result }) => {
   const deleted = call.method === "delete" && call.args.id === state.model?.id;
   if (call.method === "unload" || deleted) set({ model: null });
 });
+for (const type of /** @type {const} */ (["end", "fail"])) {
+  client.on(type, ({ call }) => {
+    if (CHANGE_STORAGE.includes(call.method)) refresh().catch(() => {}); // only a list grows old
+  });
+}
 client.on("start", ({ call }) => {
   if (call.method === "boot" || call.method === "load") set({ model: null });
 });

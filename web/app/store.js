@@ -8,11 +8,11 @@ const SETTINGS_KEY = "doppler.settings";
 /** @type {Settings} */
 export const DEFAULTS = {
   system: "",
-  temperature: 0.7,
+  temperature: 0.6,
   top_k: 40,
   top_p: 0.95,
   min_p: 0,
-  repetition_penalty: 1.1,
+  repetition_penalty: 1.05,
   seed: null,
   greedy: false,
   max_tokens: 512,
