@@ -40,8 +40,8 @@ from doppler.kernels import Kernels
 gpu = await Gpu.open()
 kernels = Kernels(gpu, json.loads(js.kernelSources))
 
-async def run_cases(text):
-    arrays = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
+async def run_cases():
+    arrays = np.load(io.BytesIO(base64.b64decode(js.givenCases)), allow_pickle=False)
     out = {}
     for n, case in enumerate(json.loads(str(arrays["cases"]))):
         given = {name: arrays[f"{n}/{name}"] for name in case["arrays"]}
@@ -50,7 +50,7 @@ async def run_cases(text):
             tokens=case["tokens"])
         out |= {f"{n}/{name}": values for name, values in results.items()}
     packed = io.BytesIO()
-    np.savez(packed, **out)
+    np.savez_compressed(packed, **out)
     return base64.b64encode(packed.getvalue()).decode()
 """
 
@@ -105,9 +105,11 @@ class GpuPage:
             for case in cases
         ]
         packed = io.BytesIO()
-        np.savez(packed, cases=np.array(json.dumps(described)), **arrays)
+        np.savez_compressed(packed, cases=np.array(json.dumps(described)), **arrays)
         text = base64.b64encode(packed.getvalue()).decode()
-        answer = self.run_python(f'await run_cases("{text}")')
+        # Megabytes as an argument: as a part of the source they would take Playwright minutes.
+        self._selenium.driver.evaluate("text => { globalThis.givenCases = text; }", text)
+        answer = self.run_python("await run_cases()")
         results = np.load(io.BytesIO(base64.b64decode(answer)))
         return [
             {name: results[f"{n}/{name}"] for name in case.outputs} for n, case in enumerate(cases)

@@ -1,0 +1,272 @@
+"""Norm, rope, attention and gate in the browser against float64 NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from doppler import references
+from doppler.config import Activation, Rope, RopePairs
+from doppler.memory import rope_table
+from gpu_page import Case, GpuPage
+
+Array = npt.NDArray[Any]
+# float32 rounding over sums of up to some hundred terms; mistakes in a formula are 1e-3 and more.
+TOLERANCE = 1e-5
+
+
+def padded(values: Array, stride: int) -> Array:
+    """Rows [n, width] as float32 [n, stride], zeros beyond the width."""
+    out = np.zeros((values.shape[0], stride), np.float32)
+    out[:, : values.shape[1]] = values
+    return out
+
+
+def vec4s(vector: Array) -> Array:
+    return np.pad(vector, (0, -len(vector) % 4)).astype(np.float32)
+
+
+def state(count: int, position: int = 0) -> Array:
+    return np.array([position, count, 0, 0], np.uint32)
+
+
+def assert_close(out: Array, exact: Array) -> None:
+    scale = np.maximum(np.abs(exact).max(axis=-1, keepdims=True), 1e-30)
+    assert (np.abs(out - exact) / scale).max() < TOLERANCE
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    """Random numbers that float32 holds, as float64."""
+    return rng.standard_normal(shape, np.float32).astype(np.float64)
+
+
+def norm_case(
+    rng: np.random.Generator, width: int, tokens: int, branch: bool, post: bool
+) -> tuple[Case, tuple[Array, Array]]:
+    """A case and the exact (x, out) of its real tokens; the last of the batch is not real."""
+    stride, eps, offset = -(-width // 4) * 4 + 4, 1e-6, 1.0 if post else 0.0
+    x, b = normal(rng, tokens + 1, width), 3 * normal(rng, tokens + 1, width)
+    w, p = normal(rng, width), normal(rng, width)
+    arrays = {
+        "x": padded(x, stride),
+        "weight": vec4s(w),
+        "out": np.zeros((tokens + 1, stride), np.float32),
+        "state": state(tokens),
+    }
+    arrays |= {"branch": padded(b, stride)} if branch else {}
+    arrays |= {"post": vec4s(p)} if post else {}
+    case = Case(
+        "norm",
+        {"HAS_BRANCH": int(branch), "HAS_POST": int(post)},
+        arrays,
+        {"width": width, "stride": stride, "eps": eps, "offset": offset},
+        ["x", "out"],
+        tokens + 1,
+    )
+    real = slice(0, tokens)
+    exact = references.norm(
+        x[real], b[real] if branch else None, p if post else None, w, eps, offset
+    )
+    return case, exact
+
+
+def test_norm(gpu_page: GpuPage) -> None:
+    rng = np.random.default_rng(0)
+    made = [
+        norm_case(rng, width, tokens, branch, post)
+        for width in (1, 6, 67, 640)
+        for tokens in (1, 3)
+        for branch, post in ((False, False), (True, False), (True, True))
+    ]
+    for (case, (x, out)), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
+        tokens, width = out.shape
+        assert_close(result["x"][:tokens, :width], x)
+        assert_close(result["out"][:tokens, :width], out)
+        np.testing.assert_array_equal(result["x"][tokens], case.arrays["x"][tokens])
+        assert not result["out"][tokens].any()
+        assert not result["out"][:, width:].any()
+
+
+def rope_case(
+    rng: np.random.Generator,
+    heads: tuple[int, int],
+    head_dim: int,
+    pairs: RopePairs,
+    qk_norm: bool,
+    position: int,
+    rope: Rope,
+) -> tuple[Case, tuple[Array, Array, Array]]:
+    """A case of three real tokens in a batch of four, and the exact q, k, v."""
+    (q_heads, kv_heads), tokens, eps, offset = heads, 3, 1e-6, 1.0
+    context = position + 5
+    width = (q_heads + 2 * kv_heads) * head_dim
+    stride = width + 4
+    qkv = normal(rng, tokens + 1, width)
+    q_norm, k_norm = normal(rng, head_dim), normal(rng, head_dim)
+    cache = np.zeros((kv_heads, context, head_dim), np.float32)
+    arrays = {
+        "qkv": padded(qkv, stride),
+        "angles": rope_table(rope, head_dim, context),
+        "keys": cache,
+        "values": cache.copy(),
+        "state": state(tokens, position),
+    }
+    if qk_norm:
+        arrays |= {"q_norm": vec4s(q_norm), "k_norm": vec4s(k_norm)}
+    case = Case(
+        "rope",
+        {"HEAD_DIM": head_dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(qk_norm)},
+        arrays,
+        {
+            "heads": q_heads,
+            "kv_heads": kv_heads,
+            "stride": stride,
+            "context": context,
+            "eps": eps,
+            "offset": offset,
+        },
+        ["qkv", "keys", "values"],
+        tokens + 1,
+    )
+    parts = qkv[:tokens].reshape(tokens, -1, head_dim)
+    q, k, v = np.split(parts, [q_heads, q_heads + kv_heads], axis=1)
+    if qk_norm:
+        q = references.rms(q, q_norm, eps, offset)
+        k = references.rms(k, k_norm, eps, offset)
+    places = position + np.arange(tokens)
+    frequencies = np.array(rope.inverse_frequencies(head_dim))
+    q, k = (references.rotate(part, places, frequencies, pairs) for part in (q, k))
+    return case, (q, k, v)
+
+
+ROPES = (
+    Rope(10_000.0),
+    Rope(1_000_000.0, "linear", 8.0),
+    Rope(500_000.0, "llama3", 32.0, 1.0, 4.0, 8192),
+)
+
+
+def test_rope(gpu_page: GpuPage) -> None:
+    """Every variant of norm, pairs and scaling, at the start and up to position 100,000."""
+    rng = np.random.default_rng(1)
+    shapes: list[tuple[int, int]] = [(3, 1), (4, 2)]
+    variants: list[tuple[RopePairs, bool]] = [
+        ("half", False),
+        ("half", True),
+        ("interleaved", False),
+        ("interleaved", True),
+    ]
+    made = [
+        rope_case(rng, shapes[index % 2], head_dim, pairs, qk_norm, position, ROPES[index % 3])
+        for index, (pairs, qk_norm) in enumerate(variants)
+        for head_dim, position in ((16, 0), (64, 61), (80, 1023), (256, 100))
+    ]
+    made += [rope_case(rng, (3, 1), 4, "half", False, 99_997, rope) for rope in ROPES]
+    for (case, (q, k, v)), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
+        tokens, heads, head_dim = q.shape
+        position = int(case.arrays["state"][0])
+        out = result["qkv"][:tokens, : heads * head_dim].reshape(q.shape)
+        assert_close(out, q)
+        real = slice(position, position + tokens)
+        assert_close(result["keys"][:, real].transpose(1, 0, 2), k)
+        np.testing.assert_array_equal(
+            result["values"][:, real].transpose(1, 0, 2), v.astype(np.float32)
+        )
+        rest = np.delete(result["keys"], real, axis=1)
+        assert not rest.any()
+        untouched = result["qkv"][:, heads * head_dim :]
+        np.testing.assert_array_equal(untouched, case.arrays["qkv"][:, heads * head_dim :])
+        np.testing.assert_array_equal(result["qkv"][tokens], case.arrays["qkv"][tokens])
+
+
+def attention_case(
+    rng: np.random.Generator,
+    heads: tuple[int, int],
+    head_dim: int,
+    position: int,
+    tokens: int,
+    window: int,
+) -> tuple[Case, Array]:
+    """A case (the last token of its batch is not real) and the exact output."""
+    q_heads, kv_heads = heads
+    context = position + tokens + 3
+    q_stride = (q_heads + 2 * kv_heads) * head_dim + 4
+    out_stride = q_heads * head_dim + 4
+    q = 3 * normal(rng, tokens + 1, q_heads * head_dim)
+    keys, values = (normal(rng, kv_heads, context, head_dim) for _ in range(2))
+    scale = head_dim**-0.5
+    arrays = {
+        "qkv": padded(q, q_stride),
+        "keys": keys.astype(np.float32),
+        "values": values.astype(np.float32),
+        "out": np.zeros((tokens + 1, out_stride), np.float32),
+        "state": state(tokens, position),
+    }
+    params = {
+        "heads": q_heads,
+        "kv_heads": kv_heads,
+        "q_stride": q_stride,
+        "out_stride": out_stride,
+        "context": context,
+        "window": window,
+        "scale": scale,
+    }
+    case = Case("attention", {"HEAD_DIM": head_dim}, arrays, params, ["out"], tokens + 1)
+    queries = q[:tokens].reshape(tokens, q_heads, head_dim)
+    exact = references.attention(queries, keys, values, position, window, scale)
+    return case, exact.reshape(tokens, -1)
+
+
+def test_attention(gpu_page: GpuPage) -> None:
+    """Prefill and decode; windows smaller than, equal to and larger than what there is."""
+    rng = np.random.default_rng(2)
+    places = ((0, 1), (0, 17), (63, 2), (190, 3))
+    made = [
+        attention_case(rng, heads, head_dim, position, tokens, window)
+        for heads in ((3, 1), (4, 2))
+        for head_dim in (16, 64, 80, 256)
+        for position, tokens in places
+        for window in (0, 1, 70, position + tokens, 1000)
+    ]
+    results = gpu_page.run([case for case, _ in made])
+    for (_, exact), result in zip(made, results, strict=True):
+        tokens, width = exact.shape
+        assert_close(result["out"][:tokens, :width], exact)
+        assert not result["out"][tokens].any()
+        assert not result["out"][:, width:].any()
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gate(gpu_page: GpuPage, activation: Activation) -> None:
+    """Also at gates so large that exp or tanh would overflow."""
+    rng = np.random.default_rng(3)
+    cases, exact = [], []
+    for ffn, tokens in ((1, 1), (67, 3), (260, 17)):
+        up0 = -(-ffn // 4) * 4
+        gates, ups = normal(rng, tokens + 1, ffn) * 4, normal(rng, tokens + 1, ffn)
+        gates[0, 0] = -200.0
+        gates[-2, -1] = 200.0
+        both = np.concatenate([padded(gates, up0), padded(ups, up0)], axis=1)
+        cases.append(
+            Case(
+                "gate",
+                {"ACTIVATION": ("silu", "gelu_tanh").index(activation)},
+                {
+                    "gate_up": both,
+                    "out": np.zeros((tokens + 1, up0 + 4), np.float32),
+                    "state": state(tokens),
+                },
+                {"ffn": ffn, "in_stride": 2 * up0, "up0": up0, "out_stride": up0 + 4},
+                ["out"],
+                tokens + 1,
+            )
+        )
+        exact.append(references.gate(gates, ups, activation)[:tokens])
+    for right, result in zip(exact, gpu_page.run(cases), strict=True):
+        tokens, ffn = right.shape
+        assert_close(result["out"][:tokens, :ffn], right)
+        assert not result["out"][tokens].any()
+        assert not result["out"][:, ffn:].any()

@@ -1,0 +1,58 @@
+"""What kernels say about themselves, read on CPython from the files that the page ships."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import pytest
+
+from doppler import kernels
+from doppler.wgsl import parse
+from gpu_page import ROOT
+
+SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
+SHADERS = {name: parse(name, SOURCES) for name in SOURCES if name != "planes"}
+
+
+def test_every_file_is_fetched() -> None:
+    assert set(kernels.FILES) == set(SOURCES)
+
+
+@pytest.mark.parametrize("name", SHADERS)
+def test_kernels_run_on_every_adapter(name: str) -> None:
+    """The standard's default limits, and no optional feature but where the name says so."""
+    shader = SHADERS[name]
+    storage = [b for b in shader.bindings if b.access != "uniform"]
+    assert len(storage) <= 8
+    assert len({b.index for b in shader.bindings}) == len(shader.bindings)
+    enabled = re.findall(r"^enable (\w+);", shader.source, re.MULTILINE)
+    assert enabled == (["subgroups"] if name.endswith("_subgroup") else [])
+    sizes = re.findall(r"@workgroup_size\(([\d, ]+)\)", shader.source)
+    assert len(sizes) == 1
+    threads = 1
+    for size in sizes[0].split(","):
+        threads *= int(size)
+    assert threads <= 256
+
+
+def test_planes_come_before_the_kernels_that_use_them() -> None:
+    shader = SHADERS["matvec_subgroup"]
+    assert shader.source.startswith("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n")
+    assert [b.name for b in shader.bindings][:3] == ["codes", "high", "scales"]
+    assert shader.overrides == {"FORM"}
+
+
+def test_pack_follows_the_struct() -> None:
+    shader = SHADERS["norm"]
+    values = {"offset": 1.0, "width": 640, "eps": 0.5, "stride": 644}
+    assert shader.pack(values) == struct.pack("<IIff", 640, 644, 0.5, 1.0)
+    with pytest.raises(KeyError, match="kernel norm takes params"):
+        shader.pack({**values, "widht": 3})
+
+
+def test_accesses() -> None:
+    accesses = {b.name: b.access for b in SHADERS["rope"].bindings}
+    assert accesses["keys"] == accesses["qkv"] == "storage"
+    assert accesses["angles"] == accesses["state"] == "read-only-storage"
+    assert accesses["params"] == "uniform"
