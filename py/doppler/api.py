@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from doppler.errors import DeviceError, RequestError
@@ -28,6 +28,7 @@ class Api:
         self._kernels: Kernels | None = None
         self._model: Model | None = None
         self._busy: str | None = None
+        self._transfers: set[asyncio.Task[str]] = set()
         self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
             "device": self._device,
             "storage": self._storage,
@@ -105,15 +106,16 @@ class Api:
         return await self._library.models()
 
     async def _download(self, args: Args, emit: Emit, file: Any) -> Any:
-        return {"id": await self._library.download(_text(args, "url"), emit)}
+        return await self._transferred(self._library.download(_text(args, "url"), emit))
 
     async def _import_url(self, args: Args, emit: Emit, file: Any) -> Any:
-        return {"id": await self._library.import_url(_text(args, "url"), args.get("name"), emit)}
+        url = _text(args, "url")
+        return await self._transferred(self._library.import_url(url, args.get("name"), emit))
 
     async def _import_file(self, args: Args, emit: Emit, file: Any) -> Any:
         if file is None:
             raise RequestError("import_file needs a file: pass a File as the fourth argument")
-        return {"id": await self._library.import_file(file, args.get("name"), emit)}
+        return await self._transferred(self._library.import_file(file, args.get("name"), emit))
 
     async def _delete(self, args: Args, emit: Emit, file: Any) -> Any:
         identity = _text(args, "id")
@@ -171,7 +173,22 @@ class Api:
             "file": name,
         }
 
+    async def _transferred(self, work: Coroutine[Any, Any, str]) -> Any:
+        """Awaits a download or import, which `cancel` may end."""
+        task = asyncio.ensure_future(work)
+        self._transfers.add(task)
+        try:
+            return {"id": await task}
+        except asyncio.CancelledError:
+            raise RequestError(
+                "cancelled: a download goes on from here when it is started again"
+            ) from None
+        finally:
+            self._transfers.discard(task)
+
     async def _cancel(self, args: Args, emit: Emit, file: Any) -> Any:
+        for task in self._transfers:
+            task.cancel()
         if self._model is not None:
             self._model.engine.cancel()
         return {}

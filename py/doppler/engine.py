@@ -6,6 +6,7 @@ the same recorded list reads it back in, and ids arrive here through a ring a fe
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from doppler.sampler import Sampling
 from doppler.weights import Weights
 
 FIRST_BATCH = 64  # tokens, until the adapter's speed is known
+WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
 
@@ -55,7 +57,8 @@ class Engine:
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
-        matvec = "matvec_subgroup" if "subgroups" in gpu.features else "matvec"
+        wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
+        matvec = "matvec_subgroup" if wide else "matvec"
         self._planner = Planner(config, weights, memory.slices, memory.context, matvec)
         self._recordings: dict[str, Recording] = {}
         self._cached: list[int] = []  # ids whose keys and values are in the cache
@@ -69,8 +72,9 @@ class Engine:
         if self.batch > 1:
             steps += self._planner.body(self.batch)
         variants = {(s.kernel, tuple(sorted(s.constants.items()))) for s in steps}
-        for done, (kernel, constants) in enumerate(sorted(variants), start=1):
-            await self._kernels.prepare(kernel, dict(constants))
+        pending = [self._kernels.prepare(kernel, dict(constants)) for kernel, constants in variants]
+        for done, ready in enumerate(asyncio.as_completed(pending), start=1):
+            await ready
             progress(done, len(variants))
 
     def destroy(self) -> None:

@@ -58,10 +58,13 @@ class Slice:
 class Gpu:
     """One WebGPU device with the adapter's best limits."""
 
-    def __init__(self, device: Any, info: Mapping[str, str], asked: dict[str, int] | None) -> None:
+    def __init__(self, device: Any, info: Any, asked: dict[str, int] | None) -> None:
         from pyodide.ffi import create_proxy
 
-        self.device, self.info, self.asked = device, dict(info), asked
+        names = ("vendor", "architecture", "description")
+        self.device, self.asked = device, asked
+        self.info = {name: str(getattr(info, name)) for name in names}
+        self.subgroup_size = int(getattr(info, "subgroupMinSize", 0) or 0)  # lanes at least
         self.queue = device.queue
         self.features = frozenset(name for name in FEATURES if device.features.has(name))
         # A device never has less than the standard's defaults; whoever asked for less keeps to it.
@@ -84,8 +87,7 @@ class Gpu:
         """
         adapter = await _adapter()
         device = await _device(adapter, limits or {})
-        names = ("vendor", "architecture", "description")
-        return cls(device, {name: str(getattr(adapter.info, name)) for name in names}, limits)
+        return cls(device, adapter.info, limits)
 
     def destroy(self) -> None:
         """Ends the device and all of its buffers."""

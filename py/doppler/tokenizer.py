@@ -75,7 +75,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without control tokens."""
-        return self._encoding.decode(ids, True)
+        return self._encoding.decode(ids, True) if ids else ""
 
     def _special(self, token: int | None) -> str:
         return "" if token is None else self._encoding.decode([token], False)

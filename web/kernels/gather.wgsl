@@ -24,6 +24,22 @@ struct State {
 @group(0) @binding(5) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(6) var<uniform> params: Params;
 
+fn store(base: u32, at: u32, half: Half) {
+  let width = (params.cols + 3u) / 4u;
+  if (at < width) {
+    out[base + at] = params.scale * half.v0;
+  }
+  if (at + 1u < width) {
+    out[base + at + 1u] = params.scale * half.v1;
+  }
+  if (at + 2u < width) {
+    out[base + at + 2u] = params.scale * half.v2;
+  }
+  if (at + 3u < width) {
+    out[base + at + 3u] = params.scale * half.v3;
+  }
+}
+
 @compute @workgroup_size(32)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let g = id.x;
@@ -36,15 +52,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let group = load_group(row, g, params.cols);
-  let width = (params.cols + 3u) / 4u;
   let base = t * (params.stride / 4u);
-  for (var w = 0u; w < 4u; w++) {
-    let first = 8u * g + w;
-    if (first < width) {
-      out[base + first] = params.scale * first_half(group, w);
-    }
-    if (first + 4u < width) {
-      out[base + first + 4u] = params.scale * second_half(group, w);
-    }
-  }
+  store(base, 8u * g, first_half(group));
+  store(base, 8u * g + 4u, second_half(group));
 }

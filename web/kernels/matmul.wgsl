@@ -1,8 +1,9 @@
 // out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c] for tokens t < count and rows r of this slice.
 // uses: planes
 //
-// x [batch, x_stride] f32, out [batch, out_stride] f32. A thread computes 4 rows × 4 tokens in
-// registers: each unpacked weight serves 4 tokens. A workgroup of 16 × 4 threads: 64 rows × 16 tokens.
+// x [batch, x_stride] f32, out [batch, out_stride] f32. A thread computes 4 rows × 8 tokens in
+// registers: each unpacked weight serves 8 tokens. A workgroup of 32 × 2 threads: 128 rows × 16
+// tokens.
 
 struct Params {
   rows: u32,
@@ -25,53 +26,95 @@ struct State {
 @group(0) @binding(5) var<storage, read> state: State;
 @group(0) @binding(6) var<uniform> params: Params;
 
-// Columns 4·at .. 4·at+3 of four tokens, a token a column: v * it is the four dot products.
-fn load_x(base: vec4u, at: u32) -> mat4x4f {
+fn load_x(base: u32, at: u32) -> vec4f {
   if (FORM < 3u && at >= (params.cols + 3u) / 4u) {
-    return mat4x4f(); // beyond a short last group
+    return vec4f(); // beyond a short last group
   }
-  return mat4x4f(x[base.x + at], x[base.y + at], x[base.z + at], x[base.w + at]);
+  return x[base + at];
+}
+
+// 16 activations from vec4 `at` of a token's row on.
+fn load_half(base: u32, at: u32) -> Half {
+  return Half(load_x(base, at), load_x(base, at + 1u), load_x(base, at + 2u), load_x(base, at + 3u));
+}
+
+struct Rows {
+  r0: Half,
+  r1: Half,
+  r2: Half,
+  r3: Half,
+}
+
+// A token's sums over 16 columns of four rows.
+fn products(rows: Rows, base: u32, at: u32) -> vec4f {
+  let v = load_half(base, at);
+  return vec4f(total(multiply(rows.r0, v)), total(multiply(rows.r1, v)),
+    total(multiply(rows.r2, v)), total(multiply(rows.r3, v)));
 }
 
 fn store(t: u32, row: u32, sums: vec4f) {
-  for (var i = 0u; i < 4u; i++) {
-    if (t + i < state.count && row < params.rows) {
-      out[(t + i) * params.out_stride + params.out0 + params.row0 + row] = sums[i];
-    }
+  if (t >= state.count) {
+    return;
+  }
+  let at = t * params.out_stride + params.out0 + params.row0 + row;
+  for (var i = 0u; i < min(4u, params.rows - row); i++) {
+    out[at + i] = sums[i];
   }
 }
 
-@compute @workgroup_size(16, 4)
+@compute @workgroup_size(32, 2)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let row = id.x * 4u;
-  let t = id.y * 4u;
+  let t = id.y * 8u;
   if (row >= params.rows || t >= state.count) {
     return;
   }
-  let rows = min(vec4u(row, row + 1u, row + 2u, row + 3u), vec4u(params.rows - 1u));
-  let tokens = min(vec4u(t, t + 1u, t + 2u, t + 3u), vec4u(state.count - 1u));
-  let base = tokens * (params.x_stride / 4u);
-  var sum0 = vec4f(); // of the first row, for each token
-  var sum1 = vec4f();
-  var sum2 = vec4f();
-  var sum3 = vec4f();
+  let last_row = params.rows - 1u;
+  let rows = min(vec4u(row, row + 1u, row + 2u, row + 3u), vec4u(last_row));
+  let stride = params.x_stride / 4u;
+  let last = vec4u(state.count - 1u);
+  let base = min(vec4u(t, t + 1u, t + 2u, t + 3u), last) * stride;
+  let base4 = min(vec4u(t + 4u, t + 5u, t + 6u, t + 7u), last) * stride;
+  var sums0 = vec4f(); // of the first token, for each row
+  var sums1 = vec4f();
+  var sums2 = vec4f();
+  var sums3 = vec4f();
+  var sums4 = vec4f();
+  var sums5 = vec4f();
+  var sums6 = vec4f();
+  var sums7 = vec4f();
   let groups = groups_of(params.cols);
   for (var g = 0u; g < groups; g++) {
     let group0 = load_group(rows.x, g, params.cols);
     let group1 = load_group(rows.y, g, params.cols);
     let group2 = load_group(rows.z, g, params.cols);
     let group3 = load_group(rows.w, g, params.cols);
-    for (var w = 0u; w < 4u; w++) {
-      let first = load_x(base, 8u * g + w);
-      let second = load_x(base, 8u * g + w + 4u);
-      sum0 += first_half(group0, w) * first + second_half(group0, w) * second;
-      sum1 += first_half(group1, w) * first + second_half(group1, w) * second;
-      sum2 += first_half(group2, w) * first + second_half(group2, w) * second;
-      sum3 += first_half(group3, w) * first + second_half(group3, w) * second;
-    }
+    let a = Rows(first_half(group0), first_half(group1), first_half(group2), first_half(group3));
+    sums0 += products(a, base.x, 8u * g);
+    sums1 += products(a, base.y, 8u * g);
+    sums2 += products(a, base.z, 8u * g);
+    sums3 += products(a, base.w, 8u * g);
+    sums4 += products(a, base4.x, 8u * g);
+    sums5 += products(a, base4.y, 8u * g);
+    sums6 += products(a, base4.z, 8u * g);
+    sums7 += products(a, base4.w, 8u * g);
+    let b = Rows(second_half(group0), second_half(group1), second_half(group2),
+      second_half(group3));
+    sums0 += products(b, base.x, 8u * g + 4u);
+    sums1 += products(b, base.y, 8u * g + 4u);
+    sums2 += products(b, base.z, 8u * g + 4u);
+    sums3 += products(b, base.w, 8u * g + 4u);
+    sums4 += products(b, base4.x, 8u * g + 4u);
+    sums5 += products(b, base4.y, 8u * g + 4u);
+    sums6 += products(b, base4.z, 8u * g + 4u);
+    sums7 += products(b, base4.w, 8u * g + 4u);
   }
-  store(t, row, sum0);
-  store(t, row + 1u, sum1);
-  store(t, row + 2u, sum2);
-  store(t, row + 3u, sum3);
+  store(t, row, sums0);
+  store(t + 1u, row, sums1);
+  store(t + 2u, row, sums2);
+  store(t + 3u, row, sums3);
+  store(t + 4u, row, sums4);
+  store(t + 5u, row, sums5);
+  store(t + 6u, row, sums6);
+  store(t + 7u, row, sums7);
 }

@@ -72,7 +72,8 @@ fn k_scale(base: u32, j: u32) -> vec2f {
 fn load_group(row: u32, g: u32, cols: u32) -> Group {
   var out: Group;
   if (FORM < 3u) {
-    out.a = vec4u(row * ((cols + 3u) / 4u), g * 8u, (cols + 3u) / 4u, 0u); // start, vec4, vec4s a row
+    let width = (cols + 3u) / 4u; // vec4s a row
+    out.a = vec4u(row * width + g * 8u, width - g * 8u, 0u, 0u); // first vec4, how many are left
     return out;
   }
   let groups = cols / 32u;
@@ -108,13 +109,12 @@ fn load_group(row: u32, g: u32, cols: u32) -> Group {
   return out;
 }
 
-// Weights 4i .. 4i+3 (i < 8, in vec4s from the row's start) of a dense row.
+// Vec4 i (i < 8) of a group of a dense row, zero beyond a short last group.
 fn dense(group: Group, i: u32) -> vec4f {
-  let at = group.a.y + i;
-  if (at >= group.a.z) {
+  if (i >= group.a.y) {
     return vec4f();
   }
-  let index = group.a.x + at;
+  let index = group.a.x + i;
   if (FORM == 0u) {
     return bitcast<vec4f>(codes[index]);
   }
@@ -128,12 +128,12 @@ fn dense(group: Group, i: u32) -> vec4f {
 }
 
 // The codes of four columns: nibbles (the low ones of each byte of `word`) with their high bits.
-fn values(group: Group, word: u32, upper: u32) -> vec4f {
+fn values(word: u32, upper: u32) -> vec4f {
   var code = (vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u);
   if (FORM == 5u || FORM == 6u || FORM == 9u) {
-    code |= ((vec4u(upper) >> vec4u(0u, 1u, 2u, 3u)) & vec4u(1u)) << vec4u(4u);
+    code |= (vec4u(upper << 4u) >> vec4u(0u, 1u, 2u, 3u)) & vec4u(16u);
   } else if (FORM == 10u) {
-    code |= ((vec4u(upper) >> vec4u(0u, 2u, 4u, 6u)) & vec4u(3u)) << vec4u(4u);
+    code |= (vec4u(upper << 4u) >> vec4u(0u, 2u, 4u, 6u)) & vec4u(48u);
   }
   if (FORM == 3u) {
     return vec4f(code) - 8.0;
@@ -147,26 +147,65 @@ fn values(group: Group, word: u32, upper: u32) -> vec4f {
   return vec4f(code);
 }
 
-// Weights of columns 4w .. 4w+3 of a group, w < 4.
-fn first_half(group: Group, w: u32) -> vec4f {
-  if (FORM < 3u) {
-    return dense(group, w);
-  }
-  if (FORM == 7u) {
-    return group.scale.x * signed_bytes(group.a[w]);
-  }
-  let upper = group.high.x >> select(4u * w, 8u * w, FORM == 10u);
-  return group.scale.x * values(group, group.a[w], upper) - group.minimum;
+// 16 columns: 4i .. 4i+3 of half a group in vi. Indices are written out here and in the kernels,
+// since CPU adapters keep what is indexed by a variable in memory.
+struct Half {
+  v0: vec4f,
+  v1: vec4f,
+  v2: vec4f,
+  v3: vec4f,
 }
 
-// Weights of columns 16+4w .. 16+4w+3 of a group, w < 4.
-fn second_half(group: Group, w: u32) -> vec4f {
+fn nibbles(words: vec4u, upper: u32, step: u32, scale: f32, minimum: f32) -> Half {
+  return Half(
+    scale * values(words.x, upper) - minimum,
+    scale * values(words.y, upper >> step) - minimum,
+    scale * values(words.z, upper >> (2u * step)) - minimum,
+    scale * values(words.w, upper >> (3u * step)) - minimum,
+  );
+}
+
+fn bytes(words: vec4u, scale: f32) -> Half {
+  return Half(
+    scale * signed_bytes(words.x),
+    scale * signed_bytes(words.y),
+    scale * signed_bytes(words.z),
+    scale * signed_bytes(words.w),
+  );
+}
+
+// Weights of columns 0 .. 15 of a group.
+fn first_half(group: Group) -> Half {
   if (FORM < 3u) {
-    return dense(group, w + 4u);
+    return Half(dense(group, 0u), dense(group, 1u), dense(group, 2u), dense(group, 3u));
   }
   if (FORM == 7u) {
-    return group.scale.y * signed_bytes(group.b[w]);
+    return bytes(group.a, group.scale.x);
   }
-  let upper = select(group.high.x >> (16u + 4u * w), group.high.y >> (8u * w), FORM == 10u);
-  return group.scale.y * values(group, group.a[w] >> 4u, upper) - group.minimum;
+  let step = select(4u, 8u, FORM == 10u);
+  return nibbles(group.a, group.high.x, step, group.scale.x, group.minimum);
+}
+
+// Weights of columns 16 .. 31 of a group.
+fn second_half(group: Group) -> Half {
+  if (FORM < 3u) {
+    return Half(dense(group, 4u), dense(group, 5u), dense(group, 6u), dense(group, 7u));
+  }
+  if (FORM == 7u) {
+    return bytes(group.b, group.scale.y);
+  }
+  let words = group.a >> vec4u(4u);
+  if (FORM == 10u) {
+    return nibbles(words, group.high.y, 8u, group.scale.y, group.minimum);
+  }
+  return nibbles(words, group.high.x >> 16u, 4u, group.scale.y, group.minimum);
+}
+
+// Products of 16 weights and 16 activations, in four parts; `total` adds the parts up.
+fn multiply(a: Half, b: Half) -> vec4f {
+  return a.v0 * b.v0 + a.v1 * b.v1 + a.v2 * b.v2 + a.v3 * b.v3;
+}
+
+fn total(parts: vec4f) -> f32 {
+  return parts.x + parts.y + parts.z + parts.w;
 }
