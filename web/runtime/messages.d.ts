@@ -71,9 +71,20 @@ export interface Methods {
   unload: { args: Empty; result: Empty };
   chat: { args: GenerateArgs & { messages: Message[] }; result: Generation };
   complete: { args: GenerateArgs & Prompt; result: Generation };
-  /** The running chat or complete ends within one token, with finish_reason "cancelled". */
+  /**
+   * The running chat or complete ends within one token, with finish_reason "cancelled"; running
+   * downloads and imports end with a RequestError, and a download started again goes on from there.
+   */
   cancel: { args: Empty; result: Empty };
-  tokenize: { args: { text: string } | Prompt; result: { ids: number[] } };
+  tokenize: { args: Prompt | { messages: Message[] }; result: { ids: number[] } };
+  /** Logits of every position of the prompt, float32 rows in the OPFS file doppler/tmp/`file`. */
+  logits: {
+    args: (Prompt | { messages: Message[] }) & { batch?: number };
+    result: { prompt_ids: number[]; rows: number; vocab: number; file: string };
+  };
+  memory: { args: Empty; result: Memory };
+  /** Names of the WGSL kernels. */
+  kernels: { args: Empty; result: string[] };
 }
 
 export type Empty = Record<string, never>;
