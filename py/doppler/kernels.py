@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from doppler.errors import DeviceError
 from doppler.gpu import Gpu, GpuBuffer, Slice, js_object
-from doppler.wgsl import Number, Shader, parse
+from doppler.wgsl import Number, parse
 
 if TYPE_CHECKING:
     from doppler.plan import Step
@@ -125,10 +125,6 @@ class Kernels:
     def names(self) -> list[str]:
         """The kernels there are."""
         return sorted(self._shaders)
-
-    def shader(self, kernel: str) -> Shader:
-        """Source, bindings and parameters of a kernel."""
-        return self._shaders[kernel]
 
     def pack(self, kernel: str, params: Mapping[str, Number]) -> bytes:
         """The bytes of a kernel's `Params`, for a buffer that the caller binds as `params`."""
