@@ -116,9 +116,8 @@ def product_case(
         "x_stride": x.shape[1],
         "out_stride": stride,
         "out0": out0,
+        "last": more.get("last", 0),
     }
-    if kernel != "matmul":
-        params["last"] = more.get("last", 0)
     arrays = {
         **planes,
         "x": x,

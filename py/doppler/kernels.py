@@ -26,8 +26,9 @@ Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 Variant = tuple[str, tuple[tuple[str, Number], ...]]  # a kernel and its constants
 
+SHARED = ("state", "planes", "product")  # put before kernels whose headers say so
 FILES = (
-    "planes",
+    *SHARED,
     "relayout",
     "gather",
     "norm",
@@ -113,7 +114,7 @@ class Kernels:
 
     def __init__(self, gpu: Gpu, sources: Mapping[str, str]) -> None:
         self._gpu = gpu
-        self._shaders = {name: parse(name, sources) for name in sources if name != "planes"}
+        self._shaders = {name: parse(name, sources) for name in sources.keys() - SHARED}
         self._modules: dict[str, Any] = {}
         self._layouts: dict[str, Any] = {}  # GPUBindGroupLayout by kernel
         self._pipelines: dict[Variant, Any] = {}

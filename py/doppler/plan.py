@@ -271,8 +271,7 @@ class Planner:
                 "x_stride": aligned(matrix.columns, 4),
                 "out_stride": out_stride,
                 "out0": start,
+                "last": int(last),
             }
-            if batch == 1:
-                params["last"] = int(last)
             bindings = {**part.bindings(), "x": x, "out": out, "state": self._memory.state}
             yield Step(kernel, {"FORM": matrix.form}, bindings, params, batch, label)

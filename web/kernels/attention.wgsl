@@ -1,6 +1,7 @@
 // Causal attention with grouped heads: out[t, h] = softmax_k(scale · q[t, h] · K[k]) · V over keys
 // k <= p = position + t, and k > p - window where window > 0. Head h reads key-value head
 // h / (heads / kv_heads).
+// uses: state
 //
 // qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM] f32, HEAD_DIM a
 // multiple of 4 and at most 256. out [batch, out_stride]. A workgroup does one head (x) of one token
@@ -19,13 +20,6 @@ struct Params {
   context: u32,
   window: u32,
   scale: f32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4f>;

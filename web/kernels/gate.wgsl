@@ -1,4 +1,5 @@
 // out[t, i] = act(gate[t, i]) · up[t, i]; act is silu (ACTIVATION 0) or gelu with tanh (1).
+// uses: state
 //
 // gate_up [batch, in_stride] f32: gate from column 0, up from column up0; out [batch, out_stride].
 // Strides and up0 are multiples of 4. A thread does a vec4; x runs over them, y over tokens.
@@ -10,13 +11,6 @@ struct Params {
   in_stride: u32,
   up0: u32,
   out_stride: u32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
 }
 
 @group(0) @binding(0) var<storage, read> gate_up: array<vec4f>;

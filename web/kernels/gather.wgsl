@@ -1,5 +1,6 @@
 // Embedding: out[t] = scale · W[tokens[t] - row0], for tokens t < count whose row is in this slice.
 // uses: planes
+// uses: state
 //
 // tokens [batch] u32; out [batch, stride] f32. A thread unpacks one group of 32 columns; x runs over
 // groups, y over tokens.
@@ -10,13 +11,6 @@ struct Params {
   row0: u32,
   stride: u32,
   scale: f32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
 }
 
 @group(0) @binding(3) var<storage, read> tokens: array<u32>;

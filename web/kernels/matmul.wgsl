@@ -1,42 +1,11 @@
 // out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c] for tokens t < count and rows r of this slice.
 // uses: planes
+// uses: state
+// uses: product
 //
 // x [batch, x_stride] f32, out [batch, out_stride] f32. A thread computes 4 rows × 8 tokens in
 // registers: each unpacked weight serves 8 tokens. A workgroup of 32 × 2 threads: 128 rows × 16
 // tokens.
-
-struct Params {
-  rows: u32,
-  cols: u32,
-  row0: u32,
-  x_stride: u32,
-  out_stride: u32,
-  out0: u32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
-}
-
-@group(0) @binding(3) var<storage, read> x: array<vec4f>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
-@group(0) @binding(5) var<storage, read> state: State;
-@group(0) @binding(6) var<uniform> params: Params;
-
-fn load_x(base: u32, at: u32) -> vec4f {
-  if (FORM < 3u && at >= (params.cols + 3u) / 4u) {
-    return vec4f(); // beyond a short last group
-  }
-  return x[base + at];
-}
-
-// 16 activations from vec4 `at` of a token's row on.
-fn load_half(base: u32, at: u32) -> Half {
-  return Half(load_x(base, at), load_x(base, at + 1u), load_x(base, at + 2u), load_x(base, at + 3u));
-}
 
 struct Rows {
   r0: Half,
@@ -46,7 +15,7 @@ struct Rows {
 }
 
 // A token's sums over 16 columns of four rows.
-fn products(rows: Rows, base: u32, at: u32) -> vec4f {
+fn sums_of(rows: Rows, base: u32, at: u32) -> vec4f {
   let v = load_half(base, at);
   return vec4f(total(multiply(rows.r0, v)), total(multiply(rows.r1, v)),
     total(multiply(rows.r2, v)), total(multiply(rows.r3, v)));
@@ -90,24 +59,24 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     let group2 = load_group(rows.z, g, params.cols);
     let group3 = load_group(rows.w, g, params.cols);
     let a = Rows(first_half(group0), first_half(group1), first_half(group2), first_half(group3));
-    sums0 += products(a, base.x, 8u * g);
-    sums1 += products(a, base.y, 8u * g);
-    sums2 += products(a, base.z, 8u * g);
-    sums3 += products(a, base.w, 8u * g);
-    sums4 += products(a, base4.x, 8u * g);
-    sums5 += products(a, base4.y, 8u * g);
-    sums6 += products(a, base4.z, 8u * g);
-    sums7 += products(a, base4.w, 8u * g);
+    sums0 += sums_of(a, base.x, 8u * g);
+    sums1 += sums_of(a, base.y, 8u * g);
+    sums2 += sums_of(a, base.z, 8u * g);
+    sums3 += sums_of(a, base.w, 8u * g);
+    sums4 += sums_of(a, base4.x, 8u * g);
+    sums5 += sums_of(a, base4.y, 8u * g);
+    sums6 += sums_of(a, base4.z, 8u * g);
+    sums7 += sums_of(a, base4.w, 8u * g);
     let b = Rows(second_half(group0), second_half(group1), second_half(group2),
       second_half(group3));
-    sums0 += products(b, base.x, 8u * g + 4u);
-    sums1 += products(b, base.y, 8u * g + 4u);
-    sums2 += products(b, base.z, 8u * g + 4u);
-    sums3 += products(b, base.w, 8u * g + 4u);
-    sums4 += products(b, base4.x, 8u * g + 4u);
-    sums5 += products(b, base4.y, 8u * g + 4u);
-    sums6 += products(b, base4.z, 8u * g + 4u);
-    sums7 += products(b, base4.w, 8u * g + 4u);
+    sums0 += sums_of(b, base.x, 8u * g + 4u);
+    sums1 += sums_of(b, base.y, 8u * g + 4u);
+    sums2 += sums_of(b, base.z, 8u * g + 4u);
+    sums3 += sums_of(b, base.w, 8u * g + 4u);
+    sums4 += sums_of(b, base4.x, 8u * g + 4u);
+    sums5 += sums_of(b, base4.y, 8u * g + 4u);
+    sums6 += sums_of(b, base4.z, 8u * g + 4u);
+    sums7 += sums_of(b, base4.w, 8u * g + 4u);
   }
   store(t, row, sums0);
   store(t + 1u, row, sums1);

@@ -1,48 +1,10 @@
 // out[out0 + row0 + r] = Σ_c W[r, c] · x[t, c] for one token: t = last ? count - 1 : 0.
 // uses: planes
+// uses: state
+// uses: product
 //
 // x [batch, x_stride] f32, out [.., out_stride] f32, of which row 0 is written. A thread computes 4
 // rows, a workgroup 128: no workgroup memory and no subgroups, so that it runs everywhere.
-
-struct Params {
-  rows: u32,
-  cols: u32,
-  row0: u32,
-  x_stride: u32,
-  out_stride: u32,
-  out0: u32,
-  last: u32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
-}
-
-@group(0) @binding(3) var<storage, read> x: array<vec4f>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
-@group(0) @binding(5) var<storage, read> state: State;
-@group(0) @binding(6) var<uniform> params: Params;
-
-fn load_x(base: u32, at: u32) -> vec4f {
-  if (FORM < 3u && at >= (params.cols + 3u) / 4u) {
-    return vec4f(); // beyond a short last group
-  }
-  return x[base + at];
-}
-
-// 16 activations from vec4 `at` of a token's row on.
-fn load_half(base: u32, at: u32) -> Half {
-  return Half(load_x(base, at), load_x(base, at + 1u), load_x(base, at + 2u), load_x(base, at + 3u));
-}
-
-// Products of row r with 32 columns, in four parts.
-fn products(r: u32, g: u32, a: Half, b: Half) -> vec4f {
-  let group = load_group(min(r, params.rows - 1u), g, params.cols);
-  return multiply(first_half(group), a) + multiply(second_half(group), b);
-}
 
 fn store(r: u32, sums: vec4f) {
   if (r < params.rows) {
@@ -60,7 +22,7 @@ fn main(
   if (row >= params.rows) {
     return;
   }
-  let base = select(0u, state.count - 1u, params.last == 1u) * (params.x_stride / 4u);
+  let base = token() * (params.x_stride / 4u);
   let groups = groups_of(params.cols);
   var sums0 = vec4f();
   var sums1 = vec4f();

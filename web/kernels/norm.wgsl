@@ -1,5 +1,6 @@
 // Residual and RMSNorm: b = HAS_POST ? rms(branch) · (post + offset) : branch; x += b (HAS_BRANCH);
 // out = rms(x) · (weight + offset), where rms(v) = v / sqrt(mean(v²) + eps).
+// uses: state
 //
 // x, branch, out [batch, stride] f32, stride a multiple of 4, pads zero; post, weight [width].
 // A workgroup does one token; its 64 threads share their sums once a reduction.
@@ -12,13 +13,6 @@ struct Params {
   stride: u32,
   eps: f32,
   offset: f32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4f>;

@@ -1,5 +1,6 @@
 // Per head of q and k: optional RMSNorm (QK_NORM), then rotation; q in place, k and v to the cache.
 // (a, b) -> (a cos - b sin, b cos + a sin), pairs (i, i + HEAD_DIM/2) for PAIRS 0, (2i, 2i+1) for 1.
+// uses: state
 //
 // qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
 // [kv_heads, context, HEAD_DIM]; token t goes to place position + t. angles (cos, sin): HEAD_DIM/2
@@ -18,13 +19,6 @@ struct Params {
   context: u32,
   eps: f32,
   offset: f32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> qkv: array<f32>;

@@ -1,5 +1,6 @@
 // The next token: repetition penalty over `seen`, temperature, top-k, top-p, min-p, draw (the order
 // of Hugging Face); or the largest logit after the penalty (greedy), the lowest id of equal ones.
+// uses: state
 //
 // logits [vocab] f32, read as vec4s; seen: a bit a token; params is written once a generation.
 // Writes the id to tokens[0] and to ring[step % 256], and moves the state on to the next token.
@@ -19,13 +20,6 @@ struct Params {
   min_p: f32,
   repetition_penalty: f32,
   greedy: u32,
-}
-
-struct State {
-  position: u32,
-  count: u32,
-  step: u32,
-  seed: u32,
 }
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4f>;
