@@ -1,0 +1,8 @@
+// What the tokens of a batch have in common. Put before every kernel whose header says "uses: state".
+
+struct State {
+  position: u32, // of the batch's first token in the context
+  count: u32, // real tokens in the batch: kernels ignore the rest
+  step: u32, // tokens sampled since the generation began
+  seed: u32, // of that generation
+}
