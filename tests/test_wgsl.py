@@ -12,7 +12,7 @@ from doppler.wgsl import parse
 from gpu_page import ROOT
 
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
-SHADERS = {name: parse(name, SOURCES) for name in SOURCES.keys() - kernels.SHARED}
+SHADERS = {name: parse(name, SOURCES) for name in sorted(SOURCES.keys() - kernels.SHARED)}
 
 
 def test_every_file_is_fetched() -> None:

@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from doppler.errors import FormatError
+from doppler.errors import FormatError, UnsupportedError
 
 Activation = Literal["silu", "gelu_tanh"]
 RopePairs = Literal["half", "interleaved"]
@@ -103,8 +103,10 @@ class ModelConfig:
                 f"config: {self.heads} heads cannot be shared by {self.kv_heads} key-value heads; "
                 "the first must be a multiple of the second"
             )
-        if self.head_dim % 2:
-            raise FormatError(f"config: head_dim {self.head_dim} is odd; rope needs pairs")
+        if self.head_dim % 4 or self.head_dim > 256:
+            raise UnsupportedError(
+                f"config: head_dim is {self.head_dim}; the kernels take multiples of 4 up to 256"
+            )
         if self.activation not in ("silu", "gelu_tanh"):
             raise FormatError(f"config: activation {self.activation!r} is not silu or gelu_tanh")
         for rope in self.ropes:
