@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Playwright, sync_playwright
 
+from app_page import make_models
 from doppler.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
 from doppler.cli import MODELS, main
 from doppler.server import Server
@@ -59,6 +60,12 @@ def playwright(browser: Browser) -> Iterator[Playwright]:
     """
     with sync_playwright() as playwright:
         yield playwright
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with tiny-chat and tiny-base; beside it lie the .gguf files that they came from."""
+    return make_models(tmp_path_factory.mktemp("tiny"))
 
 
 # Modules that only work inside Pyodide: pytest-pyodide, with the browser that all tests share.

@@ -1,0 +1,295 @@
+"""Chatting and continuing in the page: stop, regenerate, edit, settings, memory, and trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Playwright, expect
+
+from app_page import App, Traffic, watched
+from doppler.browser import Browser, launched
+
+LONG = "4000"  # tokens: more than a test waits for
+LOSE_DEVICE = "from doppler import api; api._api._gpu.device.destroy()"
+WIDER = """() => [document.documentElement, ...document.querySelectorAll(".view, dialog[open]")]
+  .filter((part) => part.scrollWidth > part.clientWidth || part.clientWidth > innerWidth)
+  .map((part) => `${part.id || part.tagName}: ${part.scrollWidth}`)"""
+
+
+@pytest.fixture(scope="module")
+def opened(
+    playwright: Playwright,
+    browser: Browser,
+    tiny_models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[App]:
+    """The page with tiny-chat loaded."""
+    with (
+        watched(tiny_models, tmp_path_factory.mktemp("server")) as server,
+        launched(playwright, browser, None) as context,
+    ):
+        traffic = Traffic(context)
+        app = App(context.pages[0], server.url).open()
+        app.get("tiny-chat")
+        yield app
+        traffic.assert_local()
+
+
+@pytest.fixture
+def app(opened: App) -> App:
+    """An empty chat, and settings under which answers are short and repeat themselves."""
+    opened.page.get_by_role("button", name="Settings").click()
+    opened.page.get_by_role("button", name="Defaults").click()
+    opened.page.get_by_role("button", name="Close settings").click()
+    opened.set(greedy=True, max_tokens="8", system="")
+    opened.new_chat()
+    return opened
+
+
+@pytest.fixture
+def base(app: App) -> Iterator[App]:
+    """The page with tiny-base loaded, which continues texts."""
+    app.get("tiny-base")
+    yield app
+    app.get("tiny-chat")
+
+
+@pytest.fixture
+def narrow_context(app: App) -> Iterator[App]:
+    """The page with room for 256 tokens, asked for in its settings."""
+    app.set(context="256")
+    reload_model(app)
+    app.new_chat()
+    yield app
+    app.set(context="4096")
+    reload_model(app)
+
+
+def reload_model(app: App) -> None:
+    app.page.get_by_role("button", name="Settings").click()
+    dialog = app.page.get_by_test_id("settings")
+    dialog.get_by_role("button", name="Load the model again").click()
+    app.expect_loaded()
+
+
+def result(app: App) -> dict[str, Any]:
+    """What the worker gave for the last chat."""
+    found: dict[str, Any] = app.last("chat")["result"]
+    return found
+
+
+def test_stop(app: App) -> None:
+    app.set(max_tokens=LONG)
+    message = app.say("tell me all")
+    text = message.get_by_test_id("message-text")
+    expect(text).not_to_be_empty()
+    app.page.get_by_role("button", name="Stop", exact=True).click()
+    shown = app.finished(message)
+    expect(message.get_by_test_id("stats")).to_contain_text("stopped")
+    ended = result(app)
+    assert ended["finish_reason"] == "cancelled"
+    assert len(ended["generated_ids"]) - app.last("cancel")["tokens"] <= 1
+    assert shown == ended["text"].strip()
+    assert 1 <= len(shown.split()) < int(LONG)
+    app.set(max_tokens="8")
+    assert len(app.answer("and now?").split()) == 8
+
+
+def test_escape_stops_too(app: App) -> None:
+    app.set(max_tokens=LONG)
+    message = app.say("tell me all")
+    expect(message.get_by_test_id("message-text")).not_to_be_empty()
+    app.page.keyboard.press("Escape")
+    app.finished(message)
+    assert result(app)["finish_reason"] == "cancelled"
+
+
+def test_regenerate(app: App) -> None:
+    first = app.answer("hello")
+    app.set(greedy=False, temperature="2", top_k="0", seed="5")
+    again = app.answers.last.get_by_role("button", name="Regenerate")
+    again.click()
+    expect(app.answers.last.get_by_test_id("message-text")).not_to_have_text(first)
+    assert app.finished(app.answers.last) != first
+    expect(app.answers).to_have_count(1)
+    app.set(greedy=True)
+    again.click()
+    expect(app.answers.last.get_by_test_id("message-text")).to_have_text(first)
+    expect(app.answers).to_have_count(1)
+
+
+def test_edit_a_message(app: App) -> None:
+    app.answer("hello")
+    app.answer("and more")
+    mine = app.page.locator('[data-testid="message"][data-role="user"]')
+    mine.first.get_by_role("button", name="Edit").click()
+    app.page.get_by_role("textbox", name="Edit your message").fill("good evening")
+    app.page.get_by_test_id("edit-send").click()
+    expect(app.answers).to_have_count(1)
+    expect(mine.get_by_test_id("message-text")).to_have_text(["good evening"])
+    app.finished(app.answers.last)
+    seen = app.last("chat")
+    assert seen["args"]["messages"] == [{"role": "user", "content": "good evening"}]
+    assert seen["result"]["reused_tokens"] > 0  # the beginning of the template
+
+
+def test_system_prompt(app: App) -> None:
+    without = app.answer("hello")
+    app.set(system="Speak of rivers.")
+    app.new_chat()
+    assert app.answer("hello") != without
+    seen = app.last("chat")
+    system = {"role": "system", "content": "Speak of rivers."}
+    assert seen["args"]["messages"] == [system, {"role": "user", "content": "hello"}]
+    asked = app.call("tokenize", messages=seen["args"]["messages"])
+    assert seen["result"]["prompt_ids"] == asked["ids"]
+
+
+def test_a_second_turn_reuses_the_cache(app: App) -> None:
+    app.answer("hello")
+    first = result(app)
+    app.answer("more")
+    second = result(app)
+    known = [*first["prompt_ids"], *first["generated_ids"]]
+    assert second["prompt_ids"][: len(known)] == known
+    assert second["reused_tokens"] == len(known) - 1  # the last one was sampled, never run
+    stats = app.answers.last.get_by_test_id("stats")
+    expect(stats).to_contain_text("8 tokens")
+    expect(stats).to_contain_text(f"{len(known) - 1} reused")
+
+
+def test_a_conversation_survives_a_reload(app: App) -> None:
+    texts = [app.answer("hello survivor"), app.answer("more")]
+    app.open()
+    expect(app.answers.get_by_test_id("message-text")).to_have_text(texts)
+    row = app.page.get_by_test_id("conversation").first
+    expect(row).to_contain_text("hello survivor")
+    app.page.get_by_role("button", name="Load Tiny Chat").click()
+    app.expect_loaded()
+    app.answer("still there?")
+    roles = [message["role"] for message in app.last("chat")["args"]["messages"]]
+    assert roles == ["user", "assistant"] * 2 + ["user"]
+    expect(app.answers).to_have_count(3)
+
+
+def test_sampling_settings_reach_the_worker(app: App) -> None:
+    numbers = {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "min_p": 0.01}
+    numbers |= {"repetition_penalty": 1.2, "seed": 42}
+    app.set(greedy=False)
+    app.set(**{name: str(number) for name, number in numbers.items()}, max_tokens="12")
+
+    def sample() -> list[int]:
+        app.new_chat()
+        app.answer("hello")
+        ids: list[int] = result(app)["generated_ids"]
+        return ids
+
+    first = sample()
+    args = app.last("chat")["args"]
+    assert args["sampling"] == {**numbers, "greedy": False}
+    assert args["max_tokens"] == len(first) == 12
+    assert sample() == first
+    app.set(seed="43")
+    assert sample() != first
+    app.set(seed="")  # drawn anew each time
+    assert sample() != sample()
+
+
+def test_a_context_that_is_full(narrow_context: App) -> None:
+    app = narrow_context
+    expect(app.page.get_by_test_id("engine")).to_contain_text("256 tokens")
+    app.answer("a" * 120)  # every letter is a token
+    app.answer("b" * 120)
+    told = app.answers.last.get_by_test_id("dropped")
+    expect(told).to_contain_text("The oldest 2 messages no longer fit the model's context")
+    assert result(app)["dropped_messages"] == 2
+    app.set(max_tokens="500")
+    app.new_chat()
+    app.answer("c" * 90)
+    expect(app.answers.last.get_by_test_id("stats")).to_contain_text("the context is full")
+    ended = result(app)
+    assert len(ended["prompt_ids"]) + len(ended["generated_ids"]) == 256
+    problem = app.say("d" * 300).get_by_test_id("message-error")
+    expect(problem).to_contain_text("the context holds 256: shorten it")
+    app.set(max_tokens="8")
+    app.new_chat()
+    assert len(app.answer("hello").split()) == 8
+
+
+def test_a_lost_device(app: App) -> None:
+    app.set(max_tokens=LONG)
+    message = app.say("tell me all")
+    text = message.get_by_test_id("message-text")
+    expect(text).not_to_be_empty()
+    app.run(LOSE_DEVICE)
+    problem = message.get_by_test_id("message-error")
+    expect(problem).to_contain_text("The GPU cannot go on")
+    expect(problem).to_contain_text("the GPU device was lost")
+    expect(text).not_to_be_empty()  # what had been written stays
+    problem.get_by_role("button", name="Load the model again").click()
+    app.expect_loaded()
+    app.set(max_tokens="8")
+    app.new_chat()
+    assert len(app.answer("hello").split()) == 8
+
+
+def test_continue_a_text(base: App) -> None:
+    page, start = base.page, "abc ab"
+    page.get_by_test_id("new-text").click()
+    base.editor.fill(start)
+    page.get_by_role("button", name="Continue", exact=True).click()
+    stats = page.get_by_test_id("text-stats")
+    expect(stats).to_contain_text("8 tokens")
+    continued = base.editor.input_value()
+    seen = base.last("complete")
+    assert seen["args"]["prompt"] == start
+    assert continued == start + seen["result"]["text"]
+    assert len(continued) > len(start)
+    expect(page.get_by_test_id("continuation-marks").locator("mark")).to_have_text(
+        seen["result"]["text"].strip()
+    )
+    page.get_by_role("button", name="Undo the last continuation").click()
+    expect(base.editor).to_have_value(start)
+    page.get_by_role("button", name="Continue", exact=True).click()
+    expect(base.editor).to_have_value(continued)
+    base.set(max_tokens=LONG)
+    page.get_by_role("button", name="Continue", exact=True).click()
+    expect(base.editor).not_to_have_value(continued)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(stats).to_contain_text("stopped")
+    stopped = base.last("complete")["result"]
+    assert stopped["finish_reason"] == "cancelled"
+    assert base.editor.input_value() == continued + stopped["text"]
+
+
+def test_a_base_model_says_that_it_does_not_chat(base: App) -> None:
+    base.page.get_by_test_id("new-chat").click()
+    expect(base.page.get_by_test_id("nudge")).to_contain_text("was not taught to answer")
+    base.composer.fill("hello")
+    expect(base.page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_phones_have_nothing_to_scroll_sideways(app: App, width: int) -> None:
+    page = app.page
+    app.answer("x" * 200 + " `" + "y" * 100 + "`")
+    wide = page.viewport_size
+    assert wide is not None
+    page.set_viewport_size({"width": width, "height": 740})
+    try:
+        assert page.evaluate(WIDER) == []
+        page.get_by_role("button", name="Conversations", exact=True).click()
+        assert page.evaluate(WIDER) == []
+        page.get_by_test_id("new-text").click()
+        app.editor.fill("z" * 200)
+        assert page.evaluate(WIDER) == []
+        page.get_by_role("button", name="Settings").click()
+        assert page.evaluate(WIDER) == []
+        page.get_by_role("button", name="Close settings").click()
+        app.show_models()
+        assert page.evaluate(WIDER) == []
+    finally:
+        page.set_viewport_size(wide)
