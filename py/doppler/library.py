@@ -118,12 +118,12 @@ class Library:
         address = urljoin(location.href, url)
         text = await fetch_text(address)
         manifest = Manifest.from_json(text, address)
-        storage = await self._root.open(manifest.identity)
+        if await self._root.manifest_text(manifest.identity) is None:
+            tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
+            await reserve(manifest.bytes + tokenizer + len(text), manifest.title)
+        storage = await self._root.open(manifest.identity)  # makes the folder: now it fits
         try:
             there = await storage.size(MANIFEST_FILE)
-            if there is None:
-                tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
-                await reserve(manifest.bytes + tokenizer + len(text), manifest.title)
             if there != len(text.encode()):  # a tab may have been closed while it was written
                 await self._write_text(storage, MANIFEST_FILE, text)
             await self._write_text(storage, ORIGIN_FILE, json.dumps({"url": address}))
