@@ -2,7 +2,7 @@
 
 import { client } from "./client.js";
 import { create, isEmpty } from "./conversations.js";
-import { failure, LAST_MODEL, refresh, useModel } from "./engine.js";
+import { failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
 import {
   clearProblem,
   problemOf,
@@ -26,13 +26,10 @@ export async function attempt(run) {
     return true;
   } catch (error) {
     const what = failure(error);
-    if (what.name !== "Restarted")
-      showProblem(
-        problemOf(
-          what,
-          remedies(what, () => attempt(run)),
-        ),
-      );
+    if (what.name !== "Restarted" && !wasCancelled(what)) {
+      const actions = remedies(what, () => attempt(run));
+      showProblem(problemOf(what, actions));
+    }
     return false;
   }
 }
@@ -99,9 +96,10 @@ export async function choose({ title, stored, source }) {
   if (state.loading) return false;
   const id = stored?.complete ? stored.id : null;
   const loaded = id !== null && id === state.model?.id;
-  const worked = loaded || (await attempt(() => useModel(title, id, source)));
-  if (worked) showFitting();
-  return worked;
+  return attempt(async () => {
+    if (!loaded) await useModel(title, id, source);
+    showFitting(); // also where it worked only when tried again
+  });
 }
 
 /** The current conversation if the model can go on with it, else a new one of the model's kind. */

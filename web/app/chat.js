@@ -70,7 +70,7 @@ const deeds = {
 
 function canAnswer() {
   if (!state.model) toast("Load a model first.");
-  else if (!state.model.chat) toast("This model continues texts; load one that chats.");
+  else if (!state.model.chat) toast("This model does not chat; load one that does.");
   return state.model?.chat === true && !state.generation;
 }
 
@@ -137,8 +137,14 @@ function renderNudge() {
       });
     parts = [el("p", {}, text), ...(loading ? [] : [load, choose])];
   } else if (!model.chat) {
-    const text = `${model.title} continues texts; it was not taught to chat.`;
-    parts = [el("p", {}, text), button("Continue a text", () => openNew("text")), choose];
+    const text = model.tokenizer
+      ? `${model.title} is a base model: it goes on with a text, and was not taught to answer.`
+      : `${model.title} came without a tokenizer: it takes token ids, not messages.`;
+    parts = [
+      el("p", {}, text),
+      button(model.tokenizer ? "Continue a text" : "Enter token ids", () => openNew("text")),
+      choose,
+    ];
   }
   nudge.replaceChildren(...parts.filter((part) => part !== false && part !== undefined));
   nudge.hidden = parts.length === 0;

@@ -24,6 +24,13 @@ const field = el("textarea", { "aria-label": "Text to continue", spellcheck: "fa
 const sheet = el("div", { class: "sheet" }, copy, field);
 const scroller = el("div", { class: "scroller" }, sheet);
 const problem = el("div", { "data-testid": "text-error" });
+const idsNote = el(
+  "p",
+  { class: "ids-note", "data-testid": "ids-note", hidden: true },
+  "This model came without a tokenizer: it reads and writes numbers, the ids of its tokens. ",
+  "Write some with commas between them.",
+);
+const PLACEHOLDER = "Begin a text; the model goes on from its end.";
 const stats = el("span", { class: "quiet", "data-testid": "text-stats" });
 const primary = (/** @type {string} */ id) => ({ class: "button primary", "data-testid": id });
 const goButton = button("Continue", () => go(), primary("continue"));
@@ -62,6 +69,9 @@ function renderBar() {
   undoButton.disabled = againButton.disabled = !!generation || conversation.ranges.length === 0;
   againButton.disabled ||= !ready;
   const last = recall(LAST_MODEL);
+  const asIds = model?.tokenizer === false;
+  idsNote.hidden = !asIds;
+  field.placeholder = asIds ? "2, 105, 2364" : PLACEHOLDER;
   modelButton.hidden = !!model || !!loading;
   modelButton.textContent = last ? `Load ${last.title}` : "Choose a model";
   modelButton.onclick = () => (last ? reloadModel() : set({ view: "models" }));
@@ -145,7 +155,6 @@ function show() {
 }
 
 export function startContinue() {
-  field.placeholder = "Begin a text; the model goes on from its end.";
   field.dataset.testid = "continue-editor";
   goButton.prepend(icon("text"));
   stopButton.prepend(icon("stop"));
@@ -161,7 +170,7 @@ export function startContinue() {
   });
   const buttons = [goButton, stopButton, undoButton, againButton, modelButton];
   const bar = el("div", { class: "text-bar" }, ...buttons, el("span", { class: "grow" }), stats);
-  view.append(scroller, el("div", { class: "dock" }, problem, bar));
+  view.append(scroller, el("div", { class: "dock" }, idsNote, problem, bar));
   let frame = 0;
   onText((generation) => {
     if (generation.conversation !== conversation || frame) return;

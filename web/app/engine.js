@@ -19,6 +19,10 @@ export function failure(error) {
   return { name, message };
 }
 
+/** @param {Failure} failure whether the person ended a download or import: that is no error */
+export const wasCancelled = ({ name, message }) =>
+  name === "RequestError" && message.startsWith("cancelled:");
+
 export async function refresh() {
   const [models, storage] = await Promise.all([client.call("models"), client.call("storage")]);
   set({ models, storage });
@@ -125,7 +129,7 @@ async function generate(generation, method, args, append, record) {
     } else if (event.type === "token") {
       generation.firstAt ||= performance.now();
       generation.tokens = event.n;
-      append(event.text);
+      append(state.model?.tokenizer === false ? idsText([event.id]) : event.text);
     }
     tell(generation);
     if (performance.now() - savedAt > SAVE_EVERY_MS) {
@@ -164,6 +168,12 @@ async function generate(generation, method, args, append, record) {
   }
 }
 
+/** @param {(number | null)[]} ids as they follow others in a text: each after a comma */
+const idsText = (ids) => ids.map((id) => (id === null ? "" : `, ${id}`)).join("");
+
+/** @param {string} text token ids between commas or spaces; NaN, which the engine refuses, else */
+const parseIds = (text) => (text.match(/[^\s,]+/g) ?? []).map(Number);
+
 /**
  * @param {Conversation} conversation
  * @param {Message | null} message
@@ -193,6 +203,7 @@ export async function answer(conversation) {
 /** @param {Conversation} conversation the model's text goes to its end, as its newest range */
 export async function continueText(conversation) {
   const prompt = conversation.text;
+  const asIds = state.model?.tokenizer === false;
   const range = { start: prompt.length, end: prompt.length };
   const generation = begin(conversation, null);
   conversation.last = {};
@@ -202,10 +213,12 @@ export async function continueText(conversation) {
     conversation.text += text;
     range.end = conversation.text.length;
   };
-  const result = await generate(generation, "complete", { prompt }, append, conversation.last);
-  if (result && result.text !== conversation.text.slice(range.start)) {
+  const args = asIds ? { prompt_ids: parseIds(prompt) } : { prompt };
+  const result = await generate(generation, "complete", args, append, conversation.last);
+  const written = result && (asIds ? idsText(result.generated_ids) : result.text);
+  if (written !== null && written !== conversation.text.slice(range.start)) {
     conversation.text = prompt;
-    append(result.text);
+    append(written);
   }
   if (range.end === range.start) conversation.ranges.pop();
   tell(generation);

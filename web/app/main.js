@@ -8,6 +8,7 @@ import { byId, icon } from "./dom.js";
 import { stop } from "./engine.js";
 import { startModels } from "./models.js";
 import { missingFeatures, showProblem, showRequirements } from "./notices.js";
+import { startPanel } from "./panel.js";
 import { startProgress } from "./progress.js";
 import { startSettings } from "./settings.js";
 import { closeDrawer, startSidebar } from "./sidebar.js";
@@ -61,6 +62,7 @@ async function startConversations() {
 showRequirements(missingFeatures());
 startFrame();
 startSidebar();
+startPanel();
 startProgress();
 startModels();
 startChat();

@@ -22,12 +22,18 @@ const ENDINGS = {
 };
 
 /** @param {Stats} stats */
-export function statsText({ tokens, rate, first, reused }) {
+export function statsText({ tokens, rate, first }) {
   const parts = [plural(tokens, "token")];
   if (rate > 0) parts.push(speed(rate));
   if (first > 0) parts.push(`first after ${duration(first)}`);
-  if (reused > 0) parts.push(`${reused} reused`);
   return parts.join(" · ");
+}
+
+/** @param {Stats} stats what few people ask for */
+function moreStats({ reused, seed }) {
+  const kept =
+    reused > 0 ? `${plural(reused, "token")} of the prompt did not have to be read again. ` : "";
+  return `${kept}Seed ${seed}.`;
 }
 
 /** @param {Pick<Message, "finish">} message not being written now */
@@ -164,7 +170,7 @@ export class AssistantMessage {
     const again = () => this.deeds.regenerate(message);
     const stats = message.stats ? statsText(message.stats) : "";
     const text = [stats, endingText(message)].filter(Boolean).join(" · ");
-    const seed = message.stats ? `Seed ${message.stats.seed}` : null;
+    const more = message.stats ? moreStats(message.stats) : null;
     const foot = el(
       "div",
       { class: "foot" },
@@ -174,7 +180,7 @@ export class AssistantMessage {
         copyButton(message.content),
         iconButton("again", "Regenerate", again, { "data-testid": "regenerate" }),
       ),
-      el("span", { "data-testid": "stats", title: seed }, text),
+      el("span", { "data-testid": "stats", title: more }, text),
     );
     const { failure } = message;
     const retry = { label: "Answer again", run: again };

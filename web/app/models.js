@@ -5,6 +5,7 @@ import { deleteModel, knownSource } from "./engine.js";
 import { bytes, parameters } from "./format.js";
 import { choose, attempt } from "./actions.js";
 import { confirmed } from "./notices.js";
+import { ownModel } from "./own.js";
 import { set, state, watch } from "./store.js";
 
 /** @import {Entry, OfferedModel, StoredModel} from "./types.js" */
@@ -12,8 +13,8 @@ import { set, state, watch } from "./store.js";
 const view = byId("models-view", HTMLElement);
 const lists = el("div");
 const disk = el("section", { class: "disk", "aria-label": "Storage", "data-testid": "storage" });
-/** @type {{server: OfferedModel[], catalogue: OfferedModel[]}} */
-const offers = { server: [], catalogue: [] };
+/** @type {{server: OfferedModel[], catalogue: OfferedModel[], about: Record<string, OfferedModel>}} */
+const offers = { server: [], catalogue: [], about: {} };
 
 /** @param {string} path @returns {Promise<OfferedModel[]>} empty where there is nothing, or no network */
 async function listing(path) {
@@ -31,6 +32,7 @@ async function fetchOffers() {
     listing("catalogue.json"),
   ]);
   offers.server = server;
+  offers.about = Object.fromEntries(catalogue.map((offer) => [offer.name, offer]));
   // what the server is meant to ship appears as the server's, or not at all
   offers.catalogue = catalogue.filter(({ gguf }) => gguf);
   renderLists();
@@ -43,7 +45,8 @@ function ofStored(stored) {
   const kept = stored.url ? /** @type {const} */ ({ kind: "manifest", url: stored.url }) : null;
   const offered = offer ? ofOffer(offer, "server") : listed && ofOffer(listed, "catalogue");
   const source = kept ?? knownSource(stored.name) ?? offered?.source ?? null;
-  return { ...stored, about: null, group: "stored", stored, source };
+  const about = offers.about[stored.name]?.about ?? null;
+  return { ...stored, about, approximate: false, group: "stored", stored, source };
 }
 
 /**
@@ -53,12 +56,14 @@ function ofStored(stored) {
  */
 function ofOffer(offer, group) {
   const { name, url, gguf } = offer;
+  const listed = offers.about[name];
   return {
     name,
     title: offer.title || name,
     group,
-    about: offer.about ?? null,
+    about: offer.about ?? listed?.about ?? null,
     bytes: offer.bytes ?? null,
+    approximate: offer.approximate ?? false,
     parameters: offer.parameters ?? null,
     quantization: offer.quantization ?? /Q\d_\w+|BF16|F16|F32/.exec(gguf ?? "")?.[0] ?? null,
     license: offer.license ?? null,
@@ -83,13 +88,15 @@ function entries() {
 }
 
 /** @param {Entry} entry */
-function factsOf({ bytes: size, quantization, parameters: count, license, chat }) {
+function factsOf({ bytes: size, approximate, quantization, parameters: count, license, ...entry }) {
+  const { chat, stored } = entry;
+  const kind = stored && !stored.tokenizer ? "Token ids only" : chat ? "Chat" : "Continues text";
   const facts = [
-    chat === null ? null : chat ? "Chat" : "Continues text",
-    size ? bytes(size) : null,
+    chat === null ? null : kind,
+    size ? `${approximate ? "about " : ""}${bytes(size)}` : null,
     quantization,
     count ? `${parameters(count)} parameters` : null,
-    license || "licence not stated",
+    license ? `${license} licence` : "licence not stated",
   ];
   return el("ul", { class: "facts-line" }, ...facts.map((fact) => fact && el("li", {}, fact)));
 }
@@ -178,6 +185,7 @@ function renderLists() {
   const all = entries();
   const groups = GROUPS.map(([key, title, note]) => {
     const rows = all.filter(({ group }) => group === key);
+    rows.sort((a, b) => Number(b.chat) - Number(a.chat)); // most people come to chat
     if (rows.length === 0) return null;
     return el(
       "section",
@@ -205,84 +213,17 @@ function renderDisk() {
   );
 }
 
-/** @param {File} file */
-function openFile(file) {
-  const name = file.name.replace(/\.gguf$/i, "");
-  const about = { title: file.name, group: /** @type {const} */ ("catalogue"), stored: null };
-  choose({ ...about, source: { kind: "file", file, name } });
-}
-
-/** @param {HTMLInputElement} input */
-function openAddress(input) {
-  const name = decodeURIComponent(new URL(input.value).pathname.split("/").pop() ?? "model");
-  const source = /** @type {const} */ ({ kind: "address", url: input.value });
-  const stem = name.replace(/\.gguf$/i, "");
-  choose({ title: name, stored: null, source: { ...source, name: stem } }).then(
-    (worked) => worked && (input.value = ""),
-  );
-}
-
-function ownModel() {
-  const input = el("input", {
-    type: "file",
-    accept: ".gguf",
-    hidden: true,
-    "data-testid": "open-file",
-  });
-  input.addEventListener("change", () => {
-    const file = input.files?.[0];
-    input.value = "";
-    if (file) openFile(file);
-  });
-  const address = el("input", {
-    type: "url",
-    required: true,
-    placeholder: "https://…/model.gguf",
-    "aria-label": "Address of a GGUF file",
-    "data-testid": "open-address",
-  });
-  const form = el(
-    "form",
-    {},
-    address,
-    el("button", { class: "button", type: "submit" }, "Open address"),
-  );
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    openAddress(address);
-  });
-  const open = button("Open a file…", () => input.click());
-  const hint = el(
-    "span",
-    { class: "quiet" },
-    "A .gguf of a Gemma 3 or Llama model; or drop it here.",
-  );
-  const own = el(
-    "div",
-    { class: "own" },
-    el("div", { class: "file-row" }, open, input, hint),
-    form,
-  );
-  for (const type of ["dragover", "dragleave", "drop"]) {
-    own.addEventListener(type, (event) => {
-      event.preventDefault();
-      own.classList.toggle("over", type === "dragover");
-      const file = type === "drop" && /** @type {DragEvent} */ (event).dataTransfer?.files[0];
-      if (file) openFile(file);
-    });
-  }
-  return el("section", { class: "group" }, el("h2", {}, "Your own"), own);
-}
-
 function hello() {
   const back = button("Back to the conversation", () => set({ view: "conversation" }));
   watch(["current"], () => (back.hidden = !state.current));
   const title = el("h1", { id: "models-title" }, "A language model, in this page");
   const text =
-    "Choose a model. It is fetched once, kept on this device and runs on your own GPU: what you write stays here, and it works without a network.";
+    "Choose a model. It is fetched once, kept on this device and runs on your own GPU: what you write stays here, and it works offline.";
+  const kinds =
+    "A chat model answers you. A base model, which “continues text”, only goes on with what you begin.";
   back.prepend(icon("chat"));
   back.classList.add("back");
-  return el("div", { class: "hello" }, title, el("p", {}, text), back);
+  return el("div", { class: "hello" }, title, el("p", {}, text), el("p", {}, kinds), back);
 }
 
 export function startModels() {

@@ -1,12 +1,11 @@
 /** What is being started, fetched or loaded, stage by stage, told from the client's events. */
 
 import { client } from "./client.js";
-import { el, byId, icon } from "./dom.js";
+import { button, el, byId, icon } from "./dom.js";
+import { failure, wasCancelled } from "./engine.js";
 import { bytes, duration } from "./format.js";
-import { announce } from "./notices.js";
+import { announce, toast } from "./notices.js";
 import { state } from "./store.js";
-
-/** @import {DopplerEvent} from "./types.js" */
 
 /** @type {Record<string, string>} */
 const TITLES = {
@@ -18,7 +17,8 @@ const TITLES = {
   tokenizer: "Reading the tokenizer",
 };
 const STAGES_OF_BYTES = ["download", "import", "verify"];
-const METHODS = ["boot", "download", "import_url", "import_file", "load"];
+const TRANSFERS = ["download", "import_url", "import_file"];
+const METHODS = ["boot", ...TRANSFERS, "load"];
 const CLOSE_AFTER_MS = 900;
 
 const panel = byId("loading", HTMLElement);
@@ -63,7 +63,14 @@ let running;
 let closing = 0;
 const title = el("h2");
 const list = el("ol");
-panel.append(title, list);
+const cancelButton = button("Cancel", cancel, { "data-testid": "cancel-transfer", hidden: true });
+panel.append(el("div", { class: "loading-head" }, title, cancelButton), list);
+
+/** The transfer then fails with a RequestError that is told calmly. */
+function cancel() {
+  cancelButton.disabled = true;
+  client.call("cancel").catch(() => {}); // an engine that is gone has no transfer either
+}
 
 /** @param {string} name */
 function enter(name) {
@@ -91,6 +98,8 @@ export function startProgress() {
     clearTimeout(closing);
     if (panel.hidden) close();
     panel.hidden = false;
+    cancelButton.hidden = !TRANSFERS.includes(call.method);
+    cancelButton.disabled = false;
     const booting = call.method === "boot" && !state.loading;
     title.textContent = booting ? "Getting ready" : `Loading ${state.loading ?? "a model"}`;
     if (call.method === "boot") enter("boot");
@@ -103,10 +112,16 @@ export function startProgress() {
     if (!METHODS.includes(call.method)) return;
     running?.finish();
     running = undefined;
+    cancelButton.hidden = true;
     if (call.method === "load") announce("The model is ready.");
     closing = setTimeout(close, state.loading && call.method !== "load" ? 60_000 : CLOSE_AFTER_MS);
   });
-  client.on("fail", ({ call }) => {
-    if (METHODS.includes(call.method)) close();
+  client.on("fail", ({ call, error }) => {
+    if (!METHODS.includes(call.method)) return;
+    close();
+    if (wasCancelled(failure(error))) {
+      const kept = call.method === "download" ? "What has arrived is kept; Resume goes on." : "";
+      toast(`Cancelled. ${kept}`.trim());
+    }
   });
 }

@@ -1,10 +1,9 @@
-/** The sidebar: conversations, the engine's memory and storage, colours; a drawer on phones. */
+/** The sidebar: conversations, colours; a drawer on phones. */
 
 import { open, openNew } from "./actions.js";
 import { exportJson, remove, save, titleOf } from "./conversations.js";
 import { byId, el, icon, iconButton } from "./dom.js";
 import { stop } from "./engine.js";
-import { bytes } from "./format.js";
 import { toast } from "./notices.js";
 import { recall, remember, state, watch } from "./store.js";
 import { setTheme, theme } from "./theme.js";
@@ -15,7 +14,6 @@ const FOLDED = "doppler.folded";
 
 const shell = byId("shell", HTMLElement);
 const list = byId("conversations", HTMLUListElement);
-const engine = byId("engine", HTMLElement);
 const openButton = byId("sidebar-open", HTMLButtonElement);
 const closeButton = byId("sidebar-close", HTMLButtonElement);
 const narrow = matchMedia("(max-width: 800px)");
@@ -141,56 +139,6 @@ function renderList() {
   byId("export-all", HTMLElement).hidden = state.conversations.length === 0;
 }
 
-/** @type {Record<string, string>} */
-const KINDS = {
-  weights: "Weights",
-  kv: "Context (keys, values)",
-  activations: "Working memory",
-  staging: "Transfers",
-};
-
-function memoryRows() {
-  if (!state.model) return [];
-  const { total, ...kinds } = state.model.memory;
-  const sum = total ?? Object.values(kinds).reduce((a, b) => a + b, 0);
-  const rows = Object.entries(kinds).flatMap(([kind, size]) => [
-    el("dt", {}, KINDS[kind] ?? kind),
-    el("dd", {}, bytes(size)),
-  ]);
-  const summary = el(
-    "summary",
-    {},
-    el("span", {}, "GPU memory"),
-    el("b", { "data-testid": "gpu-memory" }, bytes(sum)),
-  );
-  const open = engine.querySelector("details")?.open ?? false;
-  const context = el("b", {}, `${state.model.context.toLocaleString("en")} tokens`);
-  return [
-    el("div", { class: "row" }, el("span", {}, "Context"), context),
-    el("details", { open }, summary, el("dl", {}, ...rows)),
-  ];
-}
-
-function renderEngine() {
-  const { device, storage } = state;
-  const { vendor, architecture, description } = device?.adapter ?? {};
-  const name = description || [vendor, architecture].filter(Boolean).join(" ");
-  const value = device ? (device.ok ? name || "ready" : "not usable") : "starting…";
-  engine.replaceChildren(
-    el(
-      "div",
-      { class: "row" },
-      el("span", {}, "GPU"),
-      el("b", { class: "clip", title: value }, value),
-    ),
-    ...memoryRows(),
-  );
-  if (storage) {
-    const used = el("b", { "data-testid": "storage-used" }, bytes(storage.used));
-    engine.append(el("div", { class: "row" }, el("span", {}, "Storage used"), used));
-  }
-}
-
 function startTheme() {
   const buttons = [
     .../** @type {NodeListOf<HTMLButtonElement>} */ (document.querySelectorAll("#theme button")),
@@ -239,5 +187,4 @@ export function startSidebar() {
     // a title that is being written, or a menu that is open, is not to be taken away
     if (!list.querySelector("input, :popover-open")) renderList();
   });
-  watch(["device", "storage", "model"], renderEngine);
 }

@@ -8,11 +8,11 @@ const SETTINGS_KEY = "doppler.settings";
 /** @type {Settings} */
 export const DEFAULTS = {
   system: "",
-  temperature: 0.6,
+  temperature: 0.4,
   top_k: 40,
-  top_p: 0.95,
+  top_p: 0.9,
   min_p: 0,
-  repetition_penalty: 1.05,
+  repetition_penalty: 1,
   seed: null,
   greedy: false,
   max_tokens: 512,

@@ -41,6 +41,8 @@ export type OfferedModel = {
   url?: string;
   gguf?: string;
   bytes?: number;
+  /** whether `bytes` is only about right */
+  approximate?: boolean;
   quantization?: string;
   parameters?: number;
   license?: string | null;
@@ -55,6 +57,7 @@ export type Entry = {
   about: string | null;
   group: "stored" | "server" | "catalogue";
   bytes: number | null;
+  approximate: boolean;
   parameters: number | null;
   quantization: string | null;
   license: string | null;
