@@ -23,7 +23,7 @@ from doppler.storage.folder import FolderStorage
 from doppler.wheel import build_wheel
 from tiny_models import write_base, write_chat
 
-PATIENCE_MS = 30_000  # the machine may be busy with other things
+PATIENCE_MS = 60_000  # the machine may be busy with other things
 SHARD = 2 * BLOCK_SIZE
 # Listens to the page's own calls of its worker, which go through the one client.
 SPY = """async () => {

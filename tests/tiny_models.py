@@ -16,13 +16,13 @@ from gguf_files import VOCABULARY, Tensors, gguf_bytes
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 256, 4, 2, 64, 1024, 2
 CONTEXT = 4096
-WORDS = (
-    *("river stone cloud winter garden letter window silver morning shadow").split(),
-    *("harbour lantern meadow orchard paper quiet rain summer thunder valley").split(),
-    *("willow amber bridge candle dust ember feather glass hollow island").split(),
-    *("jasmine kettle linen maple needle ocean pebble quarry ribbon saddle").split(),
-    *("timber umber velvet walnut yarrow zephyr acorn barley clover drift").split(),
-)
+TEXT = """
+    river stone cloud winter garden letter window silver morning shadow harbour lantern meadow
+    orchard paper quiet rain summer thunder valley willow amber bridge candle dust ember feather
+    glass hollow island jasmine kettle linen maple needle ocean pebble quarry ribbon saddle timber
+    umber velvet walnut yarrow zephyr acorn barley clover drift
+"""
+WORDS = tuple(TEXT.split())
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -38,7 +38,7 @@ def byte_letters() -> list[str]:
 
 
 def _chat_vocabulary() -> dict[str, Any]:
-    """Bytes and words; each word grows from its space a letter at a time, so that merges are few."""
+    """Bytes and words; each word grows from its space a letter at a time: merges are few."""
     grown = dict.fromkeys(f"Ġ{word[:end]}" for word in WORDS for end in range(1, len(word) + 1))
     tokens = [*CONTROLS, *byte_letters(), *grown]
     kinds = [3] * len(CONTROLS) + [1] * (len(tokens) - len(CONTROLS))

@@ -1,0 +1,181 @@
+"""One's own models in the page: files and addresses, good ones and bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Playwright, expect
+
+from app_page import App, Traffic, watched
+from doppler.browser import Browser, launched
+from gguf_files import gguf_bytes, llama_metadata, llama_tensors
+from model_server import ModelServer, model_server
+
+CHAT_FILE = "tiny-chat.gguf"
+UNREADABLE = "This file cannot be read"
+UNKNOWN = "This model is of a kind that Doppler does not know"
+UNFETCHED = "The model could not be fetched"
+
+
+@pytest.fixture(scope="module")
+def opened(
+    playwright: Playwright, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[App]:
+    """The page on a server that has no models."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "none").mkdir()
+    with (
+        watched(folder / "none", folder) as server,
+        launched(playwright, browser, None) as context,
+    ):
+        traffic = Traffic(context)
+        app = App(context.pages[0], server.url).open()
+        app.set(greedy=True, max_tokens="8")
+        yield app
+        traffic.assert_local()
+
+
+@pytest.fixture
+def app(opened: App) -> Iterator[App]:
+    yield opened
+    opened.delete_all()
+
+
+@pytest.fixture
+def server(tiny_models: Path) -> Iterator[ModelServer]:
+    """Another site, with the tiny models' files."""
+    with model_server(tiny_models.parent) as server:
+        yield server
+
+
+def pick(app: App, path: Path) -> None:
+    """Chooses a file of the disk."""
+    app.show_models()
+    with app.page.expect_file_chooser() as chooser:
+        app.page.get_by_role("button", name="Open a file…").click()
+    chooser.value.set_files(path)
+
+
+def enter(app: App, url: str) -> None:
+    """Types an address."""
+    app.show_models()
+    app.page.get_by_role("textbox", name="Address of a GGUF file").fill(url)
+    app.page.get_by_role("button", name="Open address").click()
+
+
+def expect_refused(app: App, *texts: str) -> None:
+    """The page says so, has kept nothing, and can be used."""
+    for text in texts:
+        expect(app.errors).to_contain_text(text)
+    expect(app.page.get_by_test_id("model-button")).to_contain_text("Choose a model")
+    expect(app.page.get_by_role("button", name="Open a file…")).to_be_enabled()
+    assert app.files() == {}
+    expect(app.page.get_by_test_id("models-stored")).to_have_count(0)
+
+
+def expect_works(app: App) -> None:
+    """The model is loaded, answers, and is in the list with its bytes."""
+    app.expect_loaded()
+    app.new_chat()
+    assert len(app.answer("hello").split()) == 8
+    app.show_models()
+    expect(app.row("tiny-chat")).to_contain_text("Tiny Chat")
+    expect(app.row("tiny-chat")).to_contain_text("Loaded")
+    expect(app.row("tiny-chat")).to_contain_text("mit")
+
+
+def truncated(good: bytes) -> bytes:
+    return good[:-1000]
+
+
+def unknown_architecture(good: bytes) -> bytes:
+    metadata = llama_metadata() | {"general.architecture": "mamba"}
+    return gguf_bytes(metadata, llama_tensors())
+
+
+def unknown_block_type(good: bytes) -> bytes:
+    tensors = llama_tensors()
+    _, shape, content = tensors["blk.1.ffn_up.weight"]
+    return gguf_bytes(llama_metadata(), tensors | {"blk.1.ffn_up.weight": ("99", shape, content)})
+
+
+def renamed_text(good: bytes) -> bytes:
+    return b"Dear reader, this is no model at all, whatever its name says.\n"
+
+
+def web_page(good: bytes) -> bytes:
+    return b"<!doctype html><title>Sign in</title><p>Sign in to download this file.</p>\n"
+
+
+def empty(good: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("make", "title", "message"),
+    [
+        (truncated, UNREADABLE, "is truncated: 1000 bytes are missing at its end"),
+        (unknown_architecture, UNKNOWN, "does not know the architecture 'mamba'"),
+        (unknown_block_type, UNKNOWN, "'blk.1.ffn_up.weight' has block type number 99"),
+        (renamed_text, UNREADABLE, "It looks like text; choose a .gguf file"),
+        (web_page, UNREADABLE, "It looks like a web page"),
+        (empty, UNREADABLE, "it has only 0 bytes"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_files_that_are_refused(
+    app: App,
+    tiny_models: Path,
+    tmp_path: Path,
+    make: Callable[[bytes], bytes],
+    title: str,
+    message: str,
+) -> None:
+    path = tmp_path / "picked.gguf"
+    path.write_bytes(make((tiny_models.parent / CHAT_FILE).read_bytes()))
+    pick(app, path)
+    expect_refused(app, title, "picked.gguf", message)
+
+
+def test_a_file_of_this_disk(app: App, tiny_models: Path) -> None:
+    pick(app, tiny_models.parent / CHAT_FILE)
+    expect_works(app)
+
+
+def test_an_address(app: App, server: ModelServer) -> None:
+    enter(app, f"{server.url}{CHAT_FILE}")
+    expect_works(app)
+    assert {name for name, _ in server.requests} == {CHAT_FILE}
+    server.requests.clear()
+    app.open()
+    app.get("tiny-chat")
+    assert server.requests == []  # it is kept
+
+
+def test_an_address_with_nothing_there(app: App, server: ModelServer) -> None:
+    enter(app, f"{server.url}absent.gguf")
+    expect_refused(app, UNFETCHED, "absent.gguf: the server answered 404; check the address")
+
+
+def test_an_address_without_ranges(app: App, server: ModelServer) -> None:
+    server.ranges = False
+    enter(app, f"{server.url}{CHAT_FILE}")
+    expect_refused(app, UNFETCHED, "ignores range requests; download the file and open it")
+
+
+def test_an_address_whose_server_breaks_off(app: App, server: ModelServer) -> None:
+    server.cut_after = 2 << 20
+    enter(app, f"{server.url}{CHAT_FILE}")
+    expect_refused(app, UNFETCHED, CHAT_FILE)
+    server.cut_after = None
+    app.errors.get_by_role("button", name="Try again").click()
+    expect_works(app)
+
+
+def test_an_address_whose_server_is_gone(app: App, tmp_path: Path) -> None:
+    with model_server(tmp_path) as server:
+        url = f"{server.url}model.gguf"
+    enter(app, url)
+    expect_refused(app, UNFETCHED, f"{url} cannot be reached")
