@@ -1,7 +1,7 @@
 /** What a person does and what follows if it fails: a message, what can be done, a usable page. */
 
 import { client } from "./client.js";
-import { create, isEmpty } from "./conversations.js";
+import { create } from "./conversations.js";
 import { failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
 import {
   clearProblem,
@@ -105,10 +105,8 @@ export async function choose({ title, stored, source }) {
 /** The current conversation if the model can go on with it, else a new one of the model's kind. */
 function showFitting() {
   const kind = state.model?.chat === false ? "text" : "chat";
-  const { current } = state;
-  if (current?.kind === kind || (current?.kind === "text" && !isEmpty(current))) {
-    set({ view: "conversation" });
-  } else openNew(kind);
+  if (state.current?.kind === kind) set({ view: "conversation" });
+  else openNew(kind);
 }
 
 /** @param {Conversation["kind"]} kind */

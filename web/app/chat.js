@@ -14,7 +14,7 @@ import { finishSpeaking, speak } from "./speech.js";
 
 const STARTERS = [
   "Explain tides to a ten-year-old",
-  "Write a haiku about rain",
+  "Write a story about a fox in the snow",
   "What is a black hole?",
 ];
 const NEAR_END = 80;
@@ -152,6 +152,7 @@ function renderNudge() {
 
 function renderControls() {
   const { generation } = state;
+  if (!generation && document.activeElement === stopButton) field.focus();
   stopButton.hidden = !generation;
   sendButton.hidden = !!generation;
   stopButton.disabled = generation?.stopping ?? false;
@@ -235,7 +236,7 @@ export function startChat() {
     toEnd.hidden = following;
   });
   toEnd.classList.add("to-end");
-  const keys = el("span", {}, "Enter sends, Shift+Enter breaks the line");
+  const keys = el("span", { class: "keys" }, "Enter sends, Shift+Enter breaks the line");
   const hint = el("div", { class: "hint" }, keys, figures);
   view.append(scroller, el("div", { class: "dock" }, toEnd, nudge, composer, hint));
   renderEmpty();

@@ -62,8 +62,9 @@ function renderBar() {
   const { model, loading, generation } = state;
   const ready = !!model && !generation;
   field.readOnly = writing();
-  goButton.hidden = stopButton.hidden = true;
-  (generation ? stopButton : goButton).hidden = false;
+  if (!generation && document.activeElement === stopButton) field.focus();
+  goButton.hidden = !!generation;
+  stopButton.hidden = !generation;
   stopButton.disabled = generation?.stopping ?? false;
   goButton.disabled = !ready || !conversation.text;
   undoButton.disabled = againButton.disabled = !!generation || conversation.ranges.length === 0;

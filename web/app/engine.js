@@ -3,7 +3,7 @@
 import { client } from "./client.js";
 import { history, save } from "./conversations.js";
 import { keepModels } from "./offline.js";
-import { recall, remember, set, state } from "./store.js";
+import { recall, remember, set, settingsFor, state } from "./store.js";
 
 /** @import {Conversation, Entry, Failure, Generation, GenerationResult} from "./types.js" */
 /** @import {DopplerEvent, Message, Source} from "./types.js" */
@@ -91,9 +91,12 @@ client.on("start", ({ call }) => {
   if (call.method === "boot" || call.method === "load") set({ model: null });
 });
 
-/** Sampling settings as the worker takes them, with a seed drawn where none was set. */
-function sampling() {
-  const { temperature, top_k, top_p, min_p, repetition_penalty, greedy } = state.settings;
+/**
+ * Sampling settings as the worker takes them, with a seed drawn where none was set.
+ * @param {Conversation["kind"]} kind
+ */
+function samplingFor(kind) {
+  const { temperature, top_k, top_p, min_p, repetition_penalty, greedy } = settingsFor(kind);
   const seed = state.settings.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
   return { temperature, top_k, top_p, min_p, repetition_penalty, greedy, seed };
 }
@@ -116,8 +119,8 @@ const tell = (generation) => listeners.forEach((run) => run(generation));
  * @param {Pick<Message, "finish" | "failure" | "stats" | "dropped">} record
  */
 async function generate(generation, method, args, append, record) {
-  const settings = sampling();
   const { conversation } = generation;
+  const settings = samplingFor(conversation.kind);
   let savedAt = performance.now();
   record.finish = null;
   set({ generation });

@@ -61,7 +61,8 @@ function memoryOf({ memory }) {
 /** @param {LoadedModel} model */
 function timesOf({ timings }) {
   const all = Object.values(timings).reduce((a, b) => a + b, 0);
-  const parts = Object.entries(timings).map(
+  const spent = Object.entries(timings).filter(([, time]) => time >= 1);
+  const parts = spent.map(
     ([stage, time]) => /** @type {[string, string]} */ ([STAGES[stage] ?? stage, duration(time)]),
   );
   return sum("Loaded in", duration(all), parts, "load-time");
@@ -75,7 +76,7 @@ function adapterRow(device) {
   const name = description || [vendor, architecture].filter(Boolean).join(" ") || "ready";
   if (!ON_CPU.test(name)) return row("GPU", name, { class: "clip", title: name });
   const why = `The browser gave no GPU but ${name}, which computes on the processor: a few tokens a second.`;
-  return row("GPU", "none: the CPU, slow", { class: "clip", title: why });
+  return row("GPU", "none: CPU only, slow", { class: "clip", title: why });
 }
 
 function render() {

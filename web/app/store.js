@@ -8,16 +8,39 @@ const SETTINGS_KEY = "doppler.settings";
 /** @type {Settings} */
 export const DEFAULTS = {
   system: "",
-  temperature: 0.4,
+  temperature: null,
   top_k: 40,
   top_p: 0.9,
   min_p: 0,
-  repetition_penalty: 1,
+  repetition_penalty: null,
   seed: null,
   greedy: false,
   max_tokens: 512,
   context: null,
 };
+
+/**
+ * What a null stands for. Small chat models are best near their likeliest answer; a text that is
+ * continued so turns in circles, and wants surprises.
+ */
+const FOR_KIND = {
+  chat: { temperature: 0.4, repetition_penalty: 1 },
+  text: { temperature: 0.8, repetition_penalty: 1.1 },
+};
+
+/**
+ * @param {Conversation["kind"]} kind
+ * @returns the settings with a number for each that was left to the kind of conversation
+ */
+export function settingsFor(kind) {
+  const { settings } = state;
+  const { temperature, repetition_penalty } = FOR_KIND[kind];
+  return {
+    ...settings,
+    temperature: settings.temperature ?? temperature,
+    repetition_penalty: settings.repetition_penalty ?? repetition_penalty,
+  };
+}
 
 /**
  * @param {string} key of localStorage

@@ -24,8 +24,13 @@ export type {
   StoredModel,
 };
 
-/** A seed of null is drawn afresh for every answer; a context of null is the engine's choice. */
-export type Settings = Required<Omit<Sampling, "seed">> & {
+/**
+ * A seed of null is drawn afresh for every answer; a context of null is the engine's choice; a
+ * temperature or penalty of null depends on the kind of conversation.
+ */
+export type Settings = Required<Pick<Sampling, "top_k" | "top_p" | "min_p" | "greedy">> & {
+  temperature: number | null;
+  repetition_penalty: number | null;
   seed: number | null;
   max_tokens: number;
   context: number | null;
