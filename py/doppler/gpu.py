@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,6 +29,7 @@ LEAST = {  # what kernels take for granted, and how much of it; asked for as lar
 # GPUBufferUsage and GPUMapMode are numbers fixed by the WebGPU standard.
 MAP_READ, COPY_SRC, COPY_DST, UNIFORM, STORAGE = 1, 4, 8, 64, 128
 USAGE = COPY_SRC | COPY_DST | STORAGE
+LOSS_SECONDS = 0.5  # how long after a reading fails the browser may tell that the device is lost
 
 
 class GpuBuffer:
@@ -203,6 +204,8 @@ class Gpu:
             await mapped
             data: bytes = reader.js.getMappedRange(0, size).to_bytes()
         except JsException as error:
+            with suppress(TimeoutError):  # a device that is lost aborts readings before it says so
+                await asyncio.wait_for(self.until_lost(), LOSS_SECONDS)
             self._check()
             raise DeviceError(f"reading {size} bytes from the GPU: {error}") from error
         reader.js.unmap()
