@@ -18,7 +18,14 @@ const TITLES = {
 };
 const STAGES_OF_BYTES = ["download", "import", "verify"];
 const TRANSFERS = ["download", "import_url", "import_file"];
-const METHODS = ["boot", ...TRANSFERS, "load"];
+/** @type {Record<string, string>} stage that each method begins with */
+const FIRST = {
+  boot: "boot",
+  download: "download",
+  import_url: "import",
+  import_file: "import",
+  load: "tokenizer",
+};
 const CLOSE_AFTER_MS = 900;
 
 const panel = byId("loading", HTMLElement);
@@ -69,6 +76,7 @@ panel.append(el("div", { class: "loading-head" }, title, cancelButton), list);
 /** The transfer then fails with a RequestError that is told calmly. */
 function cancel() {
   cancelButton.disabled = true;
+  title.textContent = "Cancelling…";
   client.call("cancel").catch(() => {}); // an engine that is gone has no transfer either
 }
 
@@ -94,7 +102,7 @@ function close() {
 
 export function startProgress() {
   client.on("start", ({ call }) => {
-    if (!METHODS.includes(call.method)) return;
+    if (!(call.method in FIRST)) return;
     clearTimeout(closing);
     if (panel.hidden) close();
     panel.hidden = false;
@@ -102,14 +110,14 @@ export function startProgress() {
     cancelButton.disabled = false;
     const booting = call.method === "boot" && !state.loading;
     title.textContent = booting ? "Getting ready" : `Loading ${state.loading ?? "a model"}`;
-    if (call.method === "boot") enter("boot");
+    enter(FIRST[call.method]);
   });
   client.on("event", ({ event }) => {
     if (event?.type !== "boot" && event?.type !== "progress") return;
     enter(event.type === "boot" ? "boot" : event.stage).update(event);
   });
   client.on("end", ({ call }) => {
-    if (!METHODS.includes(call.method)) return;
+    if (!(call.method in FIRST)) return;
     running?.finish();
     running = undefined;
     cancelButton.hidden = true;
@@ -117,7 +125,7 @@ export function startProgress() {
     closing = setTimeout(close, state.loading && call.method !== "load" ? 60_000 : CLOSE_AFTER_MS);
   });
   client.on("fail", ({ call, error }) => {
-    if (!METHODS.includes(call.method)) return;
+    if (!(call.method in FIRST)) return;
     close();
     if (wasCancelled(failure(error))) {
       const kept = call.method === "download" ? "What has arrived is kept; Resume goes on." : "";
