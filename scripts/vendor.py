@@ -19,7 +19,7 @@ import threading
 import zipfile
 from pathlib import Path
 
-from doppler.wheel import ROOT, VENDOR, build_wheel
+from doppler.command.wheel import ROOT, VENDOR, build_wheel
 
 MODULES = ROOT / "web" / "node_modules"
 CACHE = ROOT / ".cache"

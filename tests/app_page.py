@@ -16,11 +16,11 @@ from aiohttp import web
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from doppler.buffers import MemoryBuffers
+from doppler.command.server import WEB, Server
+from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
 from doppler.manifest import BLOCK_SIZE
-from doppler.server import WEB, Server
 from doppler.storage.folder import FolderStorage
-from doppler.wheel import build_wheel
 from tiny_models import write_base, write_chat
 
 PATIENCE_MS = 60_000  # the machine may be busy with other things

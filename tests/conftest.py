@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Playwright, sync_playwright
 
 from app_page import make_models
-from doppler.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
 from doppler.cli import MODELS, main
-from doppler.server import Server
-from doppler.wheel import build_wheel
+from doppler.command.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
+from doppler.command.server import Server
+from doppler.command.wheel import build_wheel
 from gpu_page import GpuPage
 
 
@@ -56,7 +56,7 @@ def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def playwright(browser: Browser) -> Iterator[Playwright]:
     """The one Playwright of this process: a second one in the same thread is an error.
 
-    Launch with `doppler.browser.launched(playwright, browser, profile)`.
+    Launch with `doppler.command.browser.launched(playwright, browser, profile)`.
     """
     with sync_playwright() as playwright:
         yield playwright

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Playwright
 
-from doppler import browser as module
-from doppler.browser import Browser, find_browser, launch_arguments, launched, open_window
+from doppler.command import browser as module
+from doppler.command.browser import Browser, find_browser, launch_arguments, launched, open_window
+from doppler.command.server import Server
 from doppler.errors import SourceError
-from doppler.server import Server
 
 
 def program(folder: Path, name: str, script: str = "") -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from doppler import catalogue
 from doppler.cli import byte_count, main, token_ids
+from doppler.command import catalogue
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.manifest import Manifest
 from model_server import model_server

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from doppler.browser import Browser
 from doppler.cli import main
+from doppler.command.browser import Browser
+from doppler.command.generate import error_named
 from doppler.errors import CorruptError, DopplerError
-from doppler.generate import error_named
 
 TINY = Path(__file__).parent / "fixtures" / "llama32-like"
 # Our float32 sums run in another order than the reference's; mistakes in these models show as 0.7.

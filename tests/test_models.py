@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, Playwright
 
-from doppler.browser import Browser, launched
 from doppler.buffers import MemoryBuffers
+from doppler.command.browser import Browser, launched
+from doppler.command.generate import Client
+from doppler.command.server import Server
+from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
-from doppler.generate import Client
 from doppler.manifest import MANIFEST_FILE
-from doppler.server import Server
 from doppler.storage.folder import FolderStorage
-from doppler.wheel import build_wheel
 from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).parent / "fixtures"

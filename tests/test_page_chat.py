@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Playwright, expect
 
 from app_page import App, Traffic, watched
-from doppler.browser import Browser, launched
+from doppler.command.browser import Browser, launched
 
 LONG = "4000"  # tokens: more than a test waits for
 LOSE_DEVICE = "from doppler import api; api._api._gpu.device.destroy()"

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Playwright, expect
 
 from app_page import App, Traffic, watched
-from doppler.browser import Browser, launched
+from doppler.command.browser import Browser, launched
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors
 from model_server import ModelServer, model_server
 

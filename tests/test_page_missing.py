@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Playwright, expect
 
 from app_page import PATIENCE_MS, WatchedServer, watched
-from doppler.browser import Browser, launched
+from doppler.command.browser import Browser, launched
 
 NO_OPFS = "--disable-blink-features=FileSystemAccessOriginPrivate"
 NO_WEBGPU = "delete Object.getPrototypeOf(navigator).gpu;"

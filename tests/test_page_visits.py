@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Playwright, expect
 
 from app_page import App, Traffic, WatchedServer, watched
-from doppler.browser import Browser, launched
+from doppler.command.browser import Browser, launched
 from doppler.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest
 from doppler.shards import AT_ONCE
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from doppler.command.server import Server
 from doppler.errors import SourceError
-from doppler.server import Server
 from storable import storable
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, Playwright
 
-from doppler.browser import Browser, launched
+from doppler.command.browser import Browser, launched
+from doppler.command.server import WEB, Server
+from doppler.command.wheel import build_wheel
 from doppler.manifest import BLOCK_SIZE
-from doppler.server import WEB, Server
-from doppler.wheel import build_wheel
 from model_server import ModelServer, model_server
 from storable import storable
 
@@ -34,11 +34,11 @@ RUN = """async (code) => {
 }"""
 PRELUDE = """
 import asyncio, js
-from doppler.buffers_page import PageBuffers
+from doppler.page.buffers import PageBuffers
 from doppler.manifest import Manifest
 from doppler.shards import ShardStore
-from doppler.source_page import BlobSource, HttpShards, HttpSource, fetch_text
-from doppler.storage.opfs import OpfsRoot, reserve
+from doppler.page.source import BlobSource, HttpShards, HttpSource, fetch_text
+from doppler.page.opfs import OpfsRoot, reserve
 
 root, buffers = OpfsRoot(), PageBuffers()
 

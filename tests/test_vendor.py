@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from doppler import wheel
-from doppler.wheel import ROOT, VENDOR, WHEEL, build_wheel
+from doppler.command import wheel
+from doppler.command.wheel import ROOT, VENDOR, WHEEL, build_wheel
 
 
 def test_pyodide_packages_are_those_of_its_lock() -> None:

@@ -51,7 +51,7 @@ async function start(onEvent) {
 async function boot(onEvent) {
   python ??= start(onEvent);
   try {
-    (await python).pyimport("doppler.bridge").destroy();
+    (await python).pyimport("doppler.page.bridge").destroy();
   } catch (error) {
     python = undefined;
     internal(error);
@@ -67,7 +67,7 @@ async function boot(onEvent) {
  * @returns {Promise<any>}
  */
 async function call(method, args, onEvent, file) {
-  const bridge = (await booted()).pyimport("doppler.bridge");
+  const bridge = (await booted()).pyimport("doppler.page.bridge");
   /** @param {string} event */
   const emit = (event) => {
     onEvent?.(JSON.parse(event));

@@ -13,8 +13,8 @@ from typing import Any
 from doppler.errors import DeviceError, RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, fetch_sources
-from doppler.library import Library
 from doppler.model import Emit, Model, Timeline
+from doppler.page.library import Library
 
 Args = dict[str, Any]
 

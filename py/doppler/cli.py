@@ -17,9 +17,9 @@ from threading import Event
 from typing import Any
 
 from doppler import __version__
+from doppler.command.terminal import Terminal
+from doppler.command.wheel import ROOT
 from doppler.errors import DopplerError, RequestError
-from doppler.terminal import Terminal
-from doppler.wheel import ROOT
 
 MODELS = ROOT / "models"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -62,7 +62,7 @@ def _command(commands: Any, name: str, run: Any, about: str) -> argparse.Argumen
 
 
 def _add_serve(commands: Any) -> None:
-    from doppler.server import PORT
+    from doppler.command.server import PORT
 
     command = _command(commands, "serve", serve, "Serve the page and the models of a folder.")
     command.add_argument("--port", type=port_number, default=PORT, help=f"0: any free one ({PORT})")
@@ -93,7 +93,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_generate(commands: Any) -> None:
-    from doppler.browser import ADAPTERS
+    from doppler.command.browser import ADAPTERS
 
     command = _command(
         commands, "generate", generate, "Generate text with the real page in a headless browser."
@@ -142,9 +142,9 @@ def token_ids(text: str) -> list[int]:
 
 def serve(args: argparse.Namespace, terminal: Terminal) -> None:
     """Serve until interrupted."""
-    from doppler.browser import open_window
-    from doppler.server import Server, models_in
-    from doppler.wheel import build_wheel
+    from doppler.command.browser import open_window
+    from doppler.command.server import Server, models_in
+    from doppler.command.wheel import build_wheel
 
     if build_wheel():
         terminal.log("built the page's wheel from py/")
@@ -159,10 +159,10 @@ def serve(args: argparse.Namespace, terminal: Terminal) -> None:
 
 def pull(args: argparse.Namespace, terminal: Terminal) -> None:
     """Fetch and convert what is not there yet."""
-    from doppler import catalogue
+    from doppler.command import catalogue
+    from doppler.command.server import describe
     from doppler.convert import convert_path
     from doppler.manifest import MANIFEST_FILE
-    from doppler.server import describe
 
     wanted = [catalogue.find(name) for name in args.name]
     for entry in wanted:
@@ -224,10 +224,10 @@ def verify(args: argparse.Namespace, terminal: Terminal) -> None:
 
 def generate(args: argparse.Namespace, terminal: Terminal) -> None:
     """Stream the answer, or print all about it as JSON."""
-    from doppler.browser import find_browser
-    from doppler.generate import Job
-    from doppler.generate import generate as run
-    from doppler.wheel import build_wheel
+    from doppler.command.browser import find_browser
+    from doppler.command.generate import Job
+    from doppler.command.generate import generate as run
+    from doppler.command.wheel import build_wheel
 
     if args.chat and args.prompt_ids is not None:
         raise RequestError("--chat takes --prompt: it puts a template around the text")

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from doppler.command.wheel import ROOT
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.source import Progress
-from doppler.wheel import ROOT
 
 CATALOGUE = ROOT / "web" / "catalogue.json"
 CACHE = ROOT / ".cache" / "models"

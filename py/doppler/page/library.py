@@ -20,16 +20,16 @@ from js import location
 from pyodide.ffi import JsException, to_js
 
 from doppler.buffers import Buffer
-from doppler.buffers_page import PageBuffers
 from doppler.convert import convert_gguf
 from doppler.errors import CorruptError, FormatError, SourceError
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
+from doppler.page.buffers import PageBuffers
+from doppler.page.opfs import OpfsRoot, reserve, room
+from doppler.page.source import BlobSource, HttpShards, HttpSource, fetch_bytes, fetch_text
 from doppler.progress import Progress
 from doppler.shards import ShardStore
 from doppler.source import Source
-from doppler.source_page import BlobSource, HttpShards, HttpSource, fetch_bytes, fetch_text
 from doppler.storage import Storage
-from doppler.storage.opfs import OpfsRoot, reserve, room
 from doppler.tokenizer import PageEncoding, PageTemplate, Tokenizer
 
 ORIGIN_FILE = "origin.json"

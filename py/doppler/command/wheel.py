@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VENDOR = ROOT / "web" / "vendor"
 WHEEL = VENDOR / "doppler-0.1.0-py3-none-any.whl"
 

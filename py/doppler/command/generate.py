@@ -19,11 +19,11 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page
 
 from doppler import errors
-from doppler.browser import Browser, open_page
+from doppler.command.browser import Browser, open_page
+from doppler.command.server import Server
+from doppler.command.terminal import Terminal
 from doppler.errors import DeviceError, DopplerError, SourceError
 from doppler.manifest import MANIFEST_FILE
-from doppler.server import Server
-from doppler.terminal import Terminal
 
 # Errors come back as data: Playwright would fold their name and message into one text.
 CALL = """async ([target, args]) => {

@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from doppler.command.wheel import ROOT
 from doppler.errors import FormatError, SourceError
 from doppler.manifest import MANIFEST_FILE, Manifest
-from doppler.wheel import ROOT
 
 WEB = ROOT / "web"
 HOST = "127.0.0.1"

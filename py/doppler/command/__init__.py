@@ -1,0 +1,1 @@
+"""What only the command line needs: models by name, the page's server, a browser to drive."""
