@@ -5,13 +5,14 @@ import { save } from "./conversations.js";
 import { byId, button, el, icon } from "./dom.js";
 import { continueText, LAST_MODEL, onText, stop } from "./engine.js";
 import { endingText, statsText } from "./message.js";
-import { announce, notice, problemOf } from "./notices.js";
+import { announce, notice, problemOf, toast } from "./notices.js";
 import { progressText } from "./chat.js";
 import { recall, set, state, watch } from "./store.js";
 import { adjust, pieces } from "./ranges.js";
 
 /** @import {Conversation} from "./types.js" */
 
+const IDS = /^[\s,]*\d+(?:[\s,]+\d+)*[\s,]*$/;
 const SAVE_AFTER_MS = 300;
 
 const view = byId("text-view", HTMLElement);
@@ -103,6 +104,10 @@ function forget() {
 
 async function go() {
   if (!conversation || !state.model || state.generation || !conversation.text) return;
+  if (state.model.tokenizer === false && !IDS.test(conversation.text)) {
+    toast("Token ids are whole numbers, with commas between them.");
+    return;
+  }
   const running = continueText(conversation);
   scroller.scrollTop = scroller.scrollHeight;
   await running;

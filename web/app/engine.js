@@ -174,7 +174,7 @@ async function generate(generation, method, args, append, record) {
 /** @param {(number | null)[]} ids as they follow others in a text: each after a comma */
 const idsText = (ids) => ids.map((id) => (id === null ? "" : `, ${id}`)).join("");
 
-/** @param {string} text token ids between commas or spaces; NaN, which the engine refuses, else */
+/** @param {string} text token ids with commas or spaces between them */
 const parseIds = (text) => (text.match(/[^\s,]+/g) ?? []).map(Number);
 
 /**
