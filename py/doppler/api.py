@@ -187,9 +187,10 @@ class Api:
             self._transfers.discard(task)
 
     async def _cancel(self, args: Args, emit: Emit, file: Any) -> Any:
-        for task in self._transfers:
-            task.cancel()
-        if self._model is not None:
+        if args.get("what") != "answer":
+            for task in self._transfers:
+                task.cancel()
+        if args.get("what") != "transfers" and self._model is not None:
             self._model.engine.cancel()
         return {}
 

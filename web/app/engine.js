@@ -231,5 +231,5 @@ export async function continueText(conversation) {
 export async function stop() {
   if (!state.generation || state.generation.stopping) return;
   set({ generation: Object.assign(state.generation, { stopping: true, phase: "Stopping…" }) });
-  await client.call("cancel").catch(() => {}); // the answer itself says what became of it
+  await client.call("cancel", { what: "answer" }).catch(() => {}); // the answer itself says what became of it
 }

@@ -77,7 +77,7 @@ panel.append(el("div", { class: "loading-head" }, title, cancelButton), list);
 function cancel() {
   cancelButton.disabled = true;
   title.textContent = "Cancelling…";
-  client.call("cancel").catch(() => {}); // an engine that is gone has no transfer either
+  client.call("cancel", { what: "transfers" }).catch(() => {}); // an engine that is gone has no transfer either
 }
 
 /** @param {string} name */

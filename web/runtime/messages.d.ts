@@ -74,8 +74,9 @@ export interface Methods {
   /**
    * The running chat or complete ends within one token, with finish_reason "cancelled"; running
    * downloads and imports end with a RequestError, and a download started again goes on from there.
+   * `what` spares the other kind.
    */
-  cancel: { args: Empty; result: Empty };
+  cancel: { args: { what?: "answer" | "transfers" }; result: Empty };
   tokenize: { args: Prompt | { messages: Message[] }; result: { ids: number[] } };
   /** Logits of every position of the prompt, float32 rows in the OPFS file doppler/tmp/`file`. */
   logits: {
