@@ -20,6 +20,7 @@ from model_server import model_server
 from storable import storable
 
 FIXTURES = Path(__file__).parent / "fixtures"
+LLAMA = str(FIXTURES / "llama32-like")
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +76,12 @@ def test_damage_names_the_block_and_exits_1(tmp_path: Path) -> None:
         (["pull", "gpt-9"], "RequestError", 2),
         (["generate", "nowhere", "--prompt", "x"], "SourceError", 1),
         (["generate", "x", "--prompt-ids", "1", "--chat"], "RequestError", 2),
+        (["generate", "tiny", "--prompt-ids", "1", "--max-tokens", "0"], "RequestError", 2),
+        (["generate", "tiny", "--prompt-ids", "1", "--logits", "no/x.npy"], "RequestError", 2),
+        (["convert", LLAMA, "-o", "file"], "StorageError", 1),
+        (["convert", LLAMA, "-o", "tiny", "--shard-size", "0"], "RequestError", 2),
+        (["verify", "binary"], "FormatError", 1),
+        (["verify", "deep"], "FormatError", 1),
     ],
 )
 def test_errors_have_a_kind_and_a_code(
@@ -86,6 +93,10 @@ def test_errors_have_a_kind_and_a_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("file").write_text("in the way")
+    for folder, content in (("tiny", b""), ("binary", b"\xff\xfe{"), ("deep", b"[" * 100_000)):
+        Path(folder).mkdir()
+        Path(folder, "manifest.json").write_bytes(content)
     assert main([*args, "--json"]) == code
     out, err = capsys.readouterr()
     error = json.loads(out)["error"]

@@ -183,6 +183,27 @@ def test_configs_that_are_refused() -> None:
     )
     config_error(FormatError, "block_count is 'two'", llama__block_count="two")
     config_error(FormatError, "no attention heads", llama__attention__head_count=0)
+    config_error(FormatError, "4294967295 layers", llama__block_count=2**32 - 1)
+    config_error(UnsupportedError, "logit_scale is 0.25", llama__logit_scale=0.25)
+    config_error(UnsupportedError, "softcapping is 30", llama__final_logit_softcapping=30.0)
+    config_error(FormatError, "norm_eps is -1.0", llama__attention__layer_norm_rms_epsilon=-1.0)
+
+
+def test_gemma_files_may_say_which_layers_slide_and_their_base() -> None:
+    gemma = {k.replace("llama.", "gemma3."): v for k, v in llama_metadata().items()}
+    gemma |= {"general.architecture": "gemma3", "gemma3.attention.sliding_window": 7}
+    key = "gemma3.attention.sliding_window_pattern"
+    for pattern, windows in (([False, True], [0, 7]), (2, [7, 0]), (1, [0, 0])):
+        changes = {key: pattern, "gemma3.rope.freq_base_swa": 4321.0}
+        header = read(gguf_bytes(gemma | changes, llama_tensors()))
+        config = config_from_gguf(header, ())
+        assert [layer.window for layer in config.layers] == windows
+        assert [config.ropes[layer.rope].base == 4321 for layer in config.layers] == [
+            window > 0 for window in windows
+        ]
+    header = read(gguf_bytes(gemma | {key: [True] * 3}, llama_tensors()))
+    with pytest.raises(FormatError, match="pattern is of 3 layers, the model of 2"):
+        config_from_gguf(header, ())
 
 
 @pytest.mark.parametrize("key", [*llama_metadata(), "tokenizer.ggml.pre", "general.alignment"])

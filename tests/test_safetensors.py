@@ -87,6 +87,7 @@ def entry(kind: str, shape: list[int], *offsets: int) -> dict[str, Any]:
         (struct.pack("<Q", 999) + b"{}", "truncated: 997 bytes"),
         (struct.pack("<Q", 2) + b"[]", "no object"),
         (struct.pack("<Q", 2) + b"{x", "JSON is damaged"),
+        (struct.pack("<Q", 100_000) + b"[" * 100_000, "JSON is damaged"),
         (file_of({"t": 5}, 0), "entry of tensor 't'"),
         (file_of(entry("F32", [2], 8, 0), 8), "entry of tensor 't'"),
         (file_of(entry("F32", [-2], 0, 8), 8), "entry of tensor 't'"),
@@ -177,7 +178,29 @@ def test_defaults_of_the_published_gemma_3_4b() -> None:
         ({"hidden_size": None}, FormatError, "hidden_size is None"),
         ({"rms_norm_eps": "x"}, FormatError, "rms_norm_eps"),
         ({"layer_types": ["full_attention"]}, FormatError, "layer_types"),
+        ({"layer_types": [[]] * 8}, FormatError, "layer_types"),
         ({"num_key_value_heads": 3}, FormatError, "4 heads cannot be shared by 3"),
+        ({"rms_norm_eps": -1e-6}, FormatError, "norm_eps is -1e-06"),
+        ({"rms_norm_eps": float("nan")}, FormatError, "rms_norm_eps is nan"),
+        ({"hidden_activation": ["silu"]}, UnsupportedError, "activation"),
+        ({"rope_parameters": "yarn"}, FormatError, "rope_parameters is 'yarn'"),
+        ({"rope_parameters": {"full_attention": 3}}, FormatError, "full_attention is 3"),
+        ({"rope_scaling": [8]}, FormatError, "rope_scaling is"),
+        (
+            {"layer_types": None, "sliding_window_pattern": "6"},
+            FormatError,
+            "sliding_window_pattern is '6'",
+        ),
+        (
+            {"layer_types": None, "sliding_window_pattern": -3},
+            FormatError,
+            "sliding_window_pattern is -3",
+        ),
+        (
+            {"layer_types": None, "num_hidden_layers": 10**9},
+            FormatError,
+            "1000000000 layers",
+        ),
     ],
 )
 def test_configs_that_are_refused(

@@ -93,7 +93,16 @@ def test_temperature_zero_is_greedy() -> None:
     assert Sampling.from_json({"top_k": 100}).params(7)["top_k"] == 7
 
 
-@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"max_tokens": "x"}, {"stop": "text"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": "x"},
+        {"max_tokens": True},
+        {"stop": "text"},
+        {"sampling": [1]},
+    ],
+)
 def test_request_out_of_range_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong))):
         Request.from_json(wrong)

@@ -153,3 +153,24 @@ def test_tokenizer_of_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     vocabulary = of_folder(tmp_path)
     assert vocabulary is not None
     assert vocabulary.chat_template == "{{ b }}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b'{"added_tokens": 3}'),
+        ("tokenizer.json", b'{"added_tokens": [{"content": "<s>"}]}'),
+        (
+            "tokenizer.json",
+            b'{"post_processor": {"processors": [3]}, "model": {"vocab": {"<s>": 1}}}',
+        ),
+        ("tokenizer_config.json", b'{"bos_token": "<s>", "chat_template": [3]}'),
+        ("chat_template.jinja", b"\xff\xfe"),
+    ],
+)
+def test_damaged_tokenizers_of_folders(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(b'{"model": {"vocab": {"<s>": 1}}}')
+    (tmp_path / "tokenizer_config.json").write_bytes(b'{"bos_token": "<s>"}')
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match="is damaged"):
+        of_folder(tmp_path)

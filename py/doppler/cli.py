@@ -198,7 +198,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
                 storage,
                 buffers,
                 name=args.output.resolve().name,
-                shard_size=args.shard_size or SHARD_SIZE,
+                shard_size=SHARD_SIZE if args.shard_size is None else args.shard_size,
                 progress=report,
             )
         )
@@ -213,9 +213,10 @@ def verify(args: argparse.Namespace, terminal: Terminal) -> None:
 
     path = args.model / MANIFEST_FILE
     try:
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_bytes().decode("utf-8", "replace")  # damage shows as no manifest
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}; is it a model?") from error
+    manifest = Manifest.from_json(text, str(path))
     storage, buffers = _folder(args.model)
     with terminal.bar(f"verify {manifest.title}") as report:
         asyncio.run(converting.verify(storage, manifest, buffers, report))

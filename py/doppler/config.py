@@ -16,6 +16,11 @@ RopePairs = Literal["half", "interleaved"]
 RopeScaling = Literal["none", "linear", "llama3", "factors"]
 
 
+def _need_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:  # NaN is neither
+        raise FormatError(f"config: {name} is {value}; it must be positive and finite")
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary embedding: base frequency and how its inverse frequencies are scaled."""
@@ -34,10 +39,15 @@ class Rope:
         if (self.scaling == "factors") != bool(self.factors):
             raise FormatError("config: rope factors go with the scaling named factors, and only it")
         for name in ("base", "factor"):
-            if getattr(self, name) <= 0:
-                raise FormatError(
-                    f"config: rope {name} is {getattr(self, name)}; it must be positive"
-                )
+            _need_positive(f"rope {name}", getattr(self, name))
+        if self.scaling == "llama3" and not (
+            self.original_context > 0 and 0 < self.low_freq_factor < self.high_freq_factor
+        ):
+            raise FormatError(
+                f"config: llama3 rope has frequency factors {self.low_freq_factor} and "
+                f"{self.high_freq_factor} and an original context of {self.original_context}; all "
+                "must be positive, and the first factor the lower one"
+            )
 
     def inverse_frequencies(self, head_dim: int) -> list[float]:
         """Radians a position for each of the head_dim/2 pairs (NUMERICS: llama3 and linear)."""
@@ -94,8 +104,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"):
-            if getattr(self, name) <= 0:
-                raise FormatError(f"config: {name} is {getattr(self, name)}; it must be positive")
+            if type(getattr(self, name)) is not int:
+                raise FormatError(f"config: {name} is {getattr(self, name)!r}, no whole number")
+            _need_positive(name, getattr(self, name))
+        for name in ("norm_eps", "query_scale", "embedding_scale"):
+            _need_positive(name, getattr(self, name))
         if not self.layers:
             raise FormatError("config: the model has no layers")
         if self.heads % self.kv_heads:

@@ -8,7 +8,8 @@ not there. The same code converts on the command line and in the page.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from doppler.buffers import Buffer, Buffers
 from doppler.config import ModelConfig
-from doppler.errors import CorruptError, FormatError, RequestError, SourceError
+from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.formats.architectures import check_tensors, gguf_names
 from doppler.formats.gguf import Gguf, read_gguf
 from doppler.formats.gguf_config import ROPE_FACTORS, config_from_gguf
@@ -66,7 +67,9 @@ async def convert_gguf(
     Raises FormatError or UnsupportedError before anything is written where the file cannot be used.
     """
     gguf = await read_gguf(source, buffers)
-    config = config_from_gguf(gguf, await _rope_factors(gguf, source, buffers))
+    factors = await _rope_factors(gguf, source, buffers)
+    with _naming(gguf.name):
+        config = config_from_gguf(gguf, factors)
     tensors = {key: t for key, t in gguf.tensors.items() if key != ROPE_FACTORS}
     check_tensors(config, {key: t.shape for key, t in tensors.items()}, gguf.name)
     places = {key: (source, t.offset, t.type) for key, t in tensors.items()}
@@ -90,9 +93,13 @@ async def convert_safetensors(
 ) -> Manifest:
     """Writes the model of a Hugging Face folder, given as its files by name."""
     if "config.json" not in files:
-        raise FormatError("the folder has no config.json; it is no Hugging Face checkpoint")
+        raise FormatError(
+            "the folder has no config.json: give a Hugging Face checkpoint's folder, or a .gguf "
+            "file itself"
+        )
     data = await read_json(files["config.json"], buffers)
-    architecture, config = config_from_hf(data, "config.json")
+    with _naming("config.json"):
+        architecture, config = config_from_hf(data, "config.json")
     checkpoint = await read_checkpoint(files, buffers)
     where = "the checkpoint"
     renamed = gguf_names(architecture, checkpoint, where)
@@ -183,6 +190,17 @@ async def _verify_tokenizer(storage: Storage, manifest: Manifest, buffers: Buffe
             f"{manifest.name}: {TOKENIZER_FILE} is damaged: its BLAKE3 is not the manifest's; "
             "fetch the model again"
         )
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """What is wrong with a config is told with the file that it was read from."""
+    try:
+        yield
+    except DopplerError as error:
+        if str(error).startswith("config: "):
+            raise type(error)(f"{where}: {error}") from error
+        raise
 
 
 async def _rope_factors(gguf: Gguf, source: Source, buffers: Buffers) -> tuple[float, ...]:

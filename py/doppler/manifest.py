@@ -138,7 +138,7 @@ class Manifest:
         """Reads and checks everything; FormatError names `where` and what is wrong."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{where} is not a manifest: {error}") from error
         try:
             manifest = _parse(data)

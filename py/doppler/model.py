@@ -43,7 +43,7 @@ class Request:
     def from_json(cls, args: dict[str, Any]) -> Request:
         """Raises RequestError for values out of range."""
         max_tokens = args.get("max_tokens", 512)
-        if not isinstance(max_tokens, int) or max_tokens < 1:
+        if type(max_tokens) is not int or max_tokens < 1:
             raise RequestError(f"max_tokens is {max_tokens!r}; it must be a whole number above 0")
         stop = args.get("stop") or []
         if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
@@ -95,18 +95,14 @@ class Model:
         """Uploads verified weights, makes room for `context` tokens, compiles the kernels."""
         manifest = store.manifest
         config = manifest.config
-        length = context or min(config.context, DEFAULT_CONTEXT)
-        if not 2 <= length <= config.context:
-            raise RequestError(
-                f"a context of {length} tokens was asked for; {manifest.title} can be loaded with "
-                f"2 to {config.context}"
-            )
+        length = _within("context", context, 2, config.context, DEFAULT_CONTEXT)
+        batch = _within("batch", batch, 1, max(config.context, DEFAULT_BATCH), DEFAULT_BATCH)
         told = Progress(emit, "verify")
         weights = await load_weights(gpu, kernels, manifest, store, buffers, told)
         timeline.mark("weights")
         try:
             async with gpu.scope("KV cache and activations"):
-                memory = EngineMemory(gpu, config, length, min(batch or DEFAULT_BATCH, length))
+                memory = EngineMemory(gpu, config, length, min(batch, length))
         except BaseException:
             weights.destroy()
             raise
@@ -152,7 +148,7 @@ class Model:
         """The ids of `prompt_ids`, `prompt` or `messages`, whichever is there."""
         if args.get("prompt_ids") is not None:
             ids = args["prompt_ids"]
-            if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
+            if not isinstance(ids, list) or not all(type(i) is int for i in ids):
                 raise RequestError("prompt_ids must be a list of whole numbers")
             return list(ids)
         if args.get("messages") is not None:
@@ -255,6 +251,17 @@ class _Output:
     def _say(self, token: int | None, piece: str) -> None:
         self.text += piece
         self._emit({"type": "token", "id": token, "text": piece, "n": self._count})
+
+
+def _within(name: str, value: Any, least: int, most: int, default: int) -> int:
+    """A number of tokens; None means the default, or the most where that is less."""
+    if value is None:
+        return min(default, most)
+    if type(value) is not int or not least <= value <= most:
+        raise RequestError(
+            f"{name} is {value!r:.60}; this model can be loaded with {least} to {most} tokens"
+        )
+    return value
 
 
 def _messages(value: Any) -> list[dict[str, str]]:

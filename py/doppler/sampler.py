@@ -41,6 +41,8 @@ class Sampling:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Sampling:
         """Raises RequestError for an unknown name or a value of the wrong kind."""
+        if not isinstance(data, dict):
+            raise RequestError("sampling must be an object of settings by name")
         values: dict[str, Any] = {}
         kinds: dict[str, type] = {field.name: type(field.default) for field in fields(cls)}
         for name, value in data.items():

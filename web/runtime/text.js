@@ -13,11 +13,15 @@ export function openTokenizer(bytes) {
   const tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(bytes)), {});
   return {
     encode: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
-    decode: (ids, skipSpecial) =>
-      tokenizer.decode(ids, {
+    decode: (ids, skipSpecial) => {
+      // Embeddings may have more rows than there are tokens: such an id has no text.
+      const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined);
+      if (known.length === 0) return "";
+      return tokenizer.decode(known, {
         skip_special_tokens: skipSpecial,
         clean_up_tokenization_spaces: false,
-      }),
+      });
+    },
   };
 }
 

@@ -22,7 +22,7 @@ from doppler import errors
 from doppler.command.browser import Browser, open_page
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
-from doppler.errors import DeviceError, DopplerError, SourceError
+from doppler.errors import DeviceError, DopplerError, RequestError, SourceError
 from doppler.manifest import MANIFEST_FILE
 
 # Errors come back as data: Playwright would fold their name and message into one text.
@@ -132,6 +132,10 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
         raise SourceError(
             f"{job.model} has no {MANIFEST_FILE}; give a folder made by doppler convert or pull"
         )
+    if job.max_tokens < (0 if job.logits else 1):
+        raise RequestError(f"{job.max_tokens} tokens cannot be generated: give 1 or more")
+    if job.logits and not job.logits.parent.is_dir():
+        raise RequestError(f"{job.logits} cannot be written: there is no {job.logits.parent}")
     stages: dict[str, float] = {}
     with Server(folder.parent) as server:
         start = time.monotonic()

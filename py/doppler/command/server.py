@@ -17,7 +17,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from doppler.command.wheel import ROOT
-from doppler.errors import FormatError, SourceError
+from doppler.errors import DopplerError, SourceError
 from doppler.manifest import MANIFEST_FILE, Manifest
 
 WEB = ROOT / "web"
@@ -80,7 +80,7 @@ def describe(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST_FILE
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, FormatError):
+    except (OSError, UnicodeDecodeError, DopplerError):
         return None  # `doppler verify` says what is wrong with it; the others are still served
     tokenizer = manifest.tokenizer
     return {

@@ -37,6 +37,7 @@ _OUTER = {
     "lm_head.weight": "output.weight",
 }
 _TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "model.")
+MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
 _IGNORED = ("vision_tower.", "multi_modal_projector.", "vision_model.")
 
 
@@ -60,6 +61,8 @@ class Architecture:
 
     def layers(self, count: int, window: int, every: int | None = None) -> tuple[Layer, ...]:
         """Layer i (from 0) is global where (i + 1) % every == 0; ropes are (local, global)."""
+        if count > MOST_LAYERS:
+            raise FormatError(f"config: {count} layers are more than the {MOST_LAYERS} that can be")
         every = self.global_every if every is None else every
         if not every:
             return (Layer(),) * count

@@ -165,9 +165,10 @@ class _Cursor:
             raise FormatError(_not_gguf(self.name, bytes(self.data[:64]), self.size))
         version = self.u32()
         if version != 3:
-            big = "big-endian " if int.from_bytes(version.to_bytes(4, "little"), "big") <= 3 else ""
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            big = "big-endian " if swapped in (1, 2, 3) else ""
             raise UnsupportedError(
-                f"{self.name} is {big}GGUF version {version if not big else 3}; Doppler reads "
+                f"{self.name} is {big}GGUF version {swapped if big else version}; Doppler reads "
                 "little-endian version 3: convert the model again with a newer llama.cpp"
             )
         return self.u64(), self.u64()

@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from doppler.config import ModelConfig, Rope
+from doppler.config import Layer, ModelConfig, Rope
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, of_gguf
 from doppler.formats.gguf import Gguf
 
+_REFUSED: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> when they do not
+    "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "attention.scale": (0,),
+    "attention.causal": (True,),
+    "embedding_scale": (0, 1),
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "rope.scale_linear": (0, 1),
+}
 ROPE_FACTORS = "rope_freqs.weight"  # one divisor of the inverse frequency for each pair
 
 
@@ -25,6 +35,12 @@ def config_from_gguf(gguf: Gguf, rope_factors: tuple[float, ...]) -> ModelConfig
     architecture = keys.architecture
     if keys.integer("expert_count", 0):
         raise UnsupportedError(f"{gguf.name} is a mixture of experts, which Doppler cannot run yet")
+    for key, neutral in _REFUSED.items():
+        if keys.get(key) not in (None, *neutral):
+            raise UnsupportedError(
+                f"{gguf.name}: {architecture.name}.{key} is {keys.get(key)!r:.60}, which Doppler "
+                "cannot do"
+            )
     hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
     count = keys.integer("block_count")
     head_dim = _head_dim(keys, hidden, heads)
@@ -41,10 +57,7 @@ def config_from_gguf(gguf: Gguf, rope_factors: tuple[float, ...]) -> ModelConfig
         query_scale=architecture.query_scalars.get(count, head_dim) ** -0.5,
         activation=architecture.activation,
         ropes=_ropes(keys, rope_factors),
-        layers=architecture.layers(
-            count,
-            keys.integer("attention.sliding_window") if architecture.global_every else 0,
-        ),
+        layers=_layers(keys, count),
         embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
         qk_norm=architecture.qk_norm,
         post_norms=architecture.post_norms,
@@ -70,6 +83,11 @@ class _Keys:
                 raise UnsupportedError(f"{self.file}: {key} differs between layers")
             return value[0].item()
         return value
+
+    def list(self, key: str) -> list[Any] | None:
+        """One value a layer; None where there is none or one for all."""
+        value = self._metadata.get(f"{self.architecture.name}.{key}")
+        return value.tolist() if isinstance(value, np.ndarray) else None
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self.get(key)
@@ -117,6 +135,23 @@ def _vocab(gguf: Gguf) -> int:
     return embedding.shape[0]
 
 
+def _layers(keys: _Keys, count: int) -> tuple[Layer, ...]:
+    """Files of some converters say which layers slide: every n-th does not, or a flag for each."""
+    architecture = keys.architecture
+    if not architecture.global_every:
+        return architecture.layers(count, 0)
+    window = keys.integer("attention.sliding_window")
+    slides = keys.list("attention.sliding_window_pattern")
+    if slides is None:
+        every = keys.integer("attention.sliding_window_pattern", architecture.global_every)
+        return architecture.layers(count, window, max(every, 1))
+    if len(slides) != count:
+        raise FormatError(
+            f"{keys.file}: sliding_window_pattern is of {len(slides)} layers, the model of {count}"
+        )
+    return tuple(Layer(window, 0) if slide else Layer(0, 1) for slide in slides)
+
+
 def _ropes(keys: _Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
     architecture = keys.architecture
     base = keys.number("rope.freq_base", 10_000.0)
@@ -128,4 +163,5 @@ def _ropes(keys: _Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
         rope = Rope(base, "linear", keys.number("rope.scaling.factor"))
     elif factors:
         rope = Rope(base, "factors", factors=factors)
-    return (Rope(architecture.local_base), rope) if architecture.global_every else (rope,)
+    local = Rope(keys.number("rope.freq_base_swa", architecture.local_base or base))
+    return (local, rope) if architecture.global_every else (rope,)

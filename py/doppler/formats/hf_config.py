@@ -57,6 +57,9 @@ class _Fields:
             raise FormatError(f"{self.where}: {key} is {value!r:.60}, and must be an integer")
         return value
 
+    def object(self, key: str) -> dict[str, Any]:
+        return _object(self._data, key, self.where)
+
     def number(self, key: str, default: float | None = None) -> float:
         return _number(self._data, key, self.where, default)
 
@@ -65,9 +68,17 @@ def _number(data: Mapping[str, Any], key: str, where: str, default: float | None
     value = data.get(key)
     if value is None and default is not None:
         return default
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise FormatError(f"{where}: {key} is {value!r:.60}, and must be a number")
     return float(value)
+
+
+def _object(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """The fields of an object; none where it is absent."""
+    value = data.get(key) or {}
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: {key} is {value!r:.60}, and must be an object")
+    return value
 
 
 def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
@@ -105,7 +116,7 @@ def _query_scale(fields: _Fields, head_dim: int) -> float:
 
 def _activation(fields: _Fields) -> Activation:
     name = fields.get("hidden_activation") or fields.get("hidden_act")
-    if name not in _ACTIVATIONS:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
         raise UnsupportedError(f"{fields.where}: activation {name!r} is not one of {known}")
     return _ACTIVATIONS[name]
@@ -119,10 +130,14 @@ def _layers(architecture: Architecture, fields: _Fields) -> tuple[Layer, ...]:
     window = fields.integer("sliding_window")
     types = fields.get("layer_types")
     if types is None:
-        every = fields.get("sliding_window_pattern") or fields.get("_sliding_window_pattern")
+        every = fields.integer("_sliding_window_pattern", architecture.global_every)
+        every = fields.integer("sliding_window_pattern", every)
+        if every < 1:
+            raise FormatError(f"{fields.where}: sliding_window_pattern is {every}, not 1 or more")
         return architecture.layers(count, window, every)
     kinds = {"sliding_attention": Layer(window, 0), "full_attention": Layer(0, 1)}
-    if not isinstance(types, list) or len(types) != count or not set(types) <= kinds.keys():
+    known = isinstance(types, list) and all(kind in [*kinds] for kind in types)
+    if not known or len(types) != count:
         raise FormatError(f"{fields.where}: layer_types must name {count} layers of {list(kinds)}")
     return tuple(kinds[kind] for kind in types)
 
@@ -133,11 +148,12 @@ def _ropes(architecture: Architecture, fields: _Fields) -> tuple[Rope, ...]:
     transformers 5 has `rope_parameters`, by layer type or plain; 4 has `rope_theta`, `rope_scaling`
     (of the global layers) and `rope_local_base_freq`.
     """
-    plain = {"rope_theta": fields.get("rope_theta"), **(fields.get("rope_scaling") or {})}
+    plain = {"rope_theta": fields.get("rope_theta"), **fields.object("rope_scaling")}
     local = {"rope_theta": fields.get("rope_local_base_freq") or architecture.local_base}
-    parameters = fields.get("rope_parameters") or {}
+    parameters = fields.object("rope_parameters")
     if "full_attention" in parameters:
-        plain, local = parameters["full_attention"], parameters.get("sliding_attention") or local
+        plain = _object(parameters, "full_attention", fields.where)
+        local = _object(parameters, "sliding_attention", fields.where) or local
     else:
         plain = {**plain, **parameters}
     if not architecture.global_every:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from doppler.buffers import Buffers
+from doppler.errors import FormatError
 from doppler.formats.safetensors import read_json
 from doppler.formats.vocabulary import Vocabulary
 from doppler.source import Source
@@ -18,6 +19,16 @@ async def vocabulary_from_files(files: Mapping[str, Source], buffers: Buffers) -
     """Reads the folder's files by name; None where there is no tokenizer.json."""
     if _TOKENIZER not in files:
         return None
+    try:
+        return await _vocabulary(files, buffers)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{_TOKENIZER}, tokenizer_config.json or {_TEMPLATE} is damaged: {error!r}; "
+            "fetch them again, or remove them to convert a model that takes token ids only"
+        ) from error
+
+
+async def _vocabulary(files: Mapping[str, Source], buffers: Buffers) -> Vocabulary:
     source = files[_TOKENIZER]
     data = buffers.to_bytes(await source.read(0, await source.size()))
     document = await read_json(source, buffers)

@@ -119,7 +119,7 @@ async def read_json(source: Source, buffers: Buffers) -> dict[str, Any]:
 def _parse(data: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: its JSON is damaged: {error}") from error
     if not isinstance(value, dict):
         raise FormatError(f"{where}: its JSON is no object")

@@ -201,10 +201,12 @@ def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": regex, "behavior": "Isolated", "invert": False}
 
 
-_PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {  # by tokenizer.ggml.pre
+# By tokenizer.ggml.pre. Digits are split off by a pattern: the library's own step for it takes only
+# ASCII ones in the page, and all numeric characters on CPython.
+_PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "default": [_GPT2],
     "gpt-2": [_GPT2],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _GPT2],
+    "smollm": [_split(r"\p{N}"), _GPT2],
     "llama-bpe": [_split(_WORD % "{1,3}"), _BYTES],
     "qwen2": [_split(_WORD % ""), _BYTES],
 }

@@ -21,7 +21,7 @@ from pyodide.ffi import JsException, to_js
 
 from doppler.buffers import Buffer
 from doppler.convert import convert_gguf
-from doppler.errors import CorruptError, FormatError, SourceError
+from doppler.errors import CorruptError, DopplerError, FormatError, SourceError
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.buffers import PageBuffers
 from doppler.page.opfs import OpfsRoot, reserve, room
@@ -200,7 +200,7 @@ class Library:
         stored = await self._root.usage(identity)
         try:
             manifest = Manifest.from_json(text or "", f"stored model {identity[:12]}…")
-        except FormatError as error:
+        except DopplerError as error:
             return {
                 "id": identity,
                 "stored_bytes": stored,

@@ -21,7 +21,7 @@ class FolderStorage:
     async def size(self, name: str) -> int | None:
         try:
             return self._path(name).stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     async def read(self, name: str, offset: int, length: int) -> Buffer:
@@ -56,7 +56,13 @@ class FolderStorage:
         return sorted(path.name for path in self.folder.iterdir() if path.is_file())
 
     async def remove(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        path = self._path(name)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _not_written(path, error) from error
 
     async def flush(self, name: str) -> None:
         with self._opened(name) as descriptor:
@@ -79,10 +85,7 @@ class FolderStorage:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error.strerror}; free some space or choose another "
-                "folder"
-            ) from error
+            raise _not_written(path, error) from error
 
 
 class FolderRoot:
@@ -108,6 +111,12 @@ class FolderRoot:
         storage = await self.open(model_id)
         sizes = [await storage.size(name) for name in await storage.names()]
         return sum(size or 0 for size in sizes)
+
+
+def _not_written(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written: {error.strerror}; free some space or choose another folder"
+    )
 
 
 def plain_name(name: str) -> str:
