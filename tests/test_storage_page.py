@@ -258,6 +258,12 @@ def test_storage_that_is_too_small(
         """)
         assert message.startswith("doppler.errors.StorageError: shard-00000.bin cannot be written")
         assert "storage is full" in message
+        # Not even a folder can be made above the quota; the browser's own error would hang Python.
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1 << 20})
+        message = tab.fails("await root.open('third')")
+        assert message.startswith("doppler.errors.StorageError"), message
+        message = tab.fails("await reserve(1 << 20, 'Noise')")
+        assert message.startswith("doppler.errors.StorageError: Noise does not fit"), message
     finally:
         devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
         devtools.detach()

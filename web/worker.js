@@ -8,6 +8,7 @@ import { loadPyodide } from "./vendor/pyodide/pyodide.mjs";
 import * as fetching from "./runtime/fetch.js";
 import * as hashing from "./runtime/hash.js";
 import * as opfs from "./runtime/opfs.js";
+import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
 import * as text from "./runtime/text.js";
 
@@ -34,7 +35,7 @@ async function start(onEvent) {
   stage("packages", 1);
   await pyodide.loadPackage(["numpy", "micropip"], { messageCallback: () => {} });
   stage("doppler", 2);
-  const runtime = { ...fetching, ...hashing, ...opfs, ...replaying, ...text };
+  const runtime = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text };
   pyodide.registerJsModule("doppler_runtime", runtime);
   const micropip = pyodide.pyimport("micropip");
   await micropip.install.callKwargs(new URL(WHEEL, import.meta.url).href, { deps: false });

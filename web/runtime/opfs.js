@@ -32,12 +32,12 @@ class Folder {
   handle(name, writable) {
     const known = this.open.get(name);
     if (known && (known.writable || !writable)) return known.handle;
-    const handle = (async () => {
+    const handle = told(async () => {
       (await known?.handle.catch(() => undefined))?.close();
       const file = await this.directory.getFileHandle(name, { create: writable });
       const open = /** @type {any} */ (file); // TypeScript does not know the modes yet
       return open.createSyncAccessHandle({ mode: writable ? "readwrite" : "read-only" });
-    })();
+    });
     this.open.set(name, { writable, handle });
     handle.catch(() => this.open.delete(name)); // so that the next caller tries again
     return handle;
@@ -71,7 +71,8 @@ class Folder {
    * @param {Uint8Array<ArrayBuffer>} data
    */
   async write(name, offset, data) {
-    const written = (await this.handle(name, true)).write(data, { at: offset });
+    const handle = await this.handle(name, true);
+    const written = await told(() => handle.write(data, { at: offset }));
     if (written !== data.length) {
       throw new DOMException(`${written} of ${data.length} bytes written`, "QuotaExceededError");
     }
@@ -82,7 +83,8 @@ class Folder {
    * @param {number} size
    */
   async truncate(name, size) {
-    (await this.handle(name, true)).truncate(size);
+    const handle = await this.handle(name, true);
+    await told(() => handle.truncate(size));
   }
 
   /** @returns {Promise<string[]>} */
@@ -110,6 +112,22 @@ class Folder {
   async close() {
     await Promise.all([...this.open.keys()].map((name) => this.flush(name)));
     this.release();
+  }
+}
+
+/**
+ * A promise that Python can wait for: it would wait forever for one that is rejected with the
+ * browser's own QuotaExceededError, and gets a plain exception of that name instead.
+ * @template T
+ * @param {() => T | Promise<T>} work
+ * @returns {Promise<T>}
+ */
+async function told(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof DOMException) || error.name !== "QuotaExceededError") throw error;
+    throw new DOMException(error.message, error.name);
   }
 }
 
@@ -156,12 +174,14 @@ async function fileSize(directory, name) {
  * @param {string} path such as "models/<identity>"
  * @param {boolean} create
  */
-async function directory(path, create = true) {
-  let place = await navigator.storage.getDirectory();
-  for (const name of ["doppler", ...path.split("/")]) {
-    place = await place.getDirectoryHandle(name, { create });
-  }
-  return place;
+function directory(path, create = true) {
+  return told(async () => {
+    let place = await navigator.storage.getDirectory();
+    for (const name of ["doppler", ...path.split("/")]) {
+      place = await place.getDirectoryHandle(name, { create });
+    }
+    return place;
+  });
 }
 
 /**
@@ -259,42 +279,4 @@ export async function folderSize(path) {
   const place = await directory(path);
   const sizes = (await files(place)).map(async (file) => (await file.getFile()).size);
   return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
-}
-
-/** @returns {Promise<{quota: number, usage: number, persisted: boolean}>} */
-export async function estimate() {
-  const { quota = 0, usage = 0 } = await navigator.storage.estimate();
-  return { quota, usage, persisted: await navigator.storage.persisted() };
-}
-
-/**
- * How many bytes can still be stored, up to `most` and within 1 MiB. Found by trial, since estimate()
- * is a fixed sum in some browsers and wrong after a restart in others: a file's length counts against
- * the quota before anything is written, so that each trial takes a millisecond and no disk.
- * @param {number} most
- * @returns {Promise<number>}
- */
-export async function freeBytes(most) {
-  const folder = await openFolder("tmp");
-  const name = `room-${crypto.randomUUID()}`;
-  const fits = (/** @type {number} */ size) =>
-    folder.truncate(name, size).then(() => true, ignoreFull);
-  try {
-    let [least, above] = (await fits(most)) ? [most, most] : [0, most];
-    while (above - least > 1 << 20) {
-      const middle = Math.floor((least + above) / 2);
-      if (await fits(middle)) least = middle;
-      else above = middle;
-    }
-    return least;
-  } finally {
-    await folder.remove(name);
-    await folder.close();
-  }
-}
-
-/** @param {unknown} error */
-function ignoreFull(error) {
-  if (error instanceof DOMException && error.name === "QuotaExceededError") return false;
-  throw error;
 }
