@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from doppler.cli import byte_count, main, token_ids
 from doppler.command import catalogue
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.manifest import Manifest
-from model_server import model_server
+from model_server import Handler, model_server
 from storable import storable
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -183,6 +184,22 @@ def test_fetch_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
 def test_an_address_with_nothing_is_told(tmp_path: Path) -> None:
     with model_server(tmp_path) as server, pytest.raises(SourceError, match="404"):
         catalogue.fetch(entry_at(server.url + "far.gguf"), lambda *_: None, tmp_path / "cache")
+
+
+def test_an_answer_without_a_length_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "send_header", no_length)
+    (tmp_path / "far.gguf").write_bytes(b"GGUF")
+    with model_server(tmp_path) as server, pytest.raises(SourceError, match="how long"):
+        catalogue.fetch(entry_at(server.url + "far.gguf"), lambda *_: None, tmp_path / "cache")
+
+
+def no_length(handler: Handler, name: str, value: str) -> None:
+    """BaseHTTPRequestHandler.send_header, but for the length: the body ends with the connection."""
+    if name == "Content-Length":
+        name, value = "Connection", "close"
+    BaseHTTPRequestHandler.send_header(handler, name, value)
 
 
 def test_wrong_bytes_from_the_index_are_refused(

@@ -22,6 +22,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     storable().save(models / "noise")
     (models / "broken").mkdir()
     (models / "broken" / "manifest.json").write_text("{")
+    (models / "newer").mkdir()
+    newer = storable().manifest.to_json().replace('"type": "', '"type": "Q9_')
+    (models / "newer" / "manifest.json").write_text(newer)
     (models / "link.txt").symlink_to(top / "secret.txt")
     with Server(models) as server:
         yield server

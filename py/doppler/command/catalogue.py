@@ -153,7 +153,10 @@ def _download(url: str, target: Path, progress: Progress) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
             if response.status != 206:
                 have = 0
-            total = have + int(response.headers["Content-Length"])
+            length = response.headers["Content-Length"]
+            if length is None:
+                raise SourceError(f"{url} does not say how long its file is; check the address")
+            total = have + int(length)
             with target.open("ab" if have else "wb") as out:
                 for piece in _pieces(response):
                     out.write(piece)
