@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -154,6 +155,7 @@ def serve(args: argparse.Namespace, terminal: Terminal) -> None:
         terminal.result({"url": server.url, "models": found}, f"{server.url}  ({names})")
         if args.open:
             open_window(server.url)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
         Event().wait()
 
 
