@@ -26,6 +26,7 @@ from doppler.command.generate import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
+from doppler.errors import RequestError
 from doppler.manifest import MANIFEST_FILE
 from doppler.storage.folder import FolderStorage
 from numpy_model import NumpyModel
@@ -151,6 +152,13 @@ def test_sampling_with_a_seed_repeats_itself(tiny: Client) -> None:
     first = sample(7)
     assert first == sample(7)
     assert first != sample(8)
+
+
+def test_refused_load_keeps_the_loaded_model(tiny: Client) -> None:
+    load(tiny, TINY[0])
+    with pytest.raises(RequestError, match="context is -5"):
+        load(tiny, LONG, context=-5)
+    assert len(greedy(tiny, [1, 2, 3], 2)) == 2
 
 
 def test_context_that_is_full_ends_the_answer_and_says_so(tiny: Client) -> None:

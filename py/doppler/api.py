@@ -13,7 +13,7 @@ from typing import Any
 from doppler.errors import DeviceError, RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, fetch_sources
-from doppler.model import Emit, Model, Timeline
+from doppler.model import Emit, Model, Room, Timeline
 from doppler.page.library import Library
 
 Args = dict[str, Any]
@@ -126,25 +126,17 @@ class Api:
 
     async def _load(self, args: Args, emit: Emit, file: Any) -> Any:
         timeline = Timeline()
-        if self._model is not None:
-            self._model.unload()
-            self._model = None
-        gpu, kernels = await self._open_gpu(args.get("limits"))
-        timeline.mark("device")
         async with self._library.open(_text(args, "id")) as stored:
+            config = stored.store.manifest.config
+            room = Room.of(config, args.get("context"), args.get("batch"))
+            await self._unload({}, emit, None)
+            gpu, kernels = await self._open_gpu(args.get("limits"))
+            timeline.mark("device")
             emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
             tokenizer = await stored.tokenizer()
             timeline.mark("tokenizer")
             self._model = await Model.load(
-                gpu,
-                kernels,
-                stored.store,
-                stored.buffers,
-                tokenizer,
-                args.get("context"),
-                args.get("batch"),
-                emit,
-                timeline,
+                gpu, kernels, stored.store, stored.buffers, tokenizer, room, emit, timeline
             )
         return {**self._model.describe(), "timings": timeline.stages}
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler.buffers import Buffers
+from doppler.config import ModelConfig
 from doppler.engine import Engine, Generation
 from doppler.errors import RequestError
 from doppler.gpu import Gpu
@@ -56,6 +57,21 @@ class Request:
         )
 
 
+@dataclass(frozen=True)
+class Room:
+    """How many tokens a loaded model has room for: in its KV cache, and in a prefill batch."""
+
+    context: int
+    batch: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, context: Any, batch: Any) -> Room:
+        """What was asked for, or the defaults for None. Raises RequestError out of range."""
+        length = _within("context", context, 2, config.context, DEFAULT_CONTEXT)
+        most = max(config.context, DEFAULT_BATCH)
+        return cls(length, min(_within("batch", batch, 1, most, DEFAULT_BATCH), length))
+
+
 class Timeline:
     """Milliseconds spent in each stage of a load."""
 
@@ -87,22 +103,19 @@ class Model:
         store: ShardStore,
         buffers: Buffers,
         tokenizer: Tokenizer | None,
-        context: int | None,
-        batch: int | None,
+        room: Room,
         emit: Emit,
         timeline: Timeline,
     ) -> Model:
-        """Uploads verified weights, makes room for `context` tokens, compiles the kernels."""
+        """Uploads verified weights, makes room for its tokens, compiles the kernels."""
         manifest = store.manifest
         config = manifest.config
-        length = _within("context", context, 2, config.context, DEFAULT_CONTEXT)
-        batch = _within("batch", batch, 1, max(config.context, DEFAULT_BATCH), DEFAULT_BATCH)
         told = Progress(emit, "verify")
         weights = await load_weights(gpu, kernels, manifest, store, buffers, told)
         timeline.mark("weights")
         try:
             async with gpu.scope("KV cache and activations"):
-                memory = EngineMemory(gpu, config, length, min(batch, length))
+                memory = EngineMemory(gpu, config, room.context, room.batch)
         except BaseException:
             weights.destroy()
             raise
