@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from playwright.sync_api import BrowserContext, Page, Playwright
 
 from doppler.command.browser import Browser, launched
@@ -267,6 +269,13 @@ def test_storage_that_is_too_small(
     finally:
         devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
         devtools.detach()
+
+
+@pytest.mark.parametrize("length", [0, 1, 64, 65, 1023, 1024, 1025, 2048, 3073, 7000, 100_001])
+def test_blake3_equals_the_package(tab: Tab, length: int) -> None:
+    data = os.urandom(length)
+    code = f"from doppler.digest import blake3_hex\nblake3_hex(bytes.fromhex('{data.hex()}'))"
+    assert tab.run(code) == blake3(data).hexdigest()
 
 
 def test_two_tabs(tab: Tab, server: ModelServer, context: BrowserContext) -> None:

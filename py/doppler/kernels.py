@@ -88,7 +88,6 @@ class Recording:
 
     js: Any
     uniforms: GpuBuffer | None
-    labels: tuple[str, ...]
 
     def destroy(self) -> None:
         """Frees the parameters once the GPU is done with them."""
@@ -191,7 +190,7 @@ class Kernels:
             groups.append(self._group(dispatch, params))
         pipelines = [self._pipeline(variant) for variant in variants]
         js = js_object(dispatches=to_js(ops), pipelines=pipelines, groups=groups)
-        return Recording(js, uniforms, tuple(dispatch.label for dispatch in dispatches))
+        return Recording(js, uniforms)
 
     def record_steps(self, steps: Iterable[Step]) -> Recording:
         """Records a plan."""

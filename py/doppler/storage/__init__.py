@@ -41,23 +41,3 @@ class Storage(Protocol):
     async def close(self) -> None:
         """Flushes what was written and releases the files."""
         ...
-
-
-class StorageRoot(Protocol):
-    """All models: one folder for each id."""
-
-    async def open(self, model_id: str) -> Storage:
-        """The model's folder, which is made where it is absent."""
-        ...
-
-    async def models(self) -> list[str]:
-        """The ids that have a folder, sorted."""
-        ...
-
-    async def delete(self, model_id: str) -> None:
-        """Removes a model's folder and all that is in it."""
-        ...
-
-    async def usage(self, model_id: str) -> int:
-        """Bytes that the model's files take."""
-        ...
