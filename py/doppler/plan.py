@@ -172,11 +172,7 @@ class Planner:
     def _attention(self, batch: int, index: int, layer: Layer) -> Iterator[Step]:
         c, m, w = self._config, self._memory, self._widths
         prefix = f"blk.{index}"
-        starts = (("q", 0), ("k", c.q_width), ("v", c.q_width + c.kv_width))
-        for name, start in starts:
-            yield from self._layer_project(
-                batch, f"{prefix}.attn_{name}", m.normed, m.qkv, w.qkv, start
-            )
+        yield from self._stack(batch, f"{prefix}.attn_qkv", m.normed, m.qkv, w.qkv)
         yield self._rope(batch, index, layer)
         params = {
             "heads": c.heads,
@@ -232,10 +228,7 @@ class Planner:
     def _ffn(self, batch: int, index: int, following: str) -> Iterator[Step]:
         c, m, w = self._config, self._memory, self._widths
         prefix = f"blk.{index}"
-        for name, start in (("gate", 0), ("up", w.up0)):
-            yield from self._layer_project(
-                batch, f"{prefix}.ffn_{name}", m.normed, m.gate_up, w.gate_up, start
-            )
+        yield from self._stack(batch, f"{prefix}.ffn_gate_up", m.normed, m.gate_up, w.gate_up)
         params = {"ffn": c.ffn, "in_stride": w.gate_up, "up0": w.up0, "out_stride": w.ffn}
         constants = {"ACTIVATION": ("silu", "gelu_tanh").index(c.activation)}
         bindings = {"gate_up": m.gate_up, "out": m.gated, "state": m.state}
@@ -243,6 +236,13 @@ class Planner:
         yield from self._layer_project(batch, f"{prefix}.ffn_down", m.gated, m.branch, w.hidden, 0)
         post = f"{prefix}.post_ffw_norm" if c.post_norms else None
         yield self._norm(batch, f"{prefix}.ffn", following, post)
+
+    def _stack(self, batch: int, name: str, x: Slice, out: Slice, stride: int) -> Iterator[Step]:
+        """Every matrix of a stack, each to its place: a multiple of four columns of the output."""
+        start = 0
+        for matrix in self._weights.stacks[name]:
+            yield from self._project(matrix, x, out, stride, start, name, batch)
+            start += aligned(matrix.rows, 4)
 
     def _layer_project(
         self, batch: int, name: str, x: Slice, out: Slice, stride: int, start: int

@@ -7,7 +7,8 @@ limit is cut by rows into slices, each with planes of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ FORMS: Mapping[str, int] = {
     "Q4_K": 8,
     "Q5_K": 9,
     "Q6_K": 10,
+}
+# Matrices that multiply the same activations: one matrix, and so one dispatch, where types agree.
+STACKS: Mapping[str, tuple[str, ...]] = {
+    "attn_qkv": ("attn_q", "attn_k", "attn_v"),
+    "ffn_gate_up": ("ffn_gate", "ffn_up"),
 }
 STAGING_BYTES = 8 << 20
 ALIGNMENT = 256  # of a binding's offset: minStorageBufferOffsetAlignment by default
@@ -95,7 +101,7 @@ class MatrixSlice:
 
 @dataclass(frozen=True)
 class Matrix:
-    """[rows, columns] weights of one form on the GPU."""
+    """[rows, columns] weights of one form on the GPU; one tensor, or several one below another."""
 
     rows: int
     columns: int
@@ -105,9 +111,14 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's tensors on the GPU, by GGUF name: matrices as planes, vectors as float32."""
+    """A model's tensors on the GPU: matrices as planes, vectors as float32, by GGUF name.
+
+    `stacks` has what multiplies the same activations, by STACKS' names ("blk.0.attn_qkv"): the
+    matrices one below another, as few as their types allow.
+    """
 
     matrices: dict[str, Matrix]
+    stacks: dict[str, tuple[Matrix, ...]]
     vectors: dict[str, Slice]
     buffers: tuple[GpuBuffer, ...]
 
@@ -143,6 +154,22 @@ async def load_weights(
     return loader.weights()
 
 
+def _stacks(manifest: Manifest) -> Iterator[tuple[str, list[list[Tensor]]]]:
+    """Each stack's name and its runs of tensors that become one matrix."""
+    tensors = {tensor.name: tensor for tensor in manifest.tensors}
+    for index in range(len(manifest.config.layers)):
+        for name, members in STACKS.items():
+            runs: list[list[Tensor]] = []
+            for member in members:
+                tensor = tensors[f"blk.{index}.{member}.weight"]
+                # Relayout starts at words, so what stands above must be a multiple of four rows.
+                if runs and runs[-1][0].type == tensor.type and runs[-1][-1].shape[0] % 4 == 0:
+                    runs[-1].append(tensor)
+                else:
+                    runs.append([tensor])
+            yield f"blk.{index}.{name}", runs
+
+
 class _Loader:
     """Holds the staging buffer and the last block while tensors are loaded one after another."""
 
@@ -152,13 +179,20 @@ class _Loader:
         self._gpu, self._kernels, self._manifest = gpu, kernels, manifest
         self._store, self._buffers = store, buffers
         self._matrices: dict[str, Matrix] = {}
+        self._stacks = dict(_stacks(manifest))
+        self._runs = {t.name: run for runs in self._stacks.values() for run in runs for t in run}
         self._vectors: dict[str, Slice] = {}
         self._owned: list[GpuBuffer] = []
         self._staging: GpuBuffer | None = None
         self._block: tuple[int, Buffer] | None = None
 
     def weights(self) -> Weights:
-        return Weights(self._matrices, self._vectors, tuple(self._owned))
+        made = self._matrices
+        stacks = {
+            name: tuple(made[run[0].name] for run in runs if run[0].name in made)
+            for name, runs in self._stacks.items()
+        }
+        return Weights(self._matrices, stacks, self._vectors, tuple(self._owned))
 
     def release(self) -> None:
         if self._staging is not None:
@@ -193,16 +227,32 @@ class _Loader:
                 f"{self._manifest.name}: tensor {tensor.name} has shape {list(tensor.shape)}; "
                 "matrices have two dimensions"
             )
-        rows, columns = tensor.shape
-        form = FORMS[tensor.type]
+        run = self._runs.get(tensor.name, (tensor,))
+        first = run[0].name
+        if first not in self._matrices:
+            self._matrices[first] = self._allocate_matrix(run)
+        matrix = self._matrices[first]
+        row = sum(t.shape[0] for t in itertools.takewhile(lambda t: t.name != tensor.name, run))
+        await self._fill_matrix(tensor, matrix, row)
+
+    def _allocate_matrix(self, run: Sequence[Tensor]) -> Matrix:
+        rows, columns = sum(tensor.shape[0] for tensor in run), run[0].shape[1]
+        form, name = FORMS[run[0].type], run[0].name
         sizes = plane_sizes(form, columns)
-        slices = []
-        step = self._rows_a_slice(tensor.name, sizes)
-        for row0 in range(0, rows, step):
-            part = self._allocate(tensor.name, sizes, row0, min(step, rows - row0))
-            await self._fill(tensor, form, part)
-            slices.append(part)
-        self._matrices[tensor.name] = Matrix(rows, columns, form, tuple(slices))
+        step = self._rows_a_slice(name, sizes)
+        slices = tuple(
+            self._allocate(name, sizes, row0, min(step, rows - row0))
+            for row0 in range(0, rows, step)
+        )
+        return Matrix(rows, columns, form, slices)
+
+    async def _fill_matrix(self, tensor: Tensor, matrix: Matrix, row: int) -> None:
+        """Moves a tensor into rows `row` .. of a matrix."""
+        for part in matrix.slices:
+            start = max(part.row0, row)
+            end = min(part.row0 + part.rows, row + tensor.shape[0])
+            if start < end:
+                await self._fill(tensor, part, (start - row, end - row), start - part.row0)
 
     def _rows_a_slice(self, name: str, sizes: PlaneSizes) -> int:
         binding = self._gpu.limits["maxStorageBufferBindingSize"] // max(
@@ -225,23 +275,29 @@ class _Loader:
         assert planes[0] is not None
         return MatrixSlice(row0, rows, planes[0], planes[1], planes[2])
 
-    async def _fill(self, tensor: Tensor, form: int, part: MatrixSlice) -> None:
-        """Stages a few rows at a time and has the relayout kernel spread them over the planes."""
-        columns = tensor.shape[1]
+    async def _fill(
+        self, tensor: Tensor, part: MatrixSlice, wanted: tuple[int, int], row0: int
+    ) -> None:
+        """Moves rows wanted[0] .. wanted[1] of a tensor into rows row0 .. of a slice.
+
+        Stages a few at a time and has the relayout kernel spread them over the planes.
+        """
+        columns, form = tensor.shape[1], FORMS[tensor.type]
         elements, block_bytes = BLOCK_TYPES[tensor.type].elements, BLOCK_TYPES[tensor.type].bytes
         row_bytes = columns // elements * block_bytes
         staging = self._staging_for(4 * row_bytes)
         step = staging.size // row_bytes // 4 * 4
         await self._kernels.prepare("relayout", {"FORM": form})
-        for row in range(0, part.rows, step):
-            rows = min(step, part.rows - row)
+        for row in range(*wanted, step):
+            rows = min(step, wanted[1] - row)
             length = aligned(rows * row_bytes, 4)  # the byte space is padded: never past its end
             at = 0
-            start_byte = tensor.offset + (part.row0 + row) * row_bytes
+            start_byte = tensor.offset + row * row_bytes
             async for block, start, end in self._parts(start_byte, length):
                 self._gpu.upload(staging, at, block, start, end - start)
                 at += end - start
-            params = {"rows": rows, "cols": columns, "row_bytes": row_bytes, "row0": row}
+            to = row0 + row - wanted[0]
+            params = {"rows": rows, "cols": columns, "row_bytes": row_bytes, "row0": to}
             dispatch = self._kernels.dispatch(
                 "relayout",
                 {"FORM": form},
