@@ -111,20 +111,26 @@ def product_case(
     stride = row0 + out0 + rows + 3
     params: dict[str, int | float] = {
         "rows": rows,
-        "cols": cols,
         "row0": row0,
         "x_stride": x.shape[1],
-        "out_stride": stride,
         "out0": out0,
         "last": more.get("last", 0),
     }
+    constants = {"FORM": FORMS[kind]}
+    if kernel == "matmul":
+        params |= {"cols": cols, "out_stride": stride}
+    else:
+        params |= {"eps": 0.0, "offset": 0.0}
+        constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0}
+    if kernel == "matvec_subgroup":
+        constants["TEAM"] = more.get("team", 32)
     arrays = {
         **planes,
         "x": x,
         "state": state(count),
         "out": np.full((tokens, stride), 7.0, np.float32),
     }
-    return Case(kernel, {"FORM": FORMS[kind]}, arrays, params, ["out"], tokens)
+    return Case(kernel, constants, arrays, params, ["out"], tokens)
 
 
 def assert_product(out: Array, matrix: Array, x: Array) -> None:

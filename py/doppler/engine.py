@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler.config import ModelConfig
+from doppler.decode import DecodePlan
 from doppler.errors import RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, Recording
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
-from doppler.plan import Planner, Step
+from doppler.plan import Adapter, PlannedModel, Step
+from doppler.prefill import PrefillPlan
 from doppler.sampler import Sampling
 from doppler.weights import Weights
 
@@ -57,9 +59,9 @@ class Engine:
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
-        wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
-        matvec = "matvec_subgroup" if wide else "matvec"
-        self._planner = Planner(config, weights, memory.slices, memory.context, matvec)
+        model = PlannedModel(config, weights, memory.slices, memory.context, _adapter(gpu))
+        self._prefill_plan, self._decode_plan = PrefillPlan(model), DecodePlan(model)
+        self._sample_steps = model.sample
         self._recordings: dict[str, Recording] = {}
         self._cached: list[int] = []  # ids whose keys and values are in the cache
         self._cancelled = False
@@ -68,9 +70,9 @@ class Engine:
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
-        steps = self._planner.body(1) + self._planner.head() + self._planner.sample()
+        steps = self._decode_steps()
         if self.batch > 1:
-            steps += self._planner.body(self.batch)
+            steps += self._prefill_plan.body(self.batch) + self._prefill_plan.head()
         variants = {(s.kernel, tuple(sorted(s.constants.items()))) for s in steps}
         pending = [self._kernels.prepare(kernel, dict(constants)) for kernel, constants in variants]
         for done, ready in enumerate(asyncio.as_completed(pending), start=1):
@@ -118,12 +120,12 @@ class Engine:
         clock = _Clock()
         reused = self._rewind(ids)
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
-        await self._prefill(ids, reused, sampling.seed, on_prefill)
+        batch = await self._prefill(ids, reused, sampling.seed, on_prefill)
         limit = min(max_tokens, self.context - len(ids))
         out: list[int] = []
         reason: FinishReason = "cancelled" if self._cancelled else "length"
         if not self._cancelled and limit > 0:
-            self._run("head", lambda: self._planner.head() + self._planner.sample())
+            self._run_head(batch)
             reason = await self._decode(limit, accept, out, clock)
             self._cached += out[:-1]
         if reason == "length" and limit < max_tokens:
@@ -151,10 +153,10 @@ class Engine:
     async def _head_rows(self, batch: int, row: int, rows: int) -> npt.NDArray[np.float32]:
         memory = self._memory
         if batch == 1:
-            self._run("logits", self._planner.head)
+            self._run("logits", self._decode_plan.head)
             return await memory.read_logits(self._gpu, memory.slices.logits, 1)
         x, out = memory.head_rows(self._gpu, row)
-        self._run(f"logits {row}", lambda: self._planner.head_of_all(HEAD_ROWS, x, out))
+        self._run(f"logits {row}", lambda: self._prefill_plan.head_of_all(HEAD_ROWS, x, out))
         return await memory.read_logits(self._gpu, out, rows)
 
     def _rewind(self, ids: Sequence[int]) -> int:
@@ -169,8 +171,9 @@ class Engine:
 
     async def _prefill(
         self, ids: Sequence[int], start: int, seed: int, on_prefill: Callable[[int, int], None]
-    ) -> None:
-        total = len(ids) - start
+    ) -> int:
+        """Runs what is left of the prompt; the size of the last batch."""
+        total, size = len(ids) - start, 0
         while start < len(ids) and not self._cancelled:
             size = self._batch_size(len(ids) - start)
             piece = ids[start : start + size]
@@ -182,6 +185,7 @@ class Engine:
             self._cached += piece
             start += len(piece)
             on_prefill(total - (len(ids) - start), total)
+        return size
 
     def _batch_size(self, left: int) -> int:
         """The smallest planned batch that holds `left` tokens, or the largest that is not slow."""
@@ -226,7 +230,7 @@ class Engine:
         return count
 
     def _decode_steps(self) -> list[Step]:
-        return self._planner.body(1) + self._planner.head() + self._planner.sample()
+        return self._decode_plan.body() + self._decode_plan.head() + self._sample_steps()
 
     def _recording(self, name: str, steps: Callable[[], list[Step]]) -> Recording:
         if name not in self._recordings:
@@ -237,7 +241,19 @@ class Engine:
         self._kernels.run(self._recording(name, steps))
 
     def _run_body(self, batch: int) -> None:
-        self._run(f"body {batch}", lambda: self._planner.body(batch))
+        plan, one = self._prefill_plan, self._decode_plan
+        self._run(f"body {batch}", one.body if batch == 1 else lambda: plan.body(batch))
+
+    def _run_head(self, batch: int) -> None:
+        """Samples the token after a batch that was just run."""
+        name, plan = ("one", self._decode_plan) if batch == 1 else ("many", self._prefill_plan)
+        self._run(f"head after {name}", lambda: plan.head() + self._sample_steps())
+
+
+def _adapter(gpu: Gpu) -> Adapter:
+    wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
+    lanes = gpu.subgroup_size if wide else 0
+    return Adapter(lanes, gpu.limits["maxComputeWorkgroupStorageSize"])
 
 
 class _Clock:

@@ -26,7 +26,7 @@ Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 Variant = tuple[str, tuple[tuple[str, Number], ...]]  # a kernel and its constants
 
-SHARED = ("state", "planes", "product")  # put before kernels whose headers say so
+SHARED = ("state", "planes", "product", "vector")  # put before kernels whose headers say so
 FILES = (
     *SHARED,
     "relayout",
@@ -40,8 +40,9 @@ FILES = (
     "gate",
     "sample",
 )
-OPTIONAL = frozenset({"high", "scales", "branch", "post", "q_norm", "k_norm"})
+OPTIONAL = frozenset({"high", "scales", "branch", "post", "weight", "next", "q_norm", "k_norm"})
 MOST_WORKGROUPS = 65535  # in one dimension of a grid
+MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
 UNIFORM_STEP = 256  # minUniformBufferOffsetAlignment
 
 
@@ -62,7 +63,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "norm": lambda p: (p["tokens"], 1, 1),
     "matmul": lambda p: (_over(p["rows"], 128), _over(p["tokens"], 16), 1),
     "matvec": lambda p: _spread(_over(p["rows"], 128)),
-    "matvec_subgroup": lambda p: _spread(_over(p["rows"], 8)),
+    "matvec_subgroup": lambda p: (min(_over(p["rows"], 512 // p["TEAM"]), MOST_AT_ONCE), 1, 1),
     "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
     "attention": lambda p: (p["heads"], p["tokens"], 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
@@ -131,7 +132,7 @@ class Kernels:
         return self._shaders[kernel].pack(params)
 
     def grid(self, kernel: str, params: Mapping[str, Number], tokens: int = 1) -> Grid:
-        """Workgroups that a kernel needs for these parameters and a batch of `tokens`."""
+        """Workgroups that a kernel needs for these constants and parameters and `tokens` tokens."""
         return _GRIDS[kernel]({**params, "tokens": tokens})
 
     async def prepare(self, kernel: str, constants: Constants) -> None:
@@ -201,7 +202,7 @@ class Kernels:
                     step.constants,
                     step.bindings,
                     step.params,
-                    self.grid(step.kernel, step.params, step.tokens),
+                    self.grid(step.kernel, {**step.constants, **step.params}, step.tokens),
                     step.label,
                 )
                 for step in steps
@@ -236,7 +237,7 @@ class Kernels:
                 await self.prepare(kernel, constants)
                 for name, values in arrays.items():
                     bindings[name] = self._upload(name, values)
-                grid = workgroups or self.grid(kernel, params, tokens)
+                grid = workgroups or self.grid(kernel, {**constants, **params}, tokens)
                 dispatch = self.dispatch(kernel, constants, bindings, params, grid, kernel)
                 recording = self.record([dispatch])
                 self.run(recording)

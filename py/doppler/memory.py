@@ -83,6 +83,7 @@ class EngineMemory:
         cache_bytes = 4 * c.kv_width * self.context
         return Memory(
             **activations,
+            x_next=self._own(gpu, 4 * self._widths.hidden, "activations", "x_next"),
             logits=self._own(gpu, 4 * aligned(c.vocab, 4), "activations", "logits"),
             angles=tuple(self._rope(gpu, rope) for rope in c.ropes),
             keys=tuple(self._own(gpu, cache_bytes, "kv", f"keys {i}") for i in self._layers()),

@@ -1,15 +1,31 @@
-// out[out0 + row0 + r] = Σ_c W[r, c] · x[t, c] for one token: t = last ? count - 1 : 0.
+// out[out0 + row0 + r] = Σ_c W[r, c] · v[c], or act(gate) · up of pairs of rows; v is one token's
+// activations, with norms folded in (see vector.wgsl).
 // uses: planes
 // uses: state
-// uses: product
+// uses: vector
 //
-// x [batch, x_stride] f32, out [.., out_stride] f32, of which row 0 is written. A thread computes 4
-// rows, a workgroup 128: no workgroup memory and no subgroups, so that it runs everywhere.
+// A thread computes 4 rows, a workgroup 128: no subgroups, so that it runs everywhere, and little
+// waiting, which CPUs that play a GPU do badly.
 
-fn store(r: u32, sums: vec4f) {
-  if (r < params.rows) {
-    out[params.out0 + params.row0 + r] = total(sums);
+fn total_of(value: f32, index: u32, at: u32) -> f32 {
+  squares[at + index] = value;
+  workgroupBarrier();
+  var whole = 0.0;
+  for (var i = 0u; i < 32u; i++) {
+    whole += squares[at + i];
   }
+  return whole;
+}
+
+// 16 activations from vec4 `at` on.
+fn load_half(at: u32) -> Half {
+  return Half(activation(at), activation(at + 1u), activation(at + 2u), activation(at + 3u));
+}
+
+// Products of row r with 32 columns, in four parts.
+fn products(r: u32, g: u32, a: Half, b: Half) -> vec4f {
+  let group = load_group(r, g, COLS);
+  return multiply(first_half(group), a) + multiply(second_half(group), b);
 }
 
 @compute @workgroup_size(32)
@@ -18,26 +34,25 @@ fn main(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let row = ((workgroup.y * grid.x + workgroup.x) * 32u + lane) * 4u;
+  let number = workgroup.y * grid.x + workgroup.x;
+  stage(lane, 32u, number == 0u);
+  let row = (number * 32u + lane) * 4u;
   if (row >= params.rows) {
     return;
   }
-  let base = token() * (params.x_stride / 4u);
-  let groups = groups_of(params.cols);
+  let rows = four_rows(row);
+  let groups = groups_of(COLS);
   var sums0 = vec4f();
   var sums1 = vec4f();
   var sums2 = vec4f();
   var sums3 = vec4f();
   for (var g = 0u; g < groups; g++) {
-    let a = load_half(base, 8u * g);
-    let b = load_half(base, 8u * g + 4u);
-    sums0 += products(row, g, a, b);
-    sums1 += products(row + 1u, g, a, b);
-    sums2 += products(row + 2u, g, a, b);
-    sums3 += products(row + 3u, g, a, b);
+    let a = load_half(8u * g);
+    let b = load_half(8u * g + 4u);
+    sums0 += products(rows.x, g, a, b);
+    sums1 += products(rows.y, g, a, b);
+    sums2 += products(rows.z, g, a, b);
+    sums3 += products(rows.w, g, a, b);
   }
-  store(row, sums0);
-  store(row + 1u, sums1);
-  store(row + 2u, sums2);
-  store(row + 3u, sums3);
+  store_four(row, vec4f(total(sums0), total(sums1), total(sums2), total(sums3)));
 }

@@ -68,6 +68,26 @@ fn k_scale(base: u32, j: u32) -> vec2f {
   return vec2f(half(d & 0xffffu), half(d >> 16u)) * vec2f(packed);
 }
 
+// Scale of columns 0..15 and of 16..31, and the minimum, of group g of a row; `at` is its number in
+// the matrix.
+fn load_scale(row: u32, g: u32, at: u32, groups: u32) -> vec3f {
+  if (FORM == 3u || FORM == 5u || FORM == 7u) {
+    let pair = scales[row * ((groups + 1u) / 2u) + g / 2u];
+    return vec3f(vec2f(half((pair >> (16u * (g & 1u))) & 0xffffu)), 0.0);
+  }
+  if (FORM == 4u || FORM == 6u) {
+    let pair = scales[at];
+    return vec3f(vec2f(half(pair & 0xffffu)), -half(pair >> 16u));
+  }
+  if (FORM == 10u) {
+    let base = 5u * (at / 8u);
+    let j = at % 8u;
+    let pair = scales[base + j / 2u] >> (16u * (j & 1u));
+    return vec3f(half(scales[base + 4u]) * signed_bytes(pair).xy, 0.0);
+  }
+  return k_scale(4u * (at / 8u), at % 8u).xxy;
+}
+
 // Group g of row `row`; quantised forms only read what they need (FORM is known when compiling).
 fn load_group(row: u32, g: u32, cols: u32) -> Group {
   var out: Group;
@@ -89,23 +109,9 @@ fn load_group(row: u32, g: u32, cols: u32) -> Group {
   } else if (FORM == 10u) {
     out.high = vec2u(high[2u * at], high[2u * at + 1u]);
   }
-  if (FORM == 3u || FORM == 5u || FORM == 7u) {
-    let pair = scales[row * ((groups + 1u) / 2u) + g / 2u];
-    out.scale = vec2f(half((pair >> (16u * (g & 1u))) & 0xffffu));
-  } else if (FORM == 4u || FORM == 6u) {
-    let pair = scales[at];
-    out.scale = vec2f(half(pair & 0xffffu));
-    out.minimum = -half(pair >> 16u);
-  } else if (FORM == 10u) {
-    let base = 5u * (at / 8u);
-    let j = at % 8u;
-    let pair = scales[base + j / 2u] >> (16u * (j & 1u));
-    out.scale = half(scales[base + 4u]) * signed_bytes(pair).xy;
-  } else {
-    let pair = k_scale(4u * (at / 8u), at % 8u);
-    out.scale = vec2f(pair.x);
-    out.minimum = pair.y;
-  }
+  let scale = load_scale(row, g, at, groups);
+  out.scale = scale.xy;
+  out.minimum = scale.z;
   return out;
 }
 
@@ -135,16 +141,47 @@ fn values(word: u32, upper: u32) -> vec4f {
   } else if (FORM == 10u) {
     code |= (vec4u(upper << 4u) >> vec4u(0u, 2u, 4u, 6u)) & vec4u(48u);
   }
+  // Set as the mantissa of 2^23, a code becomes a float without a conversion, which GPUs do slowly.
+  var offset = 0.0;
   if (FORM == 3u) {
-    return vec4f(code) - 8.0;
+    offset = 8.0;
+  } else if (FORM == 5u) {
+    offset = 16.0;
+  } else if (FORM == 10u) {
+    offset = 32.0;
   }
-  if (FORM == 5u) {
-    return vec4f(code) - 16.0;
+  return bitcast<vec4f>(code | vec4u(0x4b000000u)) - (8388608.0 + offset);
+}
+
+// Columns 4q .. 4q+3 (a) and 16+4q .. (b) of a group, q < 4, before scale and minimum: a word of
+// codes, or two of Q8_0.
+struct Quarter {
+  a: vec4f,
+  b: vec4f,
+  scale: vec2f,
+  minimum: f32,
+}
+
+fn load_quarter(row: u32, g: u32, q: u32, cols: u32) -> Quarter {
+  if (FORM < 3u) {
+    let group = load_group(row, g, cols);
+    return Quarter(dense(group, q), dense(group, 4u + q), vec2f(1.0), 0.0);
   }
+  let groups = cols / 32u;
+  let at = row * groups + g;
+  let scale = load_scale(row, g, at, groups);
+  if (FORM == 7u) {
+    return Quarter(signed_bytes(codes[2u * at][q]), signed_bytes(codes[2u * at + 1u][q]), scale.xy,
+      scale.z);
+  }
+  let word = codes[at][q];
+  var upper = vec2u();
   if (FORM == 10u) {
-    return vec4f(code) - 32.0;
+    upper = vec2u(high[2u * at], high[2u * at + 1u]) >> vec2u(8u * q);
+  } else if (FORM == 5u || FORM == 6u || FORM == 9u) {
+    upper = vec2u(high[at]) >> vec2u(4u * q, 16u + 4u * q);
   }
-  return vec4f(code);
+  return Quarter(values(word, upper.x), values(word >> 4u, upper.y), scale.xy, scale.z);
 }
 
 // 16 columns: 4i .. 4i+3 of half a group in vi. Indices are written out here and in the kernels,
