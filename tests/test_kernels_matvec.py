@@ -29,8 +29,9 @@ def folded_case(
     weight, post = normal(rng, cols), normal(rng, cols)
     matrix = normal(rng, gates, cols)
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation}
+    constants["STAGE"] = more.get("stage", 1)
     if kernel == "matvec_subgroup":
-        constants["TEAM"] = more.get("team", 32)
+        constants |= {"TEAM": more["team"], "ROWS": more["together"]}
     arrays = {
         "codes": padded(matrix, stride),
         "x": padded(x, stride),
@@ -70,16 +71,27 @@ def folded_case(
 def test_folded_norms(gpu_page: GpuPage, kernel: str) -> None:
     rng = np.random.default_rng(11)
     made = [
-        folded_case(rng, kernel, shape, prologue, last=prologue % 2, team=team, activation=act)
+        folded_case(
+            rng,
+            kernel,
+            shape,
+            prologue,
+            last=prologue % 2,
+            team=team,
+            together=rows,
+            stage=int(prologue > 0 or team > 4),
+            activation=act,
+        )
         for shape in SHAPES
         for prologue in range(4)
-        for team, act in ((32, 0), (128, prologue % 3))
+        for team, rows, act in ((1, 1, 0), (4, 2, prologue % 3), (128, 4, 1), (256, 2, 2))
     ]
     for (case, out, h), result in zip(
         made, gpu_page.run([case for case, _, _ in made]), strict=True
     ):
         assert_close(result["out"][4:-3], out)
-        assert np.all(result["out"][:4] == 7.0) and np.all(result["out"][-3:] == 7.0)
+        assert np.all(result["out"][:4] == 7.0)
+        assert np.all(result["out"][-3:] == 7.0)
         if case.constants["PROLOGUE"] > 1:
             t = 2 if case.params["last"] else 0
             assert_close(result["next"][t, : len(h)], h)

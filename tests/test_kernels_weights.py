@@ -121,9 +121,9 @@ def product_case(
         params |= {"cols": cols, "out_stride": stride}
     else:
         params |= {"eps": 0.0, "offset": 0.0}
-        constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0}
+        constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0, "STAGE": 1}
     if kernel == "matvec_subgroup":
-        constants["TEAM"] = more.get("team", 32)
+        constants |= {"TEAM": 32, "ROWS": 4}
     arrays = {
         **planes,
         "x": x,

@@ -14,8 +14,10 @@ from doppler.plan import PlannedModel, Step
 from doppler.weights import Matrix, aligned
 
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
-ENOUGH_SUBGROUPS = 1024  # at work at once, for a large GPU to be busy
-WORKGROUP = 128  # threads of matvec_subgroup, which may all share a row
+ENOUGH_SUBGROUPS = 4096  # at work at once, for a large GPU to be busy
+WORKGROUP = 256  # threads of matvec_subgroup, which may all share a row
+SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least, once there are many
+MOST_SPLITS = 64
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class DecodePlan:
 
     def __init__(self, model: PlannedModel) -> None:
         self._model = model
-        staged = 16 * aligned(model.widths.hidden // 4, 8)
-        self._folds = model.adapter.workgroup_bytes >= staged + REDUCTION_BYTES
+        self._folds = staged(model, model.widths.hidden)
 
-    def body(self) -> list[Step]:
-        """Token id -> the last layer's x and branch; one more place of the KV cache is filled."""
+    def body(self, reach: int) -> list[Step]:
+        """Token id -> the last layer's x and branch; one more place of the KV cache is filled.
+
+        The work is cut for contexts of up to `reach` tokens; longer ones are right but slow.
+        """
         model, m = self._model, self._model.memory
         steps = model.embed(1)
         for index in range(len(model.config.layers)):
@@ -47,7 +51,7 @@ class DecodePlan:
                 post = model.post_norm(index - 1, "post_ffw_norm")
                 fold = Fold(m.x_next, f"{prefix}.attn_norm", m.x, post)
             steps += self._stack(f"{prefix}.attn_qkv", fold, m.qkv)
-            steps += [model.rope(1, index), model.attention(1, index)]
+            steps += self._attend(index, reach)
             steps += self._plain(f"{prefix}.attn_output", m.attended)
             post = model.post_norm(index, "post_attention_norm")
             steps += self._gate_up(index, Fold(m.x, f"{prefix}.ffn_norm", m.x_next, post))
@@ -60,6 +64,31 @@ class DecodePlan:
         post = model.post_norm(len(model.config.layers) - 1, "post_ffw_norm")
         fold = Fold(m.x_next, "output_norm", m.x, post)
         return list(self._project((model.head_matrix,), fold, m.logits, "head"))
+
+    def _attend(self, index: int, reach: int) -> list[Step]:
+        """qkv -> attended; where there are subgroups, the keys are shared among workgroups."""
+        model, m, prefix = self._model, self._model.memory, f"blk.{index}"
+        if not model.adapter.subgroup_size:
+            return [model.rope(1, index), model.attention(1, index)]
+        rope, c, layer = model.rope(1, index), model.config, model.config.layers[index]
+        splits = splits_of(min(reach, layer.window or reach))
+        params = {
+            **{
+                name: rope.params[name]
+                for name in ("heads", "kv_heads", "context", "eps", "offset")
+            },
+            "window": layer.window,
+            "splits": splits,
+            "scale": c.query_scale,
+        }
+        bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}
+        joined = {"parts": m.parts, "marks": m.marks, "out": m.attended}
+        counts = {"heads": c.heads, "splits": splits}
+        head_dim = {"HEAD_DIM": c.head_dim}
+        return [
+            Step("attention_decode", rope.constants, bindings, params, 1, f"{prefix}.attention"),
+            Step("attention_join", head_dim, joined, counts, 1, f"{prefix}.attention join"),
+        ]
 
     def _stack(self, name: str, fold: Fold, out: Slice) -> Iterator[Step]:
         return self._project(self._model.weights.stacks[name], fold, out, name)
@@ -124,17 +153,16 @@ def matvec(
     `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
     token instead of its first.
     """
-    kernel, constants = (
-        "matvec",
-        {
-            "FORM": matrix.form,
-            "COLS": matrix.columns,
-            "PROLOGUE": prologue,
-            "ACTIVATION": activation,
-        },
-    )
+    kernel = "matvec"
+    constants = {
+        "FORM": matrix.form,
+        "COLS": matrix.columns,
+        "PROLOGUE": prologue,
+        "ACTIVATION": activation,
+        "STAGE": int(staged(model, matrix.columns)),
+    }
     if model.adapter.subgroup_size:
-        kernel, constants = "matvec_subgroup", {**constants, "TEAM": team(matrix)}
+        kernel, constants = "matvec_subgroup", {**constants, **team(matrix, activation)}
     steps = []
     for part in matrix.slices:
         params = {
@@ -151,13 +179,26 @@ def matvec(
     return steps
 
 
-def team(matrix: Matrix) -> int:
-    """Threads that share four rows: more where a matrix has too few rows to keep a GPU busy."""
-    threads, quarters = 32, matrix.columns // 8
+def staged(model: PlannedModel, columns: int) -> bool:
+    """Whether a matvec's activations fit the adapter's workgroup memory."""
+    return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
+
+
+def splits_of(keys: int) -> int:
+    """Runs into which attention cuts up to `keys` keys."""
+    return min(max(keys // SPLIT_KEYS, 1), MOST_SPLITS)
+
+
+def team(matrix: Matrix, activation: int) -> dict[str, int]:
+    """TEAM and ROWS of a matvec: more threads a row where few rows would leave a GPU idle."""
+    threads, groups = 4, matrix.columns // 32
+    rows = 2 if activation else 1
     while (
         threads < WORKGROUP
-        and matrix.rows // 4 * threads // 32 < ENOUGH_SUBGROUPS
-        and quarters >= 4 * threads
+        and 2 * threads <= groups
+        and (matrix.rows // rows * threads // 32 < ENOUGH_SUBGROUPS)
     ):
         threads *= 2
-    return threads
+    if matrix.rows * threads // 32 >= 8 * ENOUGH_SUBGROUPS:
+        rows = 4
+    return {"TEAM": threads, "ROWS": rows}

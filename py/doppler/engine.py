@@ -29,6 +29,7 @@ from doppler.weights import Weights
 FIRST_BATCH = 64  # tokens, until the adapter's speed is known
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
+SHORT = 1024  # tokens of context for which decoding has a list of its own
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
 
 FinishReason = Literal["stop", "length", "cancelled", "context"]
@@ -70,7 +71,7 @@ class Engine:
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
-        steps = self._decode_steps()
+        steps = self._decode_steps(self._reach(1))
         if self.batch > 1:
             steps += self._prefill_plan.body(self.batch) + self._prefill_plan.head()
         variants = {(s.kernel, tuple(sorted(s.constants.items()))) for s in steps}
@@ -126,7 +127,7 @@ class Engine:
         reason: FinishReason = "cancelled" if self._cancelled else "length"
         if not self._cancelled and limit > 0:
             self._run_head(batch)
-            reason = await self._decode(limit, accept, out, clock)
+            reason = await self._decode(limit, accept, out, clock, len(ids))
             self._cached += out[:-1]
         if reason == "length" and limit < max_tokens:
             reason = "context"
@@ -146,7 +147,7 @@ class Engine:
         for start in range(0, len(ids), batch):
             piece = ids[start : start + batch]
             self._memory.write_batch(self._gpu, piece, start, 0)
-            self._run_body(batch)
+            self._run_body(batch, start)
             for row in range(0, len(piece), HEAD_ROWS):
                 yield await self._head_rows(batch, row, min(HEAD_ROWS, len(piece) - row))
 
@@ -179,7 +180,7 @@ class Engine:
             piece = ids[start : start + size]
             began = time.perf_counter()
             self._memory.write_batch(self._gpu, piece, start, seed)
-            self._run_body(size)
+            self._run_body(size, start)
             await self._gpu.done()
             self._prefill_ms = 1000 * (time.perf_counter() - began) / len(piece)
             self._cached += piece
@@ -198,13 +199,18 @@ class Engine:
         return next((size for size in quick if size >= left), quick[-1])
 
     async def _decode(
-        self, limit: int, accept: Callable[[int], bool], out: list[int], clock: _Clock
+        self,
+        limit: int,
+        accept: Callable[[int], bool],
+        out: list[int],
+        clock: _Clock,
+        prompt: int,
     ) -> FinishReason:
         """Reads back and queues in turn until `limit` ids are out, or accept or cancel ends it."""
         queued = 1  # the token that prefill sampled
         while True:
             reading = self._memory.start_read(self._gpu)
-            queued += self._queue(min(self._ahead(), limit - queued))
+            queued += self._queue(min(self._ahead(), limit - queued), prompt + queued)
             for token in await reading.tokens(len(out)):
                 out.append(token)
                 clock.token()
@@ -216,7 +222,7 @@ class Engine:
             if len(out) == limit:
                 return "length"
             if queued == len(out):
-                queued += self._queue(1)
+                queued += self._queue(1, prompt + queued)
 
     def _ahead(self) -> int:
         """Tokens to queue behind those being read; none where a token alone takes long."""
@@ -224,13 +230,20 @@ class Engine:
             return 0
         return min(int(AHEAD_MS / self._decode_ms), MOST_AHEAD)
 
-    def _queue(self, count: int) -> int:
+    def _queue(self, count: int, position: int) -> int:
+        """Queues `count` tokens, of which the first goes to place `position` of the cache."""
         if count > 0:
-            self._kernels.run(*[self._recording("decode", self._decode_steps)] * count)
+            reach = self._reach(position + count)
+            decode = self._recording(f"decode {reach}", lambda: self._decode_steps(reach))
+            self._kernels.run(*[decode] * count)
         return count
 
-    def _decode_steps(self) -> list[Step]:
-        return self._decode_plan.body() + self._decode_plan.head() + self._sample_steps()
+    def _decode_steps(self, reach: int) -> list[Step]:
+        return self._decode_plan.body(reach) + self._decode_plan.head() + self._sample_steps()
+
+    def _reach(self, tokens: int) -> int:
+        """The context for which a list is recorded that serves `tokens` tokens."""
+        return min(SHORT if tokens <= SHORT else self.context, self.context)
 
     def _recording(self, name: str, steps: Callable[[], list[Step]]) -> Recording:
         if name not in self._recordings:
@@ -240,9 +253,12 @@ class Engine:
     def _run(self, name: str, steps: Callable[[], list[Step]]) -> None:
         self._kernels.run(self._recording(name, steps))
 
-    def _run_body(self, batch: int) -> None:
-        plan, one = self._prefill_plan, self._decode_plan
-        self._run(f"body {batch}", one.body if batch == 1 else lambda: plan.body(batch))
+    def _run_body(self, batch: int, position: int) -> None:
+        if batch == 1:
+            reach = self._reach(position + 1)
+            self._run(f"body of one {reach}", lambda: self._decode_plan.body(reach))
+        else:
+            self._run(f"body {batch}", lambda: self._prefill_plan.body(batch))
 
     def _run_head(self, batch: int) -> None:
         """Samples the token after a batch that was just run."""

@@ -26,7 +26,7 @@ Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 Variant = tuple[str, tuple[tuple[str, Number], ...]]  # a kernel and its constants
 
-SHARED = ("state", "planes", "product", "vector")  # put before kernels whose headers say so
+SHARED = ("state", "planes", "product", "vector", "turn")  # put before kernels whose headers say so
 FILES = (
     *SHARED,
     "relayout",
@@ -37,6 +37,8 @@ FILES = (
     "matvec_subgroup",
     "rope",
     "attention",
+    "attention_decode",
+    "attention_join",
     "gate",
     "sample",
 )
@@ -63,9 +65,19 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "norm": lambda p: (p["tokens"], 1, 1),
     "matmul": lambda p: (_over(p["rows"], 128), _over(p["tokens"], 16), 1),
     "matvec": lambda p: _spread(_over(p["rows"], 128)),
-    "matvec_subgroup": lambda p: (min(_over(p["rows"], 512 // p["TEAM"]), MOST_AT_ONCE), 1, 1),
+    "matvec_subgroup": lambda p: (
+        min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE),
+        1,
+        1,
+    ),
     "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
     "attention": lambda p: (p["heads"], p["tokens"], 1),
+    "attention_decode": lambda p: (
+        p["splits"],
+        p["kv_heads"],
+        _over(p["heads"] // p["kv_heads"], 4),
+    ),
+    "attention_join": lambda p: (_over(p["heads"] * p["HEAD_DIM"] // 4, 64), 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
     "sample": lambda _: (1, 1, 1),
 }

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler.config import ModelConfig, Rope
+from doppler.decode import MOST_SPLITS
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.kernels import Kernels
 from doppler.plan import Memory, Widths
@@ -88,6 +89,8 @@ class EngineMemory:
             angles=tuple(self._rope(gpu, rope) for rope in c.ropes),
             keys=tuple(self._own(gpu, cache_bytes, "kv", f"keys {i}") for i in self._layers()),
             values=tuple(self._own(gpu, cache_bytes, "kv", f"values {i}") for i in self._layers()),
+            parts=self._own(gpu, 4 * MOST_SPLITS * c.q_width, "activations", "parts"),
+            marks=self._own(gpu, 8 * MOST_SPLITS * c.heads, "activations", "marks"),
             tokens=self._own(gpu, 4 * rows, "activations", "tokens"),
             state=Slice(control.buffer, 0, 16),
             ring=Slice(control.buffer, RING_AT, 4 * RING),

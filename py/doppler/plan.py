@@ -80,6 +80,8 @@ class Memory:
     angles: tuple[Slice, ...]  # rope tables, one for each of config.ropes
     keys: tuple[Slice, ...]  # a layer each: [kv_heads, context, head_dim]
     values: tuple[Slice, ...]
+    parts: Slice  # of attended, a run of keys each
+    marks: Slice
     tokens: Slice
     state: Slice
     ring: Slice

@@ -7,6 +7,8 @@
 // A thread computes 4 rows, a workgroup 128: no subgroups, so that it runs everywhere, and little
 // waiting, which CPUs that play a GPU do badly.
 
+var<workgroup> squares: array<f32, 64>;
+
 fn total_of(value: f32, index: u32, at: u32) -> f32 {
   squares[at + index] = value;
   workgroupBarrier();
@@ -17,15 +19,8 @@ fn total_of(value: f32, index: u32, at: u32) -> f32 {
   return whole;
 }
 
-// 16 activations from vec4 `at` on.
-fn load_half(at: u32) -> Half {
-  return Half(activation(at), activation(at + 1u), activation(at + 2u), activation(at + 3u));
-}
-
-// Products of row r with 32 columns, in four parts.
-fn products(r: u32, g: u32, a: Half, b: Half) -> vec4f {
-  let group = load_group(r, g, COLS);
-  return multiply(first_half(group), a) + multiply(second_half(group), b);
+fn product(row: u32, g: u32, a: Half, b: Half, sum: f32) -> f32 {
+  return group_product(load_group(row, g, COLS), a, b, sum);
 }
 
 @compute @workgroup_size(32)
@@ -36,23 +31,19 @@ fn main(
 ) {
   let number = workgroup.y * grid.x + workgroup.x;
   stage(lane, 32u, number == 0u);
-  let row = (number * 32u + lane) * 4u;
-  if (row >= params.rows) {
+  let r = (number * 32u + lane) * 4u;
+  if (r >= params.rows) {
     return;
   }
-  let rows = four_rows(row);
-  let groups = groups_of(COLS);
-  var sums0 = vec4f();
-  var sums1 = vec4f();
-  var sums2 = vec4f();
-  var sums3 = vec4f();
-  for (var g = 0u; g < groups; g++) {
-    let a = load_half(8u * g);
-    let b = load_half(8u * g + 4u);
-    sums0 += products(rows.x, g, a, b);
-    sums1 += products(rows.y, g, a, b);
-    sums2 += products(rows.z, g, a, b);
-    sums3 += products(rows.w, g, a, b);
+  let rows = vec4u(row_of(r), row_of(r + 1u), row_of(r + 2u), row_of(r + 3u));
+  var sums = vec4f();
+  for (var g = 0u; g < groups_of(COLS); g++) {
+    let a = staged_half(g, 0u);
+    let b = staged_half(g, 1u);
+    let sum = sum_of(a) + sum_of(b);
+    sums += vec4f(product(rows.x, g, a, b, sum), product(rows.y, g, a, b, sum),
+      product(rows.z, g, a, b, sum), product(rows.w, g, a, b, sum));
   }
-  store_four(row, vec4f(total(sums0), total(sums1), total(sums2), total(sums3)));
+  store_two(r, sums.xy);
+  store_two(r + 2u, sums.zw);
 }

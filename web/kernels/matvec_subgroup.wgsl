@@ -6,38 +6,58 @@ diagnostic(off, subgroup_uniformity);
 // uses: state
 // uses: vector
 //
-// A team of TEAM threads computes 4 rows at once: a thread takes a quarter of a group of 32 columns at
-// a time, a word of codes, so that neighbours read neighbouring words, and uses the activations that
-// it loads for 4 rows. A workgroup of 128 threads does 128 / TEAM times 4 rows, and goes on with later
-// ones when the grid is smaller than the matrix. TEAM is a multiple of the subgroup size and divides
-// 128. It is assumed, as everywhere, that a subgroup is a run of local invocation indices.
+// A team of TEAM threads (a power of two up to 256) computes ROWS rows (1, 2 or 4; pairs for an
+// activation) at once: each thread takes every TEAM-th group of 32 columns, and uses the activations
+// that it loads for all of the rows. A workgroup of 256 threads does 256 / TEAM · ROWS rows, and goes
+// on with later ones when the grid is smaller than the matrix. It is assumed, as everywhere, that a
+// subgroup is a run of local invocation indices.
 
 override TEAM: u32;
+override ROWS: u32;
 
-var<workgroup> parts: array<vec4f, 32>; // sums of each subgroup of at least 4 lanes
+var<workgroup> parts: array<vec4f, 64>; // sums of each subgroup of at least 4 lanes
+var<private> lanes: u32; // of a subgroup
 
 fn total_of(value: f32, index: u32, at: u32) -> f32 {
   let sum = subgroupAdd(value);
-  let size = lanes;
-  if (index % size == 0u) {
-    squares[at + index / size] = sum;
+  if (index % lanes == 0u) {
+    parts[index / lanes].x = sum;
   }
   workgroupBarrier();
   var whole = 0.0;
-  for (var i = 0u; i < 128u / size; i++) {
-    whole += squares[at + i];
+  for (var i = 0u; i < 256u / lanes; i++) {
+    whole += parts[i].x;
   }
+  workgroupBarrier(); // before the next sums are put there
   return whole;
 }
 
-fn product(row: u32, g: u32, q: u32, a: vec4f, b: vec4f, sum: f32) -> f32 {
-  let w = load_quarter(row, g, q, COLS);
-  return w.scale.x * dot(w.a, a) + w.scale.y * dot(w.b, b) - w.minimum * sum;
+// The sum over a team; every thread of it gets it.
+fn team_sum(value: vec4f, index: u32, size: u32) -> vec4f {
+  var sum = value;
+  for (var step = 1u; step < min(TEAM, size); step *= 2u) {
+    sum += subgroupShuffleXor(sum, step);
+  }
+  if (TEAM > size) {
+    if (index % size == 0u) {
+      parts[index / size] = sum;
+    }
+    workgroupBarrier();
+    let each = TEAM / size;
+    sum = vec4f();
+    for (var i = 0u; i < each; i++) {
+      sum += parts[(index / TEAM) * each + i];
+    }
+    workgroupBarrier();
+  }
+  return sum;
 }
 
-var<private> lanes: u32;
+fn product(row: u32, g: u32, a: Half, b: Half, sum: f32) -> f32 {
+  return group_product(load_group(row, g, COLS), a, b, sum);
+}
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(num_workgroups) grid: vec3u,
@@ -46,38 +66,37 @@ fn main(
 ) {
   lanes = subgroup_size;
   let number = workgroup.y * grid.x + workgroup.x;
-  stage(index, 128u, number == 0u);
-  let lane = index % TEAM;
-  let quarters = 4u * groups_of(COLS);
-  let step = 128u / TEAM * 4u;
+  stage(index, 256u, number == 0u);
+  let step = 256u / TEAM * ROWS;
   for (var start = number * step; start < params.rows; start += grid.x * grid.y * step) {
-    let row = start + 4u * (index / TEAM);
-    let rows = four_rows(row);
+    let r = start + ROWS * (index / TEAM);
+    let rows = vec4u(row_of(r), row_of(r + 1u), row_of(r + 2u), row_of(r + 3u));
     var sums = vec4f();
-    for (var i = lane; i < quarters; i += TEAM) {
-      let g = i / 4u;
-      let q = i % 4u;
-      let a = activation(8u * g + q);
-      let b = activation(8u * g + 4u + q);
-      let sum = dot(a + b, vec4f(1.0));
-      sums += vec4f(product(rows.x, g, q, a, b, sum), product(rows.y, g, q, a, b, sum),
-        product(rows.z, g, q, a, b, sum), product(rows.w, g, q, a, b, sum));
-    }
-    sums = subgroupAdd(sums);
-    if (TEAM > subgroup_size) {
-      if (index % subgroup_size == 0u) {
-        parts[index / subgroup_size] = sums;
+    for (var g = index % TEAM; g < groups_of(COLS); g += TEAM) {
+      let a = staged_half(g, 0u);
+      let b = staged_half(g, 1u);
+      let sum = sum_of(a) + sum_of(b);
+      sums.x += product(rows.x, g, a, b, sum);
+      if (ROWS > 1u) {
+        sums.y += product(rows.y, g, a, b, sum);
       }
-      workgroupBarrier();
-      let each = TEAM / subgroup_size;
-      sums = vec4f();
-      for (var i = 0u; i < each; i++) {
-        sums += parts[(index / TEAM) * each + i];
+      if (ROWS > 2u) {
+        sums.z += product(rows.z, g, a, b, sum);
+        sums.w += product(rows.w, g, a, b, sum);
       }
-      workgroupBarrier(); // before the next rows' sums are put there
     }
-    if (lane == 0u && row < params.rows) {
-      store_four(row, sums);
+    sums = team_sum(sums, index, subgroup_size);
+    if (index % TEAM == 0u) {
+      if (ROWS == 1u) {
+        if (r < params.rows) {
+          out[params.out0 + params.row0 + r] = sums.x;
+        }
+      } else {
+        store_two(r, sums.xy);
+      }
+      if (ROWS > 2u) {
+        store_two(r + 2u, sums.zw);
+      }
     }
   }
 }

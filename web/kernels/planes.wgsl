@@ -153,37 +153,6 @@ fn values(word: u32, upper: u32) -> vec4f {
   return bitcast<vec4f>(code | vec4u(0x4b000000u)) - (8388608.0 + offset);
 }
 
-// Columns 4q .. 4q+3 (a) and 16+4q .. (b) of a group, q < 4, before scale and minimum: a word of
-// codes, or two of Q8_0.
-struct Quarter {
-  a: vec4f,
-  b: vec4f,
-  scale: vec2f,
-  minimum: f32,
-}
-
-fn load_quarter(row: u32, g: u32, q: u32, cols: u32) -> Quarter {
-  if (FORM < 3u) {
-    let group = load_group(row, g, cols);
-    return Quarter(dense(group, q), dense(group, 4u + q), vec2f(1.0), 0.0);
-  }
-  let groups = cols / 32u;
-  let at = row * groups + g;
-  let scale = load_scale(row, g, at, groups);
-  if (FORM == 7u) {
-    return Quarter(signed_bytes(codes[2u * at][q]), signed_bytes(codes[2u * at + 1u][q]), scale.xy,
-      scale.z);
-  }
-  let word = codes[at][q];
-  var upper = vec2u();
-  if (FORM == 10u) {
-    upper = vec2u(high[2u * at], high[2u * at + 1u]) >> vec2u(8u * q);
-  } else if (FORM == 5u || FORM == 6u || FORM == 9u) {
-    upper = vec2u(high[at]) >> vec2u(4u * q, 16u + 4u * q);
-  }
-  return Quarter(values(word, upper.x), values(word >> 4u, upper.y), scale.xy, scale.z);
-}
-
 // 16 columns: 4i .. 4i+3 of half a group in vi. Indices are written out here and in the kernels,
 // since CPU adapters keep what is indexed by a variable in memory.
 struct Half {
@@ -245,4 +214,21 @@ fn multiply(a: Half, b: Half) -> vec4f {
 
 fn total(parts: vec4f) -> f32 {
   return parts.x + parts.y + parts.z + parts.w;
+}
+
+// A group's weights times 32 activations, of which a has the first half and b the second; `sum` is
+// what the activations add up to. Scale and minimum are applied once, after the codes' products.
+fn group_product(group: Group, a: Half, b: Half, sum: f32) -> f32 {
+  if (FORM < 3u) {
+    return total(multiply(first_half(group), a) + multiply(second_half(group), b));
+  }
+  var plain = group;
+  plain.scale = vec2f(1.0);
+  plain.minimum = 0.0;
+  return group.scale.x * total(multiply(first_half(plain), a)) +
+    group.scale.y * total(multiply(second_half(plain), b)) - group.minimum * sum;
+}
+
+fn sum_of(half: Half) -> f32 {
+  return total(half.v0 + half.v1 + half.v2 + half.v3);
 }

@@ -1,12 +1,11 @@
 // Per head of q and k: optional RMSNorm (QK_NORM), then rotation; q in place, k and v to the cache.
 // (a, b) -> (a cos - b sin, b cos + a sin), pairs (i, i + HEAD_DIM/2) for PAIRS 0, (2i, 2i+1) for 1.
 // uses: state
+// uses: turn
 //
 // qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
-// [kv_heads, context, HEAD_DIM]; token t goes to place position + t. angles (cos, sin): HEAD_DIM/2
-// for each of the positions 0..63, then for each multiple of 64; their sum follows from the addition
-// theorem, since WGSL's sine is not accurate for large angles. A workgroup does one head (x) of one
-// token (y): x < heads is q, then k, then v.
+// [kv_heads, context, HEAD_DIM]; token t goes to place position + t. A workgroup does one head (x) of
+// one token (y): x < heads is q, then k, then v.
 
 override HEAD_DIM: u32;
 override PAIRS: u32;
@@ -31,13 +30,6 @@ struct Params {
 @group(0) @binding(7) var<uniform> params: Params;
 
 var<workgroup> sums: array<f32, 32>;
-
-fn angle(position: u32, i: u32) -> vec2f {
-  let half = HEAD_DIM / 2u;
-  let fine = angles[(position % 64u) * half + i];
-  let coarse = angles[(64u + position / 64u) * half + i];
-  return vec2f(coarse.x * fine.x - coarse.y * fine.y, coarse.y * fine.x + coarse.x * fine.y);
-}
 
 @compute @workgroup_size(32)
 fn main(

@@ -1,8 +1,9 @@
 // What the matvecs share: bindings, parameters, and the activations of one token, which the prologue
-// leaves in workgroup memory. Put before those whose header says "uses: vector"; it needs
+// leaves in workgroup memory (STAGE 1), unless they are too many for it: then they are read where they
+// lie (STAGE 0, with PROLOGUE 0 only). Put before those whose header says "uses: vector"; it needs
 // planes.wgsl and state.wgsl.
 //
-// PROLOGUE 0: v = x[t], read where it lies, for t = last ? count - 1 : 0. Otherwise norms and residual
+// PROLOGUE 0: v = x[t] for t = last ? count - 1 : 0. Otherwise norms and residual
 // are folded in, so that they cost no dispatch of their own: h = x (PROLOGUE 1), x + branch (2) or
 // x + rms(branch) · (post + offset) (3), where rms(v) = v / sqrt(mean(v²) + eps), and
 // v = rms(h) · (weight + offset). Every workgroup computes them for itself; the first one stores h in
@@ -14,7 +15,9 @@
 override COLS: u32;
 override PROLOGUE: u32;
 override ACTIVATION: u32; // 0: none; 1, 2: rows are pairs (gate, up) and out = act(gate) · up
-override STAGED = select(1u, (COLS + 31u) / 32u * 8u, PROLOGUE > 0u); // vec4s in workgroup memory
+override STAGE: u32;
+override STEP = (COLS + 31u) / 32u; // groups
+override STAGED = max(8u * STEP * STAGE, 1u); // vec4s in workgroup memory
 
 struct Params {
   rows: u32, // of this slice
@@ -36,24 +39,30 @@ struct Params {
 @group(0) @binding(10) var<uniform> params: Params;
 
 var<workgroup> staged: array<vec4f, STAGED>;
-var<workgroup> squares: array<f32, 64>;
 
-// Where vec4 i of the activations is staged: the halves of all groups apart, so that lanes which each
-// take a quarter of a group read neighbouring words.
+// Where vec4 i of the activations is staged: the same vec4 of all groups side by side, so that lanes
+// which take a group each read neighbouring words.
 fn place(i: u32) -> u32 {
-  return ((i / 4u) & 1u) * (STAGED / 2u) + (i / 8u) * 4u + (i & 3u);
+  return (i % 8u) * STEP + i / 8u;
 }
 
-// Vec4 i of v.
-fn activation(i: u32) -> vec4f {
-  if (PROLOGUE > 0u) {
-    return staged[place(i)];
+// The token's first vec4 in x.
+fn token_base() -> u32 {
+  return select(0u, state.count - 1u, params.last == 1u) * (params.x_stride / 4u);
+}
+
+fn lying(i: u32) -> vec4f {
+  return select(vec4f(), x[token_base() + i], i < (COLS + 3u) / 4u);
+}
+
+// 16 activations: half 0 or 1 of a group.
+fn staged_half(g: u32, half: u32) -> Half {
+  if (STAGE == 0u) {
+    let i = 8u * g + 4u * half;
+    return Half(lying(i), lying(i + 1u), lying(i + 2u), lying(i + 3u));
   }
-  if (FORM < 3u && i >= (COLS + 3u) / 4u) {
-    return vec4f(); // beyond a short last group
-  }
-  let token = select(0u, state.count - 1u, params.last == 1u);
-  return x[token * (params.x_stride / 4u) + i];
+  let at = 4u * half * STEP + g;
+  return Half(staged[at], staged[at + STEP], staged[at + 2u * STEP], staged[at + 3u * STEP]);
 }
 
 fn inverse_rms(square: f32) -> f32 {
@@ -83,50 +92,37 @@ fn activate(gate: f32) -> f32 {
   return 0.5 * gate * (1.0 + tanh(clamp(inner, -10.0, 10.0))); // tanh(10) is 1 in f32
 }
 
-// The four rows of which number r is the first in this slice: r .. r+3, or with an activation two
-// gates and their two ups, which begin in the middle of the matrix.
-fn four_rows(r: u32) -> vec4u {
-  if (ACTIVATION > 0u) {
-    let gates = params.rows / 2u;
-    let gate = min(vec2u(r / 2u, r / 2u + 1u), vec2u(gates - 1u));
-    return vec4u(gate, gates + gate);
-  }
-  return min(vec4u(r, r + 1u, r + 2u, r + 3u), vec4u(params.rows - 1u));
+// The matrix row of number r of this slice: with an activation, gates are the even numbers, and their
+// ups, which begin in the middle of the matrix, the odd ones.
+fn row_of(r: u32) -> u32 {
+  let row = min(r, params.rows - 1u);
+  return select(row, row / 2u + (row & 1u) * (params.rows / 2u), ACTIVATION > 0u);
 }
 
-// Stores the sums of four_rows(r).
-fn store_four(r: u32, sums: vec4f) {
+// Stores the sums of rows r and r + 1.
+fn store_two(r: u32, sums: vec2f) {
+  let at = params.out0 + params.row0 + r;
   if (ACTIVATION > 0u) {
-    let at = params.out0 + r / 2u;
-    let gates = params.rows / 2u;
-    out[at] = activate(sums.x) * sums.z;
-    if (r / 2u + 1u < gates) {
-      out[at + 1u] = activate(sums.y) * sums.w;
+    if (r < params.rows) {
+      out[params.out0 + r / 2u] = activate(sums.x) * sums.y;
     }
     return;
   }
-  let at = params.out0 + params.row0 + r;
-  let left = params.rows - r;
-  out[at] = sums.x;
-  if (left > 1u) {
+  if (r < params.rows) {
+    out[at] = sums.x;
+  }
+  if (r + 1u < params.rows) {
     out[at + 1u] = sums.y;
-  }
-  if (left > 2u) {
-    out[at + 2u] = sums.z;
-  }
-  if (left > 3u) {
-    out[at + 3u] = sums.w;
   }
 }
 
 // Stages v. total_of(value, index, at), which each kernel has in its own way, is the workgroup's sum,
-// taken through the 32 squares from `at` on.
+// taken through 32 numbers from `at` on.
 fn stage(index: u32, threads: u32, first: bool) {
-  if (PROLOGUE == 0u) {
+  if (STAGE == 0u) {
     return;
   }
-  let token = select(0u, state.count - 1u, params.last == 1u);
-  let base = token * (params.x_stride / 4u);
+  let base = token_base();
   let width = (COLS + 3u) / 4u;
   var scale = 1.0;
   if (PROLOGUE == 3u) {
@@ -137,7 +133,7 @@ fn stage(index: u32, threads: u32, first: bool) {
     scale = inverse_rms(total_of(sum, index, 0u));
   }
   var sum = 0.0;
-  for (var i = index; i < STAGED; i += threads) {
+  for (var i = index; i < 8u * STEP; i += threads) {
     var h = vec4f();
     if (i < width) {
       h = residual(i, base + i, scale);
@@ -148,9 +144,11 @@ fn stage(index: u32, threads: u32, first: bool) {
     staged[place(i)] = h;
     sum += dot(h, h);
   }
-  let inverse = inverse_rms(total_of(sum, index, 32u));
-  for (var i = index; i < width; i += threads) {
-    staged[place(i)] *= inverse * (weight[i] + params.offset);
+  if (PROLOGUE > 0u) {
+    let inverse = inverse_rms(total_of(sum, index, 32u));
+    for (var i = index; i < width; i += threads) {
+      staged[place(i)] *= inverse * (weight[i] + params.offset);
+    }
   }
   workgroupBarrier();
 }

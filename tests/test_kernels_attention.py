@@ -1,0 +1,91 @@
+"""attention_decode and attention_join in the browser against float64 NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from doppler import references
+from doppler.config import Rope, RopePairs
+from doppler.memory import rope_table
+from gpu_page import Case, GpuPage
+from test_kernels_ops import assert_close, normal, padded, state
+
+Array = npt.NDArray[Any]
+# (heads, kv heads, head dim, tokens before, window, splits)
+SHAPES = (
+    (1, 1, 8, 0, 0, 1),
+    (3, 1, 12, 5, 0, 8),
+    (4, 2, 20, 40, 16, 3),
+    (5, 1, 64, 300, 0, 2),
+    (8, 1, 128, 70, 64, 32),
+    (4, 1, 256, 150, 0, 4),
+)
+
+
+@pytest.mark.parametrize("pairs", ["half", "interleaved"])
+def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
+    rng = np.random.default_rng(5)
+    context, eps, offset, rope = 310, 1e-6, 1.0, Rope(10000.0)
+    decode, exact = [], []
+    for heads, kv_heads, dim, before, window, splits in SHAPES:
+        normed = dim % 8 == 0
+        width = (heads + 2 * kv_heads) * dim
+        qkv, q_norm, k_norm = normal(rng, 1, width), normal(rng, dim), normal(rng, dim)
+        keys, values = (normal(rng, kv_heads, context, dim) for _ in range(2))
+        q, k, v = np.split(qkv.reshape(1, -1, dim), [heads, heads + kv_heads], axis=1)
+        if normed:
+            q = references.rms(q, q_norm, eps, offset)
+            k = references.rms(k, k_norm, eps, offset)
+        frequencies = np.array(rope.inverse_frequencies(dim))
+        position = np.array([before])
+        q, k = (references.rotate(part, position, frequencies, pairs) for part in (q, k))
+        keys[:, before], values[:, before] = k[0], v[0]
+        out = references.attention(
+            q, keys[:, : before + 1], values[:, : before + 1], before, window, dim**-0.5
+        )
+        given_keys, given_values = keys.copy(), values.copy()
+        given_keys[:, before] = given_values[:, before] = 9.0
+        arrays = {
+            "qkv": padded(qkv, width),
+            "q_norm": q_norm.astype(np.float32),
+            "k_norm": k_norm.astype(np.float32),
+            "angles": rope_table(rope, dim, context),
+            "keys": given_keys.astype(np.float32),
+            "values": given_values.astype(np.float32),
+            "parts": np.full((splits, heads, dim), 7.0, np.float32),
+            "marks": np.full((splits, heads, 2), 7.0, np.float32),
+            "state": state(1, before),
+        }
+        constants = {"HEAD_DIM": dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(normed)}
+        params = {
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "context": context,
+            "window": window,
+            "splits": splits,
+            "scale": dim**-0.5,
+            "eps": eps,
+            "offset": offset,
+        }
+        outputs = ["keys", "values", "parts", "marks"]
+        decode.append(Case("attention_decode", constants, arrays, params, outputs))
+        exact.append((out.reshape(heads, dim), keys, values))
+    results = gpu_page.run(decode)
+    joins = []
+    for case, result, (out, keys, values) in zip(decode, results, exact, strict=True):
+        assert_close(result["keys"], keys)
+        assert_close(result["values"], values)
+        arrays = {name: result[name] for name in ("parts", "marks")}
+        arrays["out"] = np.zeros(out.shape, np.float32)
+        counts = {name: case.params[name] for name in ("heads", "splits")}
+        joins.append(
+            Case(
+                "attention_join", {"HEAD_DIM": case.constants["HEAD_DIM"]}, arrays, counts, ["out"]
+            )
+        )
+    for result, (out, _, _) in zip(gpu_page.run(joins), exact, strict=True):
+        assert_close(result["out"], out)
