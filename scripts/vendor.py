@@ -26,7 +26,7 @@ CACHE = ROOT / ".cache"
 CDN = "cdn.jsdelivr.net"
 CDN_PATH = "/pyodide/v{version}/full/"
 CONNECT_SECONDS = 3.0
-WHEELS = ("numpy", "micropip", "packaging")
+WHEELS = ("numpy",)
 CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
 LIBRARIES = {  # file of web/vendor -> package, its one ES module
     "tokenizers.js": ("@huggingface/tokenizers", "dist/tokenizers.min.mjs"),

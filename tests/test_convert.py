@@ -19,7 +19,7 @@ from doppler.errors import (
     StorageError,
     UnsupportedError,
 )
-from doppler.formats.quants import BLOCK_TYPES
+from doppler.formats.blocks import BLOCK_TYPES
 from doppler.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.storage.folder import FolderRoot, FolderStorage
 from gguf_files import Tensors, gguf_bytes, llama_metadata, llama_tensors, write_llama

@@ -53,7 +53,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
             "qkv": padded(qkv, width),
             "q_norm": q_norm.astype(np.float32),
             "k_norm": k_norm.astype(np.float32),
-            "angles": rope_table(rope, dim, context),
+            "angles": np.array(rope_table(rope, dim, context)),
             "keys": given_keys.astype(np.float32),
             "values": given_values.astype(np.float32),
             "parts": np.full((splits, heads, dim), 7.0, np.float32),

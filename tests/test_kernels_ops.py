@@ -109,7 +109,7 @@ def rope_case(
     cache = np.zeros((kv_heads, context, head_dim), np.float32)
     arrays = {
         "qkv": padded(qkv, stride),
-        "angles": rope_table(rope, head_dim, context),
+        "angles": np.array(rope_table(rope, head_dim, context)),
         "keys": cache,
         "values": cache.copy(),
         "state": state(tokens, position),

@@ -12,7 +12,7 @@ import pytest
 from gguf.quants import dequantize
 
 from doppler import references
-from doppler.formats.quants import BLOCK_TYPES
+from doppler.formats.blocks import BLOCK_TYPES
 from doppler.weights import FORMS, plane_sizes
 from gpu_page import Case, GpuPage
 

@@ -4,10 +4,10 @@
  */
 
 import * as Comlink from "./vendor/comlink.js";
-import { loadPyodide } from "./vendor/pyodide/pyodide.mjs";
 import * as fetching from "./runtime/fetch.js";
 import * as hashing from "./runtime/hash.js";
 import * as opfs from "./runtime/opfs.js";
+import { startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
 import * as text from "./runtime/text.js";
@@ -16,8 +16,6 @@ import * as text from "./runtime/text.js";
  * @typedef {import("./runtime/messages.js").OnEvent} OnEvent
  * @typedef {import("./runtime/messages.js").BootEvent["stage"]} Stage
  */
-
-const WHEEL = "vendor/doppler-0.1.0-py3-none-any.whl";
 
 /** @type {Promise<any> | undefined} */
 let python;
@@ -28,19 +26,10 @@ let python;
  */
 async function start(onEvent) {
   const stage = (/** @type {Stage} */ name, /** @type {number} */ done) =>
-    onEvent?.({ type: "boot", stage: name, done, total: 3 });
-  stage("python", 0);
-  const indexURL = new URL("vendor/pyodide/", import.meta.url).href;
-  const [pyodide] = await Promise.all([loadPyodide({ indexURL }), hashing.prepareHash()]);
-  stage("packages", 1);
-  await pyodide.loadPackage(["numpy", "micropip"], { messageCallback: () => {} });
-  stage("doppler", 2);
-  const runtime = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text };
-  pyodide.registerJsModule("doppler_runtime", runtime);
-  const micropip = pyodide.pyimport("micropip");
-  await micropip.install.callKwargs(new URL(WHEEL, import.meta.url).href, { deps: false });
-  micropip.destroy();
-  stage("ready", 3);
+    onEvent?.({ type: "boot", stage: name, done, total: 2 });
+  const loadNumpy = () => python?.then((it) => it.loadPackage("numpy", { messageCallback() {} }));
+  const parts = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text, loadNumpy };
+  const [pyodide] = await Promise.all([startPython(parts, stage), hashing.prepareHash()]);
   return pyodide;
 }
 

@@ -10,6 +10,8 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import doppler_runtime as runtime
+
 from doppler.errors import DeviceError, RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, fetch_sources
@@ -154,6 +156,7 @@ class Api:
 
     async def _logits(self, args: Args, emit: Emit, file: Any) -> Any:
         model = self._loaded()
+        await runtime.loadNumpy()
         ids = model.prompt_ids(args)
         batch = args.get("batch") or min(model.engine.batch, len(ids))
         rows = model.logits(ids, batch)

@@ -19,11 +19,12 @@ from doppler.buffers import Buffer, Buffers
 from doppler.config import ModelConfig
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.formats.architectures import check_tensors, gguf_names
+from doppler.formats.blocks import BlockType
 from doppler.formats.gguf import Gguf, read_gguf
 from doppler.formats.gguf_config import ROPE_FACTORS, config_from_gguf
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import vocabulary_from_files
-from doppler.formats.quants import BlockType, dequantize
+from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_json
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
 from doppler.manifest import (

@@ -10,10 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal
 
 from doppler.config import ModelConfig
 from doppler.decode import DecodePlan
@@ -25,6 +22,10 @@ from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
 from doppler.sampler import Sampling
 from doppler.weights import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FIRST_BATCH = 64  # tokens, until the adapter's speed is known
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8

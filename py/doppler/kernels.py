@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from doppler.errors import DeviceError
 from doppler.gpu import Gpu, GpuBuffer, Slice, js_object
 from doppler.wgsl import Number, parse
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from doppler.plan import Step
 
 Grid = tuple[int, int, int]
@@ -268,6 +267,8 @@ class Kernels:
         return Slice(buffer, 0, buffer.size)
 
     async def _download(self, part: Slice, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        import numpy as np  # the page has it only once it was asked for
+
         data = await self._gpu.read(part)
         return np.frombuffer(data[: like.nbytes], like.dtype).reshape(like.shape)
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from doppler.config import ModelConfig
 from doppler.digest import blake3_hex
 from doppler.errors import DopplerError, FormatError
-from doppler.formats.quants import block_type
+from doppler.formats.blocks import block_type
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"

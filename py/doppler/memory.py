@@ -6,11 +6,11 @@ whole context, rope tables, the state that decode steps share, and the ring of s
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from doppler.config import ModelConfig, Rope
 from doppler.decode import MOST_SPLITS
@@ -20,6 +20,10 @@ from doppler.plan import Memory, Widths
 from doppler.sampler import Sampling
 from doppler.weights import aligned
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 RING = 256  # sampled ids kept on the GPU (kernels/sample.wgsl)
 RING_AT = 256  # bytes into the buffer that state and ring share
 MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
@@ -27,17 +31,19 @@ HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked
 ROPE_STEP = 64  # positions in the fine rope table (kernels/rope.wgsl)
 
 
-def rope_table(rope: Rope, head_dim: int, context: int) -> npt.NDArray[np.float32]:
+def rope_table(rope: Rope, head_dim: int, context: int) -> array[float]:
     """(cos, sin) [64 + ceil(context/64), head_dim/2, 2]: positions 0..63, then multiples of 64.
 
     Angles are exact in float64; the kernel joins the two by the addition theorem, since WGSL's
     own sine is not accurate for large angles.
     """
-    frequencies = np.array(rope.inverse_frequencies(head_dim), dtype=np.float64)
-    fine = np.arange(ROPE_STEP, dtype=np.float64)
-    coarse = ROPE_STEP * np.arange(-(-context // ROPE_STEP), dtype=np.float64)
-    angles = np.concatenate([fine, coarse])[:, None] * frequencies
-    return np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+    frequencies = rope.inverse_frequencies(head_dim)
+    table = array("f")
+    for position in (*range(ROPE_STEP), *range(0, context, ROPE_STEP)):
+        for frequency in frequencies:
+            angle = position * frequency
+            table.extend((math.cos(angle), math.sin(angle)))
+    return table
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,9 @@ class Reading:
 
     async def tokens(self, known: int) -> list[int]:
         """Ids sampled in this generation after the first `known`."""
-        words = np.frombuffer(await self.data, dtype=np.uint32)
-        sampled, ring = int(words[2]), words[RING_AT // 4 :]
-        return [int(ring[index % RING]) for index in range(known, sampled)]
+        words = array("I", await self.data)
+        sampled, ring = words[2], words[RING_AT // 4 :]
+        return [ring[index % RING] for index in range(known, sampled)]
 
 
 class EngineMemory:
@@ -108,14 +114,14 @@ class EngineMemory:
 
     def _rope(self, gpu: Gpu, rope: Rope) -> Slice:
         table = rope_table(rope, self._config.head_dim, self.context)
-        out = self._own(gpu, table.nbytes, "activations", "rope table")
+        out = self._own(gpu, len(table) * table.itemsize, "activations", "rope table")
         gpu.write(out.buffer, 0, table.tobytes())
         return out
 
     def write_batch(self, gpu: Gpu, ids: Sequence[int], position: int, seed: int) -> None:
         """Sets the batch that the next recording runs on, and starts a new generation."""
-        gpu.write(self.slices.tokens.buffer, 0, np.array(ids, dtype=np.uint32).tobytes())
-        state = np.array([position, len(ids), 0, seed], dtype=np.uint32)
+        gpu.write(self.slices.tokens.buffer, 0, array("I", ids).tobytes())
+        state = array("I", (position, len(ids), 0, seed))
         gpu.write(self.slices.state.buffer, 0, state.tobytes())
 
     def write_sampling(
@@ -125,9 +131,10 @@ class EngineMemory:
         vocab = self._config.vocab
         packed = kernels.pack("sample", sampling.params(vocab))
         gpu.write(self.slices.sampling.buffer, 0, packed)
-        bits = np.zeros(8 * self.slices.seen.size, dtype=np.uint8)
-        bits[list(ids)] = 1
-        gpu.write(self.slices.seen.buffer, 0, np.packbits(bits, bitorder="little").tobytes())
+        bits = bytearray(self.slices.seen.size)
+        for token in ids:
+            bits[token >> 3] |= 1 << (token & 7)
+        gpu.write(self.slices.seen.buffer, 0, bits)
 
     def start_read(self, gpu: Gpu) -> Reading:
         """Queues a copy of state and ring now; await its tokens later."""
@@ -143,6 +150,8 @@ class EngineMemory:
 
     async def read_logits(self, gpu: Gpu, logits: Slice, rows: int) -> npt.NDArray[np.float32]:
         """The first `rows` rows of a logits buffer, without padding: [rows, vocab]."""
+        import numpy as np  # the page has it only once logits are asked for
+
         stride = aligned(self._config.vocab, 4)
         data = await gpu.start_read(Slice(logits.buffer, 0, 4 * rows * stride))
         values = np.frombuffer(data, dtype=np.float32).reshape(rows, stride)

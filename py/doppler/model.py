@@ -5,10 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from doppler.buffers import Buffers
 from doppler.config import ModelConfig
@@ -23,6 +20,10 @@ from doppler.sampler import Sampling
 from doppler.shards import ShardStore
 from doppler.tokenizer import StopText, TextStream, Tokenizer
 from doppler.weights import load_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from doppler.buffers import Buffer, Buffers
 from doppler.errors import DeviceError, FormatError, UnsupportedError
-from doppler.formats.quants import BLOCK_TYPES, dequantize
+from doppler.formats.blocks import BLOCK_TYPES, float32_bytes
 from doppler.gpu import Gpu, GpuBuffer, Slice
 from doppler.kernels import Kernels
 from doppler.manifest import Manifest, Tensor
@@ -215,10 +215,9 @@ class _Loader:
         raw = bytearray()
         async for block, start, end in self._parts(tensor.offset, tensor.bytes):
             raw += self._buffers.to_bytes(self._buffers.part(block, start, end))
-        values = dequantize(tensor.type, bytes(raw), tensor.shape)
         padded = aligned(4 * tensor.shape[0], 16)
         buffer = self._own(padded, tensor.name)
-        self._gpu.write(buffer, 0, values.tobytes())
+        self._gpu.write(buffer, 0, float32_bytes(tensor.type, raw))
         self._vectors[tensor.name] = Slice(buffer, 0, padded)
 
     async def _load_matrix(self, tensor: Tensor) -> None:

@@ -25,7 +25,7 @@ export type DopplerEvent = BootEvent | ProgressEvent | PrefillEvent | TokenEvent
 
 export interface BootEvent {
   type: "boot";
-  stage: "python" | "packages" | "doppler" | "ready";
+  stage: "python" | "image" | "ready";
   done: number;
   total: number;
 }

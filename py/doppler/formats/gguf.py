@@ -19,7 +19,7 @@ import numpy as np
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.quants import BY_GGML_ID, BlockType
+from doppler.formats.blocks import BY_GGML_ID, BlockType
 from doppler.source import Source
 
 Value: TypeAlias = Any  # int, float, bool, str, list[str], list of lists, or a numeric ndarray

@@ -1,74 +1,22 @@
-"""GGML's block types: their sizes, and what their bytes mean (the reference for the kernels).
+"""What the bytes of GGML's block types mean (the reference for the kernels).
 
-A row of a tensor is a run of blocks; a block holds `elements` weights in `bytes` bytes, little
-endian. Layouts are those of ggml-common.h: `d` is a block's scale, `m` its minimum (both f16).
+A row of a tensor is a run of blocks (blocks.py has their sizes), little endian. Layouts are those
+of ggml-common.h: `d` is a block's scale, `m` its minimum (both f16).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from doppler.errors import FormatError, UnsupportedError
+from doppler.errors import FormatError
+from doppler.formats.blocks import block_type
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class BlockType:
-    """`ggml_id` is the number that GGUF files use; sizes are of one block."""
-
-    name: str
-    ggml_id: int
-    elements: int
-    bytes: int
-
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of a row. Raises FormatError where it is not a whole number of blocks."""
-        if columns % self.elements:
-            raise FormatError(
-                f"a row of {columns} weights is no whole number of {self.name} blocks "
-                f"({self.elements} weights each)"
-            )
-        return columns // self.elements * self.bytes
-
-    def tensor_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a tensor of shape (rows, columns) or (width,)."""
-        rows = 1
-        for extent in shape[:-1]:
-            rows *= extent
-        return rows * self.row_bytes(shape[-1])
-
-
-BLOCK_TYPES = {
-    block.name: block
-    for block in (
-        BlockType("F32", 0, 1, 4),
-        BlockType("F16", 1, 1, 2),
-        BlockType("Q4_0", 2, 32, 18),
-        BlockType("Q4_1", 3, 32, 20),
-        BlockType("Q5_0", 6, 32, 22),
-        BlockType("Q5_1", 7, 32, 24),
-        BlockType("Q8_0", 8, 32, 34),
-        BlockType("Q4_K", 12, 256, 144),
-        BlockType("Q5_K", 13, 256, 176),
-        BlockType("Q6_K", 14, 256, 210),
-        BlockType("BF16", 30, 1, 2),
-    )
-}
-BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}
-
-
-def block_type(name: str) -> BlockType:
-    """The type of that name; UnsupportedError where there is none."""
-    if name not in BLOCK_TYPES:
-        raise UnsupportedError(f"block type {name!r} is not one of {', '.join(BLOCK_TYPES)}")
-    return BLOCK_TYPES[name]
 
 
 def dequantize(type_name: str, data: bytes | Bytes, shape: tuple[int, ...]) -> Floats:

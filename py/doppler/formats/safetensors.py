@@ -13,7 +13,7 @@ from typing import Any
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.quants import BlockType, block_type
+from doppler.formats.blocks import BlockType, block_type
 from doppler.source import Source
 
 INDEX_FILE = "model.safetensors.index.json"

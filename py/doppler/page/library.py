@@ -10,17 +10,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import doppler_runtime as runtime
-import numpy as np
-import numpy.typing as npt
-from js import location
+import js
 from pyodide.ffi import JsException, to_js
 
 from doppler.buffers import Buffer
-from doppler.convert import convert_gguf
 from doppler.errors import CorruptError, DopplerError, FormatError, SourceError
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.buffers import PageBuffers
@@ -31,6 +28,10 @@ from doppler.shards import ShardStore
 from doppler.source import Source
 from doppler.storage import Storage
 from doppler.tokenizer import PageEncoding, PageTemplate, Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 ORIGIN_FILE = "origin.json"
 
@@ -115,7 +116,7 @@ class Library:
 
     async def download(self, url: str, emit: Emit) -> str:
         """Makes the model of a manifest's address whole in storage; returns its identity."""
-        address = urljoin(location.href, url)
+        address = urljoin(js.location.href, url)
         text = await fetch_text(address)
         manifest = Manifest.from_json(text, address)
         if await self._root.manifest_text(manifest.identity) is None:
@@ -138,7 +139,7 @@ class Library:
     async def import_url(self, url: str, name: str | None, emit: Emit) -> str:
         """Converts the .gguf at an address; returns the model's identity."""
         return await self._import(
-            HttpSource(urljoin(location.href, url), self._buffers), name, emit
+            HttpSource(urljoin(js.location.href, url), self._buffers), name, emit
         )
 
     async def import_file(self, file: Any, name: str | None, emit: Emit) -> str:
@@ -147,6 +148,9 @@ class Library:
 
     async def _import(self, source: Source, name: str | None, emit: Emit) -> str:
         await reserve(await source.size(), source.name)
+        await runtime.loadNumpy()  # who only uses what is stored need not wait for it
+        from doppler.convert import convert_gguf
+
         async with self._root.importing() as unfinished:
             manifest = await convert_gguf(
                 source,
@@ -183,7 +187,7 @@ class Library:
             await storage.truncate(name, 0)
             offset = 0
             async for part in rows:
-                data = np.ascontiguousarray(part).tobytes()
+                data = part.tobytes()
                 await storage.write(name, offset, to_js(data))
                 offset += len(data)
         finally:
