@@ -57,10 +57,11 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
             "keys": given_keys.astype(np.float32),
             "values": given_values.astype(np.float32),
             "parts": np.full((splits, heads, dim), 7.0, np.float32),
-            "marks": np.full((splits, heads, 2), 7.0, np.float32),
+            "marks": np.full((splits, heads), 7.0, np.float32),
             "state": state(1, before),
         }
         constants = {"HEAD_DIM": dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(normed)}
+        constants["LANES"] = 4  # SwiftShader's subgroups have no more
         params = {
             "heads": heads,
             "kv_heads": kv_heads,
@@ -79,13 +80,47 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
     for case, result, (out, keys, values) in zip(decode, results, exact, strict=True):
         assert_close(result["keys"], keys)
         assert_close(result["values"], values)
-        arrays = {name: result[name] for name in ("parts", "marks")}
-        arrays["out"] = np.zeros(out.shape, np.float32)
-        counts = {name: case.params[name] for name in ("heads", "splits")}
-        joins.append(
-            Case(
-                "attention_join", {"HEAD_DIM": case.constants["HEAD_DIM"]}, arrays, counts, ["out"]
-            )
-        )
-    for result, (out, _, _) in zip(gpu_page.run(joins), exact, strict=True):
+        joins += [join_case(case, result, out), output_case(rng, case, result, out)]
+    joined = gpu_page.run([case for case, _ in joins])
+    for (_, out), result in zip(joins, joined, strict=True):
         assert_close(result["out"], out)
+
+
+def join_case(case: Case, runs: dict[str, Array], out: Array) -> tuple[Case, Array]:
+    arrays = {name: runs[name] for name in ("parts", "marks")}
+    arrays["out"] = np.zeros(out.shape, np.float32)
+    counts = {name: case.params[name] for name in ("heads", "splits")}
+    constants = {"HEAD_DIM": case.constants["HEAD_DIM"]}
+    return Case("attention_join", constants, arrays, counts, ["out"]), out
+
+
+def output_case(
+    rng: np.random.Generator, case: Case, runs: dict[str, Array], out: Array
+) -> tuple[Case, Array]:
+    """The matvec that joins the runs by itself."""
+    cols, rows = out.size, 9
+    matrix = normal(rng, rows, cols)
+    marks = np.zeros(-(-runs["marks"].size // 4) * 4, np.float32)
+    marks[: runs["marks"].size] = runs["marks"].ravel()
+    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1}
+    params = {
+        "rows": rows,
+        "row0": 0,
+        "x_stride": cols,
+        "out0": 0,
+        "last": 0,
+        "eps": 0.0,
+        "offset": 0.0,
+        "splits": case.params["splits"],
+        "heads": case.params["heads"],
+    }
+    arrays = {
+        "codes": padded(matrix, cols),
+        "x": runs["parts"],
+        "branch": marks,
+        "state": state(1),
+        "out": np.zeros(rows, np.float32),
+    }
+    constants |= {"TEAM": 8, "ROWS": 2}
+    made = Case("matvec_subgroup", constants, arrays, params, ["out"])
+    return made, matrix @ out.ravel()

@@ -50,6 +50,8 @@ def folded_case(
         "last": last,
         "eps": EPS,
         "offset": offset,
+        "splits": 0,
+        "heads": 0,
     }
     t = tokens - 1 if last else 0
     h, v = references.norm(

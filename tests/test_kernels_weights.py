@@ -120,7 +120,7 @@ def product_case(
     if kernel == "matmul":
         params |= {"cols": cols, "out_stride": stride}
     else:
-        params |= {"eps": 0.0, "offset": 0.0}
+        params |= {"eps": 0.0, "offset": 0.0, "splits": 0, "heads": 0}
         constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0, "STAGE": 1}
     if kernel == "matvec_subgroup":
         constants |= {"TEAM": 32, "ROWS": 4}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from doppler.gpu import Slice
 from doppler.plan import PlannedModel, Step
@@ -16,8 +17,21 @@ from doppler.weights import Matrix, aligned
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
 ENOUGH_SUBGROUPS = 4096  # at work at once, for a large GPU to be busy
 WORKGROUP = 256  # threads of matvec_subgroup, which may all share a row
-SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least, once there are many
+KEY_LANES = 8  # threads of attention_decode that share a key
+SPLIT_KEYS = 64  # that a workgroup of attention_decode sums at least, once there are many
 MOST_SPLITS = 64
+MOST_FOLDED = 16  # runs that the output's matvec joins by itself
+NO_RUNS: Mapping[str, int] = {"splits": 0, "heads": 0}
+
+
+class Prologue(IntEnum):
+    """What a matvec makes of its activations first (kernels/vector.wgsl)."""
+
+    NONE = 0
+    NORM = 1
+    ADD_NORM = 2
+    POST_NORM = 3
+    JOIN = 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,6 @@ class DecodePlan:
                 fold = Fold(m.x_next, f"{prefix}.attn_norm", m.x, post)
             steps += self._stack(f"{prefix}.attn_qkv", fold, m.qkv)
             steps += self._attend(index, reach)
-            steps += self._plain(f"{prefix}.attn_output", m.attended)
             post = model.post_norm(index, "post_attention_norm")
             steps += self._gate_up(index, Fold(m.x, f"{prefix}.ffn_norm", m.x_next, post))
             steps += self._plain(f"{prefix}.ffn_down", m.gated)
@@ -66,29 +79,39 @@ class DecodePlan:
         return list(self._project((model.head_matrix,), fold, m.logits, "head"))
 
     def _attend(self, index: int, reach: int) -> list[Step]:
-        """qkv -> attended; where there are subgroups, the keys are shared among workgroups."""
-        model, m, prefix = self._model, self._model.memory, f"blk.{index}"
+        """qkv -> branch; where there are subgroups, the keys are shared among workgroups."""
+        model, m, output = self._model, self._model.memory, f"blk.{index}.attn_output"
         if not model.adapter.subgroup_size:
-            return [model.rope(1, index), model.attention(1, index)]
-        rope, c, layer = model.rope(1, index), model.config, model.config.layers[index]
-        splits = splits_of(min(reach, layer.window or reach))
+            steps = [model.rope(1, index), model.attention(1, index)]
+            return steps + self._plain(output, m.attended)
+        c, window = model.config, model.config.layers[index].window
+        splits = splits_of(min(reach, window or reach))
+        runs = {"heads": c.heads, "splits": splits}
+        steps = [self._attend_runs(index, splits)]
+        if splits <= MOST_FOLDED and staged(model, c.q_width):
+            matrix = model.weights.matrices[f"{output}.weight"]
+            bindings = {"x": m.parts, "branch": m.marks, "out": m.branch}
+            return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, runs=runs)
+        bindings = {"parts": m.parts, "marks": m.marks, "out": m.attended}
+        label = f"blk.{index}.attention join"
+        steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
+        return steps + self._plain(output, m.attended)
+
+    def _attend_runs(self, index: int, splits: int) -> Step:
+        """qkv -> what each of `splits` runs of the keys gives alone, and its mark."""
+        model, m = self._model, self._model.memory
+        rope, layer = model.rope(1, index), model.config.layers[index]
+        names = ("heads", "kv_heads", "context", "eps", "offset")
         params = {
-            **{
-                name: rope.params[name]
-                for name in ("heads", "kv_heads", "context", "eps", "offset")
-            },
+            **{name: rope.params[name] for name in names},
             "window": layer.window,
             "splits": splits,
-            "scale": c.query_scale,
+            "scale": model.config.query_scale,
         }
+        constants = {**rope.constants, "LANES": KEY_LANES}
         bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}
-        joined = {"parts": m.parts, "marks": m.marks, "out": m.attended}
-        counts = {"heads": c.heads, "splits": splits}
-        head_dim = {"HEAD_DIM": c.head_dim}
-        return [
-            Step("attention_decode", rope.constants, bindings, params, 1, f"{prefix}.attention"),
-            Step("attention_join", head_dim, joined, counts, 1, f"{prefix}.attention join"),
-        ]
+        label = f"blk.{index}.attention"
+        return Step("attention_decode", constants, bindings, params, 1, label)
 
     def _stack(self, name: str, fold: Fold, out: Slice) -> Iterator[Step]:
         return self._project(self._model.weights.stacks[name], fold, out, name)
@@ -118,7 +141,7 @@ class DecodePlan:
         if not self._folds:
             first = fold.next is None
             yield model.norm(1, "embedding" if first else label, fold.weight, fold.post)
-            bindings, prologue = {"x": model.memory.normed}, 0
+            bindings, prologue = {"x": model.memory.normed}, Prologue.NONE
         start = 0
         for matrix in stack:
             yield from matvec(
@@ -126,16 +149,16 @@ class DecodePlan:
             )
             start += aligned(matrix.rows, 4)
 
-    def _folded(self, fold: Fold) -> tuple[dict[str, Slice], int]:
+    def _folded(self, fold: Fold) -> tuple[dict[str, Slice], Prologue]:
         """What a matvec binds to compute `fold` itself, and its PROLOGUE."""
         vectors = self._model.weights.vectors
         bindings = {"x": fold.x, "weight": vectors[f"{fold.weight}.weight"]}
         if fold.next is None:
-            return bindings, 1
+            return bindings, Prologue.NORM
         bindings |= {"branch": self._model.memory.branch, "next": fold.next}
         if fold.post is None:
-            return bindings, 2
-        return {**bindings, "post": vectors[f"{fold.post}.weight"]}, 3
+            return bindings, Prologue.ADD_NORM
+        return {**bindings, "post": vectors[f"{fold.post}.weight"]}, Prologue.POST_NORM
 
 
 def matvec(
@@ -143,15 +166,16 @@ def matvec(
     matrix: Matrix,
     bindings: Mapping[str, Slice],
     label: str,
-    prologue: int = 0,
+    prologue: Prologue = Prologue.NONE,
     activation: int = 0,
     start: int = 0,
     last: bool = False,
+    runs: Mapping[str, int] = NO_RUNS,
 ) -> list[Step]:
     """out[start:] = matrix · what the prologue makes of x, a step for each slice of the matrix.
 
     `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
-    token instead of its first.
+    token instead of its first; `runs` says what there is to join.
     """
     kernel = "matvec"
     constants = {
@@ -173,6 +197,7 @@ def matvec(
             "last": int(last),
             "eps": model.config.norm_eps,
             "offset": model.config.norm_offset,
+            **runs,
         }
         bound = {**bindings, **part.bindings(), "state": model.memory.state}
         steps.append(Step(kernel, constants, bound, params, 1, label))

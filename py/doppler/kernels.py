@@ -25,9 +25,12 @@ Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 Variant = tuple[str, tuple[tuple[str, Number], ...]]  # a kernel and its constants
 
-SHARED = ("state", "planes", "product", "vector", "turn")  # put before kernels whose headers say so
+# Put before kernels whose headers say so.
+SHARED = ("state", "planes", "product", "vector", "turn", "compress")
 FILES = (
     *SHARED,
+    "blake3",
+    "blake3_tree",
     "relayout",
     "gather",
     "norm",
@@ -59,6 +62,8 @@ def _spread(count: int) -> Grid:
 
 # Workgroups from params and number of tokens, p; the shares are those of each file's header.
 _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
+    "blake3": lambda p: (_over(max(p["length"], 1), 64 * 1024), 1, 1),
+    "blake3_tree": lambda p: (_over(max(p["length"], 1), 1024 * p["block"]), 1, 1),
     "relayout": lambda p: _spread(_over(p["rows"] * _over(p["cols"], 32), 64)),
     "gather": lambda p: (_over(_over(p["cols"], 32), 32), p["tokens"], 1),
     "norm": lambda p: (p["tokens"], 1, 1),
@@ -76,7 +81,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
         p["kv_heads"],
         _over(p["heads"] // p["kv_heads"], 4),
     ),
-    "attention_join": lambda p: (_over(p["heads"] * p["HEAD_DIM"] // 4, 64), 1, 1),
+    "attention_join": lambda p: (p["heads"], 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
     "sample": lambda _: (1, 1, 1),
 }

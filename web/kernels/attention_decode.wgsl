@@ -1,23 +1,25 @@
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // rope.wgsl and attention.wgsl for one token, with its keys shared among workgroups: norms and rotates
-// q and k, moves k and v into the cache, and sums a run of the keys that the token sees.
+// q and k, moves k and v into the cache, and attends to a run of the keys that the token sees.
 // uses: state
 // uses: turn
 //
 // qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, context, HEAD_DIM] f32, HEAD_DIM
-// a multiple of 4 and at most 256. parts [splits, heads, HEAD_DIM]: Σ exp(s - m) · v; marks
-// [splits, heads]: (m, Σ exp(s - m)), where m is the run's largest score s; attention_join.wgsl puts
-// them together. A workgroup of 128 threads does one run (x) of one key-value head (y) for four of its
-// query heads (z): a key a thread for the scores, then a vec4 of the head a thread for the values.
-// Every key is read once for the four. Whoever has the token's own key writes it to the cache first;
-// where two workgroups do (more than four query heads), they write the same.
+// a multiple of 4 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
+// marks [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
+// matvec weighs the runs. A workgroup of 256 threads does one run (x) of one key-value head (y) for four
+// of its query heads (z), so that every key is read once for the four: LANES threads (a power of two,
+// at most a subgroup) share a key for the scores, and a thread has a vec4 of the head for the values.
+// Whoever has the token's own key writes it to the cache first; where two workgroups do (more than four
+// query heads), they write the same.
 
 override HEAD_DIM: u32;
 override PAIRS: u32;
 override QK_NORM: u32;
+override LANES: u32;
 override WIDTH = HEAD_DIM / 4u; // vec4s a head
-override PARTS = 128u / (HEAD_DIM / 4u); // threads that share one vec4 of the output
+override PARTS = 256u / (HEAD_DIM / 4u); // threads that share one vec4 of the output
 
 struct Params {
   heads: u32,
@@ -37,96 +39,130 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> keys: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> values: array<vec4f>;
 @group(0) @binding(6) var<storage, read_write> parts: array<vec4f>;
-@group(0) @binding(7) var<storage, read_write> marks: array<vec2f>;
+@group(0) @binding(7) var<storage, read_write> marks: array<f32>;
 @group(0) @binding(8) var<storage, read> state: State;
 @group(0) @binding(9) var<uniform> params: Params;
 
 const LOWEST = -3.0e38;
 
-var<workgroup> turned: array<f32, 5u * HEAD_DIM>; // four heads of q, then k
-var<workgroup> shares: array<vec4f, 128>; // exp(score - largest) of a tile's keys, for four heads
-var<workgroup> subgroup_parts: array<vec4f, 32>;
-var<workgroup> sums: array<vec4f, 512>; // of values, by thread and head
-
-// q or k heads number `first` .. of qkv, normed, rotated and scaled, to `turned`.
-fn turn_head(to: u32, head: u32, lane: u32, live: bool) {
-  let base = head * HEAD_DIM;
-  var inverse = 1.0;
-  if (QK_NORM == 1u) {
-    var square = 0.0;
-    for (var i = lane; i < HEAD_DIM; i += 128u) {
-      square += qkv[base + i] * qkv[base + i];
-    }
-    inverse = 1.0 / sqrt(workgroup_sum(vec4f(square), lane).x / f32(HEAD_DIM) + params.eps);
-  }
-  if (!live) {
-    return;
-  }
-  let is_query = to < 4u;
-  for (var i = lane; i < HEAD_DIM / 2u; i += 128u) {
-    let first = select(i, 2u * i, PAIRS == 1u);
-    let second = select(i + HEAD_DIM / 2u, 2u * i + 1u, PAIRS == 1u);
-    var a = qkv[base + first];
-    var b = qkv[base + second];
-    if (QK_NORM == 1u) {
-      a *= inverse * (select(k_norm[first], q_norm[first], is_query) + params.offset);
-      b *= inverse * (select(k_norm[second], q_norm[second], is_query) + params.offset);
-    }
-    let turn = angle(state.position, i);
-    let scale = select(1.0, params.scale, is_query);
-    turned[to * HEAD_DIM + first] = scale * (a * turn.x - b * turn.y);
-    turned[to * HEAD_DIM + second] = scale * (b * turn.x + a * turn.y);
-  }
-}
-
+var<workgroup> turned: array<vec4f, 5u * WIDTH>; // four heads of q, scaled, then k
+var<workgroup> shares: array<vec4f, 256>; // scores of a tile's keys, then exp(score - largest), by head
+var<workgroup> subgroup_parts: array<vec4f, 64>;
+var<workgroup> sums: array<vec4f, 256>; // of values, by thread
 var<private> lanes: u32; // of a subgroup
 
-fn workgroup_sum(value: vec4f, lane: u32) -> vec4f {
+// Element i of a head: normed and rotated with its partner.
+fn turned_value(base: u32, i: u32, inverse: f32, is_query: bool) -> f32 {
+  let half = HEAD_DIM / 2u;
+  var first = i < half;
+  var pair = select(i - half, i, first);
+  var partner = select(i - half, i + half, first);
+  if (PAIRS == 1u) {
+    first = i % 2u == 0u;
+    pair = i / 2u;
+    partner = i ^ 1u;
+  }
+  var own = qkv[base + i];
+  var other = qkv[base + partner];
+  if (QK_NORM == 1u) {
+    own *= inverse * (select(k_norm[i], q_norm[i], is_query) + params.offset);
+    other *= inverse * (select(k_norm[partner], q_norm[partner], is_query) + params.offset);
+  }
+  let turn = angle(state.position, pair);
+  return own * turn.x + select(other, -other, first) * turn.y;
+}
+
+// The workgroup's sum and largest of what every thread gives.
+fn workgroup_sum(value: vec4f, index: u32, at: u32) -> vec4f {
   let sum = subgroupAdd(value);
-  if (lane % lanes == 0u) {
-    subgroup_parts[lane / lanes] = sum;
+  if (index % lanes == 0u) {
+    subgroup_parts[at + index / lanes] = sum;
   }
   workgroupBarrier();
   var whole = vec4f();
-  for (var i = 0u; i < 128u / lanes; i++) {
-    whole += subgroup_parts[i];
+  for (var i = 0u; i < 256u / lanes; i++) {
+    whole += subgroup_parts[at + i];
   }
   workgroupBarrier(); // before the next numbers are put there
   return whole;
 }
 
-fn workgroup_max(value: vec4f, lane: u32) -> vec4f {
+fn workgroup_max(value: vec4f, index: u32) -> vec4f {
   let top = subgroupMax(value);
-  if (lane % lanes == 0u) {
-    subgroup_parts[lane / lanes] = top;
+  if (index % lanes == 0u) {
+    subgroup_parts[index / lanes] = top;
   }
   workgroupBarrier();
   var whole = subgroup_parts[0];
-  for (var i = 1u; i < 128u / lanes; i++) {
+  for (var i = 1u; i < 256u / lanes; i++) {
     whole = max(whole, subgroup_parts[i]);
   }
   workgroupBarrier();
   return whole;
 }
 
-fn turned4(head: u32, i: u32) -> vec4f {
-  let at = head * HEAD_DIM + 4u * i;
-  return vec4f(turned[at], turned[at + 1u], turned[at + 2u], turned[at + 3u]);
+// Norms, rotates and scales four heads of q, from `head0` on, and the head of k.
+fn turn_heads(head0: u32, count: u32, kv_head: u32, index: u32) {
+  let bases = (vec4u(head0) + min(vec4u(0u, 1u, 2u, 3u), vec4u(count - 1u))) * HEAD_DIM;
+  let key_base = (params.heads + kv_head) * HEAD_DIM;
+  var queries = vec4f();
+  var key = 0.0;
+  if (QK_NORM == 1u) {
+    for (var i = index; i < HEAD_DIM; i += 256u) {
+      let q = vec4f(qkv[bases.x + i], qkv[bases.y + i], qkv[bases.z + i], qkv[bases.w + i]);
+      queries += q * q;
+      key += qkv[key_base + i] * qkv[key_base + i];
+    }
+    queries = workgroup_sum(queries, index, 0u) / f32(HEAD_DIM) + params.eps;
+    key = workgroup_sum(vec4f(key), index, 0u).x / f32(HEAD_DIM) + params.eps;
+  }
+  for (var i = index; i < 5u * WIDTH; i += 256u) {
+    let head = i / WIDTH;
+    let is_query = head < 4u;
+    let base = select(key_base, bases[min(head, 3u)], is_query);
+    let inverse = inverseSqrt(select(key, queries[min(head, 3u)], is_query));
+    let at = 4u * (i % WIDTH);
+    turned[i] = select(1.0, params.scale, is_query) * vec4f(
+      turned_value(base, at, inverse, is_query), turned_value(base, at + 1u, inverse, is_query),
+      turned_value(base, at + 2u, inverse, is_query),
+      turned_value(base, at + 3u, inverse, is_query));
+  }
 }
 
 // Moves the token's k, which is turned, and its v to their place in the cache.
-fn keep(kv_head: u32, place: u32, lane: u32) {
-  for (var i = lane; i < WIDTH; i += 128u) {
-    keys[place + i] = turned4(4u, i);
+fn keep(kv_head: u32, place: u32, index: u32) {
+  for (var i = index; i < WIDTH; i += 256u) {
+    keys[place + i] = turned[4u * WIDTH + i];
     let at = (params.heads + params.kv_heads + kv_head) * HEAD_DIM + 4u * i;
     values[place + i] = vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
   }
 }
 
-@compute @workgroup_size(128)
+// Scores of `size` keys from vec4 `at` of the cache on, to `shares`.
+fn score(at: u32, size: u32, index: u32) {
+  for (var start = 0u; start < size; start += 256u / LANES) {
+    let key = start + index / LANES;
+    var product = vec4f();
+    if (key < size) {
+      for (var i = index % LANES; i < WIDTH; i += LANES) {
+        let k = keys[at + key * WIDTH + i];
+        product += vec4f(dot(turned[i], k), dot(turned[WIDTH + i], k),
+          dot(turned[2u * WIDTH + i], k), dot(turned[3u * WIDTH + i], k));
+      }
+    }
+    for (var step = 1u; step < LANES; step *= 2u) {
+      product += subgroupShuffleXor(product, step);
+    }
+    if (index % LANES == 0u && key < size) {
+      shares[key] = product;
+    }
+  }
+}
+
+@compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  @builtin(local_invocation_index) index: u32,
   @builtin(subgroup_size) subgroup_size: u32,
 ) {
   lanes = subgroup_size;
@@ -139,44 +175,33 @@ fn main(
   let run = (seen + params.splits - 1u) / params.splits;
   let first = min(end - seen + workgroup.x * run, end);
   let stop = min(first + run, end);
-  for (var i = 0u; i < 4u; i++) {
-    turn_head(i, head0 + min(i, count - 1u), lane, first < stop);
-  }
-  turn_head(4u, params.heads + kv_head, lane, stop == end && first < stop);
-  workgroupBarrier();
   let kv = kv_head * params.context * WIDTH;
+  turn_heads(head0, count, kv_head, index);
+  workgroupBarrier();
   if (stop == end && first < stop) {
-    keep(kv_head, kv + (end - 1u) * WIDTH, lane);
+    keep(kv_head, kv + (end - 1u) * WIDTH, index);
   }
   storageBarrier();
   workgroupBarrier();
-  let column = lane % WIDTH;
-  let part = lane / WIDTH;
+  let column = index % WIDTH;
+  let part = index / WIDTH;
   var largest = vec4f(LOWEST); // a component a head
   var total = vec4f();
   var sum0 = vec4f();
   var sum1 = vec4f();
   var sum2 = vec4f();
   var sum3 = vec4f();
-  for (var tile = 0u; tile < run; tile += 128u) {
-    let start = first + tile;
-    let size = min(128u, stop - min(start, stop));
-    var score = vec4f(LOWEST);
-    if (lane < size) {
-      let at = kv + (start + lane) * WIDTH;
-      score = vec4f();
-      for (var i = 0u; i < WIDTH; i++) {
-        let key = keys[at + i];
-        score += vec4f(dot(turned4(0u, i), key), dot(turned4(1u, i), key),
-          dot(turned4(2u, i), key), dot(turned4(3u, i), key));
-      }
-    }
-    let top = max(largest, workgroup_max(score, lane));
+  for (var start = first; start < stop; start += 256u) {
+    let size = min(256u, stop - start);
+    score(kv + start * WIDTH, size, index);
+    workgroupBarrier();
+    let s = select(vec4f(LOWEST), shares[index], index < size);
+    let top = max(largest, workgroup_max(s, index));
     let fade = exp(largest - top);
     largest = top;
-    let share = select(vec4f(), exp(score - top), lane < size);
-    shares[lane] = share;
-    total = total * fade + workgroup_sum(share, lane); // its barriers also show the shares
+    let share = select(vec4f(), exp(s - top), index < size);
+    shares[index] = share;
+    total = total * fade + workgroup_sum(share, index, 0u); // its barriers also show the shares
     sum0 *= fade.x;
     sum1 *= fade.y;
     sum2 *= fade.z;
@@ -191,22 +216,23 @@ fn main(
         sum3 += weights.w * value;
       }
     }
-    workgroupBarrier(); // before the next tile's shares are put there
+    workgroupBarrier(); // before the next tile's scores are put there
   }
-  sums[lane] = sum0;
-  sums[128u + lane] = sum1;
-  sums[256u + lane] = sum2;
-  sums[384u + lane] = sum3;
-  workgroupBarrier();
-  for (var i = lane; i < count * WIDTH; i += 128u) {
-    let head = i / WIDTH;
-    var sum = vec4f();
-    for (var other = 0u; other < PARTS; other++) {
-      sum += sums[128u * head + other * WIDTH + i % WIDTH];
+  let inverse = select(vec4f(), 1.0 / total, total > vec4f());
+  let out = (workgroup.x * params.heads + head0) * WIDTH;
+  for (var head = 0u; head < count; head++) {
+    sums[index] = select(select(sum2, sum3, head == 3u), select(sum0, sum1, head == 1u), head < 2u);
+    workgroupBarrier();
+    if (index < WIDTH) {
+      var sum = vec4f();
+      for (var i = 0u; i < PARTS; i++) {
+        sum += sums[i * WIDTH + index];
+      }
+      parts[out + head * WIDTH + index] = sum * inverse[head];
     }
-    parts[(workgroup.x * params.heads + head0) * WIDTH + i] = sum;
+    workgroupBarrier();
   }
-  if (lane < count) {
-    marks[workgroup.x * params.heads + head0 + lane] = vec2f(largest[lane], total[lane]);
+  if (index < count) {
+    marks[workgroup.x * params.heads + head0 + index] = largest[index] + log(max(total[index], 1.0));
   }
 }

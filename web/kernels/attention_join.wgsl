@@ -1,10 +1,13 @@
-// out[h] = Σ_s exp(m[s, h] - M) · parts[s, h] / Σ_s exp(m[s, h] - M) · l[s, h], M being the largest
-// m[s, h] and marks (m, l): what attention_decode.wgsl left of each run s of keys.
+// Joins the runs of attention_decode.wgsl: out[h] = Σ_s w · parts[s, h] / Σ_s w, where
+// w = exp(marks[s, h] - the largest of them). Runs without keys have the lowest mark.
 //
-// parts [splits, heads, HEAD_DIM] f32, marks [splits, heads], out [heads, HEAD_DIM]. A thread does a
-// vec4 of the output. A run without keys has l = 0 and so no share.
+// parts [splits, heads, HEAD_DIM] f32; marks [splits, heads]; out [heads, HEAD_DIM]; HEAD_DIM is a
+// multiple of 4 and at most 256, and there are at most 256 runs. A workgroup of 256 threads does one
+// head (x): a run a thread for the weights, then a vec4 of the head, which several threads share.
 
 override HEAD_DIM: u32;
+override WIDTH = HEAD_DIM / 4u; // vec4s a head
+override PARTS = 256u / (HEAD_DIM / 4u); // threads that share one vec4 of the output
 
 struct Params {
   heads: u32,
@@ -12,28 +15,46 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> parts: array<vec4f>;
-@group(0) @binding(1) var<storage, read> marks: array<vec2f>;
+@group(0) @binding(1) var<storage, read> marks: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(3) var<uniform> params: Params;
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  let width = params.heads * HEAD_DIM / 4u;
-  if (id.x >= width) {
-    return;
+var<workgroup> weights: array<f32, 256>; // of the runs
+var<workgroup> sums: array<vec4f, 256>;
+var<workgroup> totals: array<f32, 256>;
+
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let head = workgroup.x;
+  if (index < params.splits) {
+    weights[index] = marks[index * params.heads + head];
   }
-  let head = id.x / (HEAD_DIM / 4u);
-  var largest = marks[head].x;
-  for (var s = 1u; s < params.splits; s++) {
-    largest = max(largest, marks[s * params.heads + head].x);
+  workgroupBarrier();
+  var largest = weights[0];
+  for (var i = 1u; i < params.splits; i++) {
+    largest = max(largest, weights[i]);
   }
+  let part = index / WIDTH;
   var sum = vec4f();
   var total = 0.0;
-  for (var s = 0u; s < params.splits; s++) {
-    let mark = marks[s * params.heads + head];
-    let share = exp(mark.x - largest);
-    total += share * mark.y;
-    sum += share * parts[s * width + id.x];
+  if (part < PARTS) {
+    for (var i = part; i < params.splits; i += PARTS) {
+      let weight = exp(weights[i] - largest);
+      sum += weight * parts[(i * params.heads + head) * WIDTH + index % WIDTH];
+      total += weight;
+    }
   }
-  out[id.x] = sum / total;
+  sums[index] = sum;
+  totals[index] = total;
+  workgroupBarrier();
+  if (index < WIDTH) {
+    for (var i = 1u; i < PARTS; i++) {
+      sum += sums[i * WIDTH + index];
+      total += totals[i * WIDTH + index];
+    }
+    out[head * WIDTH + index] = sum / total;
+  }
 }

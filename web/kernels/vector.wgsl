@@ -7,13 +7,15 @@
 // are folded in, so that they cost no dispatch of their own: h = x (PROLOGUE 1), x + branch (2) or
 // x + rms(branch) · (post + offset) (3), where rms(v) = v / sqrt(mean(v²) + eps), and
 // v = rms(h) · (weight + offset). Every workgroup computes them for itself; the first one stores h in
-// `next`, which is not x, since others still read that.
+// `next`, which is not x, since others still read that. PROLOGUE 4 joins the runs of attention as
+// attention_join.wgsl does: x is its parts [splits, COLS], branch its marks [splits, heads].
 //
 // x, branch, next [.., x_stride] f32, pads zero; post, weight [COLS]. x_stride is COLS rounded up to a
 // multiple of 4.
 
 override COLS: u32;
 override PROLOGUE: u32;
+override NORMED = PROLOGUE > 0u && PROLOGUE < 4u;
 override ACTIVATION: u32; // 0: none; 1, 2: rows are pairs (gate, up) and out = act(gate) · up
 override STAGE: u32;
 override STEP = (COLS + 31u) / 32u; // groups
@@ -27,6 +29,8 @@ struct Params {
   last: u32,
   eps: f32,
   offset: f32,
+  splits: u32,
+  heads: u32,
 }
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
@@ -73,8 +77,33 @@ fn post_scaled(i: u32, at: u32, scale: f32) -> vec4f {
   return branch[at] * scale * (post[i] + params.offset);
 }
 
+fn mark(run: u32, head: u32) -> f32 {
+  let i = run * params.heads + head;
+  return branch[i / 4u][i % 4u];
+}
+
+// The runs of attention, weighed by their marks.
+fn joined(i: u32) -> vec4f {
+  let head = 4u * i * params.heads / COLS;
+  var largest = mark(0u, head);
+  for (var run = 1u; run < params.splits; run++) {
+    largest = max(largest, mark(run, head));
+  }
+  var sum = vec4f();
+  var total = 0.0;
+  for (var run = 0u; run < params.splits; run++) {
+    let weight = exp(mark(run, head) - largest);
+    sum += weight * x[run * (COLS / 4u) + i];
+    total += weight;
+  }
+  return sum / total;
+}
+
 // h, of which the first workgroup keeps a copy.
 fn residual(i: u32, at: u32, scale: f32) -> vec4f {
+  if (PROLOGUE == 4u) {
+    return joined(i);
+  }
   var h = x[at];
   if (PROLOGUE == 2u) {
     h += branch[at];
@@ -137,14 +166,14 @@ fn stage(index: u32, threads: u32, first: bool) {
     var h = vec4f();
     if (i < width) {
       h = residual(i, base + i, scale);
-      if (PROLOGUE > 1u && first) {
+      if (NORMED && PROLOGUE > 1u && first) {
         next[base + i] = h;
       }
     }
     staged[place(i)] = h;
     sum += dot(h, h);
   }
-  if (PROLOGUE > 0u) {
+  if (NORMED) {
     let inverse = inverse_rms(total_of(sum, index, 32u));
     for (var i = index; i < width; i += threads) {
       staged[place(i)] *= inverse * (weight[i] + params.offset);
