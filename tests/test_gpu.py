@@ -68,7 +68,7 @@ def test_a_refused_kernel_is_named_with_its_line(gpu_page: GpuPage) -> None:
         gpu_page,
         """
 broken = Kernels(gpu, {"broken": "@compute @workgroup_size(1)\\nfn main() { let a = nothing; }"})
-await error_of(broken.prepare("broken", {}))
+await error_of(broken.prepare(broken.variant("broken", {}, [])))
 """,
     )
     assert "kernel broken was refused: line " in str(message)

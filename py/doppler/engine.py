@@ -75,8 +75,8 @@ class Engine:
         steps = self._decode_steps(self._reach(1))
         if self.batch > 1:
             steps += self._prefill_plan.body(self.batch) + self._prefill_plan.head()
-        variants = {(s.kernel, tuple(sorted(s.constants.items()))) for s in steps}
-        pending = [self._kernels.prepare(kernel, dict(constants)) for kernel, constants in variants]
+        variants = {self._kernels.variant(s.kernel, s.constants, s.bindings) for s in steps}
+        pending = [self._kernels.prepare(variant) for variant in variants]
         for done, ready in enumerate(asyncio.as_completed(pending), start=1):
             await ready
             progress(done, len(variants))

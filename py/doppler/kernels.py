@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doppler.errors import DeviceError
 from doppler.gpu import Gpu, GpuBuffer, Slice, js_object
-from doppler.wgsl import Number, parse
+from doppler.wgsl import Binding, Number, parse
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
-Variant = tuple[str, tuple[tuple[str, Number], ...]]  # a kernel and its constants
 
 # Put before kernels whose headers say so.
 SHARED = ("state", "planes", "product", "vector", "turn", "compress")
@@ -44,6 +43,7 @@ FILES = (
     "gate",
     "sample",
 )
+# Bindings that a dispatch may go without, where its constants say that they are not touched.
 OPTIONAL = frozenset({"high", "scales", "branch", "post", "weight", "next", "q_norm", "k_norm"})
 MOST_WORKGROUPS = 65535  # in one dimension of a grid
 MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
@@ -87,12 +87,22 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
 }
 
 
+class Variant(NamedTuple):
+    """A kernel, its constants, and the optional bindings that it does without."""
+
+    kernel: str
+    constants: tuple[tuple[str, Number], ...]
+    absent: frozenset[str]
+
+    def __str__(self) -> str:
+        return " ".join([self.kernel, *(f"{name}={value}" for name, value in self.constants)])
+
+
 @dataclass(frozen=True)
 class Dispatch:
     """One kernel, ready to be recorded. `uniform` is None where the caller binds `params`."""
 
-    kernel: str
-    constants: Constants
+    variant: Variant
     bindings: Mapping[str, Slice]
     uniform: bytes | None
     workgroups: Grid
@@ -131,13 +141,9 @@ class Kernels:
     def __init__(self, gpu: Gpu, sources: Mapping[str, str]) -> None:
         self._gpu = gpu
         self._shaders = {name: parse(name, sources) for name in sources.keys() - SHARED}
-        self._modules: dict[str, Any] = {}
-        self._layouts: dict[str, Any] = {}  # GPUBindGroupLayout by kernel
+        self._modules: dict[tuple[str, frozenset[str]], Any] = {}
+        self._layouts: dict[tuple[str, frozenset[str]], Any] = {}  # GPUBindGroupLayout
         self._pipelines: dict[Variant, Any] = {}
-        # What optional bindings get when there is nothing to bind: a buffer may not be bound both
-        # for reading and for writing in a dispatch, and written ranges may not overlap.
-        self._unread = gpu.buffer(UNIFORM_STEP, "activations", "unread")
-        self._unwritten = gpu.buffer(16 * UNIFORM_STEP, "activations", "unwritten")
 
     def names(self) -> list[str]:
         """The kernels there are."""
@@ -151,18 +157,23 @@ class Kernels:
         """Workgroups that a kernel needs for these constants and parameters and `tokens` tokens."""
         return _GRIDS[kernel]({**params, "tokens": tokens})
 
-    async def prepare(self, kernel: str, constants: Constants) -> None:
+    def variant(self, kernel: str, constants: Constants, bound: Collection[str]) -> Variant:
+        """The variant for these constants that binds the names in `bound`, besides `params`."""
+        known = {binding.name for binding in self._shaders[kernel].bindings}
+        absent = frozenset(known & OPTIONAL - set(bound))
+        return Variant(kernel, tuple(sorted(constants.items())), absent)
+
+    async def prepare(self, variant: Variant) -> None:
         """Compiles a variant unless it is there. Raises DeviceError with the compiler's words."""
         from pyodide.ffi import JsException
 
-        variant = _variant(kernel, constants)
         if variant in self._pipelines:
             return
-        descriptor = self._descriptor(kernel, constants)
+        descriptor = self._descriptor(variant)
         try:
             pipeline = await self._gpu.device.createComputePipelineAsync(descriptor)
         except JsException as error:
-            raise DeviceError(await self._complaint(kernel, constants, str(error))) from error
+            raise DeviceError(await self._complaint(variant, str(error))) from error
         self._pipelines[variant] = pipeline
 
     def dispatch(
@@ -184,7 +195,8 @@ class Kernels:
                 f"{sorted(shader.overrides)}; got {sorted(bindings)} and {sorted(constants)}"
             )
         uniform = None if "params" in bindings else shader.pack(params)
-        return Dispatch(kernel, dict(constants), dict(bindings), uniform, workgroups, label)
+        variant = self.variant(kernel, constants, bindings)
+        return Dispatch(variant, dict(bindings), uniform, workgroups, label)
 
     def record(self, dispatches: Sequence[Dispatch]) -> Recording:
         """Pipelines, bind groups and parameters, made once, to be run any number of times.
@@ -198,8 +210,8 @@ class Kernels:
         variants: dict[Variant, int] = {}
         ops, groups, at = array("i"), [], 0
         for dispatch in dispatches:
-            variant = _variant(dispatch.kernel, dispatch.constants)
-            ops.extend((variants.setdefault(variant, len(variants)), *dispatch.workgroups))
+            number = variants.setdefault(dispatch.variant, len(variants))
+            ops.extend((number, *dispatch.workgroups))
             params = None
             if dispatch.uniform is not None and uniforms is not None:
                 params = Slice(uniforms, at, len(dispatch.uniform))
@@ -250,7 +262,7 @@ class Kernels:
         recording = None
         try:
             async with self._gpu.scope(f"kernel {kernel}"):
-                await self.prepare(kernel, constants)
+                await self.prepare(self.variant(kernel, constants, arrays))
                 for name, values in arrays.items():
                     bindings[name] = self._upload(name, values)
                 grid = workgroups or self.grid(kernel, {**constants, **params}, tokens)
@@ -277,50 +289,53 @@ class Kernels:
         data = await self._gpu.read(part)
         return np.frombuffer(data[: like.nbytes], like.dtype).reshape(like.shape)
 
-    def _descriptor(self, kernel: str, constants: Constants) -> Any:
+    def _descriptor(self, variant: Variant) -> Any:
         device = self._gpu.device
-        layout = device.createPipelineLayout(js_object(bindGroupLayouts=[self._layout(kernel)]))
-        compute = {"module": self._module(kernel), "entryPoint": "main", "constants": constants}
-        return js_object(label=_name(kernel, constants), layout=layout, compute=compute)
+        layout = device.createPipelineLayout(js_object(bindGroupLayouts=[self._layout(variant)]))
+        constants = dict(variant.constants)
+        compute = {"module": self._module(variant), "entryPoint": "main", "constants": constants}
+        return js_object(label=str(variant), layout=layout, compute=compute)
 
     def _pipeline(self, variant: Variant) -> Any:
         if variant not in self._pipelines:
-            kernel, constants = variant
-            descriptor = self._descriptor(kernel, dict(constants))
+            descriptor = self._descriptor(variant)
             self._pipelines[variant] = self._gpu.device.createComputePipeline(descriptor)
         return self._pipelines[variant]
 
-    def _module(self, kernel: str) -> Any:
-        if kernel not in self._modules:
-            descriptor = js_object(label=kernel, code=self._shaders[kernel].source)
-            self._modules[kernel] = self._gpu.device.createShaderModule(descriptor)
-        return self._modules[kernel]
+    def _module(self, variant: Variant) -> Any:
+        key = variant.kernel, variant.absent
+        if key not in self._modules:
+            code = self._shaders[variant.kernel].without(variant.absent)
+            descriptor = js_object(label=variant.kernel, code=code)
+            self._modules[key] = self._gpu.device.createShaderModule(descriptor)
+        return self._modules[key]
 
-    def _layout(self, kernel: str) -> Any:
+    def _bindings(self, variant: Variant) -> list[Binding]:
+        shader = self._shaders[variant.kernel]
+        return [binding for binding in shader.bindings if binding.name not in variant.absent]
+
+    def _layout(self, variant: Variant) -> Any:
         """Explicit, since a layout derived by the browser drops what a variant does not use."""
-        if kernel not in self._layouts:
+        key = variant.kernel, variant.absent
+        if key not in self._layouts:
             entries = [
                 {"binding": b.index, "visibility": 4, "buffer": {"type": b.access}}
-                for b in self._shaders[kernel].bindings
+                for b in self._bindings(variant)
             ]
-            descriptor = js_object(label=kernel, entries=entries)
-            self._layouts[kernel] = self._gpu.device.createBindGroupLayout(descriptor)
-        return self._layouts[kernel]
+            descriptor = js_object(label=variant.kernel, entries=entries)
+            self._layouts[key] = self._gpu.device.createBindGroupLayout(descriptor)
+        return self._layouts[key]
 
     def _group(self, dispatch: Dispatch, params: Slice | None) -> Any:
         entries = []
-        for binding in self._shaders[dispatch.kernel].bindings:
-            part = dispatch.bindings.get(binding.name)
-            if binding.name == "params" and params is not None:
-                part = params
-            elif part is None and binding.access == "storage":
-                part = Slice(self._unwritten, binding.index * UNIFORM_STEP, UNIFORM_STEP)
-            elif part is None:
-                part = Slice(self._unread, 0, UNIFORM_STEP)
+        for binding in self._bindings(dispatch.variant):
+            part = params if binding.name == "params" else None
+            part = part or dispatch.bindings[binding.name]
             resource = {"buffer": part.buffer.js, "offset": part.offset, "size": part.size}
             entries.append({"binding": binding.index, "resource": resource})
+        layout = self._layout(dispatch.variant)
         return self._gpu.device.createBindGroup(
-            js_object(label=dispatch.label, layout=self._layout(dispatch.kernel), entries=entries)
+            js_object(label=dispatch.label, layout=layout, entries=entries)
         )
 
     def _uniforms(self, packed: Sequence[bytes]) -> GpuBuffer | None:
@@ -332,18 +347,10 @@ class Kernels:
         self._gpu.write(buffer, 0, data)
         return buffer
 
-    async def _complaint(self, kernel: str, constants: Constants, error: str) -> str:
-        info = await self._module(kernel).getCompilationInfo()
+    async def _complaint(self, variant: Variant, error: str) -> str:
+        info = await self._module(variant).getCompilationInfo()
         lines = [f"line {m.lineNum}: {m.message}" for m in info.messages if m.type == "error"]
-        return f"kernel {_name(kernel, constants)} was refused: {'; '.join(lines) or error}"
-
-
-def _variant(kernel: str, constants: Constants) -> Variant:
-    return kernel, tuple(sorted(constants.items()))
-
-
-def _name(kernel: str, constants: Constants) -> str:
-    return " ".join([kernel, *(f"{name}={value}" for name, value in constants.items())])
+        return f"kernel {variant} was refused: {'; '.join(lines) or error}"
 
 
 def _stepped(size: int) -> int:
