@@ -29,6 +29,7 @@ LEAST = {  # what kernels take for granted, and how much of it; asked for as lar
 # GPUBufferUsage and GPUMapMode are numbers fixed by the WebGPU standard.
 MAP_READ, COPY_SRC, COPY_DST, UNIFORM, STORAGE = 1, 4, 8, 64, 128
 USAGE = COPY_SRC | COPY_DST | STORAGE
+MOST_CPU_LANES = 8  # of a subgroup
 LOSS_SECONDS = 0.5  # how long after a reading fails the browser may tell that the device is lost
 
 
@@ -66,6 +67,8 @@ class Gpu:
         self.device, self.asked = device, asked
         self.info = {name: str(getattr(info, name)) for name in names}
         self.subgroup_size = int(getattr(info, "subgroupMinSize", 0) or 0)  # lanes at least
+        # GPUs have subgroups of 16 and more, at least at times; SwiftShader has 4, lavapipe 8.
+        self.is_cpu = 0 < int(getattr(info, "subgroupMaxSize", 0) or 0) <= MOST_CPU_LANES
         self.queue = device.queue
         self.features = frozenset(name for name in FEATURES if device.features.has(name))
         # A device never has less than the standard's defaults; whoever asked for less keeps to it.
@@ -122,6 +125,12 @@ class Gpu:
     def upload(self, buffer: GpuBuffer, offset: int, array: Any, start: int, length: int) -> None:
         """Copies `length` bytes of a JavaScript Uint8Array, from `start` on, into a buffer."""
         self.queue.writeBuffer(buffer.js, offset, array, start, length)
+
+    def copy(self, part: Slice, target: GpuBuffer, at: int) -> None:
+        """Queues a copy of a slice to byte `at` of another buffer. Multiples of 4 all."""
+        encoder = self.device.createCommandEncoder()
+        encoder.copyBufferToBuffer(part.buffer.js, part.offset, target.js, at, part.size)
+        self.queue.submit([encoder.finish()])
 
     async def read(self, part: Slice) -> bytes:
         """The bytes of a slice, after everything that was queued before."""

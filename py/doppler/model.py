@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,8 @@ from doppler.progress import Progress
 from doppler.sampler import Sampling
 from doppler.shards import ShardStore
 from doppler.tokenizer import StopText, TextStream, Tokenizer
-from doppler.weights import load_weights
+from doppler.upload import upload_weights
+from doppler.weights import allocate_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +90,21 @@ class Timeline:
         self._last = now
 
 
+class _Compiling(Progress):
+    """Progress of compiling, silent until it is what the load waits for."""
+
+    def __init__(self, emit: Emit) -> None:
+        super().__init__(emit, "compile")
+        self._waited_for = False
+
+    def begin(self) -> None:
+        self._waited_for = True
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._waited_for:
+            super().__call__(done, total)
+
+
 class Model:
     """A loaded model. Without a tokenizer it takes and gives token ids only."""
 
@@ -108,25 +126,28 @@ class Model:
         emit: Emit,
         timeline: Timeline,
     ) -> Model:
-        """Uploads verified weights, makes room for its tokens, compiles the kernels."""
+        """Makes room, then uploads verified weights while the kernels are compiled."""
         manifest = store.manifest
-        config = manifest.config
-        told = Progress(emit, "verify")
-        weights = await load_weights(gpu, kernels, manifest, store, buffers, told)
-        timeline.mark("weights")
-        try:
+        with ExitStack() as undo:
+            async with gpu.scope("room for the weights"):
+                weights = allocate_weights(gpu, manifest)
+                undo.callback(weights.destroy)
             async with gpu.scope("KV cache and activations"):
-                memory = EngineMemory(gpu, config, room.context, room.batch)
-        except BaseException:
-            weights.destroy()
-            raise
-        engine = Engine(gpu, kernels, config, weights, memory)
-        try:
-            await engine.prepare(Progress(emit, "compile"))
-        except BaseException:
-            engine.destroy()
-            raise
-        timeline.mark("compile")
+                memory = EngineMemory(gpu, manifest.config, room.context, room.batch)
+                undo.callback(memory.destroy)
+            engine = Engine(gpu, kernels, manifest.config, weights, memory)
+            told = _Compiling(emit)
+            compiling = asyncio.ensure_future(engine.prepare(told))
+            try:
+                progress = Progress(emit, "verify")
+                await upload_weights(gpu, kernels, weights, manifest, store, buffers, progress)
+                timeline.mark("weights")
+            finally:
+                told.begin()
+                await asyncio.wait([compiling])
+            compiling.result()
+            timeline.mark("compile")
+            undo.pop_all()
         return cls(gpu, manifest, engine, tokenizer)
 
     def unload(self) -> None:

@@ -1,4 +1,4 @@
-"""Byte ranges of a manifest -> GPU buffers in the layout that the kernels read.
+"""The layout of weights on the GPU, and the room for them; upload.py fills it.
 
 A matrix becomes three planes (codes, high bits, scales) a slice; kernels/relayout.wgsl moves the
 file's blocks into them without loss. A matrix whose planes exceed the adapter's binding or buffer
@@ -8,19 +8,12 @@ limit is cut by rows into slices, each with planes of its own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from doppler.buffers import Buffer, Buffers
 from doppler.errors import DeviceError, FormatError, UnsupportedError
-from doppler.formats.blocks import BLOCK_TYPES, float32_bytes
 from doppler.gpu import Gpu, GpuBuffer, Slice
-from doppler.kernels import Kernels
 from doppler.manifest import Manifest, Tensor
-
-if TYPE_CHECKING:
-    from doppler.shards import ShardStore
 
 FORMS: Mapping[str, int] = {
     "F32": 0,
@@ -40,7 +33,6 @@ STACKS: Mapping[str, tuple[str, ...]] = {
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_gate_up": ("ffn_gate", "ffn_up"),
 }
-STAGING_BYTES = 8 << 20
 ALIGNMENT = 256  # of a binding's offset: minStorageBufferOffsetAlignment by default
 
 
@@ -120,6 +112,7 @@ class Weights:
     matrices: dict[str, Matrix]
     stacks: dict[str, tuple[Matrix, ...]]
     vectors: dict[str, Slice]
+    places: dict[str, tuple[Matrix, int]]  # of each tensor: its matrix, and its first row there
     buffers: tuple[GpuBuffer, ...]
 
     def destroy(self) -> None:
@@ -128,30 +121,20 @@ class Weights:
             buffer.destroy()
 
 
-async def load_weights(
-    gpu: Gpu,
-    kernels: Kernels,
-    manifest: Manifest,
-    store: ShardStore,
-    buffers: Buffers,
-    progress: Callable[[int, int], None],
-) -> Weights:
-    """Reads, verifies, uploads and re-lays out every tensor of `manifest`, in file order.
+def allocate_weights(gpu: Gpu, manifest: Manifest) -> Weights:
+    """Room for every tensor of a manifest, still empty.
 
-    `progress` gets bytes done and bytes in all. Raises CorruptError or SourceError from `store`,
-    UnsupportedError for a block type without a form, DeviceError when the device refuses.
+    Raises UnsupportedError for a block type without a form, FormatError for tensors that are
+    neither vectors nor matrices, DeviceError where the device has no room.
     """
-    loader = _Loader(gpu, kernels, manifest, store, buffers)
+    room = _Room(gpu, manifest)
     try:
-        for tensor in sorted(manifest.tensors, key=lambda t: t.offset):
-            await loader.load(tensor)
-            progress(tensor.offset + tensor.bytes, manifest.bytes)
+        for tensor in manifest.tensors:
+            room.add(tensor)
     except BaseException:
-        loader.weights().destroy()
+        room.weights().destroy()
         raise
-    finally:
-        loader.release()
-    return loader.weights()
+    return room.weights()
 
 
 def _stacks(manifest: Manifest) -> Iterator[tuple[str, list[list[Tensor]]]]:
@@ -170,21 +153,17 @@ def _stacks(manifest: Manifest) -> Iterator[tuple[str, list[list[Tensor]]]]:
             yield f"blk.{index}.{name}", runs
 
 
-class _Loader:
-    """Holds the staging buffer and the last block while tensors are loaded one after another."""
+class _Room:
+    """The buffers of a model's weights while they are made."""
 
-    def __init__(
-        self, gpu: Gpu, kernels: Kernels, manifest: Manifest, store: ShardStore, buffers: Buffers
-    ) -> None:
-        self._gpu, self._kernels, self._manifest = gpu, kernels, manifest
-        self._store, self._buffers = store, buffers
-        self._matrices: dict[str, Matrix] = {}
+    def __init__(self, gpu: Gpu, manifest: Manifest) -> None:
+        self._gpu, self._manifest = gpu, manifest
         self._stacks = dict(_stacks(manifest))
         self._runs = {t.name: run for runs in self._stacks.values() for run in runs for t in run}
+        self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Slice] = {}
+        self._places: dict[str, tuple[Matrix, int]] = {}
         self._owned: list[GpuBuffer] = []
-        self._staging: GpuBuffer | None = None
-        self._block: tuple[int, Buffer] | None = None
 
     def weights(self) -> Weights:
         made = self._matrices
@@ -192,49 +171,34 @@ class _Loader:
             name: tuple(made[run[0].name] for run in runs if run[0].name in made)
             for name, runs in self._stacks.items()
         }
-        return Weights(self._matrices, stacks, self._vectors, tuple(self._owned))
+        return Weights(made, stacks, self._vectors, self._places, tuple(self._owned))
 
-    def release(self) -> None:
-        if self._staging is not None:
-            self._staging.destroy()
-        self._block = None
-
-    async def load(self, tensor: Tensor) -> None:
+    def add(self, tensor: Tensor) -> None:
         if tensor.type not in FORMS:
             raise UnsupportedError(
                 f"{self._manifest.name}: tensor {tensor.name} has block type {tensor.type}; "
                 f"this version runs {', '.join(FORMS)}"
             )
-        async with self._gpu.scope(f"upload of {tensor.name}"):
-            if len(tensor.shape) == 1:
-                await self._load_vector(tensor)
-            else:
-                await self._load_matrix(tensor)
-
-    async def _load_vector(self, tensor: Tensor) -> None:
-        raw = bytearray()
-        async for block, start, end in self._parts(tensor.offset, tensor.bytes):
-            raw += self._buffers.to_bytes(self._buffers.part(block, start, end))
-        padded = aligned(4 * tensor.shape[0], 16)
-        buffer = self._own(padded, tensor.name)
-        self._gpu.write(buffer, 0, float32_bytes(tensor.type, raw))
-        self._vectors[tensor.name] = Slice(buffer, 0, padded)
-
-    async def _load_matrix(self, tensor: Tensor) -> None:
-        if len(tensor.shape) != 2:
+        if len(tensor.shape) == 1:
+            padded = aligned(4 * tensor.shape[0], 16)
+            self._vectors[tensor.name] = Slice(self._own(padded, tensor.name), 0, padded)
+        elif len(tensor.shape) == 2:
+            self._add_matrix(tensor)
+        else:
             raise FormatError(
                 f"{self._manifest.name}: tensor {tensor.name} has shape {list(tensor.shape)}; "
                 "matrices have two dimensions"
             )
-        run = self._runs.get(tensor.name, (tensor,))
+
+    def _add_matrix(self, tensor: Tensor) -> None:
+        run = self._runs.get(tensor.name, [tensor])
         first = run[0].name
         if first not in self._matrices:
-            self._matrices[first] = self._allocate_matrix(run)
-        matrix = self._matrices[first]
-        row = sum(t.shape[0] for t in itertools.takewhile(lambda t: t.name != tensor.name, run))
-        await self._fill_matrix(tensor, matrix, row)
+            self._matrices[first] = self._matrix(run)
+        above = itertools.takewhile(lambda t: t.name != tensor.name, run)
+        self._places[tensor.name] = (self._matrices[first], sum(t.shape[0] for t in above))
 
-    def _allocate_matrix(self, run: Sequence[Tensor]) -> Matrix:
+    def _matrix(self, run: Sequence[Tensor]) -> Matrix:
         rows, columns = sum(tensor.shape[0] for tensor in run), run[0].shape[1]
         form, name = FORMS[run[0].type], run[0].name
         sizes = plane_sizes(form, columns)
@@ -244,14 +208,6 @@ class _Loader:
             for row0 in range(0, rows, step)
         )
         return Matrix(rows, columns, form, slices)
-
-    async def _fill_matrix(self, tensor: Tensor, matrix: Matrix, row: int) -> None:
-        """Moves a tensor into rows `row` .. of a matrix."""
-        for part in matrix.slices:
-            start = max(part.row0, row)
-            end = min(part.row0 + part.rows, row + tensor.shape[0])
-            if start < end:
-                await self._fill(tensor, part, (start - row, end - row), start - part.row0)
 
     def _rows_a_slice(self, name: str, sizes: PlaneSizes) -> int:
         binding = self._gpu.limits["maxStorageBufferBindingSize"] // max(
@@ -273,60 +229,6 @@ class _Loader:
             offset += aligned(rows * size)
         assert planes[0] is not None
         return MatrixSlice(row0, rows, planes[0], planes[1], planes[2])
-
-    async def _fill(
-        self, tensor: Tensor, part: MatrixSlice, wanted: tuple[int, int], row0: int
-    ) -> None:
-        """Moves rows wanted[0] .. wanted[1] of a tensor into rows row0 .. of a slice.
-
-        Stages a few at a time and has the relayout kernel spread them over the planes.
-        """
-        columns, form = tensor.shape[1], FORMS[tensor.type]
-        elements, block_bytes = BLOCK_TYPES[tensor.type].elements, BLOCK_TYPES[tensor.type].bytes
-        row_bytes = columns // elements * block_bytes
-        staging = self._staging_for(4 * row_bytes)
-        step = staging.size // row_bytes // 4 * 4
-        await self._kernels.prepare("relayout", {"FORM": form})
-        for row in range(*wanted, step):
-            rows = min(step, wanted[1] - row)
-            length = aligned(rows * row_bytes, 4)  # the byte space is padded: never past its end
-            at = 0
-            start_byte = tensor.offset + row * row_bytes
-            async for block, start, end in self._parts(start_byte, length):
-                self._gpu.upload(staging, at, block, start, end - start)
-                at += end - start
-            to = row0 + row - wanted[0]
-            params = {"rows": rows, "cols": columns, "row_bytes": row_bytes, "row0": to}
-            dispatch = self._kernels.dispatch(
-                "relayout",
-                {"FORM": form},
-                {"raw": Slice(staging, 0, aligned(length, 16)), **part.bindings()},
-                params,
-                self._kernels.grid("relayout", params),
-                f"relayout {tensor.name}",
-            )
-            recording = self._kernels.record([dispatch])
-            self._kernels.run(recording)
-            recording.destroy()
-
-    async def _parts(self, offset: int, length: int) -> AsyncIterator[tuple[Buffer, int, int]]:
-        """(verified block, start, end) pieces that together are `length` bytes from `offset` on."""
-        size, end = self._manifest.block_size, offset + length
-        while offset < end:
-            index, start = divmod(offset, size)
-            if self._block is None or self._block[0] != index:
-                self._block = (index, await self._store.block(index))
-            stop = min(size, start + end - offset)
-            yield self._block[1], start, stop
-            offset += stop - start
-
-    def _staging_for(self, least: int) -> GpuBuffer:
-        if self._staging is None or self._staging.size < least:
-            if self._staging is not None:
-                self._staging.destroy()
-            size = aligned(max(least, STAGING_BYTES))
-            self._staging = self._gpu.buffer(size, "staging", "raw weights")
-        return self._staging
 
     def _own(self, size: int, label: str) -> GpuBuffer:
         buffer = self._gpu.buffer(size, "weights", label)

@@ -1,0 +1,131 @@
+"""Stored bytes -> the weights' buffers on the GPU, verified on the way.
+
+Raw blocks of the file are staged a few rows at a time; kernels/relayout.wgsl moves them into planes
+without loss. Verifying is the feed's (feed.py): nothing is given away before all of it has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from doppler.buffers import Buffers
+from doppler.feed import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
+from doppler.formats.blocks import BLOCK_TYPES, float32_bytes
+from doppler.gpu import Gpu, GpuBuffer, Slice
+from doppler.kernels import Kernels
+from doppler.manifest import Manifest, Tensor
+from doppler.shards import ShardStore
+from doppler.weights import FORMS, MatrixSlice, Weights, aligned
+
+STAGING_BYTES = 8 << 20
+
+
+async def upload_weights(
+    gpu: Gpu,
+    kernels: Kernels,
+    weights: Weights,
+    manifest: Manifest,
+    store: ShardStore,
+    buffers: Buffers,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Reads, verifies, uploads and re-lays out every tensor of `manifest`, in file order.
+
+    `progress` gets bytes done and bytes in all. Raises CorruptError or SourceError from `store`,
+    and DeviceError; the weights are of no use then.
+    """
+    host = HostFeed(gpu, manifest, store, buffers)
+    uploader = _Uploader(gpu, kernels, weights)
+    tensors = sorted(manifest.tensors, key=lambda t: t.offset)
+    try:
+        async with gpu.scope("upload of the weights"):
+            if not await is_quicker_on_gpu(gpu, kernels, manifest.block_size, buffers):
+                await uploader.load(tensors, host, lambda done: progress(done, manifest.bytes))
+                return
+            feed = GpuFeed(gpu, kernels, manifest, store, buffers)
+            try:
+                await uploader.load(tensors, feed, lambda done: progress(done, manifest.bytes))
+                bad = await feed.bad_blocks()
+            finally:
+                feed.release()
+            # The host hashes those again, mends what is stored, or says what is wrong with it.
+            again = [t for t in tensors if not bad.isdisjoint(_blocks(t, manifest.block_size))]
+            await uploader.load(again, host, lambda done: None)
+    finally:
+        uploader.release()
+
+
+def _blocks(tensor: Tensor, size: int) -> range:
+    """Indices of the blocks that hold a tensor."""
+    return range(tensor.offset // size, (tensor.offset + tensor.bytes - 1) // size + 1)
+
+
+class _Uploader:
+    """Holds the staging buffer while tensors are loaded one after another."""
+
+    def __init__(self, gpu: Gpu, kernels: Kernels, weights: Weights) -> None:
+        self._gpu, self._kernels, self._weights = gpu, kernels, weights
+        self._staging: GpuBuffer | None = None
+
+    def release(self) -> None:
+        if self._staging is not None:
+            self._staging.destroy()
+
+    async def load(
+        self, tensors: Iterable[Tensor], feed: Feed, progress: Callable[[int], None]
+    ) -> None:
+        for tensor in tensors:
+            if tensor.name in self._weights.vectors:
+                raw = await feed.read(tensor.offset, tensor.bytes)
+                place = self._weights.vectors[tensor.name]
+                self._gpu.write(place.buffer, place.offset, float32_bytes(tensor.type, raw))
+            else:
+                await self._load_matrix(tensor, feed)
+            progress(tensor.offset + tensor.bytes)
+
+    async def _load_matrix(self, tensor: Tensor, feed: Feed) -> None:
+        matrix, row = self._weights.places[tensor.name]
+        for part in matrix.slices:
+            start = max(part.row0, row)
+            end = min(part.row0 + part.rows, row + tensor.shape[0])
+            if start < end:
+                await self._fill(tensor, feed, part, (start - row, end - row), start - part.row0)
+
+    async def _fill(
+        self, tensor: Tensor, feed: Feed, part: MatrixSlice, wanted: tuple[int, int], row0: int
+    ) -> None:
+        """Moves rows wanted[0] .. wanted[1] of a tensor into rows row0 .. of a slice."""
+        block = BLOCK_TYPES[tensor.type]
+        row_bytes = block.row_bytes(tensor.shape[1])
+        staging = self._staging_for(4 * row_bytes)
+        step = staging.size // row_bytes // 4 * 4
+        for row in range(*wanted, step):
+            rows = min(step, wanted[1] - row)
+            length = aligned(rows * row_bytes, 4)  # the byte space is padded: never past its end
+            await feed.stage(staging, tensor.offset + row * row_bytes, length)
+            params = {
+                "rows": rows,
+                "cols": tensor.shape[1],
+                "row_bytes": row_bytes,
+                "row0": row0 + row - wanted[0],
+            }
+            dispatch = self._kernels.dispatch(
+                "relayout",
+                {"FORM": FORMS[tensor.type]},
+                {"raw": Slice(staging, 0, aligned(length, 16)), **part.bindings()},
+                params,
+                self._kernels.grid("relayout", params),
+                f"relayout {tensor.name}",
+            )
+            await self._kernels.prepare(dispatch.variant)
+            recording = self._kernels.record([dispatch])
+            self._kernels.run(recording)
+            recording.destroy()
+
+    def _staging_for(self, least: int) -> GpuBuffer:
+        if self._staging is None or self._staging.size < least:
+            if self._staging is not None:
+                self._staging.destroy()
+            size = aligned(max(least, STAGING_BYTES))
+            self._staging = self._gpu.buffer(size, "staging", "raw weights")
+        return self._staging
