@@ -117,13 +117,15 @@ def product_case(
         "last": more.get("last", 0),
     }
     constants = {"FORM": FORMS[kind]}
-    if kernel == "matmul":
+    if kernel.startswith("matmul"):
         params |= {"cols": cols, "out_stride": stride}
     else:
         params |= {"eps": 0.0, "offset": 0.0, "splits": 0, "heads": 0}
         constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0, "STAGE": 1}
     if kernel == "matvec_subgroup":
         constants |= {"TEAM": 32, "ROWS": 4}
+    if kernel == "matmul_tile":
+        constants |= {name: more.get(name, 1) for name in ("ROW_BLOCKS", "TOKEN_BLOCKS")}
     arrays = {
         **planes,
         "x": x,
@@ -194,7 +196,7 @@ def test_gather_of_slices_and_pieces(gpu_page: GpuPage) -> None:
 
 @pytest.mark.parametrize("kind", FORMS)
 def test_products(gpu_page: GpuPage, kind: str) -> None:
-    """matvec, matvec_subgroup and matmul over shapes that are multiples of nothing."""
+    """Matvecs and matmuls over shapes that are multiples of nothing."""
     rng = np.random.default_rng(100 + FORMS[kind])
     shapes = [(rows, cols) for rows in (1, 5, 67) for cols in columns(kind)]
     raw = [blocks(kind, rows, cols, rng) for rows, cols in shapes]
@@ -209,6 +211,8 @@ def test_products(gpu_page: GpuPage, kind: str) -> None:
             ("matmul", 1),
             ("matmul", 3),
             ("matmul", 17),
+            ("matmul_tile", 17),
+            ("matmul_tile", 70),
         ):
             x = activations(tokens, cols, rng)
             cases.append(product_case(kernel, kind, made, matrix, x))
@@ -233,6 +237,27 @@ def test_products_of_part_of_a_batch(gpu_page: GpuPage) -> None:
         used = slice(0, count) if kernel == "matmul" else slice(count - 1, count)
         written = out[used if kernel == "matmul" else slice(0, 1), 13 : 13 + rows]
         assert_product(written, matrix, x[used])
+        written[:] = 7.0
+        assert np.all(out == 7.0)
+
+
+@pytest.mark.parametrize("blocks_of", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int]) -> None:
+    """Rows and tokens that end inside the first tile or a later one, real tokens or not."""
+    rng = np.random.default_rng(4)
+    shape = {"ROW_BLOCKS": blocks_of[0], "TOKEN_BLOCKS": blocks_of[1]}
+    cases, matrices = [], []
+    for kind, rows, cols, tokens, count in (("Q6_K", 131, 256, 70, 66), ("F32", 61, 45, 200, 150)):
+        data = blocks(kind, rows, cols, rng)
+        planes = gpu_page.run([relayout(kind, data, rows, cols)])[0]
+        matrix, x = dequantized(kind, data, rows, cols), activations(tokens, cols, rng)
+        where = {"row0": 8, "out0": 5, "count": count, **shape}
+        cases.append(product_case("matmul_tile", kind, planes, matrix, x, **where))
+        matrices.append((matrix, count))
+    for case, result, (matrix, count) in zip(cases, gpu_page.run(cases), matrices, strict=True):
+        out = result["out"]
+        written = out[:count, 13 : 13 + len(matrix)]
+        assert_product(written, matrix, case.arrays["x"][:count])
         written[:] = 7.0
         assert np.all(out == 7.0)
 

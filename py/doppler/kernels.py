@@ -34,6 +34,8 @@ FILES = (
     "gather",
     "norm",
     "matmul",
+    "matmul_tile",
+    "matmul_subgroup_matrix",
     "matvec",
     "matvec_subgroup",
     "rope",
@@ -68,6 +70,16 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "gather": lambda p: (_over(_over(p["cols"], 32), 32), p["tokens"], 1),
     "norm": lambda p: (p["tokens"], 1, 1),
     "matmul": lambda p: (_over(p["rows"], 128), _over(p["tokens"], 16), 1),
+    "matmul_tile": lambda p: (
+        _over(p["rows"], 64 * p["ROW_BLOCKS"]),
+        _over(p["tokens"], 64 * p["TOKEN_BLOCKS"]),
+        1,
+    ),
+    "matmul_subgroup_matrix": lambda p: (
+        _over(p["rows"], 32 * p["ROW_TILES"]),
+        _over(p["tokens"], 64 * p["TOKEN_TILES"]),
+        1,
+    ),
     "matvec": lambda p: _spread(_over(p["rows"], 128)),
     "matvec_subgroup": lambda p: (
         min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE),

@@ -1,0 +1,177 @@
+// matmul.wgsl by tiles: out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c], in f32.
+// uses: planes
+// uses: state
+// uses: product
+//
+// A workgroup of 256 threads computes 64 · ROW_BLOCKS rows × 64 · TOKEN_BLOCKS tokens (1 or 2 each),
+// 16 columns at a time: weights are unpacked, and activations copied, into workgroup memory, from
+// where a thread multiplies 4 · ROW_BLOCKS rows by 4 · TOKEN_BLOCKS tokens in registers. What the
+// next 16 columns need is on its way from memory meanwhile. Workgroup memory: 4 KiB a block.
+
+override ROW_BLOCKS: u32;
+override TOKEN_BLOCKS: u32;
+
+override W_LANES = 16u * ROW_BLOCKS; // fours of rows
+override X_LANES = 16u * TOKEN_BLOCKS; // fours of tokens
+
+var<workgroup> tile_w: array<vec4f, 16u * W_LANES>; // [16 columns, W_LANES] of four rows
+var<workgroup> tile_x: array<vec4f, 16u * X_LANES>; // [16 columns, X_LANES] of four tokens
+
+// 4 × 4 numbers. As sums: a vec4 a token, over rows. As what goes into a tile: a vec4 a column.
+struct Block {
+  v0: vec4f,
+  v1: vec4f,
+  v2: vec4f,
+  v3: vec4f,
+}
+
+fn pick(words: vec4u, i: u32) -> u32 {
+  return select(select(words.x, words.y, i == 1u), select(words.z, words.w, i == 3u), i > 1u);
+}
+
+// Weights of columns 32g + 4i .. 32g + 4i + 3 of a row, i < 8.
+fn weights(row: u32, g: u32, i: u32) -> vec4f {
+  let group = load_group(min(row, params.rows - 1u), g, params.cols);
+  if (FORM < 3u) {
+    return dense(group, i);
+  }
+  let later = i >= 4u;
+  let scale = select(group.scale.x, group.scale.y, later);
+  if (FORM == 7u) {
+    return scale * signed_bytes(select(pick(group.a, i), pick(group.b, i - 4u), later));
+  }
+  let word = pick(group.a, i % 4u) >> select(0u, 4u, later);
+  if (FORM == 10u) {
+    return scale * values(word, select(group.high.x, group.high.y, later) >> (8u * (i % 4u)));
+  }
+  return scale * values(word, group.high.x >> (4u * i)) - group.minimum;
+}
+
+fn transposed(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> Block {
+  let columns = transpose(mat4x4f(a, b, c, d));
+  return Block(columns[0], columns[1], columns[2], columns[3]);
+}
+
+// Vec4 i (i < 8) of group g, of four rows.
+fn carry_weights(row: u32, g: u32, i: u32) -> Block {
+  return transposed(weights(row, g, i), weights(row + 1u, g, i), weights(row + 2u, g, i),
+    weights(row + 3u, g, i));
+}
+
+fn activations(t: u32, at: u32) -> vec4f {
+  return load_x(min(t, state.count - 1u) * (params.x_stride / 4u), at);
+}
+
+fn carry_tokens(t: u32, g: u32, i: u32) -> Block {
+  let at = 8u * g + i;
+  return transposed(activations(t, at), activations(t + 1u, at), activations(t + 2u, at),
+    activations(t + 3u, at));
+}
+
+// What this thread moves into the tiles for columns 16s .. 16s + 15: four columns of four rows, of
+// four tokens, or nothing.
+fn carry(row0: u32, t0: u32, s: u32, index: u32) -> Block {
+  let g = s / 2u;
+  let i = 4u * (s % 2u);
+  if (index < 4u * W_LANES) {
+    return carry_weights(row0 + 4u * (index % W_LANES), g, i + index / W_LANES);
+  }
+  let j = index - 4u * W_LANES;
+  if (j < 4u * X_LANES) {
+    return carry_tokens(t0 + 4u * (j % X_LANES), g, i + j / X_LANES);
+  }
+  return Block();
+}
+
+fn put(block: Block, index: u32) {
+  if (index < 4u * W_LANES) {
+    let at = 4u * (index / W_LANES) * W_LANES + index % W_LANES;
+    tile_w[at] = block.v0;
+    tile_w[at + W_LANES] = block.v1;
+    tile_w[at + 2u * W_LANES] = block.v2;
+    tile_w[at + 3u * W_LANES] = block.v3;
+    return;
+  }
+  let j = index - 4u * W_LANES;
+  if (j < 4u * X_LANES) {
+    let at = 4u * (j / X_LANES) * X_LANES + j % X_LANES;
+    tile_x[at] = block.v0;
+    tile_x[at + X_LANES] = block.v1;
+    tile_x[at + 2u * X_LANES] = block.v2;
+    tile_x[at + 3u * X_LANES] = block.v3;
+  }
+}
+
+fn add(sums: Block, w: vec4f, x: vec4f) -> Block {
+  return Block(sums.v0 + x.x * w, sums.v1 + x.y * w, sums.v2 + x.z * w, sums.v3 + x.w * w);
+}
+
+fn store_token(t: u32, row: u32, sums: vec4f) {
+  if (t >= state.count || row >= params.rows) {
+    return;
+  }
+  let at = t * params.out_stride + params.out0 + params.row0 + row;
+  for (var i = 0u; i < min(4u, params.rows - row); i++) {
+    out[at + i] = sums[i];
+  }
+}
+
+fn store(t: u32, row: u32, sums: Block) {
+  store_token(t, row, sums.v0);
+  store_token(t + 1u, row, sums.v1);
+  store_token(t + 2u, row, sums.v2);
+  store_token(t + 3u, row, sums.v3);
+}
+
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let row0 = workgroup.x * 4u * W_LANES;
+  let t0 = workgroup.y * 4u * X_LANES;
+  if (t0 >= state.count) {
+    return;
+  }
+  let r = index % 16u;
+  let t = index / 16u;
+  var sums00: Block; // of the first block of rows, the first block of tokens
+  var sums01: Block;
+  var sums10: Block;
+  var sums11: Block;
+  let steps = 2u * groups_of(params.cols);
+  var carried = carry(row0, t0, 0u, index);
+  for (var s = 1u; s <= steps; s++) {
+    put(carried, index);
+    workgroupBarrier();
+    carried = carry(row0, t0, min(s, steps - 1u), index);
+    for (var column = 0u; column < 16u; column++) {
+      let w = tile_w[column * W_LANES + r];
+      let x = tile_x[column * X_LANES + t];
+      sums00 = add(sums00, w, x);
+      if (TOKEN_BLOCKS > 1u) {
+        sums01 = add(sums01, w, tile_x[column * X_LANES + 16u + t]);
+      }
+      if (ROW_BLOCKS > 1u) {
+        let w1 = tile_w[column * W_LANES + 16u + r];
+        sums10 = add(sums10, w1, x);
+        if (TOKEN_BLOCKS > 1u) {
+          sums11 = add(sums11, w1, tile_x[column * X_LANES + 16u + t]);
+        }
+      }
+    }
+    workgroupBarrier();
+  }
+  let row = row0 + 4u * r;
+  let token = t0 + 4u * t;
+  store(token, row, sums00);
+  if (TOKEN_BLOCKS > 1u) {
+    store(token + 64u, row, sums01);
+  }
+  if (ROW_BLOCKS > 1u) {
+    store(token, row + 64u, sums10);
+  }
+  if (ROW_BLOCKS * TOKEN_BLOCKS == 4u) {
+    store(token + 64u, row + 64u, sums11);
+  }
+}
