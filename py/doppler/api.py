@@ -47,6 +47,7 @@ class Api:
             "cancel": self._cancel,
             "tokenize": self._tokenize,
             "memory": self._memory,
+            "profile": self._alone(self._profile),
             "kernels": self._kernel_names,
         }
 
@@ -167,6 +168,17 @@ class Api:
             "vocab": model.manifest.config.vocab,
             "file": name,
         }
+
+    async def _profile(self, args: Args, emit: Emit, file: Any) -> Any:
+        engine = self._loaded().engine
+        tokens, batch = int(args.get("tokens", 0)), int(args.get("batch", 1))
+        if tokens < 0 or not 1 <= batch <= engine.batch or tokens + batch > engine.context:
+            raise RequestError(
+                f"profile: {tokens} tokens of context and a batch of {batch} do not fit a model "
+                f"loaded for batches of {engine.batch} and a context of {engine.context}"
+            )
+        timings = await self._running(engine.profile(tokens, batch))
+        return [timing.described() for timing in timings]
 
     async def _transferred(self, work: Coroutine[Any, Any, str]) -> Any:
         """Awaits a download or import, which `cancel` may end."""

@@ -16,7 +16,7 @@ from doppler.weights import Matrix, aligned
 
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
 ENOUGH_SUBGROUPS = 4096  # at work at once, for a large GPU to be busy
-WORKGROUP = 256  # threads of matvec_subgroup, which may all share a row
+MANY_ROWS = 2048  # from which on a team of matvec_subgroup does two at once
 KEY_LANES = 8  # threads of attention_decode that share a key
 SPLIT_KEYS = 64  # that a workgroup of attention_decode sums at least, once there are many
 MOST_SPLITS = 64
@@ -215,15 +215,11 @@ def splits_of(keys: int) -> int:
 
 
 def team(matrix: Matrix, activation: int) -> dict[str, int]:
-    """TEAM and ROWS of a matvec: more threads a row where few rows would leave a GPU idle."""
-    threads, groups = 4, matrix.columns // 32
-    rows = 2 if activation else 1
-    while (
-        threads < WORKGROUP
-        and 2 * threads <= groups
-        and (matrix.rows // rows * threads // 32 < ENOUGH_SUBGROUPS)
+    """TEAM and ROWS of a matvec: a subgroup a row, or fewer threads once that keeps a GPU busy."""
+    rows = 2 if activation or matrix.rows >= MANY_ROWS else 1
+    threads = 32
+    while threads > 4 and (
+        matrix.rows // rows * threads // 32 > ENOUGH_SUBGROUPS or threads >= matrix.columns // 16
     ):
-        threads *= 2
-    if matrix.rows * threads // 32 >= 8 * ENOUGH_SUBGROUPS:
-        rows = 4
+        threads //= 2
     return {"TEAM": threads, "ROWS": rows}

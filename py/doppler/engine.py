@@ -20,6 +20,7 @@ from doppler.kernels import Kernels, Recording
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
 from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
+from doppler.profile import Timing, profile
 from doppler.sampler import Sampling
 from doppler.weights import Weights
 
@@ -152,6 +153,17 @@ class Engine:
             for row in range(0, len(piece), HEAD_ROWS):
                 yield await self._head_rows(batch, row, min(HEAD_ROWS, len(piece) - row))
 
+    async def profile(self, tokens: int, batch: int) -> list[Timing]:
+        """GPU time of every dispatch that a token takes after `tokens` of context, or, where
+        `batch` is more than 1, that a prefill batch takes. The KV cache is lost.
+        """
+        self._cached = []
+        self._memory.write_batch(self._gpu, [1] * batch, tokens, 0)
+        steps = self._decode_steps(self._reach(tokens + 1))
+        if batch > 1:
+            steps = self._prefill_plan.body(batch) + self._prefill_plan.head()
+        return await profile(self._gpu, self._kernels, steps, tokens)
+
     async def _head_rows(self, batch: int, row: int, rows: int) -> npt.NDArray[np.float32]:
         memory = self._memory
         if batch == 1:
@@ -270,7 +282,7 @@ class Engine:
 def _adapter(gpu: Gpu) -> Adapter:
     wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
     lanes = gpu.subgroup_size if wide else 0
-    return Adapter(lanes, gpu.limits["maxComputeWorkgroupStorageSize"])
+    return Adapter(lanes, gpu.limits["maxComputeWorkgroupStorageSize"], gpu.is_cpu)
 
 
 class _Clock:

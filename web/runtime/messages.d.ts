@@ -84,8 +84,19 @@ export interface Methods {
     result: { prompt_ids: number[]; rows: number; vocab: number; file: string };
   };
   memory: { args: Empty; result: Memory };
+  /** GPU time of a token after `tokens` of context, or of a prefill batch; the cache is lost. */
+  profile: { args: { tokens?: number; batch?: number }; result: Timing[] };
   /** Names of the WGSL kernels. */
   kernels: { args: Empty; result: string[] };
+}
+
+/** One dispatch: microseconds, bytes of weights and keys read, floating-point operations. */
+export interface Timing {
+  label: string;
+  kernel: string;
+  us: number;
+  bytes: number;
+  flops: number;
 }
 
 export type Empty = Record<string, never>;
