@@ -25,7 +25,7 @@ Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 
 # Put before kernels whose headers say so.
-SHARED = ("state", "planes", "product", "vector", "turn", "compress")
+SHARED = ("state", "planes", "product", "vector", "turn", "compress", "cache")
 FILES = (
     *SHARED,
     "blake3",
@@ -40,6 +40,7 @@ FILES = (
     "matvec_subgroup",
     "rope",
     "attention",
+    "attention_flash",
     "attention_decode",
     "attention_join",
     "gate",
@@ -88,6 +89,11 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     ),
     "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
     "attention": lambda p: (p["heads"], p["tokens"], 1),
+    "attention_flash": lambda p: (
+        _over(p["tokens"] * p["heads"] // p["kv_heads"], p["ROWS"]),
+        p["kv_heads"],
+        1,
+    ),
     "attention_decode": lambda p: (
         p["splits"],
         p["kv_heads"],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from doppler.config import ModelConfig
 from doppler.gpu import Slice
+from doppler.tiles import tile_of
 from doppler.weights import Matrix, Weights, aligned
 
 Number = int | float
@@ -95,6 +96,7 @@ class Adapter:
 
     subgroup_size: int  # lanes that share a row of a matvec; 0: none do
     workgroup_bytes: int  # workgroup memory
+    is_cpu: bool  # a processor that passes for a GPU: tiles do not pay there
 
 
 @dataclass(frozen=True)
@@ -212,8 +214,11 @@ class PlannedModel:
             "out": m.attended,
             "state": m.state,
         }
-        constants = {"HEAD_DIM": c.head_dim}
-        return Step("attention", constants, bindings, params, batch, f"blk.{index}.attention")
+        kernel, constants = "attention", {"HEAD_DIM": c.head_dim}
+        if batch > 1 and not self.adapter.is_cpu:
+            tile = tile_of(c.head_dim, self.adapter.workgroup_bytes)
+            kernel, constants = "attention_flash", {**tile.constants(), "KV_HALF": 0}
+        return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
 
     def gate(self, batch: int, index: int) -> Step:
         """gate and up, computed apart -> gated."""

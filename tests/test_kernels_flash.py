@@ -1,0 +1,98 @@
+"""attention_flash in the browser against float64 NumPy, over both kinds of cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from doppler import references
+from doppler.tiles import MOST_THREADS, Tile, tile_of
+from gpu_page import Case, GpuPage
+from test_kernels_ops import assert_close, normal, padded, state
+
+Array = npt.NDArray[Any]
+BASE_BYTES = 1 << 14  # workgroup memory that every adapter has
+# (heads, kv heads, position, tokens, window): starts and middles, groups that tiles cut across.
+PLACES = (
+    (1, 1, 0, 1, 0),
+    (3, 1, 0, 23, 0),
+    (4, 2, 61, 5, 0),
+    (4, 1, 0, 37, 7),
+    (5, 1, 90, 14, 20),
+    (2, 2, 3, 70, 33),
+    (6, 2, 40, 9, 1000),
+)
+
+
+def case_of(
+    rng: np.random.Generator, place: tuple[int, int, int, int, int], tile: Tile, half: bool
+) -> tuple[Case, Array]:
+    """A case (the last token of its batch is not real) and the exact output."""
+    heads, kv_heads, position, tokens, window = place
+    dim, context = tile.head_dim, position + tokens + 3
+    q_stride, out_stride = (heads + 2 * kv_heads) * dim + 4, heads * dim + 4
+    q = 3 * normal(rng, tokens + 1, heads * dim)
+    kept = [normal(rng, kv_heads, context, dim) for _ in range(2)]
+    for part in kept:
+        part[:, position + tokens :] = 100.0  # what nobody may see
+    keys, values = (part.astype(np.float16 if half else np.float32) for part in kept)
+    arrays = {
+        "qkv": padded(q, q_stride),
+        "keys": keys,
+        "values": values,
+        "out": np.zeros((tokens + 1, out_stride), np.float32),
+        "state": state(tokens, position),
+    }
+    params = {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "q_stride": q_stride,
+        "out_stride": out_stride,
+        "context": context,
+        "window": window,
+        "scale": dim**-0.5,
+    }
+    constants = {**tile.constants(), "KV_HALF": int(half)}
+    case = Case("attention_flash", constants, arrays, params, ["out"], tokens + 1)
+    exact = references.attention(
+        q[:tokens].reshape(tokens, heads, dim),
+        keys.astype(np.float64),
+        values.astype(np.float64),
+        position,
+        window,
+        dim**-0.5,
+    )
+    return case, exact.reshape(tokens, -1)
+
+
+def test_attention_of_batches(gpu_page: GpuPage) -> None:
+    """Every width of head in the least memory, and other tiles: nothing else is written."""
+    rng = np.random.default_rng(11)
+    tiles = [
+        *(tile_of(dim, BASE_BYTES) for dim in (20, 64, 128, 256)),
+        Tile(head_dim=4, rows=8, keys=4, chunk=4, values=4, keep_q=1),
+        Tile(head_dim=80, rows=16, keys=16, chunk=20, values=4, keep_q=1),
+        Tile(head_dim=64, rows=16, keys=32, chunk=16, values=32, keep_q=0),
+    ]
+    made = [
+        case_of(rng, place, tile, half=index % 2 == 1)
+        for index, tile in enumerate(tiles)
+        for place in PLACES
+    ]
+    for (_, exact), result in zip(made, gpu_page.run([case for case, _ in made]), strict=True):
+        tokens, width = exact.shape
+        assert_close(result["out"][:tokens, :width], exact)
+        assert not result["out"][tokens].any()
+        assert not result["out"][:, width:].any()
+
+
+@pytest.mark.parametrize("workgroup_bytes", [BASE_BYTES, 1 << 15, 48 << 10])
+def test_tiles_fit_every_adapter(workgroup_bytes: int) -> None:
+    for dim in range(4, 257, 4):
+        tile = tile_of(dim, workgroup_bytes)
+        assert tile.bytes <= workgroup_bytes
+        assert tile.threads <= MOST_THREADS
+        assert dim % tile.chunk == tile.keys % tile.values == 0

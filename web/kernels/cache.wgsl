@@ -1,0 +1,29 @@
+// Keys and values as they are kept: f16 pairs (KV_HALF 1) or f32 (0). Put before kernels whose header
+// says "uses: cache"; they bind `keys` and `values` as array<vec2u>. Places are counted in fours of
+// numbers: [kv_heads, context, HEAD_DIM / 4].
+
+override KV_HALF: u32;
+
+const MOST_HALF = 65504.0; // larger numbers would become infinite
+
+fn four_halves(words: vec2u) -> vec4f {
+  return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
+}
+
+fn four_floats(first: vec2u, second: vec2u) -> vec4f {
+  return vec4f(bitcast<vec2f>(first), bitcast<vec2f>(second));
+}
+
+fn key_at(place: u32) -> vec4f {
+  if (KV_HALF == 1u) {
+    return four_halves(keys[place]);
+  }
+  return four_floats(keys[2u * place], keys[2u * place + 1u]);
+}
+
+fn value_at(place: u32) -> vec4f {
+  if (KV_HALF == 1u) {
+    return four_halves(values[place]);
+  }
+  return four_floats(values[2u * place], values[2u * place + 1u]);
+}
