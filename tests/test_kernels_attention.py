@@ -12,7 +12,7 @@ from doppler import references
 from doppler.config import Rope, RopePairs
 from doppler.memory import rope_table
 from gpu_page import Case, GpuPage
-from test_kernels_ops import assert_close, normal, padded, state
+from test_kernels_ops import assert_close, cache_type, normal, padded, state
 
 Array = npt.NDArray[Any]
 # (heads, kv heads, head dim, tokens before, window, splits)
@@ -31,11 +31,14 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
     rng = np.random.default_rng(5)
     context, eps, offset, rope = 310, 1e-6, 1.0, Rope(10000.0)
     decode, exact = [], []
-    for heads, kv_heads, dim, before, window, splits in SHAPES:
+    for index, (heads, kv_heads, dim, before, window, splits) in enumerate(SHAPES):
+        half = (index % 2 == 0) == (pairs == "half")
         normed = dim % 8 == 0
         width = (heads + 2 * kv_heads) * dim
         qkv, q_norm, k_norm = normal(rng, 1, width), normal(rng, dim), normal(rng, dim)
-        keys, values = (normal(rng, kv_heads, context, dim) for _ in range(2))
+        keys, values = (
+            normal(rng, kv_heads, context, dim).astype(cache_type(half)) for _ in range(2)
+        )
         q, k, v = np.split(qkv.reshape(1, -1, dim), [heads, heads + kv_heads], axis=1)
         if normed:
             q = references.rms(q, q_norm, eps, offset)
@@ -43,24 +46,20 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
         frequencies = np.array(rope.inverse_frequencies(dim))
         position = np.array([before])
         q, k = (references.rotate(part, position, frequencies, pairs) for part in (q, k))
-        keys[:, before], values[:, before] = k[0], v[0]
-        out = references.attention(
-            q, keys[:, : before + 1], values[:, : before + 1], before, window, dim**-0.5
-        )
-        given_keys, given_values = keys.copy(), values.copy()
-        given_keys[:, before] = given_values[:, before] = 9.0
+        keys[:, before] = values[:, before] = 9.0
         arrays = {
             "qkv": padded(qkv, width),
             "q_norm": q_norm.astype(np.float32),
             "k_norm": k_norm.astype(np.float32),
             "angles": np.array(rope_table(rope, dim, context)),
-            "keys": given_keys.astype(np.float32),
-            "values": given_values.astype(np.float32),
+            "keys": keys,
+            "values": values,
             "parts": np.full((splits, heads, dim), 7.0, np.float32),
             "marks": np.full((splits, heads), 7.0, np.float32),
             "state": state(1, before),
         }
         constants = {"HEAD_DIM": dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(normed)}
+        constants["KV_HALF"] = int(half)
         constants["LANES"] = 4  # SwiftShader's subgroups have no more
         params = {
             "heads": heads,
@@ -74,12 +73,18 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
         }
         outputs = ["keys", "values", "parts", "marks"]
         decode.append(Case("attention_decode", constants, arrays, params, outputs))
-        exact.append((out.reshape(heads, dim), keys, values))
+        exact.append((q, k[0], v[0]))
     results = gpu_page.run(decode)
     joins = []
-    for case, result, (out, keys, values) in zip(decode, results, exact, strict=True):
-        assert_close(result["keys"], keys)
-        assert_close(result["values"], values)
+    for case, result, (q, k, v) in zip(decode, results, exact, strict=True):
+        before = int(case.arrays["state"][0])
+        for name, own in (("keys", k), ("values", v)):
+            assert_close(result[name][:, before], own)
+            rest = [np.delete(arrays[name], before, axis=1) for arrays in (result, case.arrays)]
+            np.testing.assert_array_equal(*rest)
+        kept = [result[name][:, : before + 1].astype(np.float64) for name in ("keys", "values")]
+        window, scale = int(case.params["window"]), case.params["scale"]
+        out = references.attention(q, kept[0], kept[1], before, window, scale)[0]
         joins += [join_case(case, result, out), output_case(rng, case, result, out)]
     joined = gpu_page.run([case for case, _ in joins])
     for (_, out), result in zip(joins, joined, strict=True):

@@ -16,6 +16,8 @@ from gpu_page import Case, GpuPage
 Array = npt.NDArray[Any]
 # float32 rounding over sums of up to some hundred terms; mistakes in a formula are 1e-3 and more.
 TOLERANCE = 1e-5
+# f16 may round either way: a step of 2^-10 at most.
+HALF_TOLERANCE = 1e-3
 
 
 def padded(values: Array, stride: int) -> Array:
@@ -34,8 +36,15 @@ def state(count: int, position: int = 0) -> Array:
 
 
 def assert_close(out: Array, exact: Array) -> None:
+    """Within the rounding of what `out` is made of, relative to the largest of each row."""
     scale = np.maximum(np.abs(exact).max(axis=-1, keepdims=True), 1e-30)
-    assert (np.abs(out - exact) / scale).max() < TOLERANCE
+    margin = HALF_TOLERANCE if out.dtype == np.float16 else TOLERANCE
+    assert (np.abs(out.astype(np.float64) - exact) / scale).max() < margin
+
+
+def cache_type(half: bool) -> type[np.floating[Any]]:
+    """What keys and values are kept as."""
+    return np.float16 if half else np.float32
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Array:
@@ -98,6 +107,7 @@ def rope_case(
     qk_norm: bool,
     position: int,
     rope: Rope,
+    half: bool,
 ) -> tuple[Case, tuple[Array, Array, Array]]:
     """A case of three real tokens in a batch of four, and the exact q, k, v."""
     (q_heads, kv_heads), tokens, eps, offset = heads, 3, 1e-6, 1.0
@@ -106,7 +116,7 @@ def rope_case(
     stride = width + 4
     qkv = normal(rng, tokens + 1, width)
     q_norm, k_norm = normal(rng, head_dim), normal(rng, head_dim)
-    cache = np.zeros((kv_heads, context, head_dim), np.float32)
+    cache = np.zeros((kv_heads, context, head_dim), cache_type(half))
     arrays = {
         "qkv": padded(qkv, stride),
         "angles": np.array(rope_table(rope, head_dim, context)),
@@ -118,7 +128,12 @@ def rope_case(
         arrays |= {"q_norm": vec4s(q_norm), "k_norm": vec4s(k_norm)}
     case = Case(
         "rope",
-        {"HEAD_DIM": head_dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(qk_norm)},
+        {
+            "HEAD_DIM": head_dim,
+            "PAIRS": int(pairs == "interleaved"),
+            "QK_NORM": int(qk_norm),
+            "KV_HALF": int(half),
+        },
         arrays,
         {
             "heads": q_heads,
@@ -160,11 +175,21 @@ def test_rope(gpu_page: GpuPage) -> None:
         ("interleaved", True),
     ]
     made = [
-        rope_case(rng, shapes[index % 2], head_dim, pairs, qk_norm, position, ROPES[index % 3])
+        rope_case(
+            rng, shapes[index % 2], head_dim, pairs, qk_norm, position, ROPES[index % 3], half
+        )
         for index, (pairs, qk_norm) in enumerate(variants)
-        for head_dim, position in ((16, 0), (64, 61), (80, 1023), (256, 100))
+        for head_dim, position, half in (
+            (12, 7, True),
+            (16, 0, False),
+            (64, 61, True),
+            (80, 1023, False),
+            (80, 1023, True),
+            (256, 100, False),
+            (256, 100, True),
+        )
     ]
-    made += [rope_case(rng, (3, 1), 4, "half", False, 99_997, rope) for rope in ROPES]
+    made += [rope_case(rng, (3, 1), 4, "half", False, 99_997, rope, half=False) for rope in ROPES]
     for (case, (q, k, v)), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
         tokens, heads, head_dim = q.shape
         position = int(case.arrays["state"][0])
@@ -172,9 +197,10 @@ def test_rope(gpu_page: GpuPage) -> None:
         assert_close(out, q)
         real = slice(position, position + tokens)
         assert_close(result["keys"][:, real].transpose(1, 0, 2), k)
-        np.testing.assert_array_equal(
-            result["values"][:, real].transpose(1, 0, 2), v.astype(np.float32)
-        )
+        values = result["values"][:, real].transpose(1, 0, 2)
+        assert_close(values, v)
+        if values.dtype == np.float32:
+            np.testing.assert_array_equal(values, v.astype(np.float32))
         rest = np.delete(result["keys"], real, axis=1)
         assert not rest.any()
         untouched = result["qkv"][:, heads * head_dim :]
@@ -189,6 +215,7 @@ def attention_case(
     position: int,
     tokens: int,
     window: int,
+    half: bool,
 ) -> tuple[Case, Array]:
     """A case (the last token of its batch is not real) and the exact output."""
     q_heads, kv_heads = heads
@@ -196,12 +223,14 @@ def attention_case(
     q_stride = (q_heads + 2 * kv_heads) * head_dim + 4
     out_stride = q_heads * head_dim + 4
     q = 3 * normal(rng, tokens + 1, q_heads * head_dim)
-    keys, values = (normal(rng, kv_heads, context, head_dim) for _ in range(2))
+    keys, values = (
+        normal(rng, kv_heads, context, head_dim).astype(cache_type(half)) for _ in range(2)
+    )
     scale = head_dim**-0.5
     arrays = {
         "qkv": padded(q, q_stride),
-        "keys": keys.astype(np.float32),
-        "values": values.astype(np.float32),
+        "keys": keys,
+        "values": values,
         "out": np.zeros((tokens + 1, out_stride), np.float32),
         "state": state(tokens, position),
     }
@@ -214,9 +243,11 @@ def attention_case(
         "window": window,
         "scale": scale,
     }
-    case = Case("attention", {"HEAD_DIM": head_dim}, arrays, params, ["out"], tokens + 1)
+    constants = {"HEAD_DIM": head_dim, "KV_HALF": int(half)}
+    case = Case("attention", constants, arrays, params, ["out"], tokens + 1)
     queries = q[:tokens].reshape(tokens, q_heads, head_dim)
-    exact = references.attention(queries, keys, values, position, window, scale)
+    exact_keys, exact_values = keys.astype(np.float64), values.astype(np.float64)
+    exact = references.attention(queries, exact_keys, exact_values, position, window, scale)
     return case, exact.reshape(tokens, -1)
 
 
@@ -225,7 +256,7 @@ def test_attention(gpu_page: GpuPage) -> None:
     rng = np.random.default_rng(2)
     places = ((0, 1), (0, 17), (63, 2), (190, 3))
     made = [
-        attention_case(rng, heads, head_dim, position, tokens, window)
+        attention_case(rng, heads, head_dim, position, tokens, window, half=heads == (4, 2))
         for heads in ((3, 1), (4, 2))
         for head_dim in (16, 64, 80, 256)
         for position, tokens in places

@@ -131,7 +131,7 @@ class Api:
         timeline = Timeline()
         async with self._library.open(_text(args, "id")) as stored:
             config = stored.store.manifest.config
-            room = Room.of(config, args.get("context"), args.get("batch"))
+            room = Room.of(config, args.get("context"), args.get("batch"), args.get("kv"))
             await self._unload({}, emit, None)
             gpu, kernels = await self._open_gpu(args.get("limits"))
             timeline.mark("device")

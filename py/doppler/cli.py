@@ -108,6 +108,7 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("--logits", type=Path, metavar="OUT.npy", help="of the prompt's tokens")
     command.add_argument("--context", type=int, metavar="N", help="tokens to keep room for")
     command.add_argument("--batch", type=int, metavar="N", help="tokens prefilled at once, at most")
+    command.add_argument("--kv", choices=("f16", "f32"), help="keys and values (f16 on a GPU)")
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
     command.add_argument("--ignore-eos", action="store_true", help="go on after end tokens")
     for name in ("temperature", "top-p", "min-p", "repetition-penalty"):
@@ -244,6 +245,7 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
         sampling=sampling | ({"greedy": True} if args.greedy else {}),
         context=args.context,
         batch=args.batch,
+        kv=args.kv,
         ignore_eos=args.ignore_eos,
         logits=args.logits,
     )

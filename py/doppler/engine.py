@@ -61,8 +61,11 @@ class Engine:
         memory: EngineMemory,
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
+        self.half_cache = memory.half_cache
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
-        model = PlannedModel(config, weights, memory.slices, memory.context, _adapter(gpu))
+        model = PlannedModel(
+            config, weights, memory.slices, memory.context, _adapter(gpu), memory.half_cache
+        )
         self._prefill_plan, self._decode_plan = PrefillPlan(model), DecodePlan(model)
         self._sample_steps = model.sample
         self._recordings: dict[str, Recording] = {}

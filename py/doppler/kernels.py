@@ -25,7 +25,7 @@ Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 
 # Put before kernels whose headers say so.
-SHARED = ("state", "planes", "product", "vector", "turn", "compress", "cache")
+SHARED = ("state", "planes", "product", "vector", "turn", "compress", "cache", "cache_write")
 FILES = (
     *SHARED,
     "blake3",

@@ -62,8 +62,10 @@ class Reading:
 class EngineMemory:
     """The buffers of one loaded model; `slices` is what plans bind."""
 
-    def __init__(self, gpu: Gpu, config: ModelConfig, context: int, batch: int) -> None:
-        self.context, self.batch = context, batch
+    def __init__(
+        self, gpu: Gpu, config: ModelConfig, context: int, batch: int, half_cache: bool
+    ) -> None:
+        self.context, self.batch, self.half_cache = context, batch, half_cache
         self._config = config
         self._widths = Widths.of(config)
         self._owned: list[GpuBuffer] = []
@@ -87,7 +89,7 @@ class EngineMemory:
             for name, width in self._widths.by_buffer().items()
         }
         control = self._own(gpu, RING_AT + 4 * RING, "activations", "state and ring")
-        cache_bytes = 4 * c.kv_width * self.context
+        cache_bytes = (2 if self.half_cache else 4) * c.kv_width * self.context
         return Memory(
             **activations,
             x_next=self._own(gpu, 4 * self._widths.hidden, "activations", "x_next"),

@@ -63,17 +63,27 @@ class Request:
 
 @dataclass(frozen=True)
 class Room:
-    """How many tokens a loaded model has room for: in its KV cache, and in a prefill batch."""
+    """How many tokens a loaded model has room for: in its KV cache, and in a prefill batch.
+
+    kv: "f16" or "f32", what keys and values are kept as; None leaves it to the adapter.
+    """
 
     context: int
     batch: int
+    kv: str | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, context: Any, batch: Any) -> Room:
+    def of(cls, config: ModelConfig, context: Any, batch: Any, kv: Any) -> Room:
         """What was asked for, or the defaults for None. Raises RequestError out of range."""
+        if kv not in (None, "f16", "f32"):
+            raise RequestError(f"kv is {kv!r:.60}; keys and values are kept as f16 or f32")
         length = _within("context", context, 2, config.context, DEFAULT_CONTEXT)
         most = max(config.context, DEFAULT_BATCH)
-        return cls(length, min(_within("batch", batch, 1, most, DEFAULT_BATCH), length))
+        return cls(length, min(_within("batch", batch, 1, most, DEFAULT_BATCH), length), kv)
+
+    def half_cache(self, gpu: Gpu) -> bool:
+        """Whether keys and values are kept as f16: on a CPU, that would only cost time."""
+        return not gpu.is_cpu if self.kv is None else self.kv == "f16"
 
 
 class Timeline:
@@ -133,7 +143,9 @@ class Model:
                 weights = allocate_weights(gpu, manifest)
                 undo.callback(weights.destroy)
             async with gpu.scope("KV cache and activations"):
-                memory = EngineMemory(gpu, manifest.config, room.context, room.batch)
+                memory = EngineMemory(
+                    gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
+                )
                 undo.callback(memory.destroy)
             engine = Engine(gpu, kernels, manifest.config, weights, memory)
             told = _Compiling(emit)
@@ -161,6 +173,7 @@ class Model:
             "title": self.manifest.title,
             "config": self.manifest.config.to_json(),
             "context": self.engine.context,
+            "kv": "f16" if self.engine.half_cache else "f32",
             "chat": self.tokenizer is not None and self.tokenizer.chats,
             "tokenizer": self.tokenizer is not None,
             "memory": self._gpu.memory(),

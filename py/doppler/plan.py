@@ -79,7 +79,7 @@ class Memory:
     gated: Slice
     logits: Slice  # [vocab] of the last token
     angles: tuple[Slice, ...]  # rope tables, one for each of config.ropes
-    keys: tuple[Slice, ...]  # a layer each: [kv_heads, context, head_dim]
+    keys: tuple[Slice, ...]  # a layer each: [kv_heads, context, head_dim], f16 or f32
     values: tuple[Slice, ...]
     parts: Slice  # of attended, a run of keys each
     marks: Slice
@@ -108,6 +108,7 @@ class PlannedModel:
     memory: Memory
     context: int  # the KV cache's length
     adapter: Adapter
+    half_cache: bool  # keys and values are f16
 
     @property
     def widths(self) -> Widths:
@@ -184,6 +185,7 @@ class PlannedModel:
             "HEAD_DIM": c.head_dim,
             "PAIRS": int(c.rope_pairs == "interleaved"),
             "QK_NORM": int(c.qk_norm),
+            "KV_HALF": int(self.half_cache),
         }
         params = {
             "heads": c.heads,
@@ -217,7 +219,8 @@ class PlannedModel:
         kernel, constants = "attention", {"HEAD_DIM": c.head_dim}
         if batch > 1 and not self.adapter.is_cpu:
             tile = tile_of(c.head_dim, self.adapter.workgroup_bytes)
-            kernel, constants = "attention_flash", {**tile.constants(), "KV_HALF": 0}
+            kernel, constants = "attention_flash", tile.constants()
+        constants = {**constants, "KV_HALF": int(self.half_cache)}
         return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
 
     def gate(self, batch: int, index: int) -> Step:

@@ -2,8 +2,9 @@
 // k <= p = position + t, and k > p - window where window > 0. Head h reads key-value head
 // h / (heads / kv_heads).
 // uses: state
+// uses: cache
 //
-// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM] f32, HEAD_DIM a
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
 // multiple of 4 and at most 256. out [batch, out_stride]. A workgroup does one head (x) of one token
 // (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread for the sum
 // over values (threads left over share the tile's keys); the softmax is rescaled from tile to tile.
@@ -23,8 +24,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4f>;
-@group(0) @binding(1) var<storage, read> keys: array<vec4f>;
-@group(0) @binding(2) var<storage, read> values: array<vec4f>;
+@group(0) @binding(1) var<storage, read> keys: array<vec2u>;
+@group(0) @binding(2) var<storage, read> values: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(4) var<storage, read> state: State;
 @group(0) @binding(5) var<uniform> params: Params;
@@ -63,7 +64,7 @@ fn main(
       let key = kv + (start + lane) * WIDTH;
       var product = vec4f();
       for (var i = 0u; i < WIDTH; i++) {
-        product += qkv[query + i] * keys[key + i];
+        product += qkv[query + i] * key_at(key + i);
       }
       score = params.scale * (product.x + product.y + product.z + product.w);
     }
@@ -80,7 +81,7 @@ fn main(
     total *= fade;
     if (part < PARTS) {
       for (var i = part; i < tile; i += PARTS) {
-        sum += shares[i] * values[kv + (start + i) * WIDTH + column];
+        sum += shares[i] * value_at(kv + (start + i) * WIDTH + column);
         total += shares[i];
       }
     }

@@ -4,9 +4,11 @@ diagnostic(off, subgroup_uniformity);
 // q and k, moves k and v into the cache, and attends to a run of the keys that the token sees.
 // uses: state
 // uses: turn
+// uses: cache
+// uses: cache_write
 //
-// qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, context, HEAD_DIM] f32, HEAD_DIM
-// a multiple of 4 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
+// qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
+// multiple of 4 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
 // marks [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
 // matvec weighs the runs. A workgroup of 256 threads does one run (x) of one key-value head (y) for four
 // of its query heads (z), so that every key is read once for the four: LANES threads (a power of two,
@@ -36,8 +38,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> q_norm: array<f32>;
 @group(0) @binding(2) var<storage, read> k_norm: array<f32>;
 @group(0) @binding(3) var<storage, read> angles: array<vec2f>;
-@group(0) @binding(4) var<storage, read_write> keys: array<vec4f>;
-@group(0) @binding(5) var<storage, read_write> values: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> keys: array<vec2u>;
+@group(0) @binding(5) var<storage, read_write> values: array<vec2u>;
 @group(0) @binding(6) var<storage, read_write> parts: array<vec4f>;
 @group(0) @binding(7) var<storage, read_write> marks: array<f32>;
 @group(0) @binding(8) var<storage, read> state: State;
@@ -50,27 +52,6 @@ var<workgroup> shares: array<vec4f, 256>; // scores of a tile's keys, then exp(s
 var<workgroup> subgroup_parts: array<vec4f, 64>;
 var<workgroup> sums: array<vec4f, 256>; // of values, by thread
 var<private> lanes: u32; // of a subgroup
-
-// Element i of a head: normed and rotated with its partner.
-fn turned_value(base: u32, i: u32, inverse: f32, is_query: bool) -> f32 {
-  let half = HEAD_DIM / 2u;
-  var first = i < half;
-  var pair = select(i - half, i, first);
-  var partner = select(i - half, i + half, first);
-  if (PAIRS == 1u) {
-    first = i % 2u == 0u;
-    pair = i / 2u;
-    partner = i ^ 1u;
-  }
-  var own = qkv[base + i];
-  var other = qkv[base + partner];
-  if (QK_NORM == 1u) {
-    own *= inverse * (select(k_norm[i], q_norm[i], is_query) + params.offset);
-    other *= inverse * (select(k_norm[partner], q_norm[partner], is_query) + params.offset);
-  }
-  let turn = angle(state.position, pair);
-  return own * turn.x + select(other, -other, first) * turn.y;
-}
 
 // The workgroup's sum and largest of what every thread gives.
 fn workgroup_sum(value: vec4f, index: u32, at: u32) -> vec4f {
@@ -121,20 +102,17 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, index: u32) {
     let is_query = head < 4u;
     let base = select(key_base, bases[min(head, 3u)], is_query);
     let inverse = inverseSqrt(select(key, queries[min(head, 3u)], is_query));
-    let at = 4u * (i % WIDTH);
-    turned[i] = select(1.0, params.scale, is_query) * vec4f(
-      turned_value(base, at, inverse, is_query), turned_value(base, at + 1u, inverse, is_query),
-      turned_value(base, at + 2u, inverse, is_query),
-      turned_value(base, at + 3u, inverse, is_query));
+    turned[i] = select(1.0, params.scale, is_query) *
+      turned_four(base, 4u * (i % WIDTH), state.position, inverse, is_query);
   }
 }
 
 // Moves the token's k, which is turned, and its v to their place in the cache.
 fn keep(kv_head: u32, place: u32, index: u32) {
   for (var i = index; i < WIDTH; i += 256u) {
-    keys[place + i] = turned[4u * WIDTH + i];
+    keep_key(place + i, turned[4u * WIDTH + i]);
     let at = (params.heads + params.kv_heads + kv_head) * HEAD_DIM + 4u * i;
-    values[place + i] = vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+    keep_value(place + i, vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
   }
 }
 
@@ -145,7 +123,7 @@ fn score(at: u32, size: u32, index: u32) {
     var product = vec4f();
     if (key < size) {
       for (var i = index % LANES; i < WIDTH; i += LANES) {
-        let k = keys[at + key * WIDTH + i];
+        let k = key_at(at + key * WIDTH + i);
         product += vec4f(dot(turned[i], k), dot(turned[WIDTH + i], k),
           dot(turned[2u * WIDTH + i], k), dot(turned[3u * WIDTH + i], k));
       }
@@ -208,7 +186,7 @@ fn main(
     sum3 *= fade.w;
     if (part < PARTS) {
       for (var i = part; i < size; i += PARTS) {
-        let value = values[kv + (start + i) * WIDTH + column];
+        let value = value_at(kv + (start + i) * WIDTH + column);
         let weights = shares[i];
         sum0 += weights.x * value;
         sum1 += weights.y * value;

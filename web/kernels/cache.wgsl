@@ -4,7 +4,7 @@
 
 override KV_HALF: u32;
 
-const MOST_HALF = 65504.0; // larger numbers would become infinite
+const MOST_HALF = 65504.0; // larger numbers have no f16
 
 fn four_halves(words: vec2u) -> vec4f {
   return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));

@@ -2,6 +2,8 @@
 // (a, b) -> (a cos - b sin, b cos + a sin), pairs (i, i + HEAD_DIM/2) for PAIRS 0, (2i, 2i+1) for 1.
 // uses: state
 // uses: turn
+// uses: cache
+// uses: cache_write
 //
 // qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
 // [kv_heads, context, HEAD_DIM]; token t goes to place position + t. A workgroup does one head (x) of
@@ -24,8 +26,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> q_norm: array<f32>;
 @group(0) @binding(2) var<storage, read> k_norm: array<f32>;
 @group(0) @binding(3) var<storage, read> angles: array<vec2f>;
-@group(0) @binding(4) var<storage, read_write> keys: array<f32>;
-@group(0) @binding(5) var<storage, read_write> values: array<f32>;
+@group(0) @binding(4) var<storage, read_write> keys: array<vec2u>;
+@group(0) @binding(5) var<storage, read_write> values: array<vec2u>;
 @group(0) @binding(6) var<storage, read> state: State;
 @group(0) @binding(7) var<uniform> params: Params;
 
@@ -41,7 +43,6 @@ fn main(
   let position = state.position + t;
   let live = t < state.count && position < params.context;
   let is_query = head < params.heads;
-  let is_value = head >= params.heads + params.kv_heads;
   let base = t * params.stride + head * HEAD_DIM;
   var inverse = 1.0;
   if (QK_NORM == 1u) {
@@ -61,30 +62,25 @@ fn main(
   if (!live) {
     return;
   }
-  let kv_head = (head - params.heads) % params.kv_heads;
-  let place = (kv_head * params.context + position) * HEAD_DIM;
+  if (!is_query) {
+    let kv_head = (head - params.heads) % params.kv_heads;
+    let place = (kv_head * params.context + position) * (HEAD_DIM / 4u);
+    for (var i = lane; i < HEAD_DIM / 4u; i += 32u) {
+      let at = base + 4u * i;
+      if (head < params.heads + params.kv_heads) {
+        keep_key(place + i, turned_four(base, 4u * i, position, inverse, false));
+      } else {
+        keep_value(place + i, vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
+      }
+    }
+    return;
+  }
   for (var i = lane; i < HEAD_DIM / 2u; i += 32u) {
     let first = select(i, 2u * i, PAIRS == 1u);
     let second = select(i + HEAD_DIM / 2u, 2u * i + 1u, PAIRS == 1u);
-    var a = qkv[base + first];
-    var b = qkv[base + second];
-    if (is_value) {
-      values[place + first] = a;
-      values[place + second] = b;
-      continue;
-    }
-    if (QK_NORM == 1u) {
-      a *= inverse * (select(k_norm[first], q_norm[first], is_query) + params.offset);
-      b *= inverse * (select(k_norm[second], q_norm[second], is_query) + params.offset);
-    }
-    let turn = angle(position, i);
-    let rotated = vec2f(a * turn.x - b * turn.y, b * turn.x + a * turn.y);
-    if (is_query) {
-      qkv[base + first] = rotated.x;
-      qkv[base + second] = rotated.y;
-    } else {
-      keys[place + first] = rotated.x;
-      keys[place + second] = rotated.y;
-    }
+    let a = turned_value(base, first, position, inverse, true);
+    let b = turned_value(base, second, position, inverse, true);
+    qkv[base + first] = a; // once both are known: each is made of the two
+    qkv[base + second] = b;
   }
 }

@@ -150,6 +150,8 @@ export interface LoadArgs {
   context?: number;
   /** Tokens a prefill batch. */
   batch?: number;
+  /** What keys and values are kept as; f16 unless the adapter is a CPU. */
+  kv?: "f16" | "f32";
   /** Smaller device limits, for tests and debugging. */
   limits?: Record<string, number>;
 }
@@ -159,6 +161,7 @@ export interface LoadedModel {
   title: string;
   config: Record<string, any>;
   context: number;
+  kv: "f16" | "f32";
   chat: boolean;
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;

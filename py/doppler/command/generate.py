@@ -44,7 +44,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What to generate. `prompt` is text or token ids; `context` and `batch` None: the page's."""
+    """What to generate. `prompt`: text or token ids; `context`, `batch`, `kv` None: the page's."""
 
     model: Path
     prompt: str | list[int]
@@ -53,6 +53,7 @@ class Job:
     sampling: dict[str, Any] = field(default_factory=dict)
     context: int | None = None
     batch: int | None = None
+    kv: str | None = None
     ignore_eos: bool = False
     logits: Path | None = None
 
@@ -167,7 +168,7 @@ def _load(
         model = client.call("download", {"url": url}, lambda e: report(e["done"], e["total"]))
     stages["download_ms"] = _since(start)
     start = time.monotonic()
-    args = {"id": model["id"], "context": job.context, "batch": job.batch}
+    args = {"id": model["id"], "context": job.context, "batch": job.batch, "kv": job.kv}
     with terminal.bar("load") as report:
 
         def on_event(event: Event) -> None:
