@@ -14,37 +14,48 @@ import * as text from "./runtime/text.js";
 
 /**
  * @typedef {import("./runtime/messages.js").OnEvent} OnEvent
- * @typedef {import("./runtime/messages.js").BootEvent["stage"]} Stage
+ * @typedef {import("./runtime/messages.js").Stage} Stage
+ * @typedef {import("./runtime/messages.js").BootEvent["stage"]} BootStage
  */
 
 /** @type {Promise<any> | undefined} */
 let python;
+/** @type {Stage[]} of the start of Python; the worker's own begins with its clock */
+const stages = [{ stage: "worker", start: performance.timeOrigin, end: now() }];
+
+/** Milliseconds since 1970, as all clocks of the page can be compared. */
+function now() {
+  return performance.timeOrigin + performance.now();
+}
 
 /**
  * @param {OnEvent} [onEvent]
  * @returns {Promise<any>} the Pyodide instance, with doppler importable
  */
 async function start(onEvent) {
-  const stage = (/** @type {Stage} */ name, /** @type {number} */ done) =>
+  const stage = (/** @type {BootStage} */ name, /** @type {number} */ done) =>
     onEvent?.({ type: "boot", stage: name, done, total: 2 });
+  const began = now();
   const loadNumpy = () => python?.then((it) => it.loadPackage("numpy", { messageCallback() {} }));
   const parts = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text, loadNumpy };
   const [pyodide] = await Promise.all([startPython(parts, stage), hashing.prepareHash()]);
+  stages.push({ stage: "python", start: began, end: now() });
   return pyodide;
 }
 
 /**
  * Loads Python once; a boot that failed may be tried again.
  * @param {OnEvent} [onEvent]
- * @returns {Promise<void>}
+ * @returns {Promise<Stage[]>}
  */
 async function boot(onEvent) {
   python ??= start(onEvent);
   try {
     (await python).pyimport("doppler.page.bridge").destroy();
+    return stages;
   } catch (error) {
     python = undefined;
-    internal(error);
+    return internal(error);
   }
 }
 

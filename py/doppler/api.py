@@ -15,8 +15,9 @@ import doppler_runtime as runtime
 from doppler.errors import DeviceError, RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, fetch_sources
-from doppler.model import Emit, Model, Room, Timeline
+from doppler.model import Emit, Model, Room
 from doppler.page.library import Library
+from doppler.timeline import Timeline
 
 Args = dict[str, Any]
 
@@ -30,6 +31,7 @@ class Api:
         self._kernels: Kernels | None = None
         self._model: Model | None = None
         self._busy: str | None = None
+        self._opening = asyncio.Lock()
         self._transfers: set[asyncio.Task[str]] = set()
         self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
             "device": self._device,
@@ -74,12 +76,21 @@ class Api:
 
         return guarded
 
-    async def _open_gpu(self, limits: dict[str, int] | None = None) -> tuple[Gpu, Kernels]:
+    async def _any_gpu(self) -> tuple[Gpu, Kernels]:
+        """The device that is open, or one with the limits of the last."""
+        async with self._opening:
+            return await self._opened(self._gpu.asked if self._gpu else None)
+
+    async def _gpu_with(self, limits: dict[str, int] | None) -> tuple[Gpu, Kernels]:
+        async with self._opening:  # the page asks for the device while a model is being loaded
+            return await self._opened(limits)
+
+    async def _opened(self, limits: dict[str, int] | None) -> tuple[Gpu, Kernels]:
         if self._gpu is not None and (self._gpu.lost is not None or limits != self._gpu.asked):
             self._drop_gpu()
         if self._gpu is None or self._kernels is None:
-            self._gpu = await Gpu.open(limits)
-            self._kernels = Kernels(self._gpu, await fetch_sources())
+            gpu, sources = await asyncio.gather(Gpu.open(limits), fetch_sources())
+            self._gpu, self._kernels = gpu, Kernels(gpu, sources)
         return self._gpu, self._kernels
 
     def _drop_gpu(self) -> None:
@@ -91,7 +102,7 @@ class Api:
 
     async def _device(self, args: Args, emit: Emit, file: Any) -> Any:
         try:
-            gpu, _ = await self._open_gpu(self._gpu.asked if self._gpu else None)
+            gpu, _ = await self._any_gpu()
         except DeviceError as error:
             return {"ok": False, "problem": str(error), "adapter": {}, "features": [], "limits": {}}
         return {
@@ -133,15 +144,26 @@ class Api:
             config = stored.store.manifest.config
             room = Room.of(config, args.get("context"), args.get("batch"), args.get("kv"))
             await self._unload({}, emit, None)
-            gpu, kernels = await self._open_gpu(args.get("limits"))
-            timeline.mark("device")
             emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
-            tokenizer = await stored.tokenizer()
-            timeline.mark("tokenizer")
-            self._model = await Model.load(
-                gpu, kernels, stored.store, stored.buffers, tokenizer, room, emit, timeline
-            )
-        return {**self._model.describe(), "timings": timeline.stages}
+            opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
+            try:
+                gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits")))
+                model = await Model.load(
+                    gpu, kernels, stored.store, stored.buffers, room, emit, timeline
+                )
+            finally:
+                await asyncio.wait([opening])
+            try:
+                model.tokenizer = opening.result()
+            except BaseException:
+                model.unload()
+                raise
+            self._model = model
+        return {
+            **self._model.describe(),
+            "timings": timeline.durations(),
+            "timeline": timeline.stages,
+        }
 
     async def _unload(self, args: Args, emit: Emit, file: Any) -> Any:
         if self._model is not None:
@@ -208,7 +230,7 @@ class Api:
         return self._gpu.memory() if self._gpu is not None else {}
 
     async def _kernel_names(self, args: Args, emit: Emit, file: Any) -> Any:
-        _, kernels = await self._open_gpu(self._gpu.asked if self._gpu else None)
+        _, kernels = await self._any_gpu()
         return kernels.names()
 
     def _loaded(self) -> Model:

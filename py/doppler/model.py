@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from doppler.memory import EngineMemory
 from doppler.progress import Progress
 from doppler.sampler import Sampling
 from doppler.shards import ShardStore
+from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
 from doppler.upload import upload_weights
 from doppler.weights import allocate_weights
@@ -86,20 +86,6 @@ class Room:
         return not gpu.is_cpu if self.kv is None else self.kv == "f16"
 
 
-class Timeline:
-    """Milliseconds spent in each stage of a load."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def mark(self, stage: str) -> None:
-        """The time since the last mark belongs to `stage`."""
-        now = time.perf_counter()
-        self.stages[stage] = round(1000 * (now - self._last), 1)
-        self._last = now
-
-
 class _Compiling(Progress):
     """Progress of compiling, silent until it is what the load waits for."""
 
@@ -118,10 +104,9 @@ class _Compiling(Progress):
 class Model:
     """A loaded model. Without a tokenizer it takes and gives token ids only."""
 
-    def __init__(
-        self, gpu: Gpu, manifest: Manifest, engine: Engine, tokenizer: Tokenizer | None
-    ) -> None:
-        self.manifest, self.engine, self.tokenizer = manifest, engine, tokenizer
+    def __init__(self, gpu: Gpu, manifest: Manifest, engine: Engine) -> None:
+        self.manifest, self.engine = manifest, engine
+        self.tokenizer: Tokenizer | None = None  # opened beside the rest of a load
         self._gpu = gpu
 
     @classmethod
@@ -131,7 +116,6 @@ class Model:
         kernels: Kernels,
         store: ShardStore,
         buffers: Buffers,
-        tokenizer: Tokenizer | None,
         room: Room,
         emit: Emit,
         timeline: Timeline,
@@ -139,28 +123,28 @@ class Model:
         """Makes room, then uploads verified weights while the kernels are compiled."""
         manifest = store.manifest
         with ExitStack() as undo:
-            async with gpu.scope("room for the weights"):
-                weights = allocate_weights(gpu, manifest)
-                undo.callback(weights.destroy)
-            async with gpu.scope("KV cache and activations"):
-                memory = EngineMemory(
-                    gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
-                )
-                undo.callback(memory.destroy)
-            engine = Engine(gpu, kernels, manifest.config, weights, memory)
+            with timeline.stage("memory"):
+                async with gpu.scope("room for the weights"):
+                    weights = allocate_weights(gpu, manifest)
+                    undo.callback(weights.destroy)
+                async with gpu.scope("KV cache and activations"):
+                    memory = EngineMemory(
+                        gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
+                    )
+                    undo.callback(memory.destroy)
+                engine = Engine(gpu, kernels, manifest.config, weights, memory)
             told = _Compiling(emit)
-            compiling = asyncio.ensure_future(engine.prepare(told))
+            compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(told)))
+            progress = Progress(emit, "verify")
             try:
-                progress = Progress(emit, "verify")
-                await upload_weights(gpu, kernels, weights, manifest, store, buffers, progress)
-                timeline.mark("weights")
+                with timeline.stage("weights"):
+                    await upload_weights(gpu, kernels, weights, manifest, store, buffers, progress)
             finally:
                 told.begin()
                 await asyncio.wait([compiling])
             compiling.result()
-            timeline.mark("compile")
             undo.pop_all()
-        return cls(gpu, manifest, engine, tokenizer)
+        return cls(gpu, manifest, engine)
 
     def unload(self) -> None:
         """Gives the GPU memory back."""

@@ -7,12 +7,13 @@
 import * as Comlink from "../vendor/comlink.js";
 import { saveAs } from "./dom.js";
 import { keepPage } from "./offline.js";
+import { noteBoot, noteCall, timeline } from "./timeline.js";
 
-/** @import {Call, Device, DopplerEvent, OnEvent} from "./types.js" */
+/** @import {Call, Device, DopplerEvent, OnEvent, Stage} from "./types.js" */
 /** @typedef {{call: Call, event?: DopplerEvent, result?: any, error?: Error}} Detail */
 /**
  * @typedef {object} Remote DopplerWorker, for any method by name
- * @property {(onEvent: OnEvent) => Promise<void>} boot
+ * @property {(onEvent: OnEvent) => Promise<Stage[]>} boot
  * @property {(method: string, args: object, onEvent: OnEvent, file: File | null) => Promise<any>} call
  */
 
@@ -53,7 +54,8 @@ class Client extends EventTarget {
 
   async #boot() {
     const call = { method: "boot", args: {} };
-    await keepPage(); // a worker started earlier would not have its files kept
+    const keeping = keepPage();
+    if (!navigator.serviceWorker?.controller) await keeping; // its files would not be kept
     const worker = new Worker(new URL("../worker.js", import.meta.url), { type: "module" });
     const remote = /** @type {Remote} */ (/** @type {unknown} */ (Comlink.wrap(worker)));
     this.#worker = worker;
@@ -65,7 +67,7 @@ class Client extends EventTarget {
     });
     unloadable.catch(() => {}); // matters until the boot is done
     const boot = () => Promise.race([remote.boot(this.#listener(call)), unloadable]);
-    await this.#observe(call, boot);
+    noteBoot(await this.#observe(call, boot));
     return remote;
   }
 
@@ -103,8 +105,10 @@ class Client extends EventTarget {
    */
   async #observe(call, run) {
     this.#tell("start", { call });
+    const began = performance.now();
     try {
       const result = await Promise.race([run(), this.#gone]);
+      noteCall(call.method, began, result);
       this.#tell("end", { call, result });
       return result;
     } catch (thrown) {
@@ -149,6 +153,9 @@ async function saveLogits(args) {
 window.doppler = {
   get ready() {
     return client.ready;
+  },
+  get timeline() {
+    return timeline();
   },
   call: (...args) => client.call(...args),
   saveLogits,

@@ -3,8 +3,8 @@
 const PATIENCE_MS = 3000; // a page that was reloaded with shift held is never controlled
 
 /**
- * Registers sw.js and resolves once it answers for this page: a worker that is started then has all
- * its files kept. Resolves just the same where service workers are missing or refused.
+ * Registers sw.js and resolves once it answers for this page (at a second visit it does from the
+ * beginning): a worker that is started then has all its files kept. Resolves just the same where service workers are missing or refused.
  * @returns {Promise<boolean>} whether the page will open offline
  */
 export async function keepPage() {

@@ -3,6 +3,7 @@
 import { byId, el } from "./dom.js";
 import { bytes, duration } from "./format.js";
 import { state, watch } from "./store.js";
+import { timeline } from "./timeline.js";
 
 /** @import {Device, LoadedModel} from "./types.js" */
 
@@ -17,10 +18,15 @@ const MEMORY = {
 };
 /** @type {Record<string, string>} */
 const STAGES = {
+  page: "Page",
+  worker: "Worker",
+  python: "Python",
   device: "GPU device",
   tokenizer: "Tokenizer",
+  memory: "Room on the GPU",
   weights: "Weights, verified",
   compile: "Kernels",
+  "first token": "First token",
 };
 const ON_CPU = /swiftshader|llvmpipe|lavapipe/i;
 
@@ -58,14 +64,19 @@ function memoryOf({ memory }) {
   return sum("GPU memory", bytes(all), parts, "gpu-memory");
 }
 
-/** @param {LoadedModel} model */
-function timesOf({ timings }) {
-  const all = Object.values(timings).reduce((a, b) => a + b, 0);
-  const spent = Object.entries(timings).filter(([, time]) => time >= 1);
-  const parts = spent.map(
-    ([stage, time]) => /** @type {[string, string]} */ ([STAGES[stage] ?? stage, duration(time)]),
+/** @param {LoadedModel} model when its stages, and those before them, began and ended */
+function timesOf({ timeline: stages }) {
+  const took =
+    Math.max(...stages.map(({ end }) => end)) - Math.min(...stages.map(({ start }) => start));
+  const seconds = (/** @type {number} */ time) => (time / 1000).toFixed(2);
+  const parts = timeline().map(
+    ({ stage, start, end }) =>
+      /** @type {[string, string]} */ ([
+        STAGES[stage] ?? stage,
+        `${seconds(start)} – ${seconds(end)} s`,
+      ]),
   );
-  return sum("Loaded in", duration(all), parts, "load-time");
+  return sum("Loaded in", duration(took), parts, "load-time");
 }
 
 /** @param {Device | null} device */

@@ -8,6 +8,7 @@ import type {
   Memory,
   OnEvent,
   Sampling,
+  Stage,
   StorageUse,
   StoredModel,
 } from "../runtime/messages.js";
@@ -20,6 +21,7 @@ export type {
   Memory,
   OnEvent,
   Sampling,
+  Stage,
   StorageUse,
   StoredModel,
 };
@@ -133,6 +135,8 @@ export type Problem = {
 declare global {
   interface Window {
     doppler: {
+      /** Of the start, in milliseconds since the page was opened. */
+      timeline: Stage[];
       ready: Promise<Device>;
       call(
         method: string,

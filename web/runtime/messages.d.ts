@@ -7,7 +7,7 @@
 /** What comlink exposes of worker.js. */
 export interface DopplerWorker {
   /** Loads Python and Doppler; a second call waits for the first. */
-  boot(onEvent?: OnEvent): Promise<void>;
+  boot(onEvent?: OnEvent): Promise<Stage[]>;
   call<M extends Method>(
     method: M,
     args: Methods[M]["args"],
@@ -166,8 +166,16 @@ export interface LoadedModel {
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;
   memory: Memory;
-  /** Milliseconds by stage. */
+  /** Milliseconds by stage; stages overlap. */
   timings: Record<string, number>;
+  timeline: Stage[];
+}
+
+/** A stage of a start, in milliseconds since 1970. */
+export interface Stage {
+  stage: string;
+  start: number;
+  end: number;
 }
 
 /** GPU bytes by kind. */

@@ -1,28 +1,47 @@
-// @ts-check
-/** The kept libraries for text, in the few shapes that py/doppler/tokenizer.py calls. */
+/** @file The kept libraries for text, in the few shapes that py/doppler/tokenizer.py calls. */
 
 import { Template } from "../vendor/jinja.js";
-import { Tokenizer } from "../vendor/tokenizers.js";
+import { Mailbox } from "./mailbox.js";
+import { tokenizerOf } from "./tokenizer.js";
+
+/** @import {OpenTokenizer} from "./tokenizer.js" */
+
+/** @type {Worker | undefined} of the tokenizer that was opened last */
+let worker;
 
 /**
- * Opens a tokenizer.json.
- * @param {Uint8Array} bytes the file
- * @returns {{encode(text: string): number[], decode(ids: number[], skipSpecial: boolean): string}}
+ * Opens a tokenizer.json; the one before is of no use afterwards. A large vocabulary takes a second
+ * of computing: where memory can be shared, another worker does it, and weights load meanwhile.
+ * @param {Uint8Array} bytes the file; given away
+ * @returns {Promise<OpenTokenizer>}
  */
-export function openTokenizer(bytes) {
-  const tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(bytes)), {});
+export async function openTokenizer(bytes) {
+  worker?.terminate();
+  worker = undefined;
+  if (!globalThis.crossOriginIsolated) return tokenizerOf(bytes);
+  const { memory } = await opened(bytes);
+  const box = new Mailbox(memory);
   return {
-    encode: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
-    decode: (ids, skipSpecial) => {
-      // Embeddings may have more rows than there are tokens: such an id has no text.
-      const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined);
-      if (known.length === 0) return "";
-      return tokenizer.decode(known, {
-        skip_special_tokens: skipSpecial,
-        clean_up_tokenization_spaces: false,
-      });
-    },
+    encode: (text) => box.ask("encode", [text]),
+    decode: (ids, skipSpecial) => box.ask("decode", [ids, skipSpecial]),
   };
+}
+
+/**
+ * @param {Uint8Array} bytes
+ * @returns {Promise<{memory: SharedArrayBuffer}>} once the worker answers
+ */
+function opened(bytes) {
+  const { memory } = new Mailbox();
+  const opening = new Worker(new URL("tokenizer_worker.js", import.meta.url), { type: "module" });
+  worker = opening;
+  return new Promise((resolve, reject) => {
+    opening.onmessage = ({ data }) =>
+      data.error ? reject(new Error(data.error)) : resolve({ memory });
+    opening.onerror = ({ message }) =>
+      reject(new Error(message || "tokenizer_worker.js could not be fetched"));
+    opening.postMessage({ bytes, memory }, [bytes.buffer]);
+  });
 }
 
 /**

@@ -93,6 +93,11 @@ class Client:
             raise error_named(**answer["error"])
         return answer["value"]
 
+    def timeline(self) -> list[dict[str, Any]]:
+        """Stages of the start, with `start` and `end` in milliseconds since the page opened."""
+        stages: list[dict[str, Any]] = self._page.evaluate("window.doppler.timeline")
+        return stages
+
     def save_logits(self, args: dict[str, Any], target: Path) -> dict[str, Any]:
         """Writes float32 [tokens of the prompt, vocabulary] as .npy; -> prompt_ids, rows, vocab."""
         with self._page.expect_download(timeout=0) as waiting:
@@ -157,6 +162,7 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
                 result["finish_reason"] = "length"
             if job.max_tokens > 0:
                 result |= _answer(client, job, terminal)
+            result["timeline"] = client.timeline()
     return _report(result, loaded, stages)
 
 
@@ -197,11 +203,12 @@ def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
 def _report(
     result: dict[str, Any], loaded: dict[str, Any], stages: dict[str, float]
 ) -> dict[str, Any]:
-    """The fields that DESIGN names; `stages_ms` says where the time before the answer went."""
+    """The fields that DESIGN names; `stages_ms` and `timeline` say where time went before."""
     timings = result.get("timings", {})
     report = {key: result[key] for key in ("prompt_ids", "generated_ids", "text", "finish_reason")}
     report["timings"] = {"load_ms": stages["load_ms"], **timings}
     report["stages_ms"] = {**stages, "load": loaded["timings"]}
+    report["timeline"] = result["timeline"]
     report["memory"] = {"gpu_bytes": result.get("memory", loaded["memory"])}
     if "logits" in result:
         report["logits"] = result["logits"]

@@ -54,7 +54,7 @@ class Stored:
             return None
         data = await self.tokenizer_bytes(info)
         try:
-            encoding = PageEncoding(runtime.openTokenizer(data))
+            encoding = PageEncoding(await runtime.openTokenizer(data))
             template = info.chat_template and PageTemplate(runtime.openTemplate(info.chat_template))
         except JsException as error:
             raise FormatError(

@@ -1,0 +1,29 @@
+/** @file A tokenizer.json opened by the kept library, in the shape that py/doppler calls. */
+
+import { Tokenizer } from "../vendor/tokenizers.js";
+
+/**
+ * @typedef {object} OpenTokenizer
+ * @property {(text: string) => number[]} encode without special tokens of its own
+ * @property {(ids: number[], skipSpecial: boolean) => string} decode
+ */
+
+/**
+ * @param {Uint8Array} bytes the file
+ * @returns {OpenTokenizer}
+ */
+export function tokenizerOf(bytes) {
+  const tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(bytes)), {});
+  return {
+    encode: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
+    decode: (ids, skipSpecial) => {
+      // Embeddings may have more rows than there are tokens: such an id has no text.
+      const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined);
+      if (known.length === 0) return "";
+      return tokenizer.decode(known, {
+        skip_special_tokens: skipSpecial,
+        clean_up_tokenization_spaces: false,
+      });
+    },
+  };
+}
