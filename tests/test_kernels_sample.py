@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
-from doppler.sampler import Sampling
+from doppler.sampler import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]
@@ -27,22 +28,29 @@ class Draw:
     count: int = 4
     before: Array = field(default_factory=lambda: np.arange(1000, 1256, dtype=np.uint32))
 
-    def case(self) -> Case:
+    def case(self, tops: Mapping[str, Array] | None = None) -> Case:
+        """The first kernel, or the second with what the first gave."""
         vocab = len(self.logits)
         bits = np.zeros(-(-vocab // 32) * 32, np.uint8)
         bits[list(self.seen)] = 1
         arrays = {
             "logits": np.pad(self.logits, (0, -vocab % 4)),
             "seen": np.packbits(bits, bitorder="little").view(np.uint32),
+        }
+        constants, params = {"BLOCK": block_of(vocab)}, self.sampling.params(vocab)
+        if tops is None:
+            blocks = -(-blocks_of(vocab) // 4) * 4
+            arrays |= {"tops": np.zeros(blocks, np.float32), "ids": np.zeros(blocks, np.uint32)}
+            return Case("sample_blocks", constants, arrays, params, ["tops", "ids"])
+        arrays |= {
+            **tops,
             "tokens": np.array([7, 8, 9, 10], np.uint32),
             "ring": self.before,
             "state": np.array(
                 [self.position, self.count, self.step, self.sampling.seed], np.uint32
             ),
         }
-        return Case(
-            "sample", {}, arrays, self.sampling.params(vocab), ["seen", "tokens", "ring", "state"]
-        )
+        return Case("sample", constants, arrays, params, ["seen", "tokens", "ring", "state"])
 
     def expected(self) -> references.Choice:
         s = self.sampling
@@ -67,7 +75,9 @@ def logits(rng: np.random.Generator, vocab: int, spread: float = 2.0) -> Array:
 def tokens_of(gpu_page: GpuPage, draws: list[Draw]) -> list[int]:
     """The sampled ids, after a check of everything else that the kernel writes."""
     out = []
-    for draw, result in zip(draws, gpu_page.run([d.case() for d in draws]), strict=True):
+    tops = gpu_page.run([draw.case() for draw in draws])
+    cases = [draw.case(found) for draw, found in zip(draws, tops, strict=True)]
+    for draw, result in zip(draws, gpu_page.run(cases), strict=True):
         token = int(result["tokens"][0])
         assert list(result["tokens"][1:]) == [8, 9, 10]
         place = draw.step % 256
@@ -136,6 +146,27 @@ def test_draws_equal_the_reference(gpu_page: GpuPage) -> None:
                 changed = Sampling(**{**setting.__dict__, "seed": seed})
                 seen = tuple(range(0, vocab, 3))
                 draws.append(Draw(logits(rng, vocab), changed, seen, step=17 * index))
+    got = tokens_of(gpu_page, draws)
+    wrong = [n for n, d in enumerate(draws) if d.expected().token != got[n]]
+    assert len(wrong) <= 1, wrong
+    assert all(got[n] in draws[n].expected().kept for n in range(len(draws)))
+
+
+def test_large_vocabularies_are_cut(gpu_page: GpuPage) -> None:
+    """The same draws where blocks are left out, and where too many remain for that."""
+    rng = np.random.default_rng(2)
+    draws = []
+    for vocab, spread in ((33_333, 3.0), (70_001, 3.0), (70_001, 0.01)):
+        for setting in (
+            Sampling(greedy=True),
+            Sampling(top_k=64, top_p=0.95),
+            Sampling(top_k=3, repetition_penalty=1.4),
+            Sampling(top_p=0.9, temperature=0.5),
+            Sampling(min_p=0.2),
+        ):
+            seen = tuple(range(5, vocab, 11))
+            changed = Sampling(**{**setting.__dict__, "seed": len(draws)})
+            draws.append(Draw(logits(rng, vocab, spread), changed, seen, step=len(draws)))
     got = tokens_of(gpu_page, draws)
     wrong = [n for n, d in enumerate(draws) if d.expected().token != got[n]]
     assert len(wrong) <= 1, wrong

@@ -25,7 +25,17 @@ Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 
 # Put before kernels whose headers say so.
-SHARED = ("state", "planes", "product", "vector", "turn", "compress", "cache", "cache_write")
+SHARED = (
+    "state",
+    "planes",
+    "product",
+    "vector",
+    "turn",
+    "compress",
+    "cache",
+    "penalty",
+    "cache_write",
+)
 FILES = (
     *SHARED,
     "blake3",
@@ -44,6 +54,7 @@ FILES = (
     "attention_decode",
     "attention_join",
     "gate",
+    "sample_blocks",
     "sample",
 )
 # Bindings that a dispatch may go without, where its constants say that they are not touched.
@@ -101,6 +112,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     ),
     "attention_join": lambda p: (p["heads"], 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
+    "sample_blocks": lambda p: (_over(p["vocab"], 32 * p["BLOCK"]), 1, 1),
     "sample": lambda _: (1, 1, 1),
 }
 
@@ -260,6 +272,18 @@ class Kernels:
         import doppler_runtime
 
         doppler_runtime.replay(self._gpu.device, *(recording.js for recording in recordings))
+
+    async def time(self, recording: Recording) -> list[float]:
+        """Runs a recording alone: microseconds of GPU time of each dispatch.
+
+        Raises DeviceError where the adapter has no timestamps.
+        """
+        import doppler_runtime
+
+        if "timestamp-query" not in self._gpu.features:
+            raise DeviceError("this adapter measures no GPU time: it lacks timestamp-query")
+        times = await doppler_runtime.timed(self._gpu.device, recording.js)
+        return list(times.to_py())
 
     async def run_once(
         self,

@@ -17,7 +17,7 @@ from doppler.decode import MOST_SPLITS
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.kernels import Kernels
 from doppler.plan import Memory, Widths
-from doppler.sampler import Sampling
+from doppler.sampler import Sampling, blocks_of
 from doppler.weights import aligned
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class EngineMemory:
             ring=Slice(control.buffer, RING_AT, 4 * RING),
             seen=self._own(gpu, 4 * -(-c.vocab // 32), "activations", "seen"),
             sampling=self._own(gpu, 32, "activations", "sampling"),
+            tops=self._own(gpu, 4 * blocks_of(c.vocab), "activations", "tops"),
+            top_ids=self._own(gpu, 4 * blocks_of(c.vocab), "activations", "top ids"),
         )
 
     def _layers(self) -> range:

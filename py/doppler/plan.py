@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from doppler import sampler
 from doppler.config import ModelConfig
 from doppler.gpu import Slice
 from doppler.tiles import tile_of
@@ -88,6 +89,8 @@ class Memory:
     ring: Slice
     seen: Slice  # a bit a token of the vocabulary
     sampling: Slice
+    tops: Slice  # largest logit of each block of the vocabulary
+    top_ids: Slice
 
 
 @dataclass(frozen=True)
@@ -233,13 +236,13 @@ class PlannedModel:
 
     def sample(self) -> list[Step]:
         """Logits -> the next token, into tokens[0], the ring and the state."""
-        m = self.memory
-        bindings = {
-            "logits": m.logits,
-            "seen": m.seen,
-            "tokens": m.tokens,
-            "ring": m.ring,
-            "state": m.state,
-            "params": m.sampling,
-        }
-        return [Step("sample", {}, bindings, {}, 1, "sample")]
+        m, vocab = self.memory, self.config.vocab
+        block = {"BLOCK": sampler.block_of(vocab)}
+        shared = {"logits": m.logits, "seen": m.seen, "tops": m.tops, "ids": m.top_ids}
+        shared["params"] = m.sampling
+        chosen = {**shared, "tokens": m.tokens, "ring": m.ring, "state": m.state}
+        size = {"vocab": vocab}
+        return [
+            Step("sample_blocks", block, shared, size, 1, "sample blocks"),
+            Step("sample", block, chosen, size, 1, "sample"),
+        ]

@@ -7,6 +7,18 @@ from typing import Any
 
 from doppler.errors import RequestError
 
+MOST_BLOCKS = 2048  # in which sample_blocks.wgsl cuts a vocabulary
+
+
+def block_of(vocab: int) -> int:
+    """BLOCK of the sampling kernels: vec4s of logits a block."""
+    return 32 * -(-vocab // (4 * 32 * MOST_BLOCKS))
+
+
+def blocks_of(vocab: int) -> int:
+    """Blocks of a vocabulary."""
+    return -(-vocab // (4 * block_of(vocab)))
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -1,0 +1,40 @@
+// Logits as the samplers compare them. Put before those whose header says "uses: penalty"; they bind
+// `logits` [vocab] f32 as vec4s, `seen`, a bit a token, and `params`, written once a generation.
+
+override BLOCK: u32; // vec4s whose largest logit sample_blocks.wgsl finds: 32 times a small number
+
+struct Params {
+  vocab: u32,
+  temperature: f32,
+  top_k: u32, // 0: all
+  top_p: f32,
+  min_p: f32,
+  repetition_penalty: f32,
+  greedy: u32,
+}
+
+const LOWEST = -3.4e38;
+const NONE = 0xffffffffu; // no id
+
+// Four ids from 4i on -> what is compared: penalised logits, over the temperature unless greedy.
+fn load_z(i: u32) -> vec4f {
+  var z = logits[i];
+  let bits = (seen[i / 8u] >> (4u * (i % 8u))) & 15u;
+  if (bits != 0u && params.repetition_penalty != 1.0) {
+    let punished = select(z / params.repetition_penalty, z * params.repetition_penalty,
+      z < vec4f());
+    z = select(z, punished, (vec4u(bits) & vec4u(1u, 2u, 4u, 8u)) != vec4u());
+  }
+  return select(z / params.temperature, z, params.greedy == 1u);
+}
+
+struct Best {
+  z: f32,
+  id: u32,
+}
+
+// The larger; of equal ones the lower id.
+fn better(a: Best, b: Best) -> Best {
+  let second = b.id != NONE && (a.id == NONE || b.z > a.z || (b.z == a.z && b.id < a.id));
+  return Best(select(a.z, b.z, second), select(a.id, b.id, second));
+}

@@ -1,0 +1,46 @@
+// The largest logit of every block of 4 · BLOCK tokens, and its id: what sample.wgsl starts from, so
+// that it need not walk the whole vocabulary with its one workgroup.
+// uses: penalty
+//
+// tops [blocks rounded up to a vec4]: the largest, after penalty and temperature, LOWEST where there is
+// none; ids [the same]. A workgroup of 256 threads does 8 blocks, 32 threads each.
+
+@group(0) @binding(0) var<storage, read> logits: array<vec4f>;
+@group(0) @binding(1) var<storage, read> seen: array<u32>;
+@group(0) @binding(2) var<storage, read_write> tops: array<f32>;
+@group(0) @binding(3) var<storage, read_write> ids: array<u32>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+var<workgroup> bests: array<Best, 256>;
+
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let block = workgroup.x * 8u + thread / 32u;
+  let all = (params.vocab + 3u) / 4u;
+  let each = BLOCK / 32u;
+  let first = block * BLOCK + thread % 32u * each;
+  var best = Best(LOWEST, NONE);
+  for (var i = first; i < min(first + each, all); i++) {
+    let z = load_z(i);
+    for (var c = 0u; c < 4u; c++) {
+      if (4u * i + c < params.vocab) {
+        best = better(best, Best(z[c], 4u * i + c));
+      }
+    }
+  }
+  for (var step = 16u; step > 0u; step /= 2u) {
+    bests[thread] = best;
+    workgroupBarrier();
+    if (thread % 32u < step) {
+      best = better(best, bests[thread + step]);
+    }
+    workgroupBarrier();
+  }
+  if (thread % 32u == 0u && block < arrayLength(&tops)) {
+    tops[block] = best.z;
+    ids[block] = best.id;
+  }
+}
