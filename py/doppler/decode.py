@@ -18,9 +18,11 @@ REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
 ENOUGH_SUBGROUPS = 4096  # at work at once, for a large GPU to be busy
 MANY_ROWS = 2048  # from which on a team of matvec_subgroup does two at once
 KEY_LANES = 8  # threads of attention_decode that share a key
-SPLIT_KEYS = 64  # that a workgroup of attention_decode sums at least, once there are many
-MOST_SPLITS = 64
-MOST_FOLDED = 16  # runs that the output's matvec joins by itself
+SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
+SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by itself
+FEW_RUNS, MANY_RUNS = 32, 512  # of all key-value heads, for contexts that are short or long
+MOST_FOLDED = 16  # runs a head that a matvec joins
+MOST_SPLITS = 128
 NO_RUNS: Mapping[str, int] = {"splits": 0, "heads": 0}
 
 
@@ -85,7 +87,8 @@ class DecodePlan:
             steps = [model.rope(1, index), model.attention(1, index)]
             return steps + self._plain(output, m.attended)
         c, window = model.config, model.config.layers[index].window
-        splits = splits_of(min(reach, window or reach))
+        groups = c.kv_heads * -(-c.heads // c.kv_heads // 4)  # attention_decode does four heads
+        splits = splits_of(min(reach, window or reach), groups)
         runs = {"heads": c.heads, "splits": splits}
         steps = [self._attend_runs(index, splits)]
         if splits <= MOST_FOLDED and staged(model, c.q_width):
@@ -209,9 +212,10 @@ def staged(model: PlannedModel, columns: int) -> bool:
     return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
 
 
-def splits_of(keys: int) -> int:
-    """Runs into which attention cuts up to `keys` keys."""
-    return min(max(keys // SPLIT_KEYS, 1), MOST_SPLITS)
+def splits_of(keys: int, groups: int) -> int:
+    """Runs into which attention cuts up to `keys` keys of each of `groups` groups of heads."""
+    runs, most = (FEW_RUNS, MOST_FOLDED) if keys <= SHORT_KEYS else (MANY_RUNS, MOST_SPLITS)
+    return max(min(runs // groups, keys // SPLIT_KEYS, most), 1)
 
 
 def team(matrix: Matrix, activation: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from doppler.config import ModelConfig
-from doppler.decode import DecodePlan
+from doppler.decode import SHORT_KEYS, DecodePlan
 from doppler.errors import RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, Recording
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 FIRST_BATCH = 64  # tokens, until the adapter's speed is known
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
-SHORT = 1024  # tokens of context for which decoding has a list of its own
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
 
 FinishReason = Literal["stop", "length", "cancelled", "context"]
@@ -259,7 +258,7 @@ class Engine:
 
     def _reach(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""
-        return min(SHORT if tokens <= SHORT else self.context, self.context)
+        return min(SHORT_KEYS if tokens <= SHORT_KEYS else self.context, self.context)
 
     def _recording(self, name: str, steps: Callable[[], list[Step]]) -> Recording:
         if name not in self._recordings:

@@ -54,15 +54,15 @@ var<workgroup> sums: array<vec4f, 256>; // of values, by thread
 var<private> lanes: u32; // of a subgroup
 
 // The workgroup's sum and largest of what every thread gives.
-fn workgroup_sum(value: vec4f, index: u32, at: u32) -> vec4f {
+fn workgroup_sum(value: vec4f, index: u32) -> vec4f {
   let sum = subgroupAdd(value);
   if (index % lanes == 0u) {
-    subgroup_parts[at + index / lanes] = sum;
+    subgroup_parts[index / lanes] = sum;
   }
   workgroupBarrier();
   var whole = vec4f();
   for (var i = 0u; i < 256u / lanes; i++) {
-    whole += subgroup_parts[at + i];
+    whole += subgroup_parts[i];
   }
   workgroupBarrier(); // before the next numbers are put there
   return whole;
@@ -94,8 +94,8 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, index: u32) {
       queries += q * q;
       key += qkv[key_base + i] * qkv[key_base + i];
     }
-    queries = workgroup_sum(queries, index, 0u) / f32(HEAD_DIM) + params.eps;
-    key = workgroup_sum(vec4f(key), index, 0u).x / f32(HEAD_DIM) + params.eps;
+    queries = workgroup_sum(queries, index) / f32(HEAD_DIM) + params.eps;
+    key = workgroup_sum(vec4f(key), index).x / f32(HEAD_DIM) + params.eps;
   }
   for (var i = index; i < 5u * WIDTH; i += 256u) {
     let head = i / WIDTH;
@@ -137,6 +137,15 @@ fn score(at: u32, size: u32, index: u32) {
   }
 }
 
+// Values of keys i, i + PARTS, .. of `size` from vec4 `at` of the cache on.
+fn load_eight(at: u32, i: u32, size: u32) -> array<vec4f, 8> {
+  var out: array<vec4f, 8>;
+  for (var n = 0u; n < 8u; n++) {
+    out[n] = value_at(at + min(i + n * PARTS, size - 1u) * WIDTH);
+  }
+  return out;
+}
+
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -171,6 +180,9 @@ fn main(
   var sum3 = vec4f();
   for (var start = first; start < stop; start += 256u) {
     let size = min(256u, stop - start);
+    // Values are asked for before there are scores, and eight at a time: waiting is all there is here.
+    let place = kv + start * WIDTH + column;
+    var eight = load_eight(place, part, size);
     score(kv + start * WIDTH, size, index);
     workgroupBarrier();
     let s = select(vec4f(LOWEST), shares[index], index < size);
@@ -179,19 +191,24 @@ fn main(
     largest = top;
     let share = select(vec4f(), exp(s - top), index < size);
     shares[index] = share;
-    total = total * fade + workgroup_sum(share, index, 0u); // its barriers also show the shares
+    total = total * fade + workgroup_sum(share, index); // its barriers also show the shares
     sum0 *= fade.x;
     sum1 *= fade.y;
     sum2 *= fade.z;
     sum3 *= fade.w;
     if (part < PARTS) {
-      for (var i = part; i < size; i += PARTS) {
-        let value = value_at(kv + (start + i) * WIDTH + column);
-        let weights = shares[i];
-        sum0 += weights.x * value;
-        sum1 += weights.y * value;
-        sum2 += weights.z * value;
-        sum3 += weights.w * value;
+      for (var i = part; i < size; i += 8u * PARTS) {
+        if (i > part) {
+          eight = load_eight(place, i, size);
+        }
+        for (var n = 0u; n < 8u; n++) {
+          let key = i + n * PARTS;
+          let weights = select(vec4f(), shares[min(key, 255u)], key < size);
+          sum0 += weights.x * eight[n];
+          sum1 += weights.y * eight[n];
+          sum2 += weights.z * eight[n];
+          sum3 += weights.w * eight[n];
+        }
       }
     }
     workgroupBarrier(); // before the next tile's scores are put there
