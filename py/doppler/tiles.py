@@ -48,10 +48,16 @@ def tile_of(head_dim: int, workgroup_bytes: int) -> Tile:
         for keys in (32, 16)
         for chunk in divisors(head_dim)
         for keep_q in (1, 0)
-        for tile in [Tile(head_dim, rows, keys, chunk, min(keys, 8), keep_q)]
+        for tile in [Tile(head_dim, rows, keys, chunk, _values(head_dim, keys, chunk), keep_q)]
         if tile.threads <= MOST_THREADS and tile.bytes <= workgroup_bytes
     ]
     return fits[0]
+
+
+def _values(head_dim: int, keys: int, chunk: int) -> int:
+    """Values staged at once: eight, or as many as fit where a chunk of the keys lay."""
+    room = chunk * (keys // 4 + 1) // (head_dim // 4)
+    return max(n for n in (8, 16, 32) if n <= min(keys, max(room, 8)))
 
 
 def divisors(head_dim: int) -> list[int]:
