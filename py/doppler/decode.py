@@ -186,8 +186,10 @@ def matvec(
         "COLS": matrix.columns,
         "PROLOGUE": prologue,
         "ACTIVATION": activation,
-        "STAGE": int(staged(model, matrix.columns)),
     }
+    # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
+    stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
+    constants["STAGE"] = int(stages and staged(model, matrix.columns))
     if model.adapter.subgroup_size:
         kernel, constants = "matvec_subgroup", {**constants, **team(matrix, activation)}
     steps = []

@@ -241,8 +241,8 @@ class PlannedModel:
         shared = {"logits": m.logits, "seen": m.seen, "tops": m.tops, "ids": m.top_ids}
         shared["params"] = m.sampling
         chosen = {**shared, "tokens": m.tokens, "ring": m.ring, "state": m.state}
-        size = {"vocab": vocab}
+        size, lanes = {"vocab": vocab}, 1 if self.adapter.is_cpu else 32
         return [
-            Step("sample_blocks", block, shared, size, 1, "sample blocks"),
+            Step("sample_blocks", {**block, "LANES": lanes}, shared, size, 1, "sample blocks"),
             Step("sample", block, chosen, size, 1, "sample"),
         ]

@@ -3,7 +3,10 @@
 // uses: penalty
 //
 // tops [blocks rounded up to a vec4]: the largest, after penalty and temperature, LOWEST where there is
-// none; ids [the same]. A workgroup of 256 threads does 8 blocks, 32 threads each.
+// none; ids [the same]. A workgroup of 256 threads does 256 / LANES blocks, LANES threads each: a power of
+// two up to 32; one on CPUs, where waiting for each other is what costs.
+
+override LANES: u32;
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4f>;
 @group(0) @binding(1) var<storage, read> seen: array<u32>;
@@ -18,10 +21,10 @@ fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let block = workgroup.x * 8u + thread / 32u;
+  let block = (workgroup.x * 256u + thread) / LANES;
   let all = (params.vocab + 3u) / 4u;
-  let each = BLOCK / 32u;
-  let first = block * BLOCK + thread % 32u * each;
+  let each = BLOCK / LANES;
+  let first = block * BLOCK + thread % LANES * each;
   var best = Best(LOWEST, NONE);
   for (var i = first; i < min(first + each, all); i++) {
     let z = load_z(i);
@@ -31,15 +34,15 @@ fn main(
       }
     }
   }
-  for (var step = 16u; step > 0u; step /= 2u) {
+  for (var step = LANES / 2u; step > 0u; step /= 2u) {
     bests[thread] = best;
     workgroupBarrier();
-    if (thread % 32u < step) {
+    if (thread % LANES < step) {
       best = better(best, bests[thread + step]);
     }
     workgroupBarrier();
   }
-  if (thread % 32u == 0u && block < arrayLength(&tops)) {
+  if (thread % LANES == 0u && block < arrayLength(&tops)) {
     tops[block] = best.z;
     ids[block] = best.id;
   }
