@@ -16,7 +16,7 @@ worker.addEventListener("install", () => void worker.skipWaiting());
 worker.addEventListener("activate", (event) => event.waitUntil(worker.clients.claim()));
 
 worker.addEventListener("fetch", (event) => {
-  if (keeps(event.request)) event.respondWith(answer(event.request));
+  if (keeps(event.request)) event.respondWith(answer(event));
 });
 
 /** The page's list of what it had loaded before this worker was there: see app/offline.js. */
@@ -24,7 +24,7 @@ worker.addEventListener("message", (event) => {
   /** @type {string[]} */
   const urls = event.data.keep;
   const requests = urls.map((url) => new Request(url)).filter(keeps);
-  event.waitUntil(Promise.allSettled(requests.map(fromServer)));
+  event.waitUntil(Promise.allSettled(requests.map((request) => fromServer(request, event))));
 });
 
 /**
@@ -38,15 +38,16 @@ function keeps(request) {
 }
 
 /**
- * @param {Request} request
+ * @param {FetchEvent} event
  * @returns {Promise<Response>}
  */
-async function answer(request) {
+async function answer(event) {
+  const { request } = event;
   const versioned = VERSIONED.test(new URL(request.url).pathname);
   const kept = versioned ? await fromCache(request) : undefined;
   if (kept) return kept;
   try {
-    return await fromServer(request);
+    return await fromServer(request, event);
   } catch (error) {
     const old = await fromCache(request);
     if (old) return old;
@@ -55,16 +56,29 @@ async function answer(request) {
 }
 
 /**
+ * The answer comes at once, so that what is large can be used as it arrives, and is kept meanwhile.
  * @param {Request} request
+ * @param {ExtendableEvent} event
  * @returns {Promise<Response>}
  */
-async function fromServer(request) {
+async function fromServer(request, event) {
   const response = await fetch(request);
   if (response.status === 200 && response.type === "basic") {
-    const cache = await caches.open(CACHE);
-    await cache.put(key(request), response.clone());
+    event.waitUntil(keep(request, response.clone()));
   }
   return response;
+}
+
+/**
+ * @param {Request} request
+ * @param {Response} response
+ */
+async function keep(request, response) {
+  const cache = await caches.open(CACHE);
+  const tag = response.headers.get("ETag");
+  const kept = tag && (await cache.match(key(request)))?.headers.get("ETag");
+  if (tag && kept === tag) await response.body?.cancel();
+  else await cache.put(key(request), response);
 }
 
 /**

@@ -28,30 +28,32 @@ function now() {
   return performance.timeOrigin + performance.now();
 }
 
-/**
- * @param {OnEvent} [onEvent]
- * @returns {Promise<any>} the Pyodide instance, with doppler importable
- */
-async function start(onEvent) {
-  const stage = (/** @type {BootStage} */ name, /** @type {number} */ done) =>
-    onEvent?.({ type: "boot", stage: name, done, total: 2 });
+/** @type {OnEvent | undefined} who is told how far Python is */
+let watcher;
+
+/** @returns {Promise<any>} the Pyodide instance, with doppler importable */
+async function start() {
   const began = now();
+  const stage = (/** @type {BootStage} */ name, /** @type {number} */ done) =>
+    watcher?.({ type: "boot", stage: name, done, total: 2 });
   const loadNumpy = () => python?.then((it) => it.loadPackage("numpy", { messageCallback() {} }));
   const parts = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text, loadNumpy };
   const [pyodide] = await Promise.all([startPython(parts, stage), hashing.prepareHash()]);
+  pyodide.pyimport("doppler.page.bridge").destroy();
   stages.push({ stage: "python", start: began, end: now() });
   return pyodide;
 }
 
 /**
- * Loads Python once; a boot that failed may be tried again.
+ * Waits for Python, which starts with the worker; a start that failed may be tried again.
  * @param {OnEvent} [onEvent]
  * @returns {Promise<Stage[]>}
  */
 async function boot(onEvent) {
-  python ??= start(onEvent);
+  watcher = onEvent;
+  python ??= start();
   try {
-    (await python).pyimport("doppler.page.bridge").destroy();
+    await python;
     return stages;
   } catch (error) {
     python = undefined;
@@ -113,4 +115,7 @@ function booted() {
   return python;
 }
 
+navigator.gpu?.requestAdapter().catch(() => {}); // wakes the GPU's process while Python starts
+python = start();
+python.catch(() => {}); // boot tells
 Comlink.expose({ boot, call, run });

@@ -189,8 +189,11 @@ _quicker: WeakKeyDictionary[Gpu, bool] = WeakKeyDictionary()
 
 
 async def is_quicker_on_gpu(gpu: Gpu, kernels: Kernels, block_size: int, buffers: Buffers) -> bool:
-    """Whether this device hashes blocks faster than the host: measured once, on a few of zeros."""
-    if block_size % CHUNK or block_size > MOST_CHUNKS * CHUNK:
+    """Whether this device hashes blocks faster than the host: measured once, on a few of zeros.
+
+    A processor that passes for a GPU does not, and takes seconds to compile the kernels.
+    """
+    if gpu.is_cpu or block_size % CHUNK or block_size > MOST_CHUNKS * CHUNK:
         return False
     if gpu not in _quicker:
         began = time.perf_counter()

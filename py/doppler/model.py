@@ -21,7 +21,7 @@ from doppler.sampler import Sampling
 from doppler.shards import ShardStore
 from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
-from doppler.upload import upload_weights
+from doppler.upload import prepare_upload, upload_weights
 from doppler.weights import allocate_weights
 
 if TYPE_CHECKING:
@@ -134,15 +134,20 @@ class Model:
                     undo.callback(memory.destroy)
                 engine = Engine(gpu, kernels, manifest.config, weights, memory)
             told = _Compiling(emit)
-            compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(told)))
             progress = Progress(emit, "verify")
-            try:
-                with timeline.stage("weights"):
-                    await upload_weights(gpu, kernels, weights, manifest, store, buffers, progress)
-            finally:
-                told.begin()
-                await asyncio.wait([compiling])
-            compiling.result()
+            with timeline.stage("weights"):
+                size = manifest.block_size
+                on_gpu = await prepare_upload(gpu, kernels, weights, size, buffers)
+                compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(told)))
+                try:
+                    await upload_weights(
+                        gpu, kernels, weights, manifest, store, buffers, on_gpu, progress
+                    )
+                except BaseException:
+                    await asyncio.wait([compiling])
+                    raise
+            told.begin()
+            await compiling
             undo.pop_all()
         return cls(gpu, manifest, engine)
 

@@ -6,6 +6,7 @@ without loss. Verifying is the feed's (feed.py): nothing is given away before al
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from doppler.buffers import Buffers
@@ -20,6 +21,20 @@ from doppler.weights import FORMS, MatrixSlice, Weights, aligned
 STAGING_BYTES = 8 << 20
 
 
+async def prepare_upload(
+    gpu: Gpu, kernels: Kernels, weights: Weights, block_size: int, buffers: Buffers
+) -> bool:
+    """Compiles what an upload runs, before all that can wait; -> whether the GPU is to hash."""
+    parts = {matrix.form: matrix.slices[0].bindings() for matrix in weights.matrices.values()}
+    await asyncio.gather(
+        *(
+            kernels.prepare(kernels.variant("relayout", {"FORM": form}, {"raw", *planes}))
+            for form, planes in parts.items()
+        )
+    )
+    return await is_quicker_on_gpu(gpu, kernels, block_size, buffers)
+
+
 async def upload_weights(
     gpu: Gpu,
     kernels: Kernels,
@@ -27,6 +42,7 @@ async def upload_weights(
     manifest: Manifest,
     store: ShardStore,
     buffers: Buffers,
+    hash_on_gpu: bool,
     progress: Callable[[int, int], None],
 ) -> None:
     """Reads, verifies, uploads and re-lays out every tensor of `manifest`, in file order.
@@ -39,7 +55,7 @@ async def upload_weights(
     tensors = sorted(manifest.tensors, key=lambda t: t.offset)
     try:
         async with gpu.scope("upload of the weights"):
-            if not await is_quicker_on_gpu(gpu, kernels, manifest.block_size, buffers):
+            if not hash_on_gpu:
                 await uploader.load(tensors, host, lambda done: progress(done, manifest.bytes))
                 return
             feed = GpuFeed(gpu, kernels, manifest, store, buffers)
@@ -117,7 +133,6 @@ class _Uploader:
                 self._kernels.grid("relayout", params),
                 f"relayout {tensor.name}",
             )
-            await self._kernels.prepare(dispatch.variant)
             recording = self._kernels.record([dispatch])
             self._kernels.run(recording)
             recording.destroy()

@@ -6,7 +6,7 @@
 
 import * as Comlink from "../vendor/comlink.js";
 import { saveAs } from "./dom.js";
-import { keepPage } from "./offline.js";
+import { keepPage, scriptsRun } from "./offline.js";
 import { noteBoot, noteCall, timeline } from "./timeline.js";
 
 /** @import {Call, Device, DopplerEvent, OnEvent, Stage} from "./types.js" */
@@ -67,6 +67,7 @@ class Client extends EventTarget {
     });
     unloadable.catch(() => {}); // matters until the boot is done
     const boot = () => Promise.race([remote.boot(this.#listener(call)), unloadable]);
+    await scriptsRun(); // whoever watches is there then
     noteBoot(await this.#observe(call, boot));
     return remote;
   }

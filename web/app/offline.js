@@ -12,12 +12,19 @@ export async function keepPage() {
   try {
     await navigator.serviceWorker.register(new URL("../sw.js", import.meta.url));
     const controller = await controlling();
+    await scriptsRun();
     const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
     controller?.postMessage({ keep: [location.href.split(/[?#]/)[0], ...loaded] });
     return Boolean(controller);
   } catch {
     return false; // private windows refuse; the page works all the same
   }
+}
+
+/** @returns {Promise<unknown>} once the page's own scripts are there and have run */
+export function scriptsRun() {
+  if (document.readyState !== "loading") return Promise.resolve();
+  return new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve));
 }
 
 /** @returns {Promise<ServiceWorker | null>} */
