@@ -50,6 +50,8 @@ def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: P
     assert told["finish_reason"] == "length"
     assert told["text"] == ""  # the checkpoint has no tokenizer
     assert set(told["timings"]) >= {"load_ms", "ttft_ms", "prefill_tok_s", "decode_tok_s"}
+    stages = {stage["stage"]: stage["end"] - stage["start"] for stage in told["timeline"]}
+    assert set(stages) >= {"page", "python", "device", "weights", "compile", "first token"}
     assert told["memory"]["gpu_bytes"]["weights"] > 0
     rows = np.load(logits)
     assert rows.dtype == np.float32

@@ -1,0 +1,108 @@
+"""The start of the page: Python's image, and the timeline up to a first token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Playwright, expect
+
+from app_page import App, WatchedServer, watched
+from doppler.command.browser import Browser, launched
+
+# Restarts the engine; the stages of Python's start that it tells.
+RESTART = """async () => {
+  const { client } = await import("/app/client.js");
+  const stages = [];
+  client.on("event", ({ event }) => event.type === "boot" && stages.push(event.stage));
+  await client.restart();
+  return stages;
+}"""
+IMAGES = """async () => {
+  const cache = await caches.open("doppler-python");
+  const sizes = {};
+  for (const request of await cache.keys()) {
+    sizes[request.url] = (await (await cache.match(request)).blob()).size;
+  }
+  return sizes;
+}"""
+DAMAGE = """async (url) => {
+  const cache = await caches.open("doppler-python");
+  await cache.put(url, new Response(new Uint8Array(1 << 20)));
+}"""
+WAIT_FOR_IMAGE = """async (least) => {
+  for (;;) {
+    const cache = await caches.open("doppler-python");
+    for (const request of await cache.keys()) {
+      if ((await (await cache.match(request)).blob()).size > least) return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}"""
+LARGE = 10 << 20  # bytes that an image has at least
+
+
+@pytest.fixture(scope="module")
+def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
+    with watched(tiny_models, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def app(playwright: Playwright, browser: Browser, server: WatchedServer) -> Iterator[App]:
+    with launched(playwright, browser, None) as context:
+        yield App(context.pages[0], server.url).open()
+
+
+def test_python_starts_from_its_image(app: App) -> None:
+    """One image is kept; a start uses it, and makes another only where it is of no use."""
+    app.page.evaluate(WAIT_FOR_IMAGE, LARGE)
+    (url,) = app.page.evaluate(IMAGES)
+    assert "image" not in app.page.evaluate(RESTART)
+    app.page.evaluate(DAMAGE, url)
+    stages = app.page.evaluate(RESTART)
+    assert stages[-2:] == ["image", "ready"]
+    app.page.evaluate(WAIT_FOR_IMAGE, LARGE)
+    assert list(app.page.evaluate(IMAGES)) == [url]
+    assert app.run("import doppler; doppler.__version__") == "0.1.0"
+
+
+def test_timeline_of_the_start(app: App) -> None:
+    """Every stage has its place in time, in the page's panel too; loading again begins anew."""
+    app.open()
+    app.set(greedy=True, max_tokens="4")
+    app.get("tiny-chat")
+    app.new_chat()
+    app.answer("hello")
+    stages = {s["stage"]: s for s in app.page.evaluate("window.doppler.timeline")}
+    before = ["page", "worker", "python"]
+    assert set(stages) == {*before, "device", "memory", "tokenizer", "weights", "compile"} | {
+        "first token"
+    }
+    assert all(0 <= stage["start"] <= stage["end"] for stage in stages.values())
+    ends = [stages[name]["end"] for name in ("page", "worker", "python", "weights")]
+    assert ends == sorted(ends)
+    loaded = max(stages[name]["end"] for name in ("tokenizer", "weights", "compile"))
+    assert stages["first token"]["start"] >= loaded
+    assert stages["compile"]["start"] < stages["weights"]["end"], "they should overlap"
+    panel = app.page.get_by_test_id("engine")
+    panel.get_by_text("Loaded in").click()
+    expect(panel).to_contain_text("Weights, verified")
+    end = stages["first token"]["end"] / 1000
+    expect(panel).to_contain_text(f"{end:.2f} s")
+
+
+def test_tokenizer_without_shared_memory(app: App, server: WatchedServer) -> None:
+    """Where pages cannot share memory, the engine's own worker opens the tokenizer."""
+    texts = []
+    for isolated in ("true", "false"):
+        forced = f"Object.defineProperty(self, 'crossOriginIsolated', {{ value: {isolated} }});"
+        server.prefixes["/worker.js"] = forced
+        app.open()
+        app.set(greedy=True, max_tokens="4")
+        app.get("tiny-chat")
+        app.new_chat()
+        texts.append(app.answer("hello there"))
+    server.prefixes.clear()
+    assert texts[0] == texts[1] != ""
