@@ -37,12 +37,17 @@ class Tile:
         return {name.upper(): value for name, value in asdict(self).items()}
 
 
+# The quickest on an H100 at 512 to 8,192 tokens of context (docs/experiments.md).
+MEASURED = (Tile(256, 32, 64, 64, 16, 0), Tile(128, 64, 32, 64, 32, 0))
+
+
 def tile_of(head_dim: int, workgroup_bytes: int) -> Tile:
-    """The tile for an adapter: as many rows as fit, then as much staged at once as fits.
+    """The tile for an adapter: a measured one, or as many rows and then keys as fit.
 
     16 KiB, which every adapter has, are enough for 32 rows and more.
     """
-    fits = [
+    measured = [tile for tile in MEASURED if tile.head_dim == head_dim]
+    fits = [tile for tile in measured if tile.bytes <= workgroup_bytes] + [
         tile
         for rows in (64, 32, 16)
         for keys in (32, 16)
