@@ -7,7 +7,7 @@ import * as Comlink from "./vendor/comlink.js";
 import * as fetching from "./runtime/fetch.js";
 import * as hashing from "./runtime/hash.js";
 import * as opfs from "./runtime/opfs.js";
-import { startPython } from "./runtime/python.js";
+import { numpyURL, startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
 import * as text from "./runtime/text.js";
@@ -41,7 +41,19 @@ async function start() {
   const [pyodide] = await Promise.all([startPython(parts, stage), hashing.prepareHash()]);
   pyodide.pyimport("doppler.page.bridge").destroy();
   stages.push({ stage: "python", start: began, end: now() });
+  const later = [numpyURL(pyodide), new URL("runtime/tokenizer_worker.js", import.meta.url).href];
+  fetchOnce(later).catch(() => {}); // the server is gone already
   return pyodide;
+}
+
+/**
+ * Fetches what this visit may not need, so that sw.js has it when the server is gone.
+ * @param {string[]} urls
+ */
+async function fetchOnce(urls) {
+  for (const url of urls) {
+    if (!(await globalThis.caches?.match(url))) await fetch(url);
+  }
 }
 
 /**

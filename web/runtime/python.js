@@ -100,3 +100,9 @@ async function keep(name, image) {
   await caches.delete(IMAGES);
   await (await caches.open(IMAGES)).put(name, new Response(image));
 }
+
+/**
+ * @param {any} pyodide
+ * @returns {string} where the page's NumPy lies
+ */
+export const numpyURL = (pyodide) => INDEX + pyodide.lockfile.packages.numpy.file_name;
