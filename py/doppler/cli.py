@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_verify(commands)
     _add_generate(commands)
+    _add_synth(commands)
     return top
 
 
@@ -117,6 +118,15 @@ def _add_generate(commands: Any) -> None:
         command.add_argument(f"--{name}", type=int, metavar="N")
     command.add_argument("--browser", metavar="PATH", help="else DOPPLER_BROWSER, PATH, Chrome")
     command.add_argument("--adapter", choices=ADAPTERS, default="auto")
+
+
+def _add_synth(commands: Any) -> None:
+    command = _command(
+        commands, "synth", synth, "Write a model of a true shape with random weights."
+    )
+    command.add_argument("shape", metavar="NAME", help="gemma-3-1b, gemma-3-4b, llama-3.2-1b, ...")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    command.add_argument("--layers", type=int, metavar="N", help="the first N (all)")
 
 
 def byte_count(text: str) -> int:
@@ -204,6 +214,19 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
                 shard_size=SHARD_SIZE if args.shard_size is None else args.shard_size,
                 progress=report,
             )
+        )
+    _summarise(manifest, args.output, terminal)
+
+
+def synth(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Write one model; its name is that of the output folder."""
+    from doppler.command.synth import synth
+
+    storage, buffers = _folder(args.output)
+    name = args.output.resolve().name
+    with terminal.bar(f"synth {args.shape}") as report:
+        manifest = asyncio.run(
+            synth(args.shape, storage, buffers, name=name, layers=args.layers, progress=report)
         )
     _summarise(manifest, args.output, terminal)
 

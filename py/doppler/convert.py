@@ -115,6 +115,22 @@ async def convert_safetensors(
     return await _write(model, storage, buffers, shard_size, progress)
 
 
+async def convert_tensors(
+    config: ModelConfig,
+    places: Mapping[str, tuple[Source, int, BlockType]],
+    storage: Storage,
+    buffers: Buffers,
+    *,
+    name: str,
+    title: str,
+    shard_size: int = SHARD_SIZE,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Writes a model without a tokenizer: `places` has source, offset and type of each tensor."""
+    manifest, pieces = _lay_out(config, places, name, title)
+    return await _write(_Model(manifest, pieces, None), storage, buffers, shard_size, progress)
+
+
 async def convert_path(
     path: Path,
     storage: Storage,

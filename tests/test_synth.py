@@ -1,0 +1,69 @@
+"""Models with random weights: true shapes, the mix of types, and finite logits in the page."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from doppler.cli import main
+from doppler.command.synth import SHAPES, type_of
+from doppler.formats.blocks import BLOCK_TYPES
+
+MILLION = 1e6
+
+
+@pytest.mark.parametrize(
+    ("shape", "parameters", "megabytes"),
+    [
+        ("gemma-3-270m", 268.1, 245),
+        ("gemma-3-1b", 999.9, 575),
+        ("gemma-3-4b", 3880.3, 2243),
+        ("llama-3.2-1b", 1235.8, 714),
+        ("llama-3.2-3b", 3212.7, 1852),
+    ],
+)
+def test_shapes_are_those_of_the_models(shape: str, parameters: float, megabytes: int) -> None:
+    """Parameters as the models' cards count them, text part only."""
+    config = SHAPES[shape]
+    shapes = config.tensor_shapes()
+    assert sum(np.prod(extents) for extents in shapes.values()) / MILLION == pytest.approx(
+        parameters, abs=0.1
+    )
+    types = {name: type_of(name, extents, len(config.layers)) for name, extents in shapes.items()}
+    size = sum(BLOCK_TYPES[types[name]].tensor_bytes(extents) for name, extents in shapes.items())
+    assert size / MILLION == pytest.approx(megabytes, abs=1)
+    kinds = Counter(types.values())
+    assert kinds["F32"] == sum(len(extents) == 1 for extents in shapes.values())
+
+
+def test_a_synthetic_model_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, logits = tmp_path / "s", tmp_path / "logits.npy"
+    assert main(["synth", "llama-3.2-1b", "--layers", "1", "-o", str(folder), "--json"]) == 0
+    capsys.readouterr()
+    ask = ["--prompt-ids", "5,77,128255", "--max-tokens", "2", "--context", "16", "--greedy"]
+    options = ["--logits", str(logits), "--adapter", "swiftshader", "--json"]
+    assert main(["generate", str(folder), *ask, *options]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    values = np.load(logits)
+    assert values.shape == (3, 128256)
+    assert np.isfinite(values).all()
+    assert 0.3 < values.std() < 30
+    assert answer["generated_ids"][0] == int(values[-1].argmax())
+
+
+@pytest.mark.parametrize(
+    ("ask", "reason"),
+    [
+        (["gpt-7"], "is not one of gemma-3-1b, "),
+        (["llama-3.2-1b", "--layers", "17"], "has 1 to 16 layers, not 17"),
+    ],
+)
+def test_what_cannot_be_made(
+    ask: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["synth", *ask, "-o", str(tmp_path / "s")]) == 2
+    assert reason in capsys.readouterr().err
