@@ -126,6 +126,6 @@ def output_case(
         "state": state(1),
         "out": np.zeros(rows, np.float32),
     }
-    constants |= {"TEAM": 8, "ROWS": 2}
+    constants |= {"TEAM": 8, "ROWS": 2, "DEPTH": 1}
     made = Case("matvec_subgroup", constants, arrays, params, ["out"])
     return made, matrix @ out.ravel()

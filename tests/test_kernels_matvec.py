@@ -31,7 +31,7 @@ def folded_case(
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation}
     constants["STAGE"] = more.get("stage", 1)
     if kernel == "matvec_subgroup":
-        constants |= {"TEAM": more["team"], "ROWS": more["together"]}
+        constants |= {"TEAM": more["team"], "ROWS": more["together"], "DEPTH": more["depth"]}
     arrays = {
         "codes": padded(matrix, stride),
         "x": padded(x, stride),
@@ -81,6 +81,7 @@ def test_folded_norms(gpu_page: GpuPage, kernel: str) -> None:
             last=prologue % 2,
             team=team,
             together=rows,
+            depth=8 // rows,
             stage=int(prologue > 0 or team > 4),
             activation=act,
         )

@@ -31,6 +31,7 @@ SCALES = {
 # Sums of thousands of f32 products in another order than NumPy's: relative to the sum of their
 # magnitudes, a few units of 2^-24 remain. A wrong weight is off by 1e-2 or more.
 SUM_ERROR = 2e-6
+HALF_ERROR = 1e-3  # of f16: activations, and sums of 4 to 16 products, are rounded to 11 bits
 
 
 def blocks(kind: str, rows: int, cols: int, rng: np.random.Generator) -> bytes:
@@ -122,10 +123,11 @@ def product_case(
     else:
         params |= {"eps": 0.0, "offset": 0.0, "splits": 0, "heads": 0}
         constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0, "STAGE": 1}
-    if kernel == "matvec_subgroup":
-        constants |= {"TEAM": 32, "ROWS": 4}
+    if kernel in ("matvec_subgroup", "matvec_half"):
+        constants |= {"TEAM": 32, "ROWS": 4, "DEPTH": 2}
     if kernel == "matmul_tile":
         constants |= {name: more.get(name, 1) for name in ("ROW_BLOCKS", "TOKEN_BLOCKS")}
+        constants["HALF"] = more.get("half", 0)
     arrays = {
         **planes,
         "x": x,
@@ -135,12 +137,17 @@ def product_case(
     return Case(kernel, constants, arrays, params, ["out"], tokens)
 
 
-def assert_product(out: Array, matrix: Array, x: Array) -> None:
-    """out [n, rows] against float64, relative to the sum of the products' magnitudes."""
+def assert_product(out: Array, matrix: Array, x: Array, half: bool = False) -> None:
+    """out [n, rows] against float64, relative to the sum of the products' magnitudes.
+
+    With f16, sums that are small beside the largest may be off by more: its smallest numbers are
+    a millionth of those that activations reach.
+    """
     exact = matrix.astype(np.float64), x.astype(np.float64)[:, : matrix.shape[1]]
     scale = references.matmul(np.abs(exact[0]), np.abs(exact[1]))
-    error = np.abs(out - references.matmul(*exact)) / np.maximum(scale, 1e-30)
-    assert error.max() < SUM_ERROR
+    floor = scale.max() / 20 if half else 1e-30
+    error = np.abs(out - references.matmul(*exact)) / np.maximum(scale, floor)
+    assert error.max() < (HALF_ERROR if half else SUM_ERROR)
 
 
 def activations(tokens: int, cols: int, rng: np.random.Generator) -> Array:
@@ -220,6 +227,31 @@ def test_products(gpu_page: GpuPage, kind: str) -> None:
     for case, result, matrix in zip(cases, gpu_page.run(cases), matrices, strict=True):
         assert_product(result["out"][:, : matrix.shape[0]], matrix, case.arrays["x"])
         assert np.all(result["out"][:, matrix.shape[0] :] == 7.0)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_products_of_halves(gpu_page: GpuPage, kind: str) -> None:
+    """The kernels that multiply f16; large activations too, which must not overflow."""
+    if not gpu_page.has("shader-f16"):
+        pytest.skip("this adapter has no f16")
+    rng = np.random.default_rng(200 + FORMS[kind])
+    cases, matrices = [], []
+    for rows, cols in [(rows, cols) for rows in (5, 67) for cols in columns(kind)]:
+        data = blocks(kind, rows, cols, rng)
+        made = gpu_page.run([relayout(kind, data, rows, cols)])[0]
+        for kernel, tokens, scale in (
+            ("matvec_half", 1, 1.0),
+            ("matvec_half", 1, 5000.0),
+            ("matmul_tile", 17, 1.0),
+            ("matmul_tile", 70, 100.0),
+        ):
+            x = (activations(tokens, cols, rng) * scale).astype(np.float32)
+            matrix = dequantized(kind, data, rows, cols)
+            cases.append(product_case(kernel, kind, made, matrix, x, half=1))
+            matrices.append(matrix)
+    for case, result, matrix in zip(cases, gpu_page.run(cases), matrices, strict=True):
+        assert_product(result["out"][:, : len(matrix)], matrix, case.arrays["x"], half=True)
+        assert np.all(result["out"][:, len(matrix) :] == 7.0)
 
 
 def test_products_of_part_of_a_batch(gpu_page: GpuPage) -> None:

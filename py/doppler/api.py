@@ -142,7 +142,7 @@ class Api:
         timeline = Timeline()
         async with self._library.open(_text(args, "id")) as stored:
             config = stored.store.manifest.config
-            room = Room.of(config, args.get("context"), args.get("batch"), args.get("kv"))
+            room = Room.of(config, args)
             await self._unload({}, emit, None)
             emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
             opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))

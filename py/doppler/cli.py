@@ -110,6 +110,7 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("--context", type=int, metavar="N", help="tokens to keep room for")
     command.add_argument("--batch", type=int, metavar="N", help="tokens prefilled at once, at most")
     command.add_argument("--kv", choices=("f16", "f32"), help="keys and values (f16 on a GPU)")
+    command.add_argument("--precision", choices=("f16", "f32"), help="products (f16 on a GPU)")
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
     command.add_argument("--ignore-eos", action="store_true", help="go on after end tokens")
     for name in ("temperature", "top-p", "min-p", "repetition-penalty"):
@@ -269,6 +270,7 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
         context=args.context,
         batch=args.batch,
         kv=args.kv,
+        precision=args.precision,
         ignore_eos=args.ignore_eos,
         logits=args.logits,
     )

@@ -191,7 +191,8 @@ def matvec(
     stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
     constants["STAGE"] = int(stages and staged(model, matrix.columns))
     if model.adapter.subgroup_size:
-        kernel, constants = "matvec_subgroup", {**constants, **team(matrix, activation)}
+        kernel = "matvec_half" if model.adapter.half else "matvec_subgroup"
+        constants = {**constants, **team(matrix, activation)}
     steps = []
     for part in matrix.slices:
         params = {
@@ -221,11 +222,11 @@ def splits_of(keys: int, groups: int) -> int:
 
 
 def team(matrix: Matrix, activation: int) -> dict[str, int]:
-    """TEAM and ROWS of a matvec: a subgroup a row, or fewer threads once that keeps a GPU busy."""
+    """TEAM, ROWS and DEPTH of a matvec: a subgroup a row, or fewer threads once that keeps a GPU busy."""
     rows = 2 if activation or matrix.rows >= MANY_ROWS else 1
     threads = 32
     while threads > 4 and (
         matrix.rows // rows * threads // 32 > ENOUGH_SUBGROUPS or threads >= matrix.columns // 16
     ):
         threads //= 2
-    return {"TEAM": threads, "ROWS": rows}
+    return {"TEAM": threads, "ROWS": rows, "DEPTH": 2}

@@ -58,12 +58,18 @@ class Engine:
         config: ModelConfig,
         weights: Weights,
         memory: EngineMemory,
+        half_products: bool,
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
-        self.half_cache = memory.half_cache
+        self.half_cache, self.half_products = memory.half_cache, half_products
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
         model = PlannedModel(
-            config, weights, memory.slices, memory.context, _adapter(gpu), memory.half_cache
+            config,
+            weights,
+            memory.slices,
+            memory.context,
+            _adapter(gpu, half_products),
+            memory.half_cache,
         )
         self._prefill_plan, self._decode_plan = PrefillPlan(model), DecodePlan(model)
         self._sample_steps = model.sample
@@ -281,10 +287,15 @@ class Engine:
         self._run(f"head after {name}", lambda: plan.head() + self._sample_steps())
 
 
-def _adapter(gpu: Gpu) -> Adapter:
+def _adapter(gpu: Gpu, half: bool) -> Adapter:
     wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
-    lanes = gpu.subgroup_size if wide else 0
-    return Adapter(lanes, gpu.limits["maxComputeWorkgroupStorageSize"], gpu.is_cpu)
+    return Adapter(
+        subgroup_size=gpu.subgroup_size if wide else 0,
+        workgroup_bytes=gpu.limits["maxComputeWorkgroupStorageSize"],
+        is_cpu=gpu.is_cpu,
+        half=half,
+        matrix_units=half and gpu.has_matrix_units,
+    )
 
 
 class _Clock:

@@ -30,6 +30,7 @@ SHARED = (
     "planes",
     "product",
     "vector",
+    "team",
     "turn",
     "compress",
     "cache",
@@ -48,6 +49,7 @@ FILES = (
     "matmul_subgroup_matrix",
     "matvec",
     "matvec_subgroup",
+    "matvec_half",
     "rope",
     "attention",
     "attention_flash",
@@ -74,6 +76,10 @@ def _spread(count: int) -> Grid:
     return _over(count, y), y, 1
 
 
+def _team_grid(p: Mapping[str, Any]) -> Grid:
+    return min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE), 1, 1
+
+
 # Workgroups from params and number of tokens, p; the shares are those of each file's header.
 _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "blake3": lambda p: (_over(max(p["length"], 1), 64 * 1024), 1, 1),
@@ -93,11 +99,8 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
         1,
     ),
     "matvec": lambda p: _spread(_over(p["rows"], 128)),
-    "matvec_subgroup": lambda p: (
-        min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE),
-        1,
-        1,
-    ),
+    "matvec_subgroup": _team_grid,
+    "matvec_half": _team_grid,
     "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
     "attention": lambda p: (p["heads"], p["tokens"], 1),
     "attention_flash": lambda p: (
@@ -171,7 +174,7 @@ class Kernels:
     def __init__(self, gpu: Gpu, sources: Mapping[str, str]) -> None:
         self._gpu = gpu
         self._shaders = {name: parse(name, sources) for name in sources.keys() - SHARED}
-        self._modules: dict[tuple[str, frozenset[str]], Any] = {}
+        self._modules: dict[tuple[str, frozenset[str], bool], Any] = {}
         self._layouts: dict[tuple[str, frozenset[str]], Any] = {}  # GPUBindGroupLayout
         self._pipelines: dict[Variant, Any] = {}
 
@@ -273,8 +276,8 @@ class Kernels:
 
         doppler_runtime.replay(self._gpu.device, *(recording.js for recording in recordings))
 
-    async def time(self, recording: Recording) -> list[float]:
-        """Runs a recording alone: microseconds of GPU time of each dispatch.
+    async def time(self, *recordings: Recording) -> list[float]:
+        """Runs recordings, one after another: microseconds of GPU time of each.
 
         Raises DeviceError where the adapter has no timestamps.
         """
@@ -282,7 +285,7 @@ class Kernels:
 
         if "timestamp-query" not in self._gpu.features:
             raise DeviceError("this adapter measures no GPU time: it lacks timestamp-query")
-        times = await doppler_runtime.timed(self._gpu.device, recording.js)
+        times = await doppler_runtime.timed(self._gpu.device, *(r.js for r in recordings))
         return list(times.to_py())
 
     async def run_once(
@@ -345,9 +348,9 @@ class Kernels:
         return self._pipelines[variant]
 
     def _module(self, variant: Variant) -> Any:
-        key = variant.kernel, variant.absent
+        key = variant.kernel, variant.absent, bool(dict(variant.constants).get("HALF"))
         if key not in self._modules:
-            code = self._shaders[variant.kernel].without(variant.absent)
+            code = self._shaders[variant.kernel].variant(*key[1:])
             descriptor = js_object(label=variant.kernel, code=code)
             self._modules[key] = self._gpu.device.createShaderModule(descriptor)
         return self._modules[key]

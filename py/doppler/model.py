@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,27 +63,39 @@ class Request:
 
 @dataclass(frozen=True)
 class Room:
-    """How many tokens a loaded model has room for: in its KV cache, and in a prefill batch.
+    """How many tokens a loaded model has room for, and with how many bits it computes.
 
-    kv: "f16" or "f32", what keys and values are kept as; None leaves it to the adapter.
+    context: tokens in the KV cache; batch: in a prefill batch. kv: "f16" or "f32", what keys and
+    values are kept as; precision: the same of what weights and activations are multiplied as
+    (sums are f32). None leaves it to the adapter.
     """
 
     context: int
     batch: int
     kv: str | None = None
+    precision: str | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, context: Any, batch: Any, kv: Any) -> Room:
+    def of(cls, config: ModelConfig, args: Mapping[str, Any]) -> Room:
         """What was asked for, or the defaults for None. Raises RequestError out of range."""
-        if kv not in (None, "f16", "f32"):
-            raise RequestError(f"kv is {kv!r:.60}; keys and values are kept as f16 or f32")
-        length = _within("context", context, 2, config.context, DEFAULT_CONTEXT)
+        for name in ("kv", "precision"):
+            if args.get(name) not in (None, "f16", "f32"):
+                raise RequestError(f"{name} is {args[name]!r:.60}; it can be f16 or f32")
+        length = _within("context", args.get("context"), 2, config.context, DEFAULT_CONTEXT)
         most = max(config.context, DEFAULT_BATCH)
-        return cls(length, min(_within("batch", batch, 1, most, DEFAULT_BATCH), length), kv)
+        batch = min(_within("batch", args.get("batch"), 1, most, DEFAULT_BATCH), length)
+        return cls(length, batch, args.get("kv"), args.get("precision"))
 
     def half_cache(self, gpu: Gpu) -> bool:
         """Whether keys and values are kept as f16: on a CPU, that would only cost time."""
         return not gpu.is_cpu if self.kv is None else self.kv == "f16"
+
+    def half_products(self, gpu: Gpu) -> bool:
+        """Whether products are of f16. Raises RequestError where the adapter has none."""
+        can = "shader-f16" in gpu.features
+        if self.precision == "f16" and not can:
+            raise RequestError("precision is f16, and this adapter lacks shader-f16: ask for f32")
+        return can and not gpu.is_cpu if self.precision is None else self.precision == "f16"
 
 
 class _Compiling(Progress):
@@ -132,7 +144,8 @@ class Model:
                         gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
                     )
                     undo.callback(memory.destroy)
-                engine = Engine(gpu, kernels, manifest.config, weights, memory)
+                half = room.half_products(gpu)
+                engine = Engine(gpu, kernels, manifest.config, weights, memory, half)
             told = _Compiling(emit)
             progress = Progress(emit, "verify")
             with timeline.stage("weights"):
@@ -163,6 +176,7 @@ class Model:
             "config": self.manifest.config.to_json(),
             "context": self.engine.context,
             "kv": "f16" if self.engine.half_cache else "f32",
+            "precision": "f16" if self.engine.half_products else "f32",
             "chat": self.tokenizer is not None and self.tokenizer.chats,
             "tokenizer": self.tokenizer is not None,
             "memory": self._gpu.memory(),

@@ -100,6 +100,8 @@ class Adapter:
     subgroup_size: int  # lanes that share a row of a matvec; 0: none do
     workgroup_bytes: int  # workgroup memory
     is_cpu: bool  # a processor that passes for a GPU: tiles do not pay there
+    half: bool  # products of f16, sums in f32
+    matrix_units: bool  # that multiply f16
 
 
 @dataclass(frozen=True)

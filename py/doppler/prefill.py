@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from doppler.decode import matvec
 from doppler.gpu import Slice
-from doppler.plan import Number, PlannedModel, Step
-from doppler.weights import Matrix, aligned
+from doppler.plan import PlannedModel, Step
+from doppler.projection import project
+from doppler.weights import aligned
 
 
 class PrefillPlan:
@@ -34,17 +35,15 @@ class PrefillPlan:
     def head_of_all(self, rows: int, normed: Slice, logits: Slice) -> list[Step]:
         """`rows` normed hidden states -> `logits` [rows, vocab rounded up to a vec4]."""
         stride = aligned(self._model.config.vocab, 4)
-        return list(self._project(self._model.head_matrix, normed, logits, stride, 0, "head", rows))
+        place = {"tokens": rows, "out_stride": stride, "out0": 0}
+        return list(project(self._model, self._model.head_matrix, normed, logits, place, "head"))
 
     def _attention(self, batch: int, index: int) -> Iterator[Step]:
         model, m, w, prefix = self._model, self._model.memory, self._model.widths, f"blk.{index}"
         yield from self._stack(batch, f"{prefix}.attn_qkv", m.normed, m.qkv, w.qkv)
         yield model.rope(batch, index)
         yield model.attention(batch, index)
-        output = model.weights.matrices[f"{prefix}.attn_output.weight"]
-        yield from self._project(
-            output, m.attended, m.branch, w.hidden, 0, f"{prefix}.attn_output", batch
-        )
+        yield from self._plain(batch, f"{prefix}.attn_output", m.attended)
         post = model.post_norm(index, "post_attention_norm")
         yield model.norm(batch, f"{prefix}.attention", f"{prefix}.ffn_norm", post)
 
@@ -52,8 +51,7 @@ class PrefillPlan:
         model, m, w, prefix = self._model, self._model.memory, self._model.widths, f"blk.{index}"
         yield from self._stack(batch, f"{prefix}.ffn_gate_up", m.normed, m.gate_up, w.gate_up)
         yield model.gate(batch, index)
-        down = model.weights.matrices[f"{prefix}.ffn_down.weight"]
-        yield from self._project(down, m.gated, m.branch, w.hidden, 0, f"{prefix}.ffn_down", batch)
+        yield from self._plain(batch, f"{prefix}.ffn_down", m.gated)
         post = model.post_norm(index, "post_ffw_norm")
         yield model.norm(batch, f"{prefix}.ffn", model.following(index), post)
 
@@ -61,34 +59,13 @@ class PrefillPlan:
         """Every matrix of a stack, each to its place: a multiple of four columns of the output."""
         start = 0
         for matrix in self._model.weights.stacks[name]:
-            yield from self._project(matrix, x, out, stride, start, name, batch)
+            place = {"tokens": batch, "out_stride": stride, "out0": start}
+            yield from project(self._model, matrix, x, out, place, name)
             start += aligned(matrix.rows, 4)
 
-    def _project(
-        self,
-        matrix: Matrix,
-        x: Slice,
-        out: Slice,
-        out_stride: int,
-        start: int,
-        label: str,
-        batch: int,
-    ) -> Iterator[Step]:
-        """out[t, start:] = matrix · x[t], a step for each slice of the matrix."""
-        for part in matrix.slices:
-            params: dict[str, Number] = {
-                "rows": part.rows,
-                "cols": matrix.columns,
-                "row0": part.row0,
-                "x_stride": aligned(matrix.columns, 4),
-                "out_stride": out_stride,
-                "out0": start,
-                "last": 0,
-            }
-            bindings = {
-                **part.bindings(),
-                "x": x,
-                "out": out,
-                "state": self._model.memory.state,
-            }
-            yield Step("matmul", {"FORM": matrix.form}, bindings, params, batch, label)
+    def _plain(self, batch: int, name: str, x: Slice) -> Iterator[Step]:
+        """One matrix, x -> branch."""
+        model = self._model
+        place = {"tokens": batch, "out_stride": model.widths.hidden, "out0": 0}
+        matrix = model.weights.matrices[f"{name}.weight"]
+        yield from project(model, matrix, x, model.memory.branch, place, name)

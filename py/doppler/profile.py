@@ -1,7 +1,13 @@
-"""Where a plan's time goes: GPU time, bytes and operations of each of its dispatches."""
+"""Where a plan's time goes: GPU time, bytes and operations of each kind of dispatch.
+
+A dispatch alone takes a few microseconds, of which beginning and ending a pass would be most; so the
+same step of all layers is timed together, one after another as they would be in a token, which
+also leaves no layer's weights in the GPU's cache.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -13,14 +19,19 @@ from doppler.plan import Step
 
 WARM_RUNS = 20  # before the first is measured: a GPU at rest runs at a fraction of its clock
 RUNS = 5
+LEAST_TIMED = 16  # dispatches in a pass
+_LAYER = re.compile(r"^blk\.\d+\.")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One dispatch. `us`: median microseconds of GPU time; `bytes`: of weights and keys read."""
+    """One kind of dispatch, `count` of them. us: microseconds of GPU time, median of runs;
+    bytes: of weights and keys read; flops: operations; all three of the whole kind.
+    """
 
     label: str
     kernel: str
+    count: int
     us: float
     bytes: int
     flops: int
@@ -31,18 +42,41 @@ class Timing:
 
 
 async def profile(gpu: Gpu, kernels: Kernels, steps: Sequence[Step], seen: int) -> list[Timing]:
-    """Times every step of a plan by itself, in the plan's order; `seen` tokens are in the cache."""
-    recording = kernels.record_steps(steps)
+    """Times a plan by kind of step, in order of first use; `seen` tokens are in the cache."""
+    kinds: dict[tuple[str, str], list[Step]] = {}
+    for step in steps:
+        kinds.setdefault((_LAYER.sub("", step.label), step.kernel), []).append(step)
+    whole = kernels.record_steps(steps)
+    parts = [kernels.record_steps(repeated(kind)) for kind in kinds.values()]
     try:
-        kernels.run(*[recording] * WARM_RUNS)
-        runs = [await kernels.time(recording) for _ in range(RUNS)]
+        kernels.run(*[whole] * WARM_RUNS)
+        runs = [await kernels.time(*parts) for _ in range(RUNS)]
         await gpu.done()
     finally:
-        recording.destroy()
+        for recording in (whole, *parts):
+            recording.destroy()
     return [
-        Timing(step.label, step.kernel, round(median(times), 2), *_work(step, seen))
-        for step, times in zip(steps, zip(*runs, strict=True), strict=True)
+        Timing(
+            label, kernel, len(kind), round(_once(kind, median(times)), 2), *_work_of(kind, seen)
+        )
+        for ((label, kernel), kind), times in zip(
+            kinds.items(), zip(*runs, strict=True), strict=True
+        )
     ]
+
+
+def repeated(kind: Sequence[Step]) -> list[Step]:
+    """The steps as often as makes at least LEAST_TIMED of them."""
+    return list(kind) * -(-LEAST_TIMED // len(kind))
+
+
+def _once(kind: Sequence[Step], us: float) -> float:
+    return us * len(kind) / len(repeated(kind))
+
+
+def _work_of(kind: Sequence[Step], seen: int) -> tuple[int, int]:
+    works = [_work(step, seen) for step in kind]
+    return sum(bytes for bytes, _ in works), sum(flops for _, flops in works)
 
 
 def _work(step: Step, seen: int) -> tuple[int, int]:

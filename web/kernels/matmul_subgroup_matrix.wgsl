@@ -28,9 +28,10 @@ alias Left = subgroup_matrix_left<f16, 16, 16>; // tokens × columns
 alias Right = subgroup_matrix_right<f16, 16, 16>; // columns × rows
 alias Sums = subgroup_matrix_result<f32, 16, 16>; // tokens × rows
 
-// Sixteen more than are used: a load is checked as if its last row were a whole stride long.
-var<workgroup> tile_w: array<f16, ROWS * STRIDE + SIZE>; // [ROWS, 32 columns]
-var<workgroup> tile_x: array<f16, TOKENS * STRIDE + SIZE>; // [TOKENS, 32 columns]
+// For the largest tile, since matrices cannot be loaded from arrays whose size is an override; and sixteen
+// more than are used: a load is checked as if its last row were a whole stride long.
+var<workgroup> tile_w: array<f16, 128u * STRIDE + SIZE>; // [ROWS, 32 columns]
+var<workgroup> tile_x: array<f16, 128u * STRIDE + SIZE>; // [TOKENS, 32 columns]
 var<workgroup> results: array<f32, 8u * SIZE * SIZE>; // a matrix a subgroup
 
 // What a thread moves into the tiles: half a group of a row, and a vec4 each of up to four tokens.
@@ -111,17 +112,17 @@ fn put(carried: Carried, index: u32) {
 }
 
 fn left(token: u32, column: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&tile_x, token * STRIDE + column, STRIDE);
+  return subgroupMatrixLoad<Left>(&tile_x, token * STRIDE + column, false, STRIDE);
 }
 
 fn right(row: u32, column: u32) -> Right {
-  return subgroupMatrixLoad<Right, col_major>(&tile_w, row * STRIDE + column, STRIDE);
+  return subgroupMatrixLoad<Right>(&tile_w, row * STRIDE + column, true, STRIDE);
 }
 
 // By way of workgroup memory, since a matrix at the edge may not be stored whole.
 fn store(sums: Sums, token: u32, row: u32, subgroup: u32, lane: u32) {
   let start = subgroup * SIZE * SIZE;
-  subgroupMatrixStore<row_major>(&results, start, sums, SIZE);
+  subgroupMatrixStore(&results, start, sums, false, SIZE); // row after row
   workgroupBarrier();
   let at = params.out0 + params.row0;
   for (var i = lane; i < SIZE * SIZE; i += 32u) {

@@ -19,8 +19,19 @@ fn total_of(value: f32, index: u32, at: u32) -> f32 {
   return whole;
 }
 
-fn product(row: u32, g: u32, a: Half, b: Half, sum: f32) -> f32 {
-  return group_product(load_group(row, g, COLS), a, b, sum);
+alias Staged = vec4f;
+
+fn keep(v: vec4f) -> vec4f {
+  return v;
+}
+
+fn restored(v: vec4f) -> vec4f {
+  return v;
+}
+
+fn product(row: u32, g: u32, v: Activations) -> f32 {
+  return group_product(load_group(row, g, COLS), Half(v.v0, v.v1, v.v2, v.v3),
+    Half(v.v4, v.v5, v.v6, v.v7), v.sum);
 }
 
 @compute @workgroup_size(32)
@@ -38,11 +49,9 @@ fn main(
   let rows = vec4u(row_of(r), row_of(r + 1u), row_of(r + 2u), row_of(r + 3u));
   var sums = vec4f();
   for (var g = 0u; g < groups_of(COLS); g++) {
-    let a = staged_half(g, 0u);
-    let b = staged_half(g, 1u);
-    let sum = sum_of(a) + sum_of(b);
-    sums += vec4f(product(rows.x, g, a, b, sum), product(rows.y, g, a, b, sum),
-      product(rows.z, g, a, b, sum), product(rows.w, g, a, b, sum));
+    let v = activations(g);
+    sums += vec4f(
+      product(rows.x, g, v), product(rows.y, g, v), product(rows.z, g, v), product(rows.w, g, v));
   }
   store_two(r, sums.xy);
   store_two(r + 2u, sums.zw);

@@ -10,6 +10,9 @@
 // `next`, which is not x, since others still read that. PROLOGUE 4 joins the runs of attention as
 // attention_join.wgsl does: x is its parts [splits, COLS], branch its marks [splits, heads].
 //
+// A kernel says what activations are staged as: `Staged`, a vec4 of the numbers that its product takes,
+// and keep(v), which makes one; restored(s) is v again, nearly.
+//
 // x, branch, next [.., x_stride] f32, pads zero; post, weight [COLS]. x_stride is COLS rounded up to a
 // multiple of 4.
 
@@ -20,6 +23,8 @@ override ACTIVATION: u32; // 0: none; 1, 2: rows are pairs (gate, up) and out = 
 override STAGE: u32;
 override STEP = (COLS + 31u) / 32u; // groups
 override STAGED = max(8u * STEP * STAGE, 1u); // vec4s in workgroup memory
+override HAS_MINIMUM = FORM == 4u || FORM == 6u || FORM == 8u || FORM == 9u;
+override SUMMED = max(STEP * STAGE * u32(HAS_MINIMUM), 1u);
 
 struct Params {
   rows: u32, // of this slice
@@ -42,7 +47,8 @@ struct Params {
 @group(0) @binding(9) var<storage, read> state: State;
 @group(0) @binding(10) var<uniform> params: Params;
 
-var<workgroup> staged: array<vec4f, STAGED>;
+var<workgroup> staged: array<Staged, STAGED>;
+var<workgroup> group_sums: array<f32, SUMMED>; // of what is staged, where minimums are to be multiplied
 
 // Where vec4 i of the activations is staged: the same vec4 of all groups side by side, so that lanes
 // which take a group each read neighbouring words.
@@ -59,14 +65,42 @@ fn lying(i: u32) -> vec4f {
   return select(vec4f(), x[token_base() + i], i < (COLS + 3u) / 4u);
 }
 
-// 16 activations: half 0 or 1 of a group.
-fn staged_half(g: u32, half: u32) -> Half {
-  if (STAGE == 0u) {
-    let i = 8u * g + 4u * half;
-    return Half(lying(i), lying(i + 1u), lying(i + 2u), lying(i + 3u));
+fn summed(v: Staged) -> f32 {
+  let r = restored(v);
+  return r.x + r.y + r.z + r.w;
+}
+
+// 32 activations, and what they add up to.
+struct Activations {
+  v0: Staged,
+  v1: Staged,
+  v2: Staged,
+  v3: Staged,
+  v4: Staged,
+  v5: Staged,
+  v6: Staged,
+  v7: Staged,
+  sum: f32,
+}
+
+fn activations(g: u32) -> Activations {
+  var a: Activations;
+  if (STAGE == 1u) {
+    a = Activations(staged[g], staged[g + STEP], staged[g + 2u * STEP], staged[g + 3u * STEP],
+      staged[g + 4u * STEP], staged[g + 5u * STEP], staged[g + 6u * STEP], staged[g + 7u * STEP], 0.0);
+    if (HAS_MINIMUM) {
+      a.sum = group_sums[g];
+    }
+    return a;
   }
-  let at = 4u * half * STEP + g;
-  return Half(staged[at], staged[at + STEP], staged[at + 2u * STEP], staged[at + 3u * STEP]);
+  let i = 8u * g;
+  a = Activations(keep(lying(i)), keep(lying(i + 1u)), keep(lying(i + 2u)), keep(lying(i + 3u)),
+    keep(lying(i + 4u)), keep(lying(i + 5u)), keep(lying(i + 6u)), keep(lying(i + 7u)), 0.0);
+  if (HAS_MINIMUM) {
+    a.sum = summed(a.v0) + summed(a.v1) + summed(a.v2) + summed(a.v3) + summed(a.v4) +
+      summed(a.v5) + summed(a.v6) + summed(a.v7);
+  }
+  return a;
 }
 
 fn inverse_rms(square: f32) -> f32 {
@@ -99,7 +133,6 @@ fn joined(i: u32) -> vec4f {
   return sum / total;
 }
 
-// h, of which the first workgroup keeps a copy.
 fn residual(i: u32, at: u32, scale: f32) -> vec4f {
   if (PROLOGUE == 4u) {
     return joined(i);
@@ -161,23 +194,38 @@ fn stage(index: u32, threads: u32, first: bool) {
     }
     scale = inverse_rms(total_of(sum, index, 0u));
   }
-  var sum = 0.0;
+  var inverse = 1.0;
+  if (NORMED) {
+    var sum = 0.0;
+    for (var i = index; i < width; i += threads) {
+      let h = residual(i, base + i, scale);
+      sum += dot(h, h);
+    }
+    inverse = inverse_rms(total_of(sum, index, 32u));
+  }
+  // The residual once more, out of the cache: it would not fit where Staged has fewer bits.
   for (var i = index; i < 8u * STEP; i += threads) {
-    var h = vec4f();
+    var v = vec4f();
     if (i < width) {
-      h = residual(i, base + i, scale);
+      v = residual(i, base + i, scale);
       if (NORMED && PROLOGUE > 1u && first) {
-        next[base + i] = h;
+        next[base + i] = v;
+      }
+      if (NORMED) {
+        v *= inverse * (weight[i] + params.offset);
       }
     }
-    staged[place(i)] = h;
-    sum += dot(h, h);
-  }
-  if (NORMED) {
-    let inverse = inverse_rms(total_of(sum, index, 32u));
-    for (var i = index; i < width; i += threads) {
-      staged[place(i)] *= inverse * (weight[i] + params.offset);
-    }
+    staged[place(i)] = keep(v);
   }
   workgroupBarrier();
+  if (HAS_MINIMUM) {
+    for (var g = index; g < STEP; g += threads) {
+      var sum = 0.0;
+      for (var i = 0u; i < 8u; i++) {
+        sum += summed(staged[g + i * STEP]);
+      }
+      group_sums[g] = sum;
+    }
+    workgroupBarrier();
+  }
 }

@@ -152,6 +152,8 @@ export interface LoadArgs {
   batch?: number;
   /** What keys and values are kept as; f16 unless the adapter is a CPU. */
   kv?: "f16" | "f32";
+  /** What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32. */
+  precision?: "f16" | "f32";
   /** Smaller device limits, for tests and debugging. */
   limits?: Record<string, number>;
 }
@@ -162,6 +164,7 @@ export interface LoadedModel {
   config: Record<string, any>;
   context: number;
   kv: "f16" | "f32";
+  precision: "f16" | "f32";
   chat: boolean;
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;

@@ -44,7 +44,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What to generate. `prompt`: text or token ids; `context`, `batch`, `kv` None: the page's."""
+    """What to generate. `prompt`: text or token ids; what is None of a load is left to the page."""
 
     model: Path
     prompt: str | list[int]
@@ -54,6 +54,7 @@ class Job:
     context: int | None = None
     batch: int | None = None
     kv: str | None = None
+    precision: str | None = None
     ignore_eos: bool = False
     logits: Path | None = None
 
@@ -174,7 +175,8 @@ def _load(
         model = client.call("download", {"url": url}, lambda e: report(e["done"], e["total"]))
     stages["download_ms"] = _since(start)
     start = time.monotonic()
-    args = {"id": model["id"], "context": job.context, "batch": job.batch, "kv": job.kv}
+    args = {name: getattr(job, name) for name in ("context", "batch", "kv", "precision")}
+    args["id"] = model["id"]
     with terminal.bar("load") as report:
 
         def on_event(event: Event) -> None:

@@ -1,0 +1,73 @@
+"""Which kernel multiplies a matrix by the activations of a batch, and how it cuts the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from doppler.gpu import Slice
+from doppler.plan import Number, PlannedModel, Step
+from doppler.weights import Matrix, aligned
+
+BUSY = 128  # workgroups that keep a large GPU's processors at work
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Rows and tokens of a workgroup, and the constants that say so."""
+
+    rows: int
+    tokens: int
+    constants: Mapping[str, Number]
+
+
+# The largest first: what is unpacked or loaded once serves more of the rest.
+TILES = tuple(
+    Cut(64 * rows, 64 * tokens, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": tokens})
+    for rows, tokens in ((2, 2), (1, 2), (1, 1))
+)
+MATRIX_TILES = tuple(
+    Cut(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens})
+    for rows, tokens in ((4, 2), (2, 2), (2, 1))
+)
+
+
+def project(
+    model: PlannedModel, matrix: Matrix, x: Slice, out: Slice, place: Mapping[str, int], label: str
+) -> Iterator[Step]:
+    """out[t, out0:] = matrix · x[t] for a batch: a step for each slice of the matrix.
+
+    `place` has tokens, out_stride and out0.
+    """
+    kernel, constants = kernel_of(model, matrix, place["tokens"])
+    for part in matrix.slices:
+        params: dict[str, Number] = {
+            "rows": part.rows,
+            "cols": matrix.columns,
+            "row0": part.row0,
+            "x_stride": aligned(matrix.columns, 4),
+            "out_stride": place["out_stride"],
+            "out0": place["out0"],
+            "last": 0,
+        }
+        bindings = {**part.bindings(), "x": x, "out": out, "state": model.memory.state}
+        constants = {"FORM": matrix.form, **constants}
+        yield Step(kernel, constants, bindings, params, place["tokens"], label)
+
+
+def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Mapping[str, Number]]:
+    """A kernel and its constants, besides FORM."""
+    adapter = model.adapter
+    if adapter.is_cpu:
+        return "matmul", {}
+    if adapter.matrix_units:
+        return "matmul_subgroup_matrix", cut_of(MATRIX_TILES, matrix.rows, tokens)
+    return "matmul_tile", {**cut_of(TILES, matrix.rows, tokens), "HALF": int(adapter.half)}
+
+
+def cut_of(cuts: tuple[Cut, ...], rows: int, tokens: int) -> Mapping[str, Number]:
+    """Constants of the largest cut that leaves enough workgroups, else of the smallest."""
+    for cut in cuts:
+        if -(-rows // cut.rows) * -(-tokens // cut.tokens) >= BUSY:
+            return cut.constants
+    return cuts[-1].constants
