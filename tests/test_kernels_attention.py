@@ -10,6 +10,7 @@ import pytest
 
 from doppler import references
 from doppler.config import Rope, RopePairs
+from doppler.decode import parts_of
 from doppler.memory import rope_table
 from gpu_page import Case, GpuPage
 from test_kernels_ops import assert_close, cache_type, normal, padded, state
@@ -61,6 +62,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
         constants = {"HEAD_DIM": dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(normed)}
         constants["KV_HALF"] = int(half)
         constants["LANES"] = 4  # SwiftShader's subgroups have no more
+        constants["PARTS"] = min(4, parts_of(dim))
         params = {
             "heads": heads,
             "kv_heads": kv_heads,

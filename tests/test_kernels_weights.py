@@ -115,19 +115,20 @@ def product_case(
         "row0": row0,
         "x_stride": x.shape[1],
         "out0": out0,
-        "last": more.get("last", 0),
     }
-    constants = {"FORM": FORMS[kind]}
+    constants = {"FORM": FORMS[kind], "ACTIVATION": more.get("activation", 0)}
     if kernel.startswith("matmul"):
         params |= {"cols": cols, "out_stride": stride}
     else:
-        params |= {"eps": 0.0, "offset": 0.0, "splits": 0, "heads": 0}
-        constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0, "STAGE": 1}
+        params |= {"last": more.get("last", 0), "eps": 0.0, "offset": 0.0, "splits": 0, "heads": 0}
+        constants |= {"COLS": cols, "PROLOGUE": 0, "STAGE": 1}
     if kernel in ("matvec_subgroup", "matvec_half"):
         constants |= {"TEAM": 32, "ROWS": 4, "DEPTH": 2}
     if kernel == "matmul_tile":
         constants |= {name: more.get(name, 1) for name in ("ROW_BLOCKS", "TOKEN_BLOCKS")}
         constants["HALF"] = more.get("half", 0)
+    if kernel == "matmul_subgroup_matrix":
+        constants |= {name: more[name] for name in ("ROW_TILES", "TOKEN_TILES")}
     arrays = {
         **planes,
         "x": x,
@@ -254,6 +255,32 @@ def test_products_of_halves(gpu_page: GpuPage, kind: str) -> None:
         assert np.all(result["out"][:, len(matrix) :] == 7.0)
 
 
+@pytest.mark.parametrize("kind", FORMS)
+def test_products_on_matrix_units(gpu_page: GpuPage, kind: str) -> None:
+    """Every tile, over rows and tokens that end in its midst; gates too."""
+    if not gpu_page.run_python("gpu.has_matrix_units"):
+        pytest.skip("this adapter has no matrix units")
+    rng = np.random.default_rng(300 + FORMS[kind])
+    cases, exact = [], []
+    for rows, tokens, tile in ((134, 150, (4, 2)), (70, 130, (2, 2)), (38, 17, (2, 1))):
+        cols = columns(kind)[-1]
+        data = blocks(kind, rows, cols, rng)
+        made = gpu_page.run([relayout(kind, data, rows, cols)])[0]
+        matrix, x = dequantized(kind, data, rows, cols), activations(tokens, cols, rng)
+        both = references.matmul(matrix.astype(np.float64), x[:, :cols].astype(np.float64))
+        more = {"ROW_TILES": tile[0], "TOKEN_TILES": tile[1], "count": tokens - 1, "out0": 4}
+        for activation in (0, 1):
+            more["activation"] = activation
+            cases.append(product_case("matmul_subgroup_matrix", kind, made, matrix, x, **more))
+            pairs = both[:, : rows // 2], both[:, rows // 2 :]
+            exact.append(references.gate(*pairs, "silu") if activation else both)
+    for right, result in zip(exact, gpu_page.run(cases), strict=True):
+        written = result["out"][: len(right) - 1, 4 : 4 + right.shape[1]]
+        assert np.abs(written - right[:-1]).max() < 2e-3 * np.abs(right).max()
+        written[:] = 7.0
+        assert np.all(result["out"] == 7.0)
+
+
 def test_products_of_part_of_a_batch(gpu_page: GpuPage) -> None:
     """count below the batch, the last token, columns of the output before and after."""
     rng = np.random.default_rng(2)
@@ -291,6 +318,27 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
         written = out[:count, 13 : 13 + len(matrix)]
         assert_product(written, matrix, case.arrays["x"][:count])
         written[:] = 7.0
+        assert np.all(out == 7.0)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q6_K"])
+def test_gates_of_a_batch(gpu_page: GpuPage, kind: str) -> None:
+    """Pairs of rows, of which one number comes; tiles end in their midst."""
+    rng = np.random.default_rng(5)
+    cases, exact = [], []
+    for ffn, tokens in ((5, 3), (67, 17), (130, 70)):
+        data = blocks(kind, 2 * ffn, 256, rng)
+        planes = gpu_page.run([relayout(kind, data, 2 * ffn, 256)])[0]
+        matrix, x = dequantized(kind, data, 2 * ffn, 256), activations(tokens, 256, rng)
+        both = references.matmul(matrix.astype(np.float64), x.astype(np.float64))
+        for kernel in ("matmul", "matmul_tile"):
+            cases.append(product_case(kernel, kind, planes, matrix, x, out0=4, activation=2))
+            exact.append(references.gate(both[:, :ffn], both[:, ffn:], "gelu_tanh"))
+    for right, result in zip(exact, gpu_page.run(cases), strict=True):
+        out = result["out"]
+        close = np.abs(out[:, 4 : 4 + right.shape[1]] - right)
+        assert close.max() < 1e-4 * np.abs(right).max()
+        out[:, 4 : 4 + right.shape[1]] = 7.0
         assert np.all(out == 7.0)
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from doppler.gpu import Slice
-from doppler.plan import PlannedModel, Step
+from doppler.plan import ACTIVATIONS, PlannedModel, Step
 from doppler.weights import Matrix, aligned
 
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
-ENOUGH_SUBGROUPS = 4096  # at work at once, for a large GPU to be busy
-MANY_ROWS = 2048  # from which on a team of matvec_subgroup does two at once
+MANY_ROWS = 8192  # from which on they keep a large GPU busy
+FEW_ROWS = 2048
+GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
+LEAST_SUBGROUP = 16  # lanes, where there are any
 KEY_LANES = 8  # threads of attention_decode that share a key
 SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
 SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by itself
@@ -111,7 +113,7 @@ class DecodePlan:
             "splits": splits,
             "scale": model.config.query_scale,
         }
-        constants = {**rope.constants, "LANES": KEY_LANES}
+        constants = {**rope.constants, "LANES": KEY_LANES, "PARTS": parts_of(model.config.head_dim)}
         bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
@@ -123,11 +125,11 @@ class DecodePlan:
         """One step where gate and up are one matrix that is bound at once, three where not."""
         model, m, name = self._model, self._model.memory, f"blk.{index}.ffn_gate_up"
         stack = model.weights.stacks[name]
-        if len(stack) > 1 or len(stack[0].slices) > 1:
+        if model.is_apart(name):
             yield from self._project(stack, fold, m.gate_up, name)
             yield model.gate(1, index)
         else:
-            activation = 1 + ("silu", "gelu_tanh").index(model.config.activation)
+            activation = ACTIVATIONS[model.config.activation]
             yield from self._project(stack, fold, m.gated, name, activation)
 
     def _plain(self, name: str, x: Slice) -> list[Step]:
@@ -215,6 +217,14 @@ def staged(model: PlannedModel, columns: int) -> bool:
     return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
 
 
+def parts_of(head_dim: int) -> int:
+    """Threads of attention_decode that share four columns of a head: a power of two."""
+    parts = 1
+    while 2 * parts * -(-head_dim // 4) <= 256 and 2 * parts <= LEAST_SUBGROUP:
+        parts *= 2
+    return parts
+
+
 def splits_of(keys: int, groups: int) -> int:
     """Runs into which attention cuts up to `keys` keys of each of `groups` groups of heads."""
     runs, most = (FEW_RUNS, MOST_FOLDED) if keys <= SHORT_KEYS else (MANY_RUNS, MOST_SPLITS)
@@ -222,11 +232,19 @@ def splits_of(keys: int, groups: int) -> int:
 
 
 def team(matrix: Matrix, activation: int) -> dict[str, int]:
-    """TEAM, ROWS and DEPTH of a matvec: a subgroup a row, or fewer threads once that keeps a GPU busy."""
-    rows = 2 if activation or matrix.rows >= MANY_ROWS else 1
-    threads = 32
-    while threads > 4 and (
-        matrix.rows // rows * threads // 32 > ENOUGH_SUBGROUPS or threads >= matrix.columns // 16
-    ):
-        threads //= 2
-    return {"TEAM": threads, "ROWS": rows, "DEPTH": 2}
+    """TEAM, ROWS and DEPTH of a matvec.
+
+    Where there are few rows, as many threads a row as find a group each; once there are enough of
+    them to keep a GPU busy, fewer, of which each has more to do (docs/experiments.md).
+    """
+    groups = aligned(matrix.columns, 32) // 32
+    if matrix.rows >= MANY_ROWS:
+        threads = min(max(_power(groups // GROUPS_A_THREAD), 4), 16)
+        return {"TEAM": threads, "ROWS": 2, "DEPTH": 2}
+    threads = min(max(_power(groups // 2), 4), 64 if matrix.rows < FEW_ROWS else 32)
+    return {"TEAM": threads, "ROWS": 2 if activation else 1, "DEPTH": 1}
+
+
+def _power(number: int) -> int:
+    """The largest power of two that is not above `number`."""
+    return 1 << max(number, 1).bit_length() - 1

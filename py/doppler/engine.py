@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from doppler.config import ModelConfig
-from doppler.decode import SHORT_KEYS, DecodePlan
+from doppler.decode import DecodePlan
 from doppler.errors import RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, Recording
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+REACHES = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
 FIRST_BATCH = 64  # tokens, until the adapter's speed is known
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
@@ -63,15 +64,14 @@ class Engine:
         self.config, self.context, self.batch = config, memory.context, memory.batch
         self.half_cache, self.half_products = memory.half_cache, half_products
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
+        adapter = _adapter(gpu, half_products)
         model = PlannedModel(
-            config,
-            weights,
-            memory.slices,
-            memory.context,
-            _adapter(gpu, half_products),
-            memory.half_cache,
+            config, weights, memory.token, memory.context, adapter, memory.half_cache
         )
-        self._prefill_plan, self._decode_plan = PrefillPlan(model), DecodePlan(model)
+        if self.batch > 1:
+            memory.add_batch(gpu, lambda m: PrefillPlan(replace(model, memory=m)).all(self.batch))
+        self._decode_plan = DecodePlan(model)
+        self._prefill_plan = PrefillPlan(replace(model, memory=memory.slices))
         self._sample_steps = model.sample
         self._recordings: dict[str, Recording] = {}
         self._cached: list[int] = []  # ids whose keys and values are in the cache
@@ -83,7 +83,7 @@ class Engine:
         """Compiles every pipeline that prefill, decode and sampling need."""
         steps = self._decode_steps(self._reach(1))
         if self.batch > 1:
-            steps += self._prefill_plan.body(self.batch) + self._prefill_plan.head()
+            steps += self._prefill_plan.all(self.batch)
         variants = {self._kernels.variant(s.kernel, s.constants, s.bindings) for s in steps}
         pending = [self._kernels.prepare(variant) for variant in variants]
         for done, ready in enumerate(asyncio.as_completed(pending), start=1):
@@ -169,7 +169,7 @@ class Engine:
         self._memory.write_batch(self._gpu, [1] * batch, tokens, 0)
         steps = self._decode_steps(self._reach(tokens + 1))
         if batch > 1:
-            steps = self._prefill_plan.body(batch) + self._prefill_plan.head()
+            steps = self._prefill_plan.all(batch)
         return await profile(self._gpu, self._kernels, steps, tokens)
 
     async def _head_rows(self, batch: int, row: int, rows: int) -> npt.NDArray[np.float32]:
@@ -194,7 +194,7 @@ class Engine:
     async def _prefill(
         self, ids: Sequence[int], start: int, seed: int, on_prefill: Callable[[int, int], None]
     ) -> int:
-        """Runs what is left of the prompt; the size of the last batch."""
+        """Runs what is left of the prompt; the size of the last batch, which is only queued."""
         total, size = len(ids) - start, 0
         while start < len(ids) and not self._cancelled:
             size = self._batch_size(len(ids) - start)
@@ -202,10 +202,11 @@ class Engine:
             began = time.perf_counter()
             self._memory.write_batch(self._gpu, piece, start, seed)
             self._run_body(size, start)
-            await self._gpu.done()
-            self._prefill_ms = 1000 * (time.perf_counter() - began) / len(piece)
             self._cached += piece
             start += len(piece)
+            if start < len(ids):
+                await self._gpu.done()
+                self._prefill_ms = 1000 * (time.perf_counter() - began) / len(piece)
             on_prefill(total - (len(ids) - start), total)
         return size
 
@@ -213,7 +214,7 @@ class Engine:
         """The smallest planned batch that holds `left` tokens, or the largest that is not slow."""
         known = self._prefill_ms > 0
         most = BATCH_MS / self._prefill_ms if known else FIRST_BATCH
-        sizes = [size for size in (1, 16, 64, 256, 1024) if size <= self.batch]
+        sizes = [size for size in (1, 16, 64, 256, 512, 1024) if size <= self.batch]
         if self.batch not in sizes:
             sizes.append(self.batch)
         quick = [size for size in sizes if size <= max(most, 16)] or sizes[:1]
@@ -264,7 +265,7 @@ class Engine:
 
     def _reach(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""
-        return min(SHORT_KEYS if tokens <= SHORT_KEYS else self.context, self.context)
+        return next((r for r in REACHES if tokens <= r < self.context), self.context)
 
     def _recording(self, name: str, steps: Callable[[], list[Step]]) -> Recording:
         if name not in self._recordings:

@@ -38,9 +38,9 @@ LOSS_SECONDS = 0.5  # how long after a reading fails the browser may tell that t
 class GpuBuffer:
     """`size` bytes on the GPU, counted under `kind`; `js` is the GPUBuffer."""
 
-    def __init__(self, gpu: Gpu, size: int, kind: MemoryKind, js: Any) -> None:
+    def __init__(self, gpu: Gpu | None, size: int, kind: MemoryKind, js: Any) -> None:
         self.size, self.kind, self.js = size, kind, js
-        self._gpu: Gpu | None = gpu
+        self._gpu = gpu
 
     def destroy(self) -> None:
         """Gives the memory back; harmless when done twice."""

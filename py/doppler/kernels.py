@@ -36,6 +36,7 @@ SHARED = (
     "cache",
     "penalty",
     "cache_write",
+    "activation",
 )
 FILES = (
     *SHARED,

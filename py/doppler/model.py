@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 DEFAULT_CONTEXT = 4096
-DEFAULT_BATCH = 256
+DEFAULT_BATCH = 512
 ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
 
 Emit = Callable[[dict[str, Any]], None]
@@ -144,8 +144,8 @@ class Model:
                         gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
                     )
                     undo.callback(memory.destroy)
-                half = room.half_products(gpu)
-                engine = Engine(gpu, kernels, manifest.config, weights, memory, half)
+                    half = room.half_products(gpu)
+                    engine = Engine(gpu, kernels, manifest.config, weights, memory, half)
             told = _Compiling(emit)
             progress = Progress(emit, "verify")
             with timeline.stage("weights"):

@@ -17,6 +17,8 @@ from doppler.weights import Matrix, Weights, aligned
 
 Number = int | float
 
+ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}  # kernels/activation.wgsl
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,6 +42,7 @@ class Widths:
     gate_up: int
     up0: int
     ffn: int
+    are_whole: bool  # no row ends within a vec4
 
     @classmethod
     def of(cls, config: ModelConfig) -> Widths:
@@ -51,12 +54,14 @@ class Widths:
             gate_up=2 * ffn,
             up0=ffn,
             ffn=ffn,
+            are_whole=not any(n % 4 for n in (config.hidden, config.q_width, config.ffn)),
         )
 
     def by_buffer(self) -> dict[str, int]:
         """Elements a token needs in each activation buffer, by the names of `Memory`."""
         return {
             "x": self.hidden,
+            "x_next": self.hidden,
             "normed": self.hidden,
             "branch": self.hidden,
             "qkv": self.qkv,
@@ -68,10 +73,10 @@ class Widths:
 
 @dataclass(frozen=True)
 class Memory:
-    """Everything that steps bind besides weights. Activations hold the largest batch."""
+    """Everything that steps bind besides weights. Activations hold a batch, or one token."""
 
     x: Slice  # residual stream
-    x_next: Slice  # of one token: where decoding leaves x for the next layer to read
+    x_next: Slice  # where decoding leaves x for the next layer to read
     normed: Slice
     branch: Slice  # what attention or the FFN adds to x
     qkv: Slice
@@ -228,11 +233,16 @@ class PlannedModel:
         constants = {**constants, "KV_HALF": int(self.half_cache)}
         return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
 
+    def is_apart(self, name: str) -> bool:
+        """Whether a stack is several matrices, or one that is bound in slices."""
+        stack = self.weights.stacks[name]
+        return len(stack) > 1 or len(stack[0].slices) > 1
+
     def gate(self, batch: int, index: int) -> Step:
         """gate and up, computed apart -> gated."""
         c, m, w = self.config, self.memory, self.widths
         params = {"ffn": c.ffn, "in_stride": w.gate_up, "up0": w.up0, "out_stride": w.ffn}
-        constants = {"ACTIVATION": ("silu", "gelu_tanh").index(c.activation)}
+        constants = {"ACTIVATION": ACTIVATIONS[c.activation]}
         bindings = {"gate_up": m.gate_up, "out": m.gated, "state": m.state}
         return Step("gate", constants, bindings, params, batch, f"blk.{index}.gate")
 

@@ -1,8 +1,8 @@
 """Where a plan's time goes: GPU time, bytes and operations of each kind of dispatch.
 
-A dispatch alone takes a few microseconds, of which beginning and ending a pass would be most; so the
-same step of all layers is timed together, one after another as they would be in a token, which
-also leaves no layer's weights in the GPU's cache.
+A dispatch alone takes a few microseconds, of which beginning and ending a pass would be most; so
+the same step of all layers is timed together, one after another as they would be in a token,
+which also leaves no layer's weights in the GPU's cache.
 """
 
 from __future__ import annotations

@@ -32,31 +32,41 @@ MATRIX_TILES = tuple(
 )
 
 
-def project(
-    model: PlannedModel, matrix: Matrix, x: Slice, out: Slice, place: Mapping[str, int], label: str
-) -> Iterator[Step]:
-    """out[t, out0:] = matrix · x[t] for a batch: a step for each slice of the matrix.
+@dataclass(frozen=True)
+class Place:
+    """Where a batch's products go: row stride of `out`, first column, number of tokens.
 
-    `place` has tokens, out_stride and out0.
+    activation: 0, or what makes one number of a gate and its up (kernels/activation.wgsl).
     """
-    kernel, constants = kernel_of(model, matrix, place["tokens"])
+
+    out: Slice
+    stride: int
+    tokens: int
+    start: int = 0
+    activation: int = 0
+
+
+def project(
+    model: PlannedModel, matrix: Matrix, x: Slice, place: Place, label: str
+) -> Iterator[Step]:
+    """out[t, start:] = matrix · x[t]: a step for each slice of the matrix."""
+    kernel, cut = kernel_of(model, matrix, place.tokens)
+    constants = {"FORM": matrix.form, "ACTIVATION": place.activation, **cut}
     for part in matrix.slices:
         params: dict[str, Number] = {
             "rows": part.rows,
             "cols": matrix.columns,
             "row0": part.row0,
             "x_stride": aligned(matrix.columns, 4),
-            "out_stride": place["out_stride"],
-            "out0": place["out0"],
-            "last": 0,
+            "out_stride": place.stride,
+            "out0": place.start,
         }
-        bindings = {**part.bindings(), "x": x, "out": out, "state": model.memory.state}
-        constants = {"FORM": matrix.form, **constants}
-        yield Step(kernel, constants, bindings, params, place["tokens"], label)
+        bindings = {**part.bindings(), "x": x, "out": place.out, "state": model.memory.state}
+        yield Step(kernel, constants, bindings, params, place.tokens, label)
 
 
 def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Mapping[str, Number]]:
-    """A kernel and its constants, besides FORM."""
+    """A kernel and the constants that cut its work."""
     adapter = model.adapter
     if adapter.is_cpu:
         return "matmul", {}

@@ -3,6 +3,7 @@
 // million.
 // uses: planes
 // uses: state
+// uses: activation
 // uses: product
 //
 // A workgroup of 256 threads computes 64 · ROW_BLOCKS rows × 64 · TOKEN_BLOCKS tokens (1 or 2 each),
@@ -51,7 +52,7 @@ fn pick(words: vec4u, i: u32) -> u32 {
 
 // Weights of columns 32g + 4i .. 32g + 4i + 3 of a row, i < 8.
 fn weights(row: u32, g: u32, i: u32) -> vec4f {
-  let group = load_group(min(row, params.rows - 1u), g, params.cols);
+  let group = load_group(row_of(row), g, params.cols);
   if (FORM < 3u) {
     return dense(group, i);
   }
@@ -132,13 +133,8 @@ fn gathered(sums: Sums, part: Block) -> Sums {
 }
 
 fn store_token(t: u32, row: u32, sums: vec4f) {
-  if (t >= state.count || row >= params.rows) {
-    return;
-  }
-  let at = t * params.out_stride + params.out0 + params.row0 + row;
-  for (var i = 0u; i < min(4u, params.rows - row); i++) {
-    out[at + i] = SCALE * sums[i];
-  }
+  store_two(t, row, SCALE * sums.xy);
+  store_two(t, row + 2u, SCALE * sums.zw);
 }
 
 fn store(t: u32, row: u32, sums: Sums) {

@@ -2,6 +2,7 @@
 // activations, with norms folded in (see vector.wgsl).
 // uses: planes
 // uses: state
+// uses: activation
 // uses: vector
 //
 // A thread computes 4 rows, a workgroup 128: no subgroups, so that it runs everywhere, and little

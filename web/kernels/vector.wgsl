@@ -1,7 +1,7 @@
 // What the matvecs share: bindings, parameters, and the activations of one token, which the prologue
 // leaves in workgroup memory (STAGE 1), unless they are too many for it: then they are read where they
 // lie (STAGE 0, with PROLOGUE 0 only). Put before those whose header says "uses: vector"; it needs
-// planes.wgsl and state.wgsl.
+// planes.wgsl, activation.wgsl and state.wgsl.
 //
 // PROLOGUE 0: v = x[t] for t = last ? count - 1 : 0. Otherwise norms and residual
 // are folded in, so that they cost no dispatch of their own: h = x (PROLOGUE 1), x + branch (2) or
@@ -19,7 +19,6 @@
 override COLS: u32;
 override PROLOGUE: u32;
 override NORMED = PROLOGUE > 0u && PROLOGUE < 4u;
-override ACTIVATION: u32; // 0: none; 1, 2: rows are pairs (gate, up) and out = act(gate) · up
 override STAGE: u32;
 override STEP = (COLS + 31u) / 32u; // groups
 override STAGED = max(8u * STEP * STAGE, 1u); // vec4s in workgroup memory
@@ -146,19 +145,8 @@ fn residual(i: u32, at: u32, scale: f32) -> vec4f {
   return h;
 }
 
-fn activate(gate: f32) -> f32 {
-  if (ACTIVATION == 1u) {
-    return gate / (1.0 + exp(min(-gate, 80.0))); // exp(80) is finite, and the quotient is 0
-  }
-  let inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate); // sqrt(2 / pi)
-  return 0.5 * gate * (1.0 + tanh(clamp(inner, -10.0, 10.0))); // tanh(10) is 1 in f32
-}
-
-// The matrix row of number r of this slice: with an activation, gates are the even numbers, and their
-// ups, which begin in the middle of the matrix, the odd ones.
 fn row_of(r: u32) -> u32 {
-  let row = min(r, params.rows - 1u);
-  return select(row, row / 2u + (row & 1u) * (params.rows / 2u), ACTIVATION > 0u);
+  return row_of_rows(r, params.rows);
 }
 
 // Stores the sums of rows r and r + 1.
@@ -166,7 +154,7 @@ fn store_two(r: u32, sums: vec2f) {
   let at = params.out0 + params.row0 + r;
   if (ACTIVATION > 0u) {
     if (r < params.rows) {
-      out[params.out0 + r / 2u] = activate(sums.x) * sums.y;
+      out[params.out0 + r / 2u] = activate(vec4f(sums.x)).x * sums.y;
     }
     return;
   }
