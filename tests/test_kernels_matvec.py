@@ -30,7 +30,7 @@ def folded_case(
     weight, post = normal(rng, cols), normal(rng, cols)
     matrix = normal(rng, gates, cols)
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation}
-    constants["STAGE"] = more.get("stage", 1)
+    constants |= {"STAGE": more.get("stage", 1), "SPLITS": 0}
     if kernel == "matvec_subgroup":
         constants |= {"TEAM": more["team"], "ROWS": more["together"], "DEPTH": more["depth"]}
     arrays = {
@@ -51,7 +51,6 @@ def folded_case(
         "last": last,
         "eps": EPS,
         "offset": offset,
-        "splits": 0,
         "heads": 0,
     }
     t = tokens - 1 if last else 0

@@ -14,18 +14,19 @@ from doppler.gpu import Slice
 from doppler.plan import ACTIVATIONS, PlannedModel, Step
 from doppler.weights import Matrix, aligned
 
+MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
 MANY_ROWS = 8192  # from which on they keep a large GPU busy
 FEW_ROWS = 2048
 GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
-LEAST_SUBGROUP = 16  # lanes, where there are any
-KEY_LANES = 8  # threads of attention_decode that share a key
+MOST_TURNING = 32  # threads of attention_decode that rotate a head
+KEY_LANES = 16  # threads of attention_decode that share a key
+VALUE_LANES = 2  # and four columns of the values, at most
 SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
 SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by itself
 FEW_RUNS, MANY_RUNS = 32, 512  # of all key-value heads, for contexts that are short or long
 MOST_FOLDED = 16  # runs a head that a matvec joins
 MOST_SPLITS = 128
-NO_RUNS: Mapping[str, int] = {"splits": 0, "heads": 0}
 
 
 class Prologue(IntEnum):
@@ -53,7 +54,9 @@ class DecodePlan:
 
     def __init__(self, model: PlannedModel) -> None:
         self._model = model
-        self._folds = staged(model, model.widths.hidden)
+        self._folds = (
+            staged(model, model.widths.hidden) and model.widths.hidden <= MOST_FOLDED_COLUMNS
+        )
 
     def body(self, reach: int) -> list[Step]:
         """Token id -> the last layer's x and branch; one more place of the KV cache is filled.
@@ -83,9 +86,9 @@ class DecodePlan:
         return list(self._project((model.head_matrix,), fold, m.logits, "head"))
 
     def _attend(self, index: int, reach: int) -> list[Step]:
-        """qkv -> branch; where there are subgroups, the keys are shared among workgroups."""
+        """qkv -> branch; where it can be, the keys are shared among workgroups."""
         model, m, output = self._model, self._model.memory, f"blk.{index}.attn_output"
-        if not model.adapter.subgroup_size:
+        if not model.adapter.subgroup_size or model.config.head_dim % 8:
             steps = [model.rope(1, index), model.attention(1, index)]
             return steps + self._plain(output, m.attended)
         c, window = model.config, model.config.layers[index].window
@@ -96,7 +99,7 @@ class DecodePlan:
         if splits <= MOST_FOLDED and staged(model, c.q_width):
             matrix = model.weights.matrices[f"{output}.weight"]
             bindings = {"x": m.parts, "branch": m.marks, "out": m.branch}
-            return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, runs=runs)
+            return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, splits=splits)
         bindings = {"parts": m.parts, "marks": m.marks, "out": m.attended}
         label = f"blk.{index}.attention join"
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
@@ -113,7 +116,12 @@ class DecodePlan:
             "splits": splits,
             "scale": model.config.query_scale,
         }
-        constants = {**rope.constants, "LANES": KEY_LANES, "PARTS": parts_of(model.config.head_dim)}
+        constants = {
+            **rope.constants,
+            "TURN": min(model.adapter.subgroup_size, MOST_TURNING),
+            "LANES": KEY_LANES,
+            "PARTS": parts_of(model.config.head_dim),
+        }
         bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
@@ -175,12 +183,12 @@ def matvec(
     activation: int = 0,
     start: int = 0,
     last: bool = False,
-    runs: Mapping[str, int] = NO_RUNS,
+    splits: int = 0,
 ) -> list[Step]:
     """out[start:] = matrix · what the prologue makes of x, a step for each slice of the matrix.
 
     `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
-    token instead of its first; `runs` says what there is to join.
+    token instead of its first; `splits` is how many runs of attention there are to join.
     """
     kernel = "matvec"
     constants = {
@@ -188,6 +196,7 @@ def matvec(
         "COLS": matrix.columns,
         "PROLOGUE": prologue,
         "ACTIVATION": activation,
+        "SPLITS": splits,
     }
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
     stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
@@ -205,7 +214,7 @@ def matvec(
             "last": int(last),
             "eps": model.config.norm_eps,
             "offset": model.config.norm_offset,
-            **runs,
+            "heads": model.config.heads,
         }
         bound = {**bindings, **part.bindings(), "state": model.memory.state}
         steps.append(Step(kernel, constants, bound, params, 1, label))
@@ -218,11 +227,8 @@ def staged(model: PlannedModel, columns: int) -> bool:
 
 
 def parts_of(head_dim: int) -> int:
-    """Threads of attention_decode that share four columns of a head: a power of two."""
-    parts = 1
-    while 2 * parts * -(-head_dim // 4) <= 256 and 2 * parts <= LEAST_SUBGROUP:
-        parts *= 2
-    return parts
+    """Threads of attention_decode that share four columns of a head."""
+    return VALUE_LANES if VALUE_LANES * aligned(head_dim, 4) // 4 <= 256 else 1
 
 
 def splits_of(keys: int, groups: int) -> int:

@@ -3,27 +3,28 @@ diagnostic(off, subgroup_uniformity);
 // rope.wgsl and attention.wgsl for one token, with its keys shared among workgroups: norms and rotates
 // q and k, moves k and v into the cache, and attends to a run of the keys that the token sees.
 // uses: state
-// uses: turn
 // uses: cache
 // uses: cache_write
 //
 // qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
-// multiple of 4 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
+// multiple of 8 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
 // marks [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
 // matvec weighs the runs. A workgroup of 256 threads does one run (x) of one key-value head (y) for four
-// of its query heads (z), so that every key is read once for the four: LANES threads (a power of two,
-// at most a subgroup) share a key for the scores, and PARTS threads (likewise, with PARTS · HEAD_DIM / 4
-// at most 256) a vec4 of the head for the values. What all threads need to know of all keys, every
-// subgroup finds for itself, since waiting is most of what is done here. Whoever has the token's own
-// key writes it to the cache first; where two workgroups do (more than four query heads), they write
-// the same.
+// of its query heads (z), so that every key is read once for the four. Three powers of two, none larger
+// than a subgroup: TURN threads (32 at most, and a 64th of HEAD_DIM at least) rotate a head, LANES share
+// a key for the scores, and PARTS (with PARTS · HEAD_DIM / 4 at most 256) a vec4 of the head for the
+// values. What all threads need to know of all keys, every subgroup finds for itself, since waiting is
+// most of what is done here. Whoever has the token's own key writes it to the cache first; where two
+// workgroups do (more than four query heads), they write the same.
 
 override HEAD_DIM: u32;
 override PAIRS: u32;
 override QK_NORM: u32;
 override LANES: u32;
 override PARTS: u32;
+override TURN: u32;
 override WIDTH = HEAD_DIM / 4u; // vec4s a head
+override TURNS = (HEAD_DIM / 8u + TURN - 1u) / TURN; // pairs of vec4s that a thread turns
 
 struct Params {
   heads: u32,
@@ -36,9 +37,9 @@ struct Params {
   offset: f32,
 }
 
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read> q_norm: array<f32>;
-@group(0) @binding(2) var<storage, read> k_norm: array<f32>;
+@group(0) @binding(0) var<storage, read> qkv: array<vec4f>;
+@group(0) @binding(1) var<storage, read> q_norm: array<vec4f>;
+@group(0) @binding(2) var<storage, read> k_norm: array<vec4f>;
 @group(0) @binding(3) var<storage, read> angles: array<vec2f>;
 @group(0) @binding(4) var<storage, read_write> keys: array<vec2u>;
 @group(0) @binding(5) var<storage, read_write> values: array<vec2u>;
@@ -48,46 +49,95 @@ struct Params {
 @group(0) @binding(9) var<uniform> params: Params;
 
 const LOWEST = -3.0e38;
+const MOST_TURNS = 8u;
 
 var<workgroup> turned: array<vec4f, 5u * WIDTH>; // four heads of q, scaled, then k
 var<workgroup> scores: array<vec4f, 256>; // of a tile's keys, by head
 var<workgroup> shares: array<vec4f, 256>; // exp(score - largest)
 var<private> lanes: u32; // of a subgroup
 
-// 1 / rms of four heads of q and, in the last, of k.
-fn inverses(bases: vec4u, key_base: u32, lane: u32) -> array<f32, 5> {
-  var queries = vec4f();
-  var key = 0.0;
-  for (var i = lane; i < HEAD_DIM; i += lanes) {
-    let q = vec4f(qkv[bases.x + i], qkv[bases.y + i], qkv[bases.z + i], qkv[bases.w + i]);
-    queries += q * q;
-    key += qkv[key_base + i] * qkv[key_base + i];
-  }
-  let q = inverseSqrt(subgroupAdd(queries) / f32(HEAD_DIM) + params.eps);
-  let k = inverseSqrt(subgroupAdd(key) / f32(HEAD_DIM) + params.eps);
-  return array<f32, 5>(q.x, q.y, q.z, q.w, k);
+// cos and sin of pairs 4j .. 4j + 3 at the token's position: by the addition theorem from a table in two
+// levels (see turn.wgsl).
+struct Turn {
+  cos: vec4f,
+  sin: vec4f,
 }
 
-// Norms, rotates and scales four heads of q, from `head0` on, and the head of k; where `place` is that of
-// the token in the cache, k and v go there.
-fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, index: u32) {
-  let bases = (vec4u(head0) + min(vec4u(0u, 1u, 2u, 3u), vec4u(count - 1u))) * HEAD_DIM;
-  let key_base = (params.heads + kv_head) * HEAD_DIM;
-  var inverse: array<f32, 5>;
-  if (QK_NORM == 1u) {
-    inverse = inverses(bases, key_base, index % lanes);
+fn turn(j: u32) -> Turn {
+  let fine = (state.position % 64u) * (HEAD_DIM / 2u) + 4u * j;
+  let coarse = (64u + state.position / 64u) * (HEAD_DIM / 2u) + 4u * j;
+  let a = transpose(mat4x2f(angles[fine], angles[fine + 1u], angles[fine + 2u], angles[fine + 3u]));
+  let b = transpose(
+    mat4x2f(angles[coarse], angles[coarse + 1u], angles[coarse + 2u], angles[coarse + 3u]));
+  return Turn(b[0] * a[0] - b[1] * a[1], b[1] * a[0] + b[0] * a[1]);
+}
+
+// Two vec4s of a head, rotated: the j-th of each half, or, where pairs lie side by side, two neighbours.
+fn rotated(two: array<vec4f, 2>, by: Turn) -> array<vec4f, 2> {
+  var first = two[0];
+  var second = two[1];
+  if (PAIRS == 1u) {
+    first = vec4f(two[0].xz, two[1].xz);
+    second = vec4f(two[0].yw, two[1].yw);
   }
-  for (var i = index; i < 5u * WIDTH; i += 256u) {
-    let head = i / WIDTH;
-    let column = i % WIDTH;
-    let is_query = head < 4u;
-    let base = select(key_base, bases[min(head, 3u)], is_query);
-    let four = turned_four(base, 4u * column, state.position, inverse[head], is_query);
-    turned[i] = select(1.0, params.scale, is_query) * four;
-    if (keeps && !is_query) {
-      keep_key(place + column, four);
-      let at = key_base + params.kv_heads * HEAD_DIM + 4u * column;
-      keep_value(place + column, vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
+  let a = first * by.cos - second * by.sin;
+  let b = second * by.cos + first * by.sin;
+  if (PAIRS == 1u) {
+    return array<vec4f, 2>(vec4f(a.x, b.x, a.y, b.y), vec4f(a.z, b.z, a.w, b.w));
+  }
+  return array<vec4f, 2>(a, b);
+}
+
+// Norms, rotates and scales four heads of q, from `head0` on, and the head of k, TURN threads each; where
+// `keeps`, k and v go to `place` in the cache.
+fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, index: u32) {
+  let head = min(index / TURN, 4u);
+  let is_query = head < 4u;
+  let own = select(params.heads + kv_head, head0 + min(head, count - 1u), is_query);
+  var fours: array<array<vec4f, 2>, MOST_TURNS>;
+  var norms: array<array<vec4f, 2>, MOST_TURNS>;
+  var turns: array<Turn, MOST_TURNS>;
+  var square = 0.0;
+  for (var n = 0u; n < TURNS; n++) {
+    let j = index % TURN + n * TURN;
+    if (j < WIDTH / 2u) {
+      let a = select(j, 2u * j, PAIRS == 1u);
+      let b = select(j + WIDTH / 2u, 2u * j + 1u, PAIRS == 1u);
+      fours[n] = array<vec4f, 2>(qkv[own * WIDTH + a], qkv[own * WIDTH + b]);
+      turns[n] = turn(j);
+      if (QK_NORM == 1u && is_query) {
+        norms[n] = array<vec4f, 2>(q_norm[a], q_norm[b]);
+      } else if (QK_NORM == 1u) {
+        norms[n] = array<vec4f, 2>(k_norm[a], k_norm[b]);
+      }
+      square += dot(fours[n][0], fours[n][0]) + dot(fours[n][1], fours[n][1]);
+    }
+  }
+  for (var step = 1u; step < TURN; step *= 2u) {
+    square += subgroupShuffleXor(square, step);
+  }
+  let inverse = inverseSqrt(square / f32(HEAD_DIM) + params.eps);
+  for (var n = 0u; n < TURNS; n++) {
+    let j = index % TURN + n * TURN;
+    if (j < WIDTH / 2u && index < 5u * TURN) {
+      let a = select(j, 2u * j, PAIRS == 1u);
+      let b = select(j + WIDTH / 2u, 2u * j + 1u, PAIRS == 1u);
+      var two = fours[n];
+      if (QK_NORM == 1u) {
+        two[0] *= inverse * (norms[n][0] + params.offset);
+        two[1] *= inverse * (norms[n][1] + params.offset);
+      }
+      two = rotated(two, turns[n]);
+      let scale = select(1.0, params.scale, is_query);
+      turned[head * WIDTH + a] = scale * two[0];
+      turned[head * WIDTH + b] = scale * two[1];
+      if (keeps && !is_query) {
+        let value = (own + params.kv_heads) * WIDTH;
+        keep_key(place + a, two[0]);
+        keep_key(place + b, two[1]);
+        keep_value(place + a, qkv[value + a]);
+        keep_value(place + b, qkv[value + b]);
+      }
     }
   }
 }

@@ -8,14 +8,17 @@
 // A thread computes 4 rows, a workgroup 128: no subgroups, so that it runs everywhere, and little
 // waiting, which CPUs that play a GPU do badly.
 
+const THREADS = 32u;
+const MOST_TURNS = 64u; // 8,192 columns
+
 var<workgroup> squares: array<f32, 64>;
 
 fn total_of(value: f32, index: u32, at: u32) -> f32 {
-  squares[at + index] = value;
+  squares[32u * at + index] = value;
   workgroupBarrier();
   var whole = 0.0;
   for (var i = 0u; i < 32u; i++) {
-    whole += squares[at + i];
+    whole += squares[32u * at + i];
   }
   return whole;
 }
@@ -42,7 +45,7 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let number = workgroup.y * grid.x + workgroup.x;
-  stage(lane, 32u, number == 0u);
+  stage(lane, number == 0u);
   let r = (number * 32u + lane) * 4u;
   if (r >= params.rows) {
     return;

@@ -13,21 +13,23 @@ override TEAM: u32;
 override ROWS: u32;
 override DEPTH: u32;
 
+const THREADS = 256u;
+const MOST_TURNS = 8u; // 8,192 columns
+
 var<workgroup> parts: array<vec4f, 64>; // sums of each subgroup of at least 4 lanes
 var<private> lanes: u32; // of a subgroup
 
 fn total_of(value: f32, index: u32, at: u32) -> f32 {
   let sum = subgroupAdd(value);
   if (index % lanes == 0u) {
-    parts[index / lanes].x = sum;
+    parts[index / lanes][at] = sum;
   }
   workgroupBarrier();
-  var whole = 0.0;
-  for (var i = 0u; i < 256u / lanes; i++) {
-    whole += parts[i].x;
+  var part = 0.0;
+  for (var i = index % lanes; i < THREADS / lanes; i += lanes) {
+    part += parts[i][at];
   }
-  workgroupBarrier(); // before the next sums are put there
-  return whole;
+  return subgroupAdd(part);
 }
 
 // The sum over a team; every thread of it gets it.
@@ -64,10 +66,10 @@ fn load_ahead(r: u32, g: u32) -> array<Packed, 8> {
 // What main() does.
 fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
   let lane = index % TEAM;
-  let step = 256u / TEAM * ROWS;
+  let step = THREADS / TEAM * ROWS;
   var start = number * step;
   var ahead = load_ahead(start + ROWS * (index / TEAM), lane);
-  stage(index, 256u, number == 0u);
+  stage(index, number == 0u);
   while (start < params.rows) {
     let r = start + ROWS * (index / TEAM);
     start += workgroups * step;

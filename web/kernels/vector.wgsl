@@ -8,7 +8,7 @@
 // x + rms(branch) · (post + offset) (3), where rms(v) = v / sqrt(mean(v²) + eps), and
 // v = rms(h) · (weight + offset). Every workgroup computes them for itself; the first one stores h in
 // `next`, which is not x, since others still read that. PROLOGUE 4 joins the runs of attention as
-// attention_join.wgsl does: x is its parts [splits, COLS], branch its marks [splits, heads].
+// attention_join.wgsl does: x is its parts [SPLITS, COLS], branch its marks [SPLITS, heads].
 //
 // A kernel says what activations are staged as: `Staged`, a vec4 of the numbers that its product takes,
 // and keep(v), which makes one; restored(s) is v again, nearly.
@@ -20,7 +20,10 @@ override COLS: u32;
 override PROLOGUE: u32;
 override NORMED = PROLOGUE > 0u && PROLOGUE < 4u;
 override STAGE: u32;
+override SPLITS: u32; // runs of attention that PROLOGUE 4 joins
 override STEP = (COLS + 31u) / 32u; // groups
+override WIDTH = (COLS + 3u) / 4u; // vec4s
+override TURNS = (8u * STEP + THREADS - 1u) / THREADS; // vec4s that a thread stages
 override STAGED = max(8u * STEP * STAGE, 1u); // vec4s in workgroup memory
 override HAS_MINIMUM = FORM == 4u || FORM == 6u || FORM == 8u || FORM == 9u;
 override SUMMED = max(STEP * STAGE * u32(HAS_MINIMUM), 1u);
@@ -33,7 +36,6 @@ struct Params {
   last: u32,
   eps: f32,
   offset: f32,
-  splits: u32,
   heads: u32,
 }
 
@@ -61,7 +63,7 @@ fn token_base() -> u32 {
 }
 
 fn lying(i: u32) -> vec4f {
-  return select(vec4f(), x[token_base() + i], i < (COLS + 3u) / 4u);
+  return select(vec4f(), x[token_base() + i], i < WIDTH);
 }
 
 fn summed(v: Staged) -> f32 {
@@ -106,10 +108,6 @@ fn inverse_rms(square: f32) -> f32 {
   return 1.0 / sqrt(square / f32(COLS) + params.eps);
 }
 
-fn post_scaled(i: u32, at: u32, scale: f32) -> vec4f {
-  return branch[at] * scale * (post[i] + params.offset);
-}
-
 fn mark(run: u32, head: u32) -> f32 {
   let i = run * params.heads + head;
   return branch[i / 4u][i % 4u];
@@ -119,30 +117,17 @@ fn mark(run: u32, head: u32) -> f32 {
 fn joined(i: u32) -> vec4f {
   let head = 4u * i * params.heads / COLS;
   var largest = mark(0u, head);
-  for (var run = 1u; run < params.splits; run++) {
+  for (var run = 1u; run < SPLITS; run++) {
     largest = max(largest, mark(run, head));
   }
   var sum = vec4f();
   var total = 0.0;
-  for (var run = 0u; run < params.splits; run++) {
+  for (var run = 0u; run < SPLITS; run++) {
     let weight = exp(mark(run, head) - largest);
     sum += weight * x[run * (COLS / 4u) + i];
     total += weight;
   }
   return sum / total;
-}
-
-fn residual(i: u32, at: u32, scale: f32) -> vec4f {
-  if (PROLOGUE == 4u) {
-    return joined(i);
-  }
-  var h = x[at];
-  if (PROLOGUE == 2u) {
-    h += branch[at];
-  } else if (PROLOGUE == 3u) {
-    h += post_scaled(i, at, scale);
-  }
-  return h;
 }
 
 fn row_of(r: u32) -> u32 {
@@ -166,48 +151,31 @@ fn store_two(r: u32, sums: vec2f) {
   }
 }
 
-// Stages v. total_of(value, index, at), which each kernel has in its own way, is the workgroup's sum,
-// taken through 32 numbers from `at` on.
-fn stage(index: u32, threads: u32, first: bool) {
+// Stages v. total_of(value, index, at), which each kernel has in its own way, is the workgroup's sum, taken
+// through numbers of its own for `at` 0 and 1.
+fn stage(index: u32, first: bool) {
   if (STAGE == 0u) {
     return;
   }
-  let base = token_base();
-  let width = (COLS + 3u) / 4u;
-  var scale = 1.0;
-  if (PROLOGUE == 3u) {
-    var sum = 0.0;
-    for (var i = index; i < width; i += threads) {
-      sum += dot(branch[base + i], branch[base + i]);
-    }
-    scale = inverse_rms(total_of(sum, index, 0u));
-  }
-  var inverse = 1.0;
   if (NORMED) {
-    var sum = 0.0;
-    for (var i = index; i < width; i += threads) {
-      let h = residual(i, base + i, scale);
-      sum += dot(h, h);
-    }
-    inverse = inverse_rms(total_of(sum, index, 32u));
-  }
-  // The residual once more, out of the cache: it would not fit where Staged has fewer bits.
-  for (var i = index; i < 8u * STEP; i += threads) {
-    var v = vec4f();
-    if (i < width) {
-      v = residual(i, base + i, scale);
-      if (NORMED && PROLOGUE > 1u && first) {
-        next[base + i] = v;
+    stage_normed(index, first);
+  } else {
+    for (var n = 0u; n < TURNS; n++) {
+      let i = index + n * THREADS;
+      var v = vec4f();
+      if (i < WIDTH && PROLOGUE == 4u) {
+        v = joined(i);
+      } else if (i < WIDTH) {
+        v = x[token_base() + i];
       }
-      if (NORMED) {
-        v *= inverse * (weight[i] + params.offset);
+      if (i < 8u * STEP) {
+        staged[place(i)] = keep(v);
       }
     }
-    staged[place(i)] = keep(v);
   }
   workgroupBarrier();
   if (HAS_MINIMUM) {
-    for (var g = index; g < STEP; g += threads) {
+    for (var g = index; g < STEP; g += THREADS) {
       var sum = 0.0;
       for (var i = 0u; i < 8u; i++) {
         sum += summed(staged[g + i * STEP]);
@@ -215,5 +183,52 @@ fn stage(index: u32, threads: u32, first: bool) {
       group_sums[g] = sum;
     }
     workgroupBarrier();
+  }
+}
+
+// All that is read is asked for at once, before anything waits for it.
+fn stage_normed(index: u32, first: bool) {
+  let base = token_base();
+  var h: array<vec4f, MOST_TURNS>;
+  var b: array<vec4f, MOST_TURNS>;
+  var p: array<vec4f, MOST_TURNS>;
+  var w: array<vec4f, MOST_TURNS>;
+  for (var n = 0u; n < TURNS; n++) {
+    let i = index + n * THREADS;
+    if (i < WIDTH) {
+      h[n] = x[base + i];
+      w[n] = weight[i];
+      if (PROLOGUE > 1u) {
+        b[n] = branch[base + i];
+      }
+      if (PROLOGUE == 3u) {
+        p[n] = post[i];
+      }
+    }
+  }
+  if (PROLOGUE == 3u) {
+    var sum = 0.0;
+    for (var n = 0u; n < TURNS; n++) {
+      sum += dot(b[n], b[n]);
+    }
+    let inverse = inverse_rms(total_of(sum, index, 0u));
+    for (var n = 0u; n < TURNS; n++) {
+      b[n] *= inverse * (p[n] + params.offset);
+    }
+  }
+  var sum = 0.0;
+  for (var n = 0u; n < TURNS; n++) {
+    h[n] += b[n];
+    sum += dot(h[n], h[n]);
+  }
+  let inverse = inverse_rms(total_of(sum, index, 1u));
+  for (var n = 0u; n < TURNS; n++) {
+    let i = index + n * THREADS;
+    if (PROLOGUE > 1u && first && i < WIDTH) {
+      next[base + i] = h[n];
+    }
+    if (i < 8u * STEP) {
+      staged[place(i)] = keep(h[n] * inverse * (w[n] + params.offset));
+    }
   }
 }
