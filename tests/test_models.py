@@ -23,7 +23,7 @@ from playwright.sync_api import BrowserContext, Playwright
 
 from doppler.buffers import MemoryBuffers
 from doppler.command.browser import Browser, launched
-from doppler.command.generate import Client
+from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -11,17 +12,17 @@ from doppler.gpu import Gpu
 from doppler.kernels import Kernels
 from doppler.plan import Step
 
-WARM_RUNS = 20  # before the first is measured: a GPU at rest runs at a fraction of its clock
+WARM_SECONDS = 1.0  # of work before the first is measured: at rest, a GPU's clock is a fraction
+WARM_RUNS = 4  # queued at once
 RUNS = 5
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One dispatch. `us`: median microseconds of GPU time; `bytes`: of weights and keys read."""
+class Work:
+    """What one dispatch cannot do without: `bytes` of weights and keys read, `flops`."""
 
     label: str
     kernel: str
-    us: float
     bytes: int
     flops: int
 
@@ -30,22 +31,53 @@ class Timing:
         return asdict(self)
 
 
-async def profile(gpu: Gpu, kernels: Kernels, steps: Sequence[Step], seen: int) -> list[Timing]:
-    """Times every step of a plan by itself, in the plan's order; `seen` tokens are in the cache."""
+@dataclass(frozen=True)
+class Timing(Work):
+    """One dispatch that ran. `us`: median microseconds of GPU time."""
+
+    us: float
+
+
+def work(steps: Sequence[Step], seen: int) -> list[Work]:
+    """What every step of a plan has to do where `seen` tokens are in the cache."""
+    return [Work(step.label, step.kernel, *_least(step, seen)) for step in steps]
+
+
+async def profile(
+    gpu: Gpu, kernels: Kernels, steps: Sequence[Step], seen: int, rewind: Callable[[], None]
+) -> list[Timing]:
+    """Times every step of a plan by itself, in the plan's order.
+
+    `rewind` sets the state so that `seen` tokens are in the cache: what runs moves on from there.
+    """
     recording = kernels.record_steps(steps)
-    try:
+
+    def queue() -> None:
+        rewind()
         kernels.run(*[recording] * WARM_RUNS)
+
+    try:
+        await warm_up(gpu, queue)
+        rewind()
         runs = [await kernels.time(recording) for _ in range(RUNS)]
         await gpu.done()
     finally:
         recording.destroy()
     return [
-        Timing(step.label, step.kernel, round(median(times), 2), *_work(step, seen))
-        for step, times in zip(steps, zip(*runs, strict=True), strict=True)
+        Timing(**done.described(), us=round(median(times), 2))
+        for done, times in zip(work(steps, seen), zip(*runs, strict=True), strict=True)
     ]
 
 
-def _work(step: Step, seen: int) -> tuple[int, int]:
+async def warm_up(gpu: Gpu, queue: Callable[[], None]) -> None:
+    """Queues work again and again until the GPU has had time to raise its clock."""
+    end = time.perf_counter() + WARM_SECONDS
+    while time.perf_counter() < end:
+        queue()
+        await gpu.done()
+
+
+def _least(step: Step, seen: int) -> tuple[int, int]:
     """(bytes, floating-point operations) that a step cannot do without."""
     p, bound = step.params, step.bindings
     if step.kernel.startswith("attention") and "keys" in bound:

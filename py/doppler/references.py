@@ -97,6 +97,12 @@ def gate(gates: Array, ups: Array, activation: Activation) -> Array:
     return out
 
 
+def read(words: npt.NDArray[np.uint32], tile: int, workgroups: int) -> npt.NDArray[np.uint32]:
+    """Sum of each workgroup's tiles of `tile` words, every `workgroups`-th, modulo 2^32."""
+    tiles = words.reshape(-1, tile).sum(axis=1, dtype=np.uint32)
+    return np.array([tiles[w::workgroups].sum(dtype=np.uint32) for w in range(workgroups)])
+
+
 @dataclass(frozen=True)
 class Choice:
     """What `sample` decided: the token, and the ids among which it was drawn with their weights."""
