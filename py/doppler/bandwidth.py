@@ -11,6 +11,7 @@ from doppler.kernels import MOST_AT_ONCE, Kernels, Recording
 from doppler.profile import RUNS, warm_up
 
 TILE = 16 << 10  # bytes that a workgroup of kernels/read.wgsl reads at once
+THREADS = 256  # of a workgroup
 MOST = 512 << 20  # bytes: caches hold a tenth of it at most
 MOST_OF_CPU = 64 << 20
 PASSES = 16  # over the buffer, timed together: browsers round single times
@@ -21,7 +22,7 @@ async def measure_bandwidth(gpu: Gpu, kernels: Kernels) -> dict[str, Any]:
     limits = (gpu.limits["maxBufferSize"], gpu.limits["maxStorageBufferBindingSize"])
     size = min(MOST_OF_CPU if gpu.is_cpu else MOST, *limits) // TILE * TILE
     data = gpu.buffer(size, "staging", "bandwidth")
-    sums = gpu.buffer(4 * MOST_AT_ONCE, "staging", "bandwidth, sums")
+    sums = gpu.buffer(4 * THREADS * MOST_AT_ONCE, "staging", "bandwidth, sums")
     try:
         bindings = {"data": Slice(data, 0, size), "sums": Slice(sums, 0, sums.size)}
         await kernels.prepare(kernels.variant("read", {}, bindings))
