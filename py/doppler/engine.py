@@ -162,13 +162,14 @@ class Engine:
         """
         self._cached = []
         rewind = partial(self._memory.write_batch, self._gpu, [1] * batch, tokens, 0)
-        return await profile(self._gpu, self._kernels, self._steps(tokens, batch), tokens, rewind)
+        return await profile(self._gpu, self._kernels, self.steps(tokens, batch), tokens, rewind)
 
     def work(self, tokens: int, batch: int) -> list[Work]:
         """What every dispatch has to do that `profile` would time."""
-        return work(self._steps(tokens, batch), tokens)
+        return work(self.steps(tokens, batch), tokens)
 
-    def _steps(self, tokens: int, batch: int) -> list[Step]:
+    def steps(self, tokens: int, batch: int) -> list[Step]:
+        """The dispatches of a token after `tokens` of context, or of a prefill batch."""
         if batch > 1:
             return self._prefill_plan.body(batch) + self._prefill_plan.head()
         return self._decode_steps(self._reach(tokens + 1))

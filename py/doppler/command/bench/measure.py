@@ -225,12 +225,13 @@ class Measuring:
         """Counted while tokens are decoded; those of the prompt are taken off."""
         counters, prompt, tokens = Counters(self._client.page), self._prompt(context), 0
         counts = []
-        for tokens in (1, 1, self._job.tokens):  # the first fills the cache
+        # The first fills the cache, the second records what runs a prompt's last token alone.
+        for tokens in (1, 1, 1, self._job.tokens):
             before = counters.now()
             self._complete(prompt, tokens)
             counts.append({name: n - before[name] for name, n in counters.now().items()})
         plan = self._client.call("plan", {"tokens": context})
-        return {"context": context, **per_token(counts[1], counts[2], tokens - 1), **_bytes(plan)}
+        return {"context": context, **per_token(counts[-2], counts[-1], tokens - 1), **_bytes(plan)}
 
     def _profile(self, ceiling: float) -> dict[str, Any]:
         job, room = self._job, self._loaded["context"]
