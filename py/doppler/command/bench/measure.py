@@ -10,6 +10,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -73,7 +74,7 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
     ):
         browser = resolve_adapter(browser, server.url)
 
-        def visit() -> Any:
+        def visit() -> AbstractContextManager[Client]:
             return open_client(server, browser, terminal, profile=Path(profile))
 
         result = {"model": _described(manifest)}
