@@ -10,10 +10,8 @@ leads by more than 0.05.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,13 @@ import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, Playwright
 
-from doppler.buffers import MemoryBuffers
+from app_page import convert_all
 from doppler.command.browser import Browser, launched
-from doppler.command.generate import Client
+from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
-from doppler.convert import convert_path
 from doppler.errors import RequestError
 from doppler.manifest import MANIFEST_FILE
-from doppler.storage.folder import FolderStorage
 from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -53,12 +49,8 @@ def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext
 def tiny(context: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The page on a server with the converted tiny checkpoints."""
     build_wheel()
-    folder = tmp_path_factory.mktemp("tiny")
-    for name in (*TINY, LONG):
-        made = convert_path(FIXTURES / name, FolderStorage(folder / name), MemoryBuffers())
-        with ThreadPoolExecutor(1) as pool:  # Playwright's event loop runs in this thread
-            pool.submit(asyncio.run, made).result()
-    with Server(folder) as server:
+    sources = {name: FIXTURES / name for name in (*TINY, LONG)}
+    with Server(convert_all(sources, tmp_path_factory.mktemp("tiny"))) as server:
         yield open_client(context, server.url)
 
 

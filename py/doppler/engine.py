@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from doppler.config import ModelConfig
@@ -20,7 +21,7 @@ from doppler.kernels import Kernels, Recording
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
 from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
-from doppler.profile import Timing, profile
+from doppler.profile import Timing, Work, profile, work
 from doppler.sampler import Sampling
 from doppler.weights import Weights
 
@@ -166,11 +167,18 @@ class Engine:
         `batch` is more than 1, that a prefill batch takes. The KV cache is lost.
         """
         self._cached = []
-        self._memory.write_batch(self._gpu, [1] * batch, tokens, 0)
-        steps = self._decode_steps(self._reach(tokens + 1))
+        rewind = partial(self._memory.write_batch, self._gpu, [1] * batch, tokens, 0)
+        return await profile(self._gpu, self._kernels, self.steps(tokens, batch), tokens, rewind)
+
+    def work(self, tokens: int, batch: int) -> list[Work]:
+        """What every dispatch has to do that `profile` would time."""
+        return work(self.steps(tokens, batch), tokens)
+
+    def steps(self, tokens: int, batch: int) -> list[Step]:
+        """The dispatches of a token after `tokens` of context, or of a prefill batch."""
         if batch > 1:
-            steps = self._prefill_plan.all(batch)
-        return await profile(self._gpu, self._kernels, steps, tokens)
+            return self._prefill_plan.all(batch)
+        return self._decode_steps(self._reach(tokens + 1))
 
     async def _head_rows(self, batch: int, row: int, rows: int) -> npt.NDArray[np.float32]:
         memory = self._memory

@@ -57,6 +57,7 @@ FILES = (
     "attention_decode",
     "attention_join",
     "gate",
+    "read",
     "sample_blocks",
     "sample",
 )
@@ -116,6 +117,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     ),
     "attention_join": lambda p: (p["heads"], 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
+    "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
     "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
     "sample": lambda _: (1, 1, 1),
 }

@@ -175,6 +175,7 @@ class Model:
             "title": self.manifest.title,
             "config": self.manifest.config.to_json(),
             "context": self.engine.context,
+            "batch": self.engine.batch,
             "kv": "f16" if self.engine.half_cache else "f32",
             "precision": "f16" if self.engine.half_products else "f32",
             "chat": self.tokenizer is not None and self.tokenizer.chats,

@@ -9,26 +9,27 @@ from doppler.gpu import Slice
 from doppler.plan import Number, PlannedModel, Step
 from doppler.weights import Matrix, aligned
 
-BUSY = 128  # workgroups that keep a large GPU's processors at work
-
 
 @dataclass(frozen=True)
 class Cut:
-    """Rows and tokens of a workgroup, and the constants that say so."""
+    """Rows and tokens of a workgroup, the constants that say so, and from how many workgroups on
+    it is the best on a large GPU (docs/experiments.md).
+    """
 
     rows: int
     tokens: int
     constants: Mapping[str, Number]
+    least: int
 
 
 # The largest first: what is unpacked or loaded once serves more of the rest.
 TILES = tuple(
-    Cut(64 * rows, 64 * tokens, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": tokens})
+    Cut(64 * rows, 64 * tokens, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": tokens}, 128)
     for rows, tokens in ((2, 2), (1, 2), (1, 1))
 )
 MATRIX_TILES = tuple(
-    Cut(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens})
-    for rows, tokens in ((4, 2), (2, 2), (2, 1))
+    Cut(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens}, least)
+    for rows, tokens, least in ((4, 2, 128), (2, 2, 32), (2, 1, 0))
 )
 
 
@@ -78,6 +79,7 @@ def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Ma
 def cut_of(cuts: tuple[Cut, ...], rows: int, tokens: int) -> Mapping[str, Number]:
     """Constants of the largest cut that leaves enough workgroups, else of the smallest."""
     for cut in cuts:
-        if -(-rows // cut.rows) * -(-tokens // cut.tokens) >= BUSY:
+        fits = tokens > cut.tokens // 2
+        if fits and -(-rows // cut.rows) * -(-tokens // cut.tokens) >= cut.least:
             return cut.constants
     return cuts[-1].constants
