@@ -101,4 +101,4 @@ def paper_engine(
     memory = EngineMemory(device, config, context, batch, True)
     no_kernels: Any = None  # plans are made without them
     half = "shader-f16" in gpu.features
-    return Engine(device, cast(Kernels, no_kernels), config, weights, memory, half), weights
+    return Engine(device, cast(Kernels, no_kernels), config, weights, memory, half, {}), weights

@@ -18,6 +18,7 @@ from doppler.errors import DeviceError, RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Emit, Model, Room
+from doppler.page.cuts import KeptCuts
 from doppler.page.library import Library
 from doppler.timeline import Timeline
 
@@ -153,7 +154,14 @@ class Api:
             try:
                 gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits")))
                 model = await Model.load(
-                    gpu, kernels, stored.store, stored.buffers, room, emit, timeline
+                    gpu,
+                    kernels,
+                    stored.store,
+                    stored.buffers,
+                    room,
+                    emit,
+                    timeline,
+                    KeptCuts(gpu, kernels.digest()),
                 )
             finally:
                 await asyncio.wait([opening])

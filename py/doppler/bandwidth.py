@@ -48,7 +48,7 @@ async def _seconds(gpu: Gpu, kernels: Kernels, recording: Recording) -> float:
     times = []
     for _ in range(RUNS):
         if "timestamp-query" in gpu.features:
-            times.append(sum(await kernels.time(recording)) / 1e6)
+            times.append(sum(await kernels.time([recording])) / 1e6)
         else:
             began = time.perf_counter()
             kernels.run(recording)

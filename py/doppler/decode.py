@@ -12,6 +12,7 @@ from enum import IntEnum
 
 from doppler.gpu import Slice
 from doppler.plan import ACTIVATIONS, PlannedModel, Step
+from doppler.tuning import Cut, kind_of
 from doppler.weights import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
@@ -203,9 +204,12 @@ def matvec(
     constants["STAGE"] = int(stages and staged(model, matrix.columns))
     if model.adapter.subgroup_size:
         kernel = "matvec_half" if model.adapter.half else "matvec_subgroup"
-        constants = {**constants, **team(matrix, activation)}
     steps = []
     for part in matrix.slices:
+        if model.adapter.subgroup_size:
+            kind = kind_of(kernel, constants, part.rows)
+            cut = model.cuts.get(kind) or team(part.rows, matrix.columns, activation)
+            constants = {**constants, **cut.constants()}
         params = {
             "rows": part.rows,
             "row0": part.row0,
@@ -237,18 +241,17 @@ def splits_of(keys: int, groups: int) -> int:
     return max(min(runs // groups, keys // SPLIT_KEYS, most), 1)
 
 
-def team(matrix: Matrix, activation: int) -> dict[str, int]:
-    """TEAM, ROWS and DEPTH of a matvec.
+def team(rows: int, columns: int, activation: int) -> Cut:
+    """The rule of thumb for a matvec's cut (docs/experiments.md).
 
     Where there are few rows, as many threads a row as find a group each; once there are enough of
-    them to keep a GPU busy, fewer, of which each has more to do (docs/experiments.md).
+    them to keep a GPU busy, fewer, of which each has more to do.
     """
-    groups = aligned(matrix.columns, 32) // 32
-    if matrix.rows >= MANY_ROWS:
-        threads = min(max(_power(groups // GROUPS_A_THREAD), 4), 16)
-        return {"TEAM": threads, "ROWS": 2, "DEPTH": 2}
-    threads = min(max(_power(groups // 2), 4), 64 if matrix.rows < FEW_ROWS else 32)
-    return {"TEAM": threads, "ROWS": 2 if activation else 1, "DEPTH": 1}
+    groups = aligned(columns, 32) // 32
+    if rows >= MANY_ROWS:
+        return Cut(min(max(_power(groups // GROUPS_A_THREAD), 4), 16), 2, 2)
+    threads = min(max(_power(groups // 2), 4), 64 if rows < FEW_ROWS else 32)
+    return Cut(threads, 2 if activation else 1, 1)
 
 
 def _power(number: int) -> int:

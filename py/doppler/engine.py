@@ -23,6 +23,7 @@ from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
 from doppler.profile import Timing, Work, profile, work
 from doppler.sampler import Sampling
+from doppler.tuning import Cuts, tune, unknown
 from doppler.weights import Weights
 
 if TYPE_CHECKING:
@@ -61,28 +62,55 @@ class Engine:
         weights: Weights,
         memory: EngineMemory,
         half_products: bool,
+        cuts: Cuts,
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
         self.half_cache, self.half_products = memory.half_cache, half_products
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
         adapter = _adapter(gpu, half_products)
         model = PlannedModel(
-            config, weights, memory.token, memory.context, adapter, memory.half_cache
+            config, weights, memory.token, memory.context, adapter, memory.half_cache, cuts
         )
         if self.batch > 1:
             memory.add_batch(gpu, lambda m: PrefillPlan(replace(model, memory=m)).all(self.batch))
-        self._decode_plan = DecodePlan(model)
-        self._prefill_plan = PrefillPlan(replace(model, memory=memory.slices))
-        self._sample_steps = model.sample
+        self._plan(model)
         self._recordings: dict[str, Recording] = {}
         self._cached: list[int] = []  # ids whose keys and values are in the cache
         self._cancelled = False
         self._prefill_ms = 0.0  # a token, measured; 0 while unknown
         self._decode_ms = 0.0
 
+    def _plan(self, model: PlannedModel) -> None:
+        self._model = model
+        self._decode_plan = DecodePlan(model)
+        self._prefill_plan = PrefillPlan(replace(model, memory=self._memory.slices))
+        self._sample_steps = model.sample
+
+    @property
+    def can_tune(self) -> bool:
+        """Whether something is to be measured, and can be."""
+        can = not self._gpu.is_cpu and "timestamp-query" in self._gpu.features
+        return can and bool(unknown(self._tuned_steps(), self._model.cuts))
+
+    async def tune(self) -> Cuts:
+        """Measures what is not known of this device; -> all that is known now.
+
+        Call it when the weights are there, and before anything is generated.
+        """
+        self._memory.write_sampling(self._gpu, self._kernels, Sampling(greedy=True), [])
+        self._memory.write_batch(self._gpu, [1], 0, 0)
+        async with self._gpu.scope("measuring kernels"):
+            new = await tune(self._kernels, self._tuned_steps(), self._model.cuts)
+        self._plan(replace(self._model, cuts={**self._model.cuts, **new}))
+        return self._model.cuts
+
+    def _tuned_steps(self) -> list[Step]:
+        return self._decode_steps(self._reach(1)) + self._prefill_plan.head()
+
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
-        steps = self._decode_steps(self._reach(1))
+        reaches = {self._reach(reach) for reach in (1, *REACHES)}
+        steps = [step for reach in reaches for step in self._decode_steps(reach)]
         if self.batch > 1:
             steps += self._prefill_plan.all(self.batch)
         variants = {self._kernels.variant(s.kernel, s.constants, s.bindings) for s in steps}

@@ -7,6 +7,8 @@ source (wgsl.py); GRIDS below is the launcher: how many workgroups each kernel n
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +187,11 @@ class Kernels:
         """The kernels there are."""
         return sorted(self._shaders)
 
+    def digest(self) -> str:
+        """Changes with the kernels: what was measured of others says nothing of these."""
+        sources = json.dumps({name: shader.source for name, shader in self._shaders.items()})
+        return hashlib.sha256(sources.encode()).hexdigest()
+
     def pack(self, kernel: str, params: Mapping[str, Number]) -> bytes:
         """The bytes of a kernel's `Params`, for a buffer that the caller binds as `params`."""
         return self._shaders[kernel].pack(params)
@@ -279,16 +286,18 @@ class Kernels:
 
         doppler_runtime.replay(self._gpu.device, *(recording.js for recording in recordings))
 
-    async def time(self, *recordings: Recording) -> list[float]:
-        """Runs recordings, one after another: microseconds of GPU time of each.
+    async def time(self, *passes: Sequence[Recording]) -> list[float]:
+        """Runs passes of recordings, one after another: microseconds of GPU time of each pass.
 
         Raises DeviceError where the adapter has no timestamps.
         """
         import doppler_runtime
+        from pyodide.ffi import to_js
 
         if "timestamp-query" not in self._gpu.features:
             raise DeviceError("this adapter measures no GPU time: it lacks timestamp-query")
-        times = await doppler_runtime.timed(self._gpu.device, *(r.js for r in recordings))
+        lists = [[recording.js for recording in each] for each in passes]
+        times = await doppler_runtime.timed(self._gpu.device, to_js(lists))
         return list(times.to_py())
 
     async def run_once(

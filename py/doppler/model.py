@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.buffers import Buffers
 from doppler.config import ModelConfig
@@ -21,6 +21,7 @@ from doppler.sampler import Sampling
 from doppler.shards import ShardStore
 from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
+from doppler.tuning import Cut, Cuts
 from doppler.upload import prepare_upload, upload_weights
 from doppler.weights import allocate_weights
 
@@ -98,6 +99,18 @@ class Room:
         return can and not gpu.is_cpu if self.precision is None else self.precision == "f16"
 
 
+class KnownCuts(Protocol):
+    """Where what was measured of a device is kept."""
+
+    async def read(self) -> dict[str, Cut]:
+        """What is known; nothing for a new device."""
+        ...
+
+    async def write(self, cuts: Cuts) -> None:
+        """Keeps what is known."""
+        ...
+
+
 class _Compiling(Progress):
     """Progress of compiling, silent until it is what the load waits for."""
 
@@ -131,9 +144,14 @@ class Model:
         room: Room,
         emit: Emit,
         timeline: Timeline,
+        kept: KnownCuts,
     ) -> Model:
-        """Makes room, then uploads verified weights while the kernels are compiled."""
+        """Makes room, then uploads verified weights while the kernels are compiled.
+
+        A device that is new to the model's shapes is measured then.
+        """
         manifest = store.manifest
+        cuts = await kept.read()
         with ExitStack() as undo:
             with timeline.stage("memory"):
                 async with gpu.scope("room for the weights"):
@@ -145,7 +163,7 @@ class Model:
                     )
                     undo.callback(memory.destroy)
                     half = room.half_products(gpu)
-                    engine = Engine(gpu, kernels, manifest.config, weights, memory, half)
+                    engine = Engine(gpu, kernels, manifest.config, weights, memory, half, cuts)
             told = _Compiling(emit)
             progress = Progress(emit, "verify")
             with timeline.stage("weights"):
@@ -161,6 +179,8 @@ class Model:
                     raise
             told.begin()
             await compiling
+            if engine.can_tune:
+                await kept.write(await timeline.of("tune", engine.tune()))
             undo.pop_all()
         return cls(gpu, manifest, engine)
 

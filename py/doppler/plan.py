@@ -7,13 +7,17 @@ read and counted in tests on CPython.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from doppler import sampler
 from doppler.config import ModelConfig
 from doppler.gpu import Slice
 from doppler.tiles import tile_of
 from doppler.weights import Matrix, Weights, aligned
+
+if TYPE_CHECKING:
+    from doppler.tuning import Cuts
 
 Number = int | float
 
@@ -119,6 +123,7 @@ class PlannedModel:
     context: int  # the KV cache's length
     adapter: Adapter
     half_cache: bool  # keys and values are f16
+    cuts: Cuts = field(default_factory=dict)  # measured to be quicker than the rule
 
     @property
     def widths(self) -> Widths:

@@ -77,7 +77,7 @@ async def profile(
         await warm_up(gpu, queue)
         for _ in range(RUNS):
             rewind()
-            runs.append(await kernels.time(*parts))
+            runs.append(await kernels.time(*([part] for part in parts)))
         await gpu.done()
     finally:
         for recording in (whole, *parts):

@@ -21,26 +21,26 @@ export function replay(device, ...recordings) {
 }
 
 /**
- * Runs recordings with a pass for each; the device needs "timestamp-query".
+ * Runs lists of recordings with a pass for each list; the device needs "timestamp-query".
  * @param {GPUDevice} device
- * @param {Recording[]} recordings
- * @returns {Promise<Float64Array>} microseconds of GPU time of each
+ * @param {Recording[][]} lists
+ * @returns {Promise<Float64Array>} microseconds of GPU time of each pass
  */
-export async function timed(device, ...recordings) {
-  const count = 2 * recordings.length;
+export async function timed(device, lists) {
+  const count = 2 * lists.length;
   const querySet = device.createQuerySet({ type: "timestamp", count });
   const { QUERY_RESOLVE, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
   const resolved = device.createBuffer({ size: 8 * count, usage: QUERY_RESOLVE | COPY_SRC });
   const reader = device.createBuffer({ size: 8 * count, usage: COPY_DST | MAP_READ });
   const encoder = device.createCommandEncoder();
-  recordings.forEach((recording, i) => {
+  lists.forEach((recordings, i) => {
     const timestampWrites = {
       querySet,
       beginningOfPassWriteIndex: 2 * i,
       endOfPassWriteIndex: 2 * i + 1,
     };
     const pass = encoder.beginComputePass({ timestampWrites });
-    play(pass, recording);
+    for (const recording of recordings) play(pass, recording);
     pass.end();
   });
   encoder.resolveQuerySet(querySet, 0, count, resolved, 0);
@@ -48,7 +48,7 @@ export async function timed(device, ...recordings) {
   device.queue.submit([encoder.finish()]);
   await reader.mapAsync(GPUMapMode.READ);
   const stamps = new BigUint64Array(reader.getMappedRange());
-  const times = Float64Array.from(recordings, (_, i) => {
+  const times = Float64Array.from(lists, (_, i) => {
     return Number(stamps[2 * i + 1] - stamps[2 * i]) / 1000;
   });
   for (const used of [querySet, resolved, reader]) used.destroy();
