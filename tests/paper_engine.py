@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from doppler.command.synth import SHAPES, type_of
-from doppler.engine import Engine
+from doppler.engine import Engine, adapter_of
 from doppler.formats.blocks import BLOCK_TYPES
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind
 from doppler.kernels import Kernels
@@ -100,5 +100,6 @@ def paper_engine(
     weights = allocate_weights(device, manifest)
     memory = EngineMemory(device, config, context, batch, True)
     no_kernels: Any = None  # plans are made without them
-    half = "shader-f16" in gpu.features
-    return Engine(device, cast(Kernels, no_kernels), config, weights, memory, half, {}), weights
+    adapter = adapter_of(device, "shader-f16" in gpu.features, {})
+    engine = Engine(device, cast(Kernels, no_kernels), config, weights, memory, adapter, {})
+    return engine, weights

@@ -37,6 +37,7 @@ TINY_MARGIN = 1e-3
 RMS_MARGIN, MAX_MARGIN = 0.002, 0.015
 HALF_RMS_MARGIN, HALF_MAX_MARGIN = 0.05, 0.4
 LEAD = 0.05
+GPU = {"is_cpu": False, "subgroup_size": 4}  # what SwiftShader is taken for: it has subgroups of 4
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,17 @@ def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path
     ids, wanted = reference["ids"].tolist(), reference["logits"]
     load(tiny, name)
     for batch in (len(ids), 32, 1):  # prefilled at once, in pieces, and by the decode path
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: Path) -> None:
+    """Tiles, and attention and matvecs shared by subgroups, of whatever size they have here."""
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    load(tiny, name, adapter=GPU)
+    for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
 

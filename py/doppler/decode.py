@@ -120,7 +120,7 @@ class DecodePlan:
         constants = {
             **rope.constants,
             "TURN": min(model.adapter.subgroup_size, MOST_TURNING),
-            "LANES": KEY_LANES,
+            "LANES": min(model.adapter.subgroup_size, KEY_LANES),
             "PARTS": parts_of(model.config.head_dim),
         }
         bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from doppler.config import ModelConfig
 from doppler.decode import DecodePlan
@@ -61,13 +61,12 @@ class Engine:
         config: ModelConfig,
         weights: Weights,
         memory: EngineMemory,
-        half_products: bool,
+        adapter: Adapter,
         cuts: Cuts,
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
-        self.half_cache, self.half_products = memory.half_cache, half_products
+        self.half_cache, self.adapter = memory.half_cache, adapter
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
-        adapter = _adapter(gpu, half_products)
         model = PlannedModel(
             config, weights, memory.token, memory.context, adapter, memory.half_cache, cuts
         )
@@ -89,7 +88,7 @@ class Engine:
     @property
     def can_tune(self) -> bool:
         """Whether something is to be measured, and can be."""
-        can = not self._gpu.is_cpu and "timestamp-query" in self._gpu.features
+        can = not self.adapter.is_cpu and "timestamp-query" in self._gpu.features
         return can and bool(unknown(self._tuned_steps(), self._model.cuts))
 
     async def tune(self) -> Cuts:
@@ -324,15 +323,17 @@ class Engine:
         self._run(f"head after {name}", lambda: plan.head() + self._sample_steps())
 
 
-def _adapter(gpu: Gpu, half: bool) -> Adapter:
+def adapter_of(gpu: Gpu, half: bool, taken_for: Mapping[str, Any]) -> Adapter:
+    """What plans are made for: `half` products or not; `taken_for` says otherwise, in tests."""
     wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
-    return Adapter(
+    adapter = Adapter(
         subgroup_size=gpu.subgroup_size if wide else 0,
         workgroup_bytes=gpu.limits["maxComputeWorkgroupStorageSize"],
         is_cpu=gpu.is_cpu,
         half=half,
         matrix_units=half and gpu.has_matrix_units,
     )
+    return replace(adapter, **taken_for)
 
 
 class _Clock:

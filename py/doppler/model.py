@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.buffers import Buffers
 from doppler.config import ModelConfig
-from doppler.engine import Engine, Generation
+from doppler.engine import Engine, Generation, adapter_of
 from doppler.errors import RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels
@@ -68,13 +68,14 @@ class Room:
 
     context: tokens in the KV cache; batch: in a prefill batch. kv: "f16" or "f32", what keys and
     values are kept as; precision: the same of what weights and activations are multiplied as
-    (sums are f32). None leaves it to the adapter.
+    (sums are f32). None leaves it to the adapter. adapter: what to take that for, in tests.
     """
 
     context: int
     batch: int
     kv: str | None = None
     precision: str | None = None
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ModelConfig, args: Mapping[str, Any]) -> Room:
@@ -85,7 +86,10 @@ class Room:
         length = _within("context", args.get("context"), 2, config.context, DEFAULT_CONTEXT)
         most = max(config.context, DEFAULT_BATCH)
         batch = min(_within("batch", args.get("batch"), 1, most, DEFAULT_BATCH), length)
-        return cls(length, batch, args.get("kv"), args.get("precision"))
+        taken_for = args.get("adapter") or {}
+        if not isinstance(taken_for, dict) or taken_for.keys() - {"is_cpu", "subgroup_size"}:
+            raise RequestError("adapter must be an object with is_cpu and subgroup_size, or one")
+        return cls(length, batch, args.get("kv"), args.get("precision"), taken_for)
 
     def half_cache(self, gpu: Gpu) -> bool:
         """Whether keys and values are kept as f16: on a CPU, that would only cost time."""
@@ -162,8 +166,8 @@ class Model:
                         gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
                     )
                     undo.callback(memory.destroy)
-                    half = room.half_products(gpu)
-                    engine = Engine(gpu, kernels, manifest.config, weights, memory, half, cuts)
+                    adapter = adapter_of(gpu, room.half_products(gpu), room.adapter)
+                    engine = Engine(gpu, kernels, manifest.config, weights, memory, adapter, cuts)
             told = _Compiling(emit)
             progress = Progress(emit, "verify")
             with timeline.stage("weights"):
@@ -197,7 +201,7 @@ class Model:
             "context": self.engine.context,
             "batch": self.engine.batch,
             "kv": "f16" if self.engine.half_cache else "f32",
-            "precision": "f16" if self.engine.half_products else "f32",
+            "precision": "f16" if self.engine.adapter.half else "f32",
             "chat": self.tokenizer is not None and self.tokenizer.chats,
             "tokenizer": self.tokenizer is not None,
             "memory": self._gpu.memory(),

@@ -172,6 +172,8 @@ export interface LoadArgs {
   kv?: "f16" | "f32";
   /** What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32. */
   precision?: "f16" | "f32";
+  /** What to take the adapter for, for tests and debugging: it decides which kernels run. */
+  adapter?: { is_cpu?: boolean; subgroup_size?: number };
   /** Smaller device limits, for tests and debugging. */
   limits?: Record<string, number>;
 }
