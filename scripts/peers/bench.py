@@ -23,8 +23,6 @@ from statistics import median
 from typing import Any
 
 from aiohttp import web
-from peers.prepare import GGUF, ONNX, PACKAGES, PEERS, prepare
-from peers.table import Row, Use, as_json, as_table, fallback
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
@@ -34,6 +32,8 @@ from doppler.command.server import MIME, WEB, Handler, Server, file_under
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import build_wheel
 from doppler.errors import DopplerError, SourceError
+from peers.prepare import GGUF, ONNX, PACKAGES, PEERS, prepare
+from peers.table import Row, Use, as_json, as_table, fallback
 
 HERE = Path(__file__).parent
 COUNT = HERE / "count.js"
@@ -46,7 +46,8 @@ NAMES = {"doppler": "Doppler", "wllama": "wllama", "transformers": "transformers
 CONTEXT = 1024  # tokens that every engine makes room for, or as many as a run needs
 CALL = """async ([seconds, step, ...args]) => {
   const engines = await import("/peers/engines.js");
-  const late = (_, reject) => setTimeout(reject, 1000 * seconds, Error(`${step}: over ${seconds} s`));
+  const error = new Error(`${step} took more than ${seconds} seconds`);
+  const late = (_, reject) => setTimeout(reject, 1000 * seconds, error);
   return Promise.race([engines[step](...args), new Promise(late)]);
 }"""
 ADAPTER = """async () => {
@@ -107,9 +108,9 @@ class Plan:
 
 
 def prompt_ids(number: int, length: int) -> list[int]:
-    """Random ids behind a beginning-of-text token; another number, another prompt."""
+    """Random ids, of any vocabulary, behind Gemma's first token; another number, another prompt."""
     draw = random.Random(number)
-    return [2, *(draw.randrange(1000, 30000) for _ in range(length - 1))]
+    return [2, *(draw.randrange(10, 250) for _ in range(length - 1))]
 
 
 def measure(context: BrowserContext, url: str, engine: str, plan: Plan) -> Row:

@@ -41,7 +41,9 @@ const wllama = {
     await this.engine.loadModelFromUrl({ url: gguf }, shape);
   },
   async complete(ids, max_tokens) {
-    const words = ids.slice(this.engine.mustAddBosToken() ? 1 : 0).map((id) => WORDS[id % WORDS.length]);
+    const words = ids
+      .slice(this.engine.mustAddBosToken() ? 1 : 0)
+      .map((id) => WORDS[id % WORDS.length]);
     const greedy = { temperature: 0, top_k: 1, ignore_eos: true, cache_prompt: false };
     const prompt = words.join(" ");
     const { timings } = await this.engine.createCompletion({ prompt, max_tokens, ...greedy });

@@ -39,9 +39,7 @@ class Package:
 
 PACKAGES: Mapping[str, Package] = {
     "wllama": Package("@wllama/wllama", "3.8.1", "esm", ("index.js", "wasm/wllama.wasm")),
-    "transformers": Package(
-        "@huggingface/transformers", "4.3.1", "dist", ("transformers.min.js",)
-    ),
+    "transformers": Package("@huggingface/transformers", "4.3.1", "dist", ("transformers.min.js",)),
     "onnxruntime": Package(  # the one version that transformers 4.3.1 goes with
         "onnxruntime-web",
         "1.31.0-dev.20260914-8d85527a0",

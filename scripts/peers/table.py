@@ -42,15 +42,15 @@ def fallback(use: Use, weights: int, tokens: int, f16: bool) -> str | None:
     """Why the engine did not run on the GPU, or None where it did.
 
     An engine that computes on the GPU holds its weights there (`weights`: bytes of its file; half
-    of them is enough, as embeddings may stay behind) and submits work for what it writes, at least
-    once for 32 tokens. f16: whether the adapter has shader-f16.
+    of them is enough, as a table of embeddings may stay behind) and submits work for what it
+    writes, at least once for 32 tokens. f16: whether the adapter has shader-f16.
     """
     hint = "" if f16 else "; the adapter lacks shader-f16"
     if use.adapter is None:
-        return f"ran on the CPU: it opened no GPU device{hint}"
+        return f"ran on the CPU: it made no GPU buffer{hint}"
     if use.held < weights / 2:
         held, whole = round(use.held / 2**20), round(weights / 2**20)
-        return f"ran on the CPU: its GPU buffers have {held} MiB, its weights {whole}{hint}"
+        return f"ran on the CPU in part: {held} MiB of GPU buffers for {whole} MiB of weights{hint}"
     if use.submits * 32 < tokens:
         return f"ran on the CPU: {use.submits} GPU submits for {tokens} tokens{hint}"
     return None
