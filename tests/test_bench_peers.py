@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 from playwright.sync_api import BrowserContext, Page, Playwright
 
+from doppler.buffers import MemoryBuffers
 from doppler.command.browser import Browser, launched
+from doppler.command.synth import SHAPES
 from doppler.command.wheel import build_wheel
+from doppler.convert import convert_path
+from doppler.storage.folder import FolderStorage
 from peers.bench import COUNT, PeerServer, Plan, adapter_of, measure, prompt_ids
+from peers.synth_gguf import write
 from peers.table import METRICS, Row, Use, as_json, as_table, fallback, ratios
 
 MIB = 2**20
@@ -148,6 +155,19 @@ def test_no_ratio_with_what_ran_on_the_cpu() -> None:
     assert "wllama: ran on the CPU" in table
     assert as_json([ours, cpu])["ratios"] == {"wllama": None}
     assert ratios(replace(ours, problem="failed"), row("wllama", 9)) is None
+
+
+def test_synthetic_gguf_is_of_its_shape(tiny_models: Path, tmp_path: Path) -> None:
+    vocabulary = tiny_models.parent / "tiny-base.gguf"
+    tokens = len(GGUFReader(vocabulary).fields["tokenizer.ggml.tokens"].data)
+    whole = SHAPES["gemma-3-1b"]
+    config = replace(whole, layers=whole.layers[:1], vocab=tokens, hidden=256, ffn=512)
+    config = replace(config, embedding_scale=16.0)
+    write(config, vocabulary, tmp_path / "one.gguf")
+    storage, buffers = FolderStorage(tmp_path / "one"), MemoryBuffers()
+    manifest = asyncio.run(convert_path(tmp_path / "one.gguf", storage, buffers))
+    assert manifest.config == config
+    assert manifest.quantization == "Q4_0"
 
 
 def test_prompts_differ_and_have_their_length() -> None:

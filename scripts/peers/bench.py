@@ -208,6 +208,7 @@ def main() -> int:
     """Exit code 1 where nothing could be measured."""
     parser = argparse.ArgumentParser(prog="bench_peers", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prepare", action="store_true", help="make .cache/peers and end")
+    parser.add_argument("--synth", action="store_true", help="and a Gemma 3 1B of random weights")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     parser.add_argument("--gguf", type=Path, help="another model, for Doppler and wllama")
     parser.add_argument("--onnx", type=Path, help="folder with its ONNX files for transformers.js")
@@ -222,7 +223,7 @@ def main() -> int:
     terminal = Terminal(args.json)
     try:
         if args.prepare:
-            sizes = prepare(terminal)
+            sizes = prepare(terminal, args.synth)
             text = "\n".join(f"{size:>12,} {name}" for name, size in sizes.items())
             terminal.result({"files": sizes}, text)
         else:

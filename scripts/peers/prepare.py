@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doppler.command import catalogue
+from doppler.command.synth import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import ROOT
 from doppler.errors import SourceError
@@ -24,6 +25,7 @@ PEERS = ROOT / ".cache" / "peers"
 BUILD = ROOT / ".cache" / "peers-build"
 MODEL = "gemma-3-270m"
 GGUF = PEERS / "models" / f"{MODEL}.gguf"
+SYNTH = PEERS / "models" / "gemma-3-1b-q4_0.gguf"
 ONNX = PEERS / "models" / f"{MODEL}-onnx"
 
 
@@ -60,8 +62,8 @@ EXPORTER = (
 )
 
 
-def prepare(terminal: Terminal) -> dict[str, int]:
-    """Makes what is not there yet; -> bytes of each file of .cache/peers.
+def prepare(terminal: Terminal, synth: bool) -> dict[str, int]:
+    """Makes what is not there yet, with synth SYNTH too; -> bytes of each file of .cache/peers.
 
     Raises SourceError where npm, pip or the export fails; they say why on standard error.
     """
@@ -71,6 +73,10 @@ def prepare(terminal: Terminal) -> dict[str, int]:
     with terminal.bar("Gemma 3 270M") as report:
         catalogue.fetch(catalogue.find(MODEL), report, GGUF.parent)
     export()
+    if synth and not SYNTH.exists():
+        from peers.synth_gguf import write  # gguf is no package of those who run a model
+
+        write(SHAPES["gemma-3-1b"], GGUF, SYNTH)
     files = sorted(path for path in PEERS.rglob("*") if path.is_file())
     return {str(path.relative_to(PEERS)): path.stat().st_size for path in files}
 
