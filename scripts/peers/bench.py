@@ -181,9 +181,15 @@ def run(args: argparse.Namespace, terminal: Terminal) -> None:
             for engine in NAMES:
                 terminal.log(f"{NAMES[engine]} …")
                 rows.append(measure(context, server.url, engine, plan))
-    what = {"model": gguf.name, "adapter": adapter}
+            version = context.browser.version if context.browser else "?"
+    what = {"model": gguf.name, "browser": version, "adapter": adapter}
     what |= {name: getattr(args, name) for name in ("prompt", "after", "tokens", "runs")}
-    terminal.result({**what, **as_json(rows)}, f"{what}\n\n{as_table(rows)}")
+    heading = (
+        f"{gguf.name}, Chromium {version}, {adapter['vendor']} {adapter['architecture']} "
+        f"{'with' if adapter['f16'] else 'without'} shader-f16; prefill of {args.prompt}, "
+        f"decode of {args.tokens} after {args.after}, medians of {args.runs}"
+    )
+    terminal.result({**what, **as_json(rows)}, f"{heading}\n\n{as_table(rows)}")
 
 
 def adapter_of(context: BrowserContext, url: str) -> dict[str, Any]:

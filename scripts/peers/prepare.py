@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doppler.command import catalogue
-from doppler.command.synth import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import ROOT
 from doppler.errors import SourceError
@@ -74,7 +73,8 @@ def prepare(terminal: Terminal, synth: bool) -> dict[str, int]:
         catalogue.fetch(catalogue.find(MODEL), report, GGUF.parent)
     export()
     if synth and not SYNTH.exists():
-        from peers.synth_gguf import write  # gguf is no package of those who run a model
+        from doppler.command.synth import SHAPES  # a run needs neither these nor their packages
+        from peers.synth_gguf import write
 
         write(SHAPES["gemma-3-1b"], GGUF, SYNTH)
     files = sorted(path for path in PEERS.rglob("*") if path.is_file())
