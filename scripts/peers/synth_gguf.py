@@ -1,7 +1,7 @@
 """A GGUF file of random weights in a shape of Gemma 3, in Q4_0, with another file's tokenizer.
 
-What `doppler synth` writes has no tokenizer, without which wllama loads nothing. The weights repeat
-a short run, so such a file is packed to a few MB where it must travel.
+What `doppler synth` writes has no tokenizer, without which wllama loads nothing. Matrices repeat a
+run, one for each width, so that such a file is packed to a few MB where it must travel.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
 from doppler.config import ModelConfig
 
-RUN_BLOCKS = 65521  # the largest prime below 2^16: rows differ
-BLOCK = 32  # weights; 2 bytes of scale, 16 of quants
+RUN_BLOCKS = 65521  # of 32 weights in 18 bytes; the largest prime below 2^16: rows differ
 DEVIATION = 4.61  # of quants that are 0 to 15 with the same chance
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 
 
 def write(config: ModelConfig, vocabulary: Path, target: Path) -> None:
@@ -31,12 +31,11 @@ def write(config: ModelConfig, vocabulary: Path, target: Path) -> None:
             kind, *parts = field.types
             part = parts[-1] if kind == GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), kind, sub_type=part)
-    rng = np.random.default_rng(1)
     for name, extents in config.tensor_shapes().items():
         if len(extents) == 1:
             writer.add_tensor(name, np.ones(extents, np.float32))
         else:
-            raw = blocks(rng, *extents)
+            raw = blocks(*extents)
             writer.add_tensor(name, raw, raw_dtype=GGMLQuantizationType.Q4_0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -62,11 +61,9 @@ def keys(config: ModelConfig) -> dict[str, int | float]:
     }
 
 
-def blocks(
-    rng: np.random.Generator, rows: int, columns: int
-) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def blocks(rows: int, columns: int) -> Matrix:
     """Q4_0 [rows, bytes of a row] whose weights have the deviation 1/sqrt(columns)."""
-    run = rng.integers(0, 256, (RUN_BLOCKS, 2 + BLOCK // 2), dtype=np.uint8)
+    run = np.random.default_rng(columns).integers(0, 256, (RUN_BLOCKS, 18), dtype=np.uint8)
     scale = np.float16(1 / (DEVIATION * columns**0.5))
     run[:, :2] = np.frombuffer(scale.tobytes(), np.uint8)
-    return np.resize(run, (rows, columns // BLOCK * run.shape[1]))
+    return np.resize(run, (rows, columns // 32 * 18))
