@@ -128,7 +128,8 @@ def measure(context: BrowserContext, url: str, engine: str, plan: Plan) -> Row:
         figures, use = timed(page, engine, plan)
         page.close()
     except PlaywrightError as error:
-        return Row(name, {}, None, f"failed: {error.message.splitlines()[0]}")
+        reason = error.message.splitlines()[0].removeprefix("Page.evaluate: ")
+        return Row(name, {}, None, f"failed: {reason.removeprefix('Error: ')}")
     tokens = plan.runs * (plan.tokens + 2)
     problem = fallback(use, plan.weights[engine], tokens, plan.f16)
     return Row(name, {**figures, "load_ms": load}, use, problem)
@@ -181,6 +182,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> None:
             for engine in NAMES:
                 terminal.log(f"{NAMES[engine]} …")
                 rows.append(measure(context, server.url, engine, plan))
+                terminal.log(f"  {rows[-1].problem or 'ran on the GPU'}: {dict(rows[-1].figures)}")
             version = context.browser.version if context.browser else "?"
     what = {"model": gguf.name, "browser": version, "adapter": adapter}
     what |= {name: getattr(args, name) for name in ("prompt", "after", "tokens", "runs")}
