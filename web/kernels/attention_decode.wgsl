@@ -142,23 +142,34 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
   }
 }
 
-// Scores of `size` keys from vec4 `at` of the cache on.
+fn products(k: vec4f, i: u32) -> vec4f {
+  return vec4f(dot(turned[i], k), dot(turned[WIDTH + i], k), dot(turned[2u * WIDTH + i], k),
+    dot(turned[3u * WIDTH + i], k));
+}
+
+// Scores of `size` keys from vec4 `at` of the cache on; a thread has two at once, so that it waits for
+// both together.
 fn score(at: u32, size: u32, index: u32) {
-  for (var start = 0u; start < size; start += 256u / LANES) {
-    let key = start + index / LANES;
-    var product = vec4f();
-    if (key < size) {
-      for (var i = index % LANES; i < WIDTH; i += LANES) {
-        let k = key_at(at + key * WIDTH + i);
-        product += vec4f(dot(turned[i], k), dot(turned[WIDTH + i], k),
-          dot(turned[2u * WIDTH + i], k), dot(turned[3u * WIDTH + i], k));
-      }
+  for (var start = 0u; start < size; start += 512u / LANES) {
+    let first = start + index / LANES;
+    let second = first + 256u / LANES;
+    let at_first = at + min(first, size - 1u) * WIDTH;
+    let at_second = at + min(second, size - 1u) * WIDTH;
+    var score0 = vec4f();
+    var score1 = vec4f();
+    for (var i = index % LANES; i < WIDTH; i += LANES) {
+      score0 += products(key_at(at_first + i), i);
+      score1 += products(key_at(at_second + i), i);
     }
     for (var step = 1u; step < LANES; step *= 2u) {
-      product += subgroupShuffleXor(product, step);
+      score0 += subgroupShuffleXor(score0, step);
+      score1 += subgroupShuffleXor(score1, step);
     }
-    if (index % LANES == 0u && key < size) {
-      scores[key] = product;
+    if (index % LANES == 0u && first < size) {
+      scores[first] = score0;
+    }
+    if (index % LANES == 0u && second < size) {
+      scores[second] = score1;
     }
   }
 }
