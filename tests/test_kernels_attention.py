@@ -114,6 +114,7 @@ def output_case(
         "rows": rows,
         "row0": 0,
         "x_stride": cols,
+        "out_stride": 0,
         "out0": 0,
         "last": 0,
         "eps": 0.0,
@@ -127,6 +128,7 @@ def output_case(
         "state": state(1),
         "out": np.zeros(rows, np.float32),
     }
-    constants |= {"TEAM": 8, "ROWS": 2, "DEPTH": 1, "SPLITS": case.params["splits"]}
+    constants |= {"TEAM": 8, "ROWS": 2, "DEPTH": 1, "TOKENS": 1}
+    constants["SPLITS"] = case.params["splits"]
     made = Case("matvec_subgroup", constants, arrays, params, ["out"])
     return made, matrix @ out.ravel()

@@ -33,6 +33,7 @@ def folded_case(
     constants |= {"STAGE": more.get("stage", 1), "SPLITS": 0}
     if kernel == "matvec_subgroup":
         constants |= {"TEAM": more["team"], "ROWS": more["together"], "DEPTH": more["depth"]}
+        constants["TOKENS"] = 1
     arrays = {
         "codes": padded(matrix, stride),
         "x": padded(x, stride),
@@ -47,6 +48,7 @@ def folded_case(
         "rows": gates,
         "row0": 0,
         "x_stride": stride,
+        "out_stride": 0,
         "out0": 4,
         "last": last,
         "eps": EPS,

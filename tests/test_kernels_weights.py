@@ -115,15 +115,17 @@ def product_case(
         "row0": row0,
         "x_stride": x.shape[1],
         "out0": out0,
+        "out_stride": stride,
     }
     constants = {"FORM": FORMS[kind], "ACTIVATION": more.get("activation", 0)}
     if kernel.startswith("matmul"):
-        params |= {"cols": cols, "out_stride": stride}
+        params["cols"] = cols
     else:
         params |= {"last": more.get("last", 0), "eps": 0.0, "offset": 0.0, "heads": 0}
-        constants |= {"COLS": cols, "PROLOGUE": 0, "SPLITS": 0, "STAGE": 1}
+        constants |= {"COLS": cols, "PROLOGUE": 0, "SPLITS": 0, "STAGE": int(tokens == 1)}
     if kernel in ("matvec_subgroup", "matvec_half"):
-        constants |= {"TEAM": 32, "ROWS": 4, "DEPTH": 2}
+        cut = {"TEAM": 32, "ROWS": 4, "DEPTH": 2, "TOKENS": 1}
+        constants |= {name: more.get(name, value) for name, value in cut.items()}
     if kernel == "matmul_tile":
         constants |= {name: more.get(name, 1) for name in ("ROW_BLOCKS", "TOKEN_BLOCKS")}
         constants["HALF"] = more.get("half", 0)
@@ -319,6 +321,25 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
         assert_product(written, matrix, case.arrays["x"][:count])
         written[:] = 7.0
         assert np.all(out == 7.0)
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K"])
+@pytest.mark.parametrize("kernel", ["matvec_subgroup", "matvec_half"])
+def test_matvecs_of_a_few_tokens(gpu_page: GpuPage, kernel: str, kind: str) -> None:
+    """What each token gets is, bit for bit, what it would get alone."""
+    if kernel == "matvec_half" and not gpu_page.has("shader-f16"):
+        pytest.skip("this adapter has no f16")
+    rng = np.random.default_rng(6)
+    rows, cols, tokens = 67, columns(kind)[-1], 7
+    data = blocks(kind, rows, cols, rng)
+    planes = gpu_page.run([relayout(kind, data, rows, cols)])[0]
+    matrix, x = dequantized(kind, data, rows, cols), activations(tokens, cols, rng)
+    more = {"TEAM": 16, "ROWS": 2, "DEPTH": 1, "out0": 4}
+    together = product_case(kernel, kind, planes, matrix, x, **more, TOKENS=8, count=tokens)
+    alone = [product_case(kernel, kind, planes, matrix, x[[t]], **more) for t in range(tokens)]
+    (all_of_them, *each) = (result["out"] for result in gpu_page.run([together, *alone]))
+    np.testing.assert_array_equal(all_of_them, np.concatenate(each))
+    assert_product(all_of_them[:, 4 : 4 + rows], matrix, x, half=kernel == "matvec_half")
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q6_K"])

@@ -49,7 +49,7 @@ def test_planes_come_before_the_kernels_that_use_them() -> None:
     assert shader.source.startswith("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n")
     assert [b.name for b in shader.bindings][:3] == ["codes", "high", "scales"]
     names = {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "SPLITS", "STAGE"}
-    assert shader.overrides == names | {"TEAM", "ROWS", "DEPTH"}
+    assert shader.overrides == names | {"TEAM", "ROWS", "DEPTH", "TOKENS"}
 
 
 def test_pack_follows_the_struct() -> None:

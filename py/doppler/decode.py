@@ -16,6 +16,7 @@ from doppler.tuning import Cut, kind_of
 from doppler.weights import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
+MOST_TOKENS = 8  # of a batch that a matvec takes
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
 MANY_ROWS = 8192  # from which on they keep a large GPU busy
 FEW_ROWS = 2048
@@ -185,11 +186,15 @@ def matvec(
     start: int = 0,
     last: bool = False,
     splits: int = 0,
+    tokens: int = 1,
+    out_stride: int = 0,
 ) -> list[Step]:
     """out[start:] = matrix · what the prologue makes of x, a step for each slice of the matrix.
 
     `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
-    token instead of its first; `splits` is how many runs of attention there are to join.
+    token instead of its first; `splits` is how many runs of attention there are to join. With
+    subgroups, `tokens` may be a batch of up to MOST_TOKENS, of which each weight is read once; their
+    outputs are `out_stride` apart.
     """
     kernel = "matvec"
     constants = {
@@ -201,7 +206,7 @@ def matvec(
     }
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
     stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
-    constants["STAGE"] = int(stages and staged(model, matrix.columns))
+    constants["STAGE"] = int(stages and tokens == 1 and staged(model, matrix.columns))
     if model.adapter.subgroup_size:
         kernel = "matvec_half" if model.adapter.half else "matvec_subgroup"
     steps = []
@@ -209,11 +214,12 @@ def matvec(
         if model.adapter.subgroup_size:
             kind = kind_of(kernel, constants, part.rows)
             cut = model.cuts.get(kind) or team(part.rows, matrix.columns, activation)
-            constants = {**constants, **cut.constants()}
+            constants = {**constants, **cut.constants(), "TOKENS": tokens}
         params = {
             "rows": part.rows,
             "row0": part.row0,
             "x_stride": aligned(matrix.columns, 4),
+            "out_stride": out_stride,
             "out0": start,
             "last": int(last),
             "eps": model.config.norm_eps,
@@ -221,7 +227,7 @@ def matvec(
             "heads": model.config.heads,
         }
         bound = {**bindings, **part.bindings(), "state": model.memory.state}
-        steps.append(Step(kernel, constants, bound, params, 1, label))
+        steps.append(Step(kernel, constants, bound, params, tokens, label))
     return steps
 
 

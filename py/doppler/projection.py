@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from doppler.decode import MOST_TOKENS, matvec
 from doppler.gpu import Slice
 from doppler.plan import Number, PlannedModel, Step
 from doppler.weights import Matrix, aligned
@@ -50,7 +51,22 @@ class Place:
 def project(
     model: PlannedModel, matrix: Matrix, x: Slice, place: Place, label: str
 ) -> Iterator[Step]:
-    """out[t, start:] = matrix · x[t]: a step for each slice of the matrix."""
+    """out[t, start:] = matrix · x[t]: a step for each slice of the matrix.
+
+    A few tokens are matvecs' work, with the sums that they would have alone.
+    """
+    if place.tokens <= MOST_TOKENS and model.adapter.subgroup_size:
+        yield from matvec(
+            model,
+            matrix,
+            {"x": x, "out": place.out},
+            label,
+            activation=place.activation,
+            start=place.start,
+            tokens=place.tokens,
+            out_stride=place.stride,
+        )
+        return
     kernel, cut = kernel_of(model, matrix, place.tokens)
     constants = {"FORM": matrix.form, "ACTIVATION": place.activation, **cut}
     for part in matrix.slices:

@@ -53,10 +53,10 @@ fn main(
   let rows = vec4u(row_of(r), row_of(r + 1u), row_of(r + 2u), row_of(r + 3u));
   var sums = vec4f();
   for (var g = 0u; g < groups_of(COLS); g++) {
-    let v = activations(g);
+    let v = activations(g, 0u);
     sums += vec4f(
       product(rows.x, g, v), product(rows.y, g, v), product(rows.z, g, v), product(rows.w, g, v));
   }
-  store_two(r, sums.xy);
-  store_two(r + 2u, sums.zw);
+  store_two(r, sums.xy, 0u);
+  store_two(r + 2u, sums.zw, 0u);
 }

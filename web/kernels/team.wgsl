@@ -8,13 +8,18 @@
 // nothing. DEPTH · ROWS is at most 8. A workgroup of 256 threads does 256 / TEAM · ROWS rows, and goes
 // on with later ones when the grid is smaller than the matrix. It is assumed, as everywhere, that a
 // subgroup is a run of local invocation indices.
+//
+// With TOKENS above 1, all of a batch of so many tokens (8 at most) are multiplied, which then lie in x,
+// normed (STAGE 0): each weight is read once for all of them, and they come out as they would alone.
 
 override TEAM: u32;
 override ROWS: u32;
 override DEPTH: u32;
+override TOKENS: u32;
 
 const THREADS = 256u;
 const MOST_TURNS = 8u; // 8,192 columns
+const MOST_TOKENS = 8u;
 
 var<workgroup> parts: array<vec4f, 64>; // sums of each subgroup of at least 4 lanes
 var<private> lanes: u32; // of a subgroup
@@ -63,6 +68,32 @@ fn load_ahead(r: u32, g: u32) -> array<Packed, 8> {
   return out;
 }
 
+// Adds the products of a group of ROWS rows with a token's activations.
+fn add_products(sums: vec4f, packed: array<Packed, 4>, g: u32, token: u32) -> vec4f {
+  let v = activations(g, token);
+  var sum = sums;
+  sum.x += product(unpack(packed[0], g), v);
+  if (ROWS > 1u) {
+    sum.y += product(unpack(packed[1], g), v);
+  }
+  if (ROWS > 2u) {
+    sum.z += product(unpack(packed[2], g), v);
+    sum.w += product(unpack(packed[3], g), v);
+  }
+  return sum;
+}
+
+fn store(r: u32, sums: vec4f, token: u32) {
+  if (ROWS > 1u) {
+    store_two(r, sums.xy, token);
+  } else if (r < params.rows) {
+    out[params.out0 + token * params.out_stride + params.row0 + r] = sums.x;
+  }
+  if (ROWS > 2u) {
+    store_two(r + 2u, sums.zw, token);
+  }
+}
+
 // What main() does.
 fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
   let lane = index % TEAM;
@@ -73,7 +104,7 @@ fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
   while (start < params.rows) {
     let r = start + ROWS * (index / TEAM);
     start += workgroups * step;
-    var sums = vec4f();
+    var sums: array<vec4f, MOST_TOKENS>;
     for (var g = lane; g < groups_of(COLS); g += DEPTH * TEAM) {
       let packed = ahead;
       if (g + DEPTH * TEAM < groups_of(COLS)) {
@@ -84,29 +115,18 @@ fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
       for (var d = 0u; d < DEPTH; d++) {
         let group = g + d * TEAM;
         if (group < groups_of(COLS)) {
-          let v = activations(group);
-          sums.x += product(unpack(packed[d * ROWS], group), v);
-          if (ROWS > 1u) {
-            sums.y += product(unpack(packed[d * ROWS + 1u], group), v);
-          }
-          if (ROWS > 2u) {
-            sums.z += product(unpack(packed[d * ROWS + 2u], group), v);
-            sums.w += product(unpack(packed[d * ROWS + 3u], group), v);
+          let rows = array<Packed, 4>(packed[d * ROWS], packed[min(d * ROWS + 1u, 7u)],
+            packed[min(d * ROWS + 2u, 7u)], packed[min(d * ROWS + 3u, 7u)]);
+          for (var t = 0u; t < TOKENS; t++) {
+            sums[t] = add_products(sums[t], rows, group, t);
           }
         }
       }
     }
-    sums = team_sum(sums, index, subgroup_size);
-    if (lane == 0u) {
-      if (ROWS == 1u) {
-        if (r < params.rows) {
-          out[params.out0 + params.row0 + r] = sums.x;
-        }
-      } else {
-        store_two(r, sums.xy);
-      }
-      if (ROWS > 2u) {
-        store_two(r + 2u, sums.zw);
+    for (var t = 0u; t < TOKENS; t++) {
+      let sum = team_sum(sums[t], index, subgroup_size);
+      if (lane == 0u && (TOKENS == 1u || t < state.count)) {
+        store(r, sum, t);
       }
     }
   }

@@ -32,6 +32,7 @@ struct Params {
   rows: u32, // of this slice
   row0: u32, // its first row in the whole matrix
   x_stride: u32,
+  out_stride: u32,
   out0: u32, // where the matrix's first row goes in the output
   last: u32,
   eps: f32,
@@ -57,13 +58,13 @@ fn place(i: u32) -> u32 {
   return (i % 8u) * STEP + i / 8u;
 }
 
-// The token's first vec4 in x.
+// The first vec4 in x of the first token that is multiplied.
 fn token_base() -> u32 {
   return select(0u, state.count - 1u, params.last == 1u) * (params.x_stride / 4u);
 }
 
-fn lying(i: u32) -> vec4f {
-  return select(vec4f(), x[token_base() + i], i < WIDTH);
+fn lying(i: u32, token: u32) -> vec4f {
+  return select(vec4f(), x[token_base() + token * (params.x_stride / 4u) + i], i < WIDTH);
 }
 
 fn summed(v: Staged) -> f32 {
@@ -84,7 +85,8 @@ struct Activations {
   sum: f32,
 }
 
-fn activations(g: u32) -> Activations {
+// Group g of the token that is staged, or of the token-th that lies in x.
+fn activations(g: u32, token: u32) -> Activations {
   var a: Activations;
   if (STAGE == 1u) {
     a = Activations(staged[g], staged[g + STEP], staged[g + 2u * STEP], staged[g + 3u * STEP],
@@ -95,8 +97,9 @@ fn activations(g: u32) -> Activations {
     return a;
   }
   let i = 8u * g;
-  a = Activations(keep(lying(i)), keep(lying(i + 1u)), keep(lying(i + 2u)), keep(lying(i + 3u)),
-    keep(lying(i + 4u)), keep(lying(i + 5u)), keep(lying(i + 6u)), keep(lying(i + 7u)), 0.0);
+  a = Activations(keep(lying(i, token)), keep(lying(i + 1u, token)), keep(lying(i + 2u, token)),
+    keep(lying(i + 3u, token)), keep(lying(i + 4u, token)), keep(lying(i + 5u, token)),
+    keep(lying(i + 6u, token)), keep(lying(i + 7u, token)), 0.0);
   if (HAS_MINIMUM) {
     a.sum = summed(a.v0) + summed(a.v1) + summed(a.v2) + summed(a.v3) + summed(a.v4) +
       summed(a.v5) + summed(a.v6) + summed(a.v7);
@@ -134,12 +137,13 @@ fn row_of(r: u32) -> u32 {
   return row_of_rows(r, params.rows);
 }
 
-// Stores the sums of rows r and r + 1.
-fn store_two(r: u32, sums: vec2f) {
-  let at = params.out0 + params.row0 + r;
+// Stores a token's sums of rows r and r + 1.
+fn store_two(r: u32, sums: vec2f, token: u32) {
+  let base = params.out0 + token * params.out_stride;
+  let at = base + params.row0 + r;
   if (ACTIVATION > 0u) {
     if (r < params.rows) {
-      out[params.out0 + r / 2u] = activate(vec4f(sums.x)).x * sums.y;
+      out[base + r / 2u] = activate(vec4f(sums.x)).x * sums.y;
     }
     return;
   }
