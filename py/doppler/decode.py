@@ -193,8 +193,8 @@ def matvec(
 
     `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
     token instead of its first; `splits` is how many runs of attention there are to join. With
-    subgroups, `tokens` may be a batch of up to MOST_TOKENS, of which each weight is read once; their
-    outputs are `out_stride` apart.
+    subgroups, `tokens` may be a batch of up to MOST_TOKENS, for which each weight is read once;
+    their outputs are `out_stride` apart.
     """
     kernel = "matvec"
     constants = {
