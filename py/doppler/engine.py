@@ -22,6 +22,7 @@ from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
 from doppler.profile import Timing, profile
 from doppler.sampler import Sampling
+from doppler.speculate import Flight, Speculate, Speculation, batch_steps
 from doppler.weights import Weights
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Generation:
     ttft_ms: float
     prefill_tok_s: float
     decode_tok_s: float
+    batches: int  # that carried drafts,
+    batch_tokens: int  # and the tokens that came of them
 
 
 class Engine:
@@ -65,19 +68,25 @@ class Engine:
         model = PlannedModel(
             config, weights, memory.slices, memory.context, _adapter(gpu), memory.half_cache
         )
+        self._model, self._sample_steps = model, model.sample
         self._prefill_plan, self._decode_plan = PrefillPlan(model), DecodePlan(model)
-        self._sample_steps = model.sample
         self._recordings: dict[str, Recording] = {}
         self._cached: list[int] = []  # ids whose keys and values are in the cache
         self._cancelled = False
         self._prefill_ms = 0.0  # a token, measured; 0 while unknown
-        self._decode_ms = 0.0
+        self._decode_ms = 0.0  # likewise
+        self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
         steps = self._decode_steps(self._reach(1))
         if self.batch > 1:
             steps += self._prefill_plan.body(self.batch) + self._prefill_plan.head()
+        await self._compile(steps, progress)
+
+    async def _compile(
+        self, steps: list[Step], progress: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
         variants = {self._kernels.variant(s.kernel, s.constants, s.bindings) for s in steps}
         pending = [self._kernels.prepare(variant) for variant in variants]
         for done, ready in enumerate(asyncio.as_completed(pending), start=1):
@@ -115,6 +124,7 @@ class Engine:
         max_tokens: int,
         accept: Callable[[int], bool],
         on_prefill: Callable[[int, int], None],
+        speculate: Speculate,
     ) -> Generation:
         """Continues `ids`; `accept` gets each new id and returns False to stop after it.
 
@@ -127,15 +137,19 @@ class Engine:
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
         batch = await self._prefill(ids, reused, sampling.seed, on_prefill)
         limit = min(max_tokens, self.context - len(ids))
+        speculation = Speculation(speculate, ids, self._decode_ms)
+        if speculate == "on":
+            await self._compile_drafts()
         out: list[int] = []
         reason: FinishReason = "cancelled" if self._cancelled else "length"
         if not self._cancelled and limit > 0:
             self._run_head(batch)
-            reason = await self._decode(limit, accept, out, clock, len(ids))
+            reason = await self._decode(limit, accept, out, clock, len(ids), speculation)
             self._cached += out[:-1]
+            self._decode_ms = speculation.plain_ms
         if reason == "length" and limit < max_tokens:
             reason = "context"
-        return clock.generation(out, reason, reused, len(ids))
+        return clock.generation(out, reason, reused, len(ids), speculation)
 
     async def logits(
         self, ids: Sequence[int], batch: int
@@ -220,41 +234,72 @@ class Engine:
         out: list[int],
         clock: _Clock,
         prompt: int,
+        speculation: Speculation,
     ) -> FinishReason:
-        """Reads back and queues in turn until `limit` ids are out, or accept or cancel ends it."""
-        queued = 1  # the token that prefill sampled
+        """Reads back and queues in turn until `limit` ids are out, or accept or cancel ends it.
+
+        Steps with drafts may bring more ids than are wanted: those go nowhere.
+        """
+        flight = Flight(1)  # what is read: first the token that prefill sampled
         while True:
             reading = self._memory.start_read(self._gpu)
-            queued += self._queue(min(self._ahead(), limit - queued), prompt + queued)
-            for token in await reading.tokens(len(out)):
+            unread, position = len(out) + flight.steps, prompt + len(out) + flight.most
+            following = self._queue(speculation, 0, limit - unread, position)
+            tokens = (await reading.tokens(len(out)))[: limit - len(out)]
+            speculation.note(flight, tokens, time.perf_counter())
+            for token in tokens:
                 out.append(token)
                 clock.token()
                 if not accept(token):
                     return "stop"
                 if self._cancelled:
                     return "cancelled"
-            self._decode_ms = clock.decode_ms or self._decode_ms
             if len(out) == limit:
                 return "length"
-            if queued == len(out):
-                queued += self._queue(1, prompt + queued)
+            flight = following
+            if not flight.steps:
+                flight = self._queue(speculation, 1, limit - len(out), prompt + len(out))
 
-    def _ahead(self) -> int:
-        """Tokens to queue behind those being read; none where a token alone takes long."""
-        if not 0 < self._decode_ms <= AHEAD_MS:
+    def _queue(self, speculation: Speculation, least: int, most: int, position: int) -> Flight:
+        """Queues `least` to `most` steps, as many as the host has time to look away for; the first
+        token goes at most to place `position` of the cache.
+        """
+        drafts = self._carries_drafts(speculation)
+        flight = Flight(max(min(self._ahead(speculation, drafts), most), least), drafts)
+        if flight.steps > 0:
+            reach = self._reach(position + flight.most)
+            name, steps = f"decode {reach}", lambda: self._decode_steps(reach)
+            if drafts:
+                name, steps = "drafts", self._draft_steps
+            recording = self._recording(name, steps)
+            self._kernels.run(*[recording] * flight.steps)
+        return flight
+
+    def _ahead(self, speculation: Speculation, drafts: bool) -> int:
+        """Steps to queue behind those being read; none where a step alone takes long."""
+        step_ms = speculation.step_ms(drafts)
+        if not 0 < step_ms <= AHEAD_MS:
             return 0
-        return min(int(AHEAD_MS / self._decode_ms), MOST_AHEAD)
+        return min(int(AHEAD_MS / step_ms), MOST_AHEAD // Flight(1, drafts).most)
 
-    def _queue(self, count: int, position: int) -> int:
-        """Queues `count` tokens, of which the first goes to place `position` of the cache."""
-        if count > 0:
-            reach = self._reach(position + count)
-            decode = self._recording(f"decode {reach}", lambda: self._decode_steps(reach))
-            self._kernels.run(*[decode] * count)
-        return count
+    def _carries_drafts(self, speculation: Speculation) -> bool:
+        """Whether the next steps carry drafts: they are wanted, and their kernels compiled."""
+        if not speculation.wanted:
+            return False
+        compiling = self._compile_drafts()
+        return compiling.done() and compiling.result() is None  # or raises what went wrong
+
+    def _compile_drafts(self) -> asyncio.Future[None]:
+        if self._drafts_ready is None:
+            self._drafts_ready = asyncio.ensure_future(self._compile(self._draft_steps()))
+        return self._drafts_ready
 
     def _decode_steps(self, reach: int) -> list[Step]:
         return self._decode_plan.body(reach) + self._decode_plan.head() + self._sample_steps()
+
+    def _draft_steps(self) -> list[Step]:
+        normed, logits = self._memory.head_rows(self._gpu, 0)
+        return batch_steps(self._model, self._prefill_plan, normed, logits)
 
     def _reach(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""
@@ -306,7 +351,12 @@ class _Clock:
         return 1000 * (self._last - self._first) / max(self._tokens - 1, 1)
 
     def generation(
-        self, ids: list[int], reason: FinishReason, reused: int, prompt: int
+        self,
+        ids: list[int],
+        reason: FinishReason,
+        reused: int,
+        prompt: int,
+        speculation: Speculation,
     ) -> Generation:
         prefill = max(self._first - self._began, 1e-9)
         return Generation(
@@ -316,4 +366,6 @@ class _Clock:
             ttft_ms=1000 * prefill,
             prefill_tok_s=(prompt - reused) / prefill,
             decode_tok_s=1000 / self.decode_ms if self.decode_ms else 0.0,
+            batches=speculation.batches,
+            batch_tokens=speculation.batch_tokens,
         )

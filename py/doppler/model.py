@@ -19,6 +19,7 @@ from doppler.memory import EngineMemory
 from doppler.progress import Progress
 from doppler.sampler import Sampling
 from doppler.shards import ShardStore
+from doppler.speculate import MODES, Speculate
 from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
 from doppler.upload import prepare_upload, upload_weights
@@ -43,6 +44,7 @@ class Request:
     max_tokens: int
     stop: tuple[str, ...]
     ignore_eos: bool  # go on past end tokens, to compare with references that do
+    speculate: Speculate
 
     @classmethod
     def from_json(cls, args: dict[str, Any]) -> Request:
@@ -53,11 +55,17 @@ class Request:
         stop = args.get("stop") or []
         if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
             raise RequestError("stop must be a list of texts")
+        speculate = args.get("speculate", "auto")
+        if speculate not in MODES:
+            raise RequestError(
+                f"speculate is {speculate!r:.60}; it must be one of {', '.join(MODES)}"
+            )
         return cls(
             Sampling.from_json(args.get("sampling") or {}),
             max_tokens,
             tuple(stop),
             bool(args.get("ignore_eos")),
+            speculate,
         )
 
 
@@ -237,6 +245,7 @@ class Model:
             request.max_tokens,
             output.accept,
             lambda done, total: emit({"type": "prefill", "done": done, "total": total}),
+            request.speculate,
         )
         output.finish()
         return {
@@ -322,4 +331,5 @@ def _next_turn(turns: Sequence[dict[str, str]], start: int) -> int | None:
 
 def _timings(result: Generation) -> dict[str, float]:
     values = asdict(result)
-    return {name: values[name] for name in ("ttft_ms", "prefill_tok_s", "decode_tok_s")}
+    names = ("ttft_ms", "prefill_tok_s", "decode_tok_s", "batches", "batch_tokens")
+    return {name: values[name] for name in names}

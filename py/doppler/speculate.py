@@ -1,0 +1,153 @@
+"""Speculative decoding by prompt lookup: what comes next may be what came next before.
+
+A batch is the last token and up to DRAFTS that followed where the last ids stood before, which the
+GPU looks up itself (kernels/draft.wgsl). The model runs once over all of them, and the tokens are
+sampled in order as if each had come alone, up to the first that is not its draft: the same tokens
+as without drafts, as far as logits that were added up in another order are the same.
+
+Whether that pays depends on device and text. `Speculation` knows the one by the clock, and the
+other by doing the look-up itself while there are no drafts.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from doppler.gpu import Slice
+from doppler.plan import PlannedModel, Step
+from doppler.prefill import PrefillPlan
+
+Speculate = Literal["auto", "on", "off"]
+MODES = get_args(Speculate)
+
+DRAFTS = 7  # of a batch, at most
+LONGEST = 3  # ids that are looked up; fewer where so many stand nowhere else
+MEMORY = 8  # batches, or times, that an average goes over
+PROMISING = 2.0  # tokens a batch, from which it is worth a try
+GAIN = 1.05  # by which tokens must come faster
+
+
+def batch_steps(model: PlannedModel, plan: PrefillPlan, normed: Slice, logits: Slice) -> list[Step]:
+    """One batch: 1 to 1 + DRAFTS tokens. `normed` and `logits` have room for as many rows."""
+    m, rows = model.memory, 1 + DRAFTS
+    bindings = {"history": m.history, "tokens": m.tokens, "walk": m.walk, "state": m.state}
+    params = {"context": model.context, "most": DRAFTS}
+    draft = Step("draft", {"LONGEST": LONGEST}, bindings, params, 1, "draft")
+    steps = [draft, *plan.body(rows), *plan.head_of_all(rows, normed, logits)]
+    for _ in range(rows):
+        steps += model.sample_row(logits)
+    return steps
+
+
+@dataclass(frozen=True)
+class Flight:
+    """Decoding steps that were queued together: of one token each, or batches with drafts."""
+
+    steps: int
+    drafts: bool = False
+
+    @property
+    def most(self) -> int:
+        """Tokens that come of it, at most."""
+        return self.steps * (1 + DRAFTS if self.drafts else 1)
+
+
+class History:
+    """Ids so far, in which drafts are looked up as draft.wgsl does it."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._packed = bytearray(array("I", ids).tobytes())  # bytes are searched fastest
+
+    def append(self, token: int) -> None:
+        """One more."""
+        self._packed += token.to_bytes(4, "little")
+
+    def drafts(self, most: int) -> list[int]:
+        """Up to `most` ids that may follow: none where the last id is new."""
+        place, length = self._place(), len(self._packed) // 4
+        if place is None:
+            return []
+        ids = array("I", self._packed[4 * place : 4 * (place + most)])
+        return [ids[i % (length - place)] for i in range(most)]
+
+    def _place(self) -> int | None:
+        """Where the last ids, as many as possible, stood last before: the place after them."""
+        packed = self._packed
+        for count in range(min(LONGEST, len(packed) // 4 - 1), 0, -1):
+            wanted, end = packed[-4 * count :], len(packed) - 4
+            while (at := packed.rfind(wanted, 0, end)) % 4 and at > 0:
+                end = at + 4 * count - 1  # between two ids: look on before it
+            if at >= 0:
+                return at // 4 + count
+        return None
+
+
+class Speculation:
+    """Whether the next steps of one generation carry drafts.
+
+    plain_ms: the time of a token without them, 0 while it is unknown.
+    """
+
+    def __init__(self, mode: Speculate, prompt: Sequence[int], plain_ms: float) -> None:
+        self.plain_ms, self.batch_ms = plain_ms, 0.0
+        self.batches = self.batch_tokens = 0  # that were run, and the tokens that came of them
+        self.tokens_a_batch = 1.0  # of late: as they came, or would have come
+        self._mode, self._last = mode, 0.0
+        self._history = History(prompt)
+        self._drafts: list[int] = []  # of the batch that there would be
+        self._right = 0  # of them
+
+    @property
+    def wanted(self) -> bool:
+        """Whether drafts pay, or promise to where a batch's time is not known."""
+        if self._mode != "auto":
+            return self._mode == "on"
+        if not self.batch_ms:
+            return self.tokens_a_batch >= PROMISING
+        return self.tokens_a_batch * self.plain_ms > GAIN * self.batch_ms
+
+    def step_ms(self, drafts: bool) -> float:
+        """Milliseconds of a step, as far as known; 0 where nothing is."""
+        return self.batch_ms or PROMISING * self.plain_ms if drafts else self.plain_ms
+
+    def note(self, flight: Flight, tokens: Sequence[int], now: float) -> None:
+        """A flight was read back, `now` on a clock of seconds; the first one of a generation, which
+        waited for what came before it, tells no time.
+        """
+        each = 1000 * (now - self._last) / flight.steps if self._last else 0.0
+        self._last = now
+        if flight.drafts:
+            self._note_batches(flight.steps, tokens, each)
+            return
+        if each:
+            self.plain_ms = _average(self.plain_ms, each, flight.steps)
+        if self._mode == "auto":
+            for token in tokens:
+                self._look_up(token)
+
+    def _note_batches(self, steps: int, tokens: Sequence[int], each: float) -> None:
+        if self.batches:  # what runs for the first time takes longer
+            self.batch_ms = _average(self.batch_ms, each, steps)
+        self.batches += steps
+        self.batch_tokens += len(tokens)
+        self.tokens_a_batch = _average(self.tokens_a_batch, len(tokens) / steps, steps)
+        for token in tokens:
+            self._history.append(token)
+        self._drafts, self._right = [], 0
+
+    def _look_up(self, token: int) -> None:
+        """Counts what a batch would have brought, of which `token` would have been the next."""
+        self._history.append(token)
+        if self._drafts[self._right : self._right + 1] == [token]:
+            self._right += 1
+            return
+        self.tokens_a_batch = _average(self.tokens_a_batch, self._right + 1, 1)
+        self._drafts, self._right = self._history.drafts(DRAFTS), 0
+
+
+def _average(before: float, now: float, steps: int) -> float:
+    """Of about the last MEMORY steps, of which the latest `steps` took or brought `now` each."""
+    return now + (before - now) * (1 - 1 / MEMORY) ** steps if before else now
