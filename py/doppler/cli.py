@@ -96,6 +96,7 @@ def _add_verify(commands: Any) -> None:
 
 def _add_generate(commands: Any) -> None:
     from doppler.command.browser import ADAPTERS
+    from doppler.speculate import MODES
 
     command = _command(
         commands, "generate", generate, "Generate text with the real page in a headless browser."
@@ -112,6 +113,9 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("--kv", choices=("f16", "f32"), help="keys and values (f16 on a GPU)")
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
     command.add_argument("--ignore-eos", action="store_true", help="go on after end tokens")
+    command.add_argument(
+        "--speculate", choices=MODES, default="auto", help="drafts from what was said (auto)"
+    )
     for name in ("temperature", "top-p", "min-p", "repetition-penalty"):
         command.add_argument(f"--{name}", type=float, metavar="X")
     for name in ("top-k", "seed"):
@@ -270,6 +274,7 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
         batch=args.batch,
         kv=args.kv,
         ignore_eos=args.ignore_eos,
+        speculate=args.speculate,
         logits=args.logits,
     )
     build_wheel()

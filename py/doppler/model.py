@@ -254,6 +254,7 @@ class Model:
             "prompt_ids": ids,
             "generated_ids": result.ids,
             "reused_tokens": result.reused_tokens,
+            "drafts": {"batches": result.batches, "tokens": result.batch_tokens},
             "timings": _timings(result),
             "memory": self._gpu.memory(),
         }
@@ -331,5 +332,4 @@ def _next_turn(turns: Sequence[dict[str, str]], start: int) -> int | None:
 
 def _timings(result: Generation) -> dict[str, float]:
     values = asdict(result)
-    names = ("ttft_ms", "prefill_tok_s", "decode_tok_s", "batches", "batch_tokens")
-    return {name: values[name] for name in names}
+    return {name: values[name] for name in ("ttft_ms", "prefill_tok_s", "decode_tok_s")}
