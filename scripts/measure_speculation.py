@@ -1,0 +1,106 @@
+"""Decoding without and with drafts, side by side: tokens a second, and tokens a batch.
+
+    .venv/bin/python scripts/measure_speculation.py [models/smollm2-135m-instruct] [--tokens N]
+
+Three texts, from one that repeats itself to one that does not; a line for each, in JSON. Each mode
+is run `--runs` times in turn, and the median is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from doppler.command.browser import ADAPTERS, find_browser, open_page, resolve_adapter
+from doppler.command.generate import Client
+from doppler.command.server import Server
+from doppler.command.wheel import ROOT, build_wheel
+from doppler.manifest import MANIFEST_FILE
+from doppler.speculate import MODES
+
+LINES = """1. The river rises in the hills above the town.
+2. It runs past the old mill and the church.
+3. Below the bridge it is joined by a smaller stream.
+4. It meets the sea near the lighthouse, between two sandy beaches.
+"""
+CODE = """def total(prices):
+    result = 0
+    for price in prices:
+        result = result + price
+    return result
+
+
+def longest(words):
+    result = ""
+    for word in words:
+        if len(word) > len(result):
+            result = word
+    return result
+
+
+"""
+TEXTS = {
+    "a copy": f"{LINES}\nThe same lines again:\n\n1. The river",
+    "code": f"{CODE}def shortest(words):\n",
+    "a story": "Once upon a time there was a fox who lived in the woods",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = ROOT / "models/smollm2-135m-instruct"
+    parser.add_argument("model", type=Path, nargs="?", default=default)
+    parser.add_argument("--adapter", choices=ADAPTERS, default="auto")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
+    build_wheel()
+    with Server(args.model.resolve().parent) as server:
+        browser = resolve_adapter(find_browser(adapter=args.adapter), server.url)
+        with open_page(server.url, browser) as page:
+            client = Client(page)
+            url = f"models/{args.model.name}/{MANIFEST_FILE}"
+            client.call("load", {"id": client.call("download", {"url": url})["id"]})
+            answer(client, TEXTS["a copy"], "on", 16)  # compiles what batches need
+            for name, text in TEXTS.items():
+                runs = [
+                    {mode: answer(client, text, mode, args.tokens) for mode in MODES}
+                    for _ in range(args.runs)
+                ]
+                print(json.dumps({"text": name, **told(runs)}), flush=True)
+
+
+def answer(client: Client, text: str, mode: str, tokens: int) -> dict[str, Any]:
+    found: dict[str, Any] = client.call(
+        "complete",
+        {
+            "prompt": text,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "sampling": {"greedy": True},
+            "speculate": mode,
+        },
+    )
+    return found
+
+
+def told(runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Median tokens a second of each mode, and what drafts brought."""
+    speeds = {mode: median(run[mode]["timings"]["decode_tok_s"] for run in runs) for mode in MODES}
+    drafts = {mode: runs[0][mode]["drafts"] for mode in ("on", "auto")}
+    same = all(
+        run[mode]["generated_ids"] == run["off"]["generated_ids"] for run in runs for mode in MODES
+    )
+    return {
+        "tok_s": {mode: round(speed, 2) for mode, speed in speeds.items()},
+        "tokens_a_batch": round(drafts["on"]["tokens"] / max(drafts["on"]["batches"], 1), 2),
+        "auto": drafts["auto"],
+        "same_ids": same,
+    }
+
+
+if __name__ == "__main__":
+    main()
