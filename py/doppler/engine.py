@@ -277,10 +277,8 @@ class Engine:
 
     def _ahead(self, speculation: Speculation, drafts: bool) -> int:
         """Steps to queue behind those being read; none where a step alone takes long."""
-        step_ms = speculation.step_ms(drafts)
-        if not 0 < step_ms <= AHEAD_MS:
-            return 0
-        return min(int(AHEAD_MS / step_ms), MOST_AHEAD // Flight(1, drafts).most)
+        most = MOST_AHEAD // Flight(1, drafts).most
+        return min(speculation.steps_within(AHEAD_MS, drafts), most)
 
     def _carries_drafts(self, speculation: Speculation) -> bool:
         """Whether the next steps carry drafts: they are wanted, and their kernels compiled."""

@@ -11,7 +11,6 @@ other by doing the look-up itself while there are no drafts.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -26,7 +25,8 @@ MODES = get_args(Speculate)
 DRAFTS = 7  # of a batch, at most
 LONGEST = 3  # ids that are looked up; fewer where so many stand nowhere else
 MEMORY = 8  # batches, or times, that an average goes over
-PROMISING = 2.0  # tokens a batch, from which it is worth a try
+PROMISING = 1.5  # tokens a batch, from which it is worth a try
+TRIAL = 2  # batches queued at once until their time is known
 GAIN = 1.05  # by which tokens must come faster
 
 
@@ -59,30 +59,21 @@ class History:
     """Ids so far, in which drafts are looked up as draft.wgsl does it."""
 
     def __init__(self, ids: Sequence[int]) -> None:
-        self._packed = bytearray(array("I", ids).tobytes())  # bytes are searched fastest
+        self._text = "".join(map(chr, ids))  # an id a character: nothing is searched as fast
 
     def append(self, token: int) -> None:
         """One more."""
-        self._packed += token.to_bytes(4, "little")
+        self._text += chr(token)
 
     def drafts(self, most: int) -> list[int]:
         """Up to `most` ids that may follow: none where the last id is new."""
-        place, length = self._place(), len(self._packed) // 4
-        if place is None:
-            return []
-        ids = array("I", self._packed[4 * place : 4 * (place + most)])
-        return [ids[i % (length - place)] for i in range(most)]
-
-    def _place(self) -> int | None:
-        """Where the last ids, as many as possible, stood last before: the place after them."""
-        packed = self._packed
-        for count in range(min(LONGEST, len(packed) // 4 - 1), 0, -1):
-            wanted, end = packed[-4 * count :], len(packed) - 4
-            while (at := packed.rfind(wanted, 0, end)) % 4 and at > 0:
-                end = at + 4 * count - 1  # between two ids: look on before it
+        text = self._text
+        for count in range(min(LONGEST, len(text) - 1), 0, -1):
+            at = text.rfind(text[-count:], 0, -1)
             if at >= 0:
-                return at // 4 + count
-        return None
+                follows = text[at + count : at + count + most]
+                return [ord(follows[i % len(follows)]) for i in range(most)]
+        return []
 
 
 class Speculation:
@@ -109,9 +100,13 @@ class Speculation:
             return self.tokens_a_batch >= PROMISING
         return self.tokens_a_batch * self.plain_ms > GAIN * self.batch_ms
 
-    def step_ms(self, drafts: bool) -> float:
-        """Milliseconds of a step, as far as known; 0 where nothing is."""
-        return self.batch_ms or PROMISING * self.plain_ms if drafts else self.plain_ms
+    def steps_within(self, ms: float, drafts: bool) -> int:
+        """Steps that take `ms` milliseconds at most, as far as known; 0 while nothing is."""
+        if not drafts or self.batch_ms:
+            each = self.batch_ms if drafts else self.plain_ms
+            return int(ms / each) if each else 0
+        guess = PROMISING * self.plain_ms
+        return min(int(ms / guess), TRIAL) if guess else 0
 
     def note(self, flight: Flight, tokens: Sequence[int], now: float) -> None:
         """A flight was read back, `now` on a clock of seconds; the first one of a generation, which
