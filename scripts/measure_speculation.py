@@ -3,7 +3,8 @@
     .venv/bin/python scripts/measure_speculation.py [models/smollm2-135m-instruct] [--tokens N]
 
 Three texts, from one that repeats itself to one that does not; a line for each, in JSON. Each mode
-is run `--runs` times in turn, and the median is told.
+is run `--runs` times in turn, and the median is told. `by_longest` and `by_drafts` say what batches
+would bring if another number of ids were looked up, or of drafts taken.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from doppler.command.generate import Client
 from doppler.command.server import Server
 from doppler.command.wheel import ROOT, build_wheel
 from doppler.manifest import MANIFEST_FILE
-from doppler.speculate import MODES
+from doppler.references import draft
+from doppler.speculate import DRAFTS, LONGEST, MODES
 
 LINES = """1. The river rises in the hills above the town.
 2. It runs past the old mill and the church.
@@ -99,7 +101,21 @@ def told(runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
         "tokens_a_batch": round(drafts["on"]["tokens"] / max(drafts["on"]["batches"], 1), 2),
         "auto": drafts["auto"],
         "same_ids": same,
+        "by_longest": {n: brought(runs[0]["off"], n, DRAFTS) for n in (1, 2, 3, 4)},
+        "by_drafts": {n: brought(runs[0]["off"], LONGEST, n) for n in (3, 7, 15)},
     }
+
+
+def brought(answer: dict[str, Any], longest: int, most: int) -> float:
+    """Tokens a batch, had it been made of up to `most` drafts for up to `longest` last ids."""
+    prompt, out = answer["prompt_ids"], answer["generated_ids"]
+    batches, done = 0, 1
+    while done < len(out):
+        drafts = draft([*prompt, *out[:done]], longest, most)
+        pairs = enumerate(zip(drafts, out[done:], strict=False))
+        right = next((n for n, (drafted, token) in pairs if drafted != token), len(drafts))
+        batches, done = batches + 1, done + right + 1
+    return round((len(out) - 1) / batches, 2)
 
 
 if __name__ == "__main__":

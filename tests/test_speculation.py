@@ -19,7 +19,6 @@ from doppler.manifest import MANIFEST_FILE
 GREEDY = {"greedy": True}
 SAMPLINGS = (
     GREEDY,
-    {"greedy": True, "repetition_penalty": 1.1},
     {"temperature": 0.6, "top_p": 0.95, "seed": 1},
     {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "seed": 2, "repetition_penalty": 1.05},
     {"temperature": 1.0, "min_p": 0.1, "seed": 3},
@@ -74,13 +73,13 @@ def answer(client: Client, speculate: str, **args: Any) -> dict[str, Any]:
 def test_answers_are_the_same(shipped: Client, name: str) -> None:
     load(shipped, name, context=256)
     for sampling in SAMPLINGS:
-        args = {"prompt": TEXT, "max_tokens": 28, "sampling": sampling}
+        args = {"prompt": TEXT, "max_tokens": 24, "sampling": sampling}
         plain, fast = answer(shipped, "off", **args), answer(shipped, "on", **args)
         assert fast["generated_ids"] == plain["generated_ids"], sampling
         assert plain["drafts"] == {"batches": 0, "tokens": 0}
-        assert 0 < fast["drafts"]["batches"] < 27
+        assert 0 < fast["drafts"]["batches"] < 23
         if sampling == GREEDY:  # the lines are copied, so most drafts are right
-            assert fast["drafts"]["batches"] <= 9
+            assert fast["drafts"]["batches"] <= 8
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 7, 8, 9, 30])
@@ -114,12 +113,22 @@ def test_what_drafts_left_in_the_cache_is_never_read(tiny: Client) -> None:
 
 
 def test_more_ids_than_the_ring_holds(tiny: Client) -> None:
-    load(tiny, "tiny-chat", context=1024)
+    load(tiny, "tiny-chat", context=1024, batch=1)
     args = {"prompt_ids": [*range(3, 60)], "max_tokens": 600, "sampling": GREEDY}
     plain, fast = answer(tiny, "off", **args), answer(tiny, "on", **args)
     assert len(fast["generated_ids"]) == 600
     assert fast["generated_ids"] == plain["generated_ids"]
     assert fast["drafts"]["batches"] < 300
+
+
+def test_drafts_are_tried_where_the_text_repeats_itself(tiny: Client) -> None:
+    """Whether they are kept is up to the clock; plain tokens and batches follow each other."""
+    load(tiny, "tiny-chat", context=1024)
+    args = {"prompt_ids": [*range(3, 60)], "sampling": GREEDY}
+    answer(tiny, "on", max_tokens=2, **args)  # compiles what batches need
+    plain, auto = (answer(tiny, mode, max_tokens=200, **args) for mode in ("off", "auto"))
+    assert auto["generated_ids"] == plain["generated_ids"]
+    assert 0 < auto["drafts"]["batches"] < auto["drafts"]["tokens"] < 200
 
 
 def test_unknown_mode_is_refused(tiny: Client) -> None:

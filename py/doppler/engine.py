@@ -22,7 +22,7 @@ from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
 from doppler.profile import Timing, profile
 from doppler.sampler import Sampling
-from doppler.speculate import Flight, Speculate, Speculation, batch_steps
+from doppler.speculate import Flight, Pace, Speculate, Speculation, batch_steps
 from doppler.weights import Weights
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Engine:
         self._cached: list[int] = []  # ids whose keys and values are in the cache
         self._cancelled = False
         self._prefill_ms = 0.0  # a token, measured; 0 while unknown
-        self._decode_ms = 0.0  # likewise
+        self._pace = Pace()  # of decoding
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
@@ -137,7 +137,7 @@ class Engine:
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
         batch = await self._prefill(ids, reused, sampling.seed, on_prefill)
         limit = min(max_tokens, self.context - len(ids))
-        speculation = Speculation(speculate, ids, self._decode_ms)
+        speculation = Speculation(speculate, ids, self._pace)
         if speculate == "on":
             await self._compile_drafts()
         out: list[int] = []
@@ -146,7 +146,6 @@ class Engine:
             self._run_head(batch)
             reason = await self._decode(limit, accept, out, clock, len(ids), speculation)
             self._cached += out[:-1]
-            self._decode_ms = speculation.plain_ms
         if reason == "length" and limit < max_tokens:
             reason = "context"
         return clock.generation(out, reason, reused, len(ids), speculation)
@@ -265,7 +264,7 @@ class Engine:
         token goes at most to place `position` of the cache.
         """
         drafts = self._carries_drafts(speculation)
-        flight = Flight(max(min(self._ahead(speculation, drafts), most), least), drafts)
+        flight = Flight(max(min(self._ahead(drafts), most), least), drafts)
         if flight.steps > 0:
             reach = self._reach(position + flight.most)
             name, steps = f"decode {reach}", lambda: self._decode_steps(reach)
@@ -275,10 +274,10 @@ class Engine:
             self._kernels.run(*[recording] * flight.steps)
         return flight
 
-    def _ahead(self, speculation: Speculation, drafts: bool) -> int:
+    def _ahead(self, drafts: bool) -> int:
         """Steps to queue behind those being read; none where a step alone takes long."""
         most = MOST_AHEAD // Flight(1, drafts).most
-        return min(speculation.steps_within(AHEAD_MS, drafts), most)
+        return min(self._pace.steps_within(AHEAD_MS, drafts), most)
 
     def _carries_drafts(self, speculation: Speculation) -> bool:
         """Whether the next steps carry drafts: they are wanted, and their kernels compiled."""

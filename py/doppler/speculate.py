@@ -28,6 +28,7 @@ MEMORY = 8  # batches, or times, that an average goes over
 PROMISING = 1.5  # tokens a batch, from which it is worth a try
 TRIAL = 2  # batches queued at once until their time is known
 GAIN = 1.05  # by which tokens must come faster
+HOPE = 0.9  # of a batch's time each generation, so that what did not pay is tried again at times
 
 
 def batch_steps(model: PlannedModel, plan: PrefillPlan, normed: Slice, logits: Slice) -> list[Step]:
@@ -76,29 +77,13 @@ class History:
         return []
 
 
-class Speculation:
-    """Whether the next steps of one generation carry drafts.
+@dataclass
+class Pace:
+    """Milliseconds that a device takes for a step, 0 while unknown; they outlive a generation."""
 
-    plain_ms: the time of a token without them, 0 while it is unknown.
-    """
-
-    def __init__(self, mode: Speculate, prompt: Sequence[int], plain_ms: float) -> None:
-        self.plain_ms, self.batch_ms = plain_ms, 0.0
-        self.batches = self.batch_tokens = 0  # that were run, and the tokens that came of them
-        self.tokens_a_batch = 1.0  # of late: as they came, or would have come
-        self._mode, self._last = mode, 0.0
-        self._history = History(prompt)
-        self._drafts: list[int] = []  # of the batch that there would be
-        self._right = 0  # of them
-
-    @property
-    def wanted(self) -> bool:
-        """Whether drafts pay, or promise to where a batch's time is not known."""
-        if self._mode != "auto":
-            return self._mode == "on"
-        if not self.batch_ms:
-            return self.tokens_a_batch >= PROMISING
-        return self.tokens_a_batch * self.plain_ms > GAIN * self.batch_ms
+    plain_ms: float = 0.0
+    batch_ms: float = 0.0
+    is_warm: bool = False  # batches were run before: the first ones take longer
 
     def steps_within(self, ms: float, drafts: bool) -> int:
         """Steps that take `ms` milliseconds at most, as far as known; 0 while nothing is."""
@@ -108,27 +93,54 @@ class Speculation:
         guess = PROMISING * self.plain_ms
         return min(int(ms / guess), TRIAL) if guess else 0
 
+    def note(self, flight: Flight, each: float) -> None:
+        """Steps of this kind took `each` milliseconds."""
+        if not flight.drafts:
+            self.plain_ms = _average(self.plain_ms, each, flight.steps)
+        elif self.is_warm:
+            self.batch_ms = _average(self.batch_ms, each, flight.steps)
+        self.is_warm |= flight.drafts
+
+
+class Speculation:
+    """Whether the next steps of one generation carry drafts, of which `pace` is told as well."""
+
+    def __init__(self, mode: Speculate, prompt: Sequence[int], pace: Pace) -> None:
+        self.batches = self.batch_tokens = 0  # that were run, and the tokens that came of them
+        self.tokens_a_batch = 1.0  # of late: as they came, or would have come
+        self._mode, self._pace, self._last = mode, pace, 0.0
+        self._history = History(prompt)
+        self._drafts: list[int] = []  # of the batch that there would be
+        self._right = 0  # of them
+        pace.batch_ms *= HOPE
+
+    @property
+    def wanted(self) -> bool:
+        """Whether drafts pay, or promise to where a batch's time is not known."""
+        if self._mode != "auto":
+            return self._mode == "on"
+        if not self._pace.batch_ms:
+            return self.tokens_a_batch >= PROMISING
+        return self.tokens_a_batch * self._pace.plain_ms > GAIN * self._pace.batch_ms
+
     def note(self, flight: Flight, tokens: Sequence[int], now: float) -> None:
         """A flight was read back, `now` on a clock of seconds; the first one of a generation, which
         waited for what came before it, tells no time.
         """
-        each = 1000 * (now - self._last) / flight.steps if self._last else 0.0
+        if self._last:
+            self._pace.note(flight, 1000 * (now - self._last) / flight.steps)
         self._last = now
         if flight.drafts:
-            self._note_batches(flight.steps, tokens, each)
-            return
-        if each:
-            self.plain_ms = _average(self.plain_ms, each, flight.steps)
-        if self._mode == "auto":
+            self._count(flight.steps, tokens)
+        elif self._mode == "auto":
             for token in tokens:
                 self._look_up(token)
 
-    def _note_batches(self, steps: int, tokens: Sequence[int], each: float) -> None:
-        if self.batches:  # what runs for the first time takes longer
-            self.batch_ms = _average(self.batch_ms, each, steps)
-        self.batches += steps
+    def _count(self, batches: int, tokens: Sequence[int]) -> None:
+        """Counts what batches brought."""
+        self.batches += batches
         self.batch_tokens += len(tokens)
-        self.tokens_a_batch = _average(self.tokens_a_batch, len(tokens) / steps, steps)
+        self.tokens_a_batch = _average(self.tokens_a_batch, len(tokens) / batches, batches)
         for token in tokens:
             self._history.append(token)
         self._drafts, self._right = [], 0
