@@ -73,13 +73,13 @@ def answer(client: Client, speculate: str, **args: Any) -> dict[str, Any]:
 def test_answers_are_the_same(shipped: Client, name: str) -> None:
     load(shipped, name, context=256)
     for sampling in SAMPLINGS:
-        args = {"prompt": TEXT, "max_tokens": 24, "sampling": sampling}
+        args = {"prompt": TEXT, "max_tokens": 20, "sampling": sampling}
         plain, fast = answer(shipped, "off", **args), answer(shipped, "on", **args)
         assert fast["generated_ids"] == plain["generated_ids"], sampling
         assert plain["drafts"] == {"batches": 0, "tokens": 0}
-        assert 0 < fast["drafts"]["batches"] < 23
+        assert 0 < fast["drafts"]["batches"] < 19
         if sampling == GREEDY:  # the lines are copied, so most drafts are right
-            assert fast["drafts"]["batches"] <= 8
+            assert fast["drafts"]["batches"] <= 7
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 7, 8, 9, 30])
