@@ -28,7 +28,7 @@ MEMORY = 8  # batches, or times, that an average goes over
 PROMISING = 1.5  # tokens a batch, from which it is worth a try
 TRIAL = 2  # batches queued at once until their time is known
 GAIN = 1.05  # by which tokens must come faster
-HOPE = 0.9  # of a batch's time each generation, so that what did not pay is tried again at times
+FORGET = 8  # generations after which a batch's time counts as unknown: what did not pay may now
 
 
 def batch_steps(model: PlannedModel, plan: PrefillPlan, normed: Slice, logits: Slice) -> list[Step]:
@@ -84,6 +84,13 @@ class Pace:
     plain_ms: float = 0.0
     batch_ms: float = 0.0
     is_warm: bool = False  # batches were run before: the first ones take longer
+    age: int = 0  # generations begun since batches were run
+
+    def begin(self) -> None:
+        """A generation begins."""
+        self.age += 1
+        if self.age > FORGET:
+            self.batch_ms = 0.0
 
     def steps_within(self, ms: float, drafts: bool) -> int:
         """Steps that take `ms` milliseconds at most, as far as known; 0 while nothing is."""
@@ -97,9 +104,10 @@ class Pace:
         """Steps of this kind took `each` milliseconds."""
         if not flight.drafts:
             self.plain_ms = _average(self.plain_ms, each, flight.steps)
-        elif self.is_warm:
+            return
+        if self.is_warm:
             self.batch_ms = _average(self.batch_ms, each, flight.steps)
-        self.is_warm |= flight.drafts
+        self.is_warm, self.age = True, 0
 
 
 class Speculation:
@@ -112,7 +120,7 @@ class Speculation:
         self._history = History(prompt)
         self._drafts: list[int] = []  # of the batch that there would be
         self._right = 0  # of them
-        pace.batch_ms *= HOPE
+        pace.begin()
 
     @property
     def wanted(self) -> bool:

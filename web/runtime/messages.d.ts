@@ -205,7 +205,8 @@ export interface GenerateArgs {
   stop?: string[];
   /**
    * Drafts of what comes next, taken from what was said before and verified a few at a time: where
-   * that is faster (auto, the default), always, or never. Tokens are the same.
+   * that is faster (auto, the default), always, or never. The tokens are the same, but that a batch
+   * may add up a logit in another order, which decides where two tokens are equal to six digits.
    */
   speculate?: "auto" | "on" | "off";
 }
