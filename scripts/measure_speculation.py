@@ -3,14 +3,17 @@
     .venv/bin/python scripts/measure_speculation.py [models/smollm2-135m-instruct] [--tokens N]
 
 Three texts, from one that repeats itself to one that does not; a line for each, in JSON. Each mode
-is run `--runs` times in turn, and the median is told. `by_longest` and `by_drafts` say what batches
-would bring if another number of ids were looked up, or of drafts taken.
+is run `--runs` times in turn, and the median is told. `cpu_ms_a_step` is the CPU time of the
+browser's GPU process, which on a CPU that plays a GPU tells more than the clock if other programs
+run (Linux only). `by_longest` and `by_drafts` say what batches would bring if another number of ids
+were looked up, or of drafts taken.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -68,6 +71,7 @@ def main() -> None:
             client.call("load", {"id": client.call("download", {"url": url})["id"]})
             answer(client, TEXTS["a copy"], "on", 16)  # compiles what batches need
             for name, text in TEXTS.items():
+                answer(client, text, "off", 1)  # its keys and values are there from now on
                 runs = [
                     {mode: answer(client, text, mode, args.tokens) for mode in MODES}
                     for _ in range(args.runs)
@@ -76,6 +80,7 @@ def main() -> None:
 
 
 def answer(client: Client, text: str, mode: str, tokens: int) -> dict[str, Any]:
+    before = gpu_seconds()
     found: dict[str, Any] = client.call(
         "complete",
         {
@@ -86,6 +91,33 @@ def answer(client: Client, text: str, mode: str, tokens: int) -> dict[str, Any]:
             "speculate": mode,
         },
     )
+    steps = found["drafts"]["batches"] or tokens - 1
+    found["cpu_ms"] = 1000 * (gpu_seconds() - before) / (1 + steps)  # one for the prompt's last
+    return found
+
+
+def gpu_seconds() -> float:
+    """CPU time that the GPU process of our browser has taken so far; 0 where /proc is not."""
+    commands, stats = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stats[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()
+            commands[folder.name] = (folder / "cmdline").read_text()
+        except OSError:
+            continue  # it has ended
+    for name, command in commands.items():
+        if "--type=gpu-process" in command and str(os.getpid()) in ancestors(name, stats):
+            user, system = stats[name][11:13]
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def ancestors(name: str, stats: dict[str, list[str]]) -> list[str]:
+    """Ids of a process's parent, its parent, and so on."""
+    found = []
+    while name in stats:
+        name = stats[name][1]
+        found.append(name)
     return found
 
 
@@ -98,6 +130,9 @@ def told(runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     )
     return {
         "tok_s": {mode: round(speed, 2) for mode, speed in speeds.items()},
+        "cpu_ms_a_step": {
+            mode: round(median(run[mode]["cpu_ms"] for run in runs)) for mode in ("off", "on")
+        },
         "tokens_a_batch": round(drafts["on"]["tokens"] / max(drafts["on"]["batches"], 1), 2),
         "auto": drafts["auto"],
         "same_ids": same,
