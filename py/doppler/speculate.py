@@ -24,7 +24,9 @@ MODES = get_args(Speculate)
 
 DRAFTS = 7  # of a batch, at most
 LONGEST = 3  # ids that are looked up; fewer where so many stand nowhere else
-MEMORY = 8  # batches, or times, that an average goes over
+MEMORY = 8  # steps that a time is the average of
+RECENT = 16  # tokens that say how a text repeats itself
+DOUBT = 2  # batches of one token each, with which that begins
 PROMISING = 1.5  # tokens a batch, from which it is worth a try
 TRIAL = 2  # batches queued at once until their time is known
 GAIN = 1.05  # by which tokens must come faster
@@ -115,12 +117,17 @@ class Speculation:
 
     def __init__(self, mode: Speculate, prompt: Sequence[int], pace: Pace) -> None:
         self.batches = self.batch_tokens = 0  # that were run, and the tokens that came of them
-        self.tokens_a_batch = 1.0  # of late: as they came, or would have come
+        self._recent_tokens = self._recent_batches = float(DOUBT)  # as they came, or would have
         self._mode, self._pace, self._last = mode, pace, 0.0
         self._history = History(prompt)
         self._drafts: list[int] = []  # of the batch that there would be
         self._right = 0  # of them
         pace.begin()
+
+    @property
+    def tokens_a_batch(self) -> float:
+        """Of late."""
+        return self._recent_tokens / self._recent_batches
 
     @property
     def wanted(self) -> bool:
@@ -139,19 +146,21 @@ class Speculation:
             self._pace.note(flight, 1000 * (now - self._last) / flight.steps)
         self._last = now
         if flight.drafts:
-            self._count(flight.steps, tokens)
+            self.batches += flight.steps
+            self.batch_tokens += len(tokens)
+            self._count(flight.steps, len(tokens))
+            for token in tokens:
+                self._history.append(token)
+            self._drafts, self._right = [], 0
         elif self._mode == "auto":
             for token in tokens:
                 self._look_up(token)
 
-    def _count(self, batches: int, tokens: Sequence[int]) -> None:
-        """Counts what batches brought."""
-        self.batches += batches
-        self.batch_tokens += len(tokens)
-        self.tokens_a_batch = _average(self.tokens_a_batch, len(tokens) / batches, batches)
-        for token in tokens:
-            self._history.append(token)
-        self._drafts, self._right = [], 0
+    def _count(self, batches: int, tokens: int) -> None:
+        """What batches brought, or would have; what was long ago counts less and less."""
+        kept = (1 - 1 / RECENT) ** tokens
+        self._recent_tokens = kept * self._recent_tokens + tokens
+        self._recent_batches = kept * self._recent_batches + batches
 
     def _look_up(self, token: int) -> None:
         """Counts what a batch would have brought, of which `token` would have been the next."""
@@ -159,10 +168,10 @@ class Speculation:
         if self._drafts[self._right : self._right + 1] == [token]:
             self._right += 1
             return
-        self.tokens_a_batch = _average(self.tokens_a_batch, self._right + 1, 1)
+        self._count(1, self._right + 1)
         self._drafts, self._right = self._history.drafts(DRAFTS), 0
 
 
 def _average(before: float, now: float, steps: int) -> float:
-    """Of about the last MEMORY steps, of which the latest `steps` took or brought `now` each."""
+    """Of about the last MEMORY steps, of which the latest `steps` took `now` each."""
     return now + (before - now) * (1 - 1 / MEMORY) ** steps if before else now
