@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from doppler.buffers import MemoryBuffers
 from doppler.command.server import WEB, Server
 from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
-from doppler.manifest import BLOCK_SIZE
+from doppler.manifest import BLOCK_SIZE, SHARD_SIZE
 from doppler.storage.folder import FolderStorage
 from tiny_models import write_base, write_chat
 
@@ -249,11 +249,17 @@ class App:
 
 def make_models(folder: Path) -> Path:
     """tiny-chat and tiny-base, converted, in shards of two blocks; their files lie beside."""
-    models = folder / "models"
+    writers = {"tiny-chat": write_chat, "tiny-base": write_base}
+    files = {name: write(folder / f"{name}.gguf") for name, write in writers.items()}
+    return convert_all(files, folder / "models", SHARD)
+
+
+def convert_all(sources: Mapping[str, Path], models: Path, shard_size: int = SHARD_SIZE) -> Path:
+    """The folder `models` with every source converted, by its name."""
     with ThreadPoolExecutor(1) as thread:  # Playwright's loop may be running in this one
-        for name, write in (("tiny-chat", write_chat), ("tiny-base", write_base)):
-            storage, file = FolderStorage(models / name), write(folder / f"{name}.gguf")
-            work = convert_path(file, storage, MemoryBuffers(), name=name, shard_size=SHARD)
+        for name, source in sources.items():
+            storage, buffers = FolderStorage(models / name), MemoryBuffers()
+            work = convert_path(source, storage, buffers, name=name, shard_size=shard_size)
             thread.submit(asyncio.run, work).result()
     return models
 

@@ -82,6 +82,10 @@ class GpuPage:
         }
         selenium.run_js(SETUP % json.dumps(files))
 
+    def has(self, feature: str) -> bool:
+        """Whether the device has an optional feature."""
+        return bool(self.run_python(f"{feature!r} in gpu.features"))
+
     def run_python(self, code: str) -> Any:
         """The value of the last expression of `code`, which may await."""
         return self._selenium.run_async(code)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from doppler.cli import byte_count, main, token_ids
+from doppler.cli import main
 from doppler.command import catalogue
+from doppler.command.arguments import byte_count, token_ids
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.manifest import Manifest
 from model_server import Handler, model_server

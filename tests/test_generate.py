@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from doppler.cli import main
 from doppler.command.browser import Browser
-from doppler.command.generate import error_named
+from doppler.command.client import error_named
 from doppler.errors import CorruptError, DopplerError
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, random_tensor
 

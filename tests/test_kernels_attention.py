@@ -10,6 +10,7 @@ import pytest
 
 from doppler import references
 from doppler.config import Rope, RopePairs
+from doppler.decode import parts_of
 from doppler.memory import rope_table
 from gpu_page import Case, GpuPage
 from test_kernels_ops import assert_close, cache_type, normal, padded, state
@@ -18,8 +19,8 @@ Array = npt.NDArray[Any]
 # (heads, kv heads, head dim, tokens before, window, splits)
 SHAPES = (
     (1, 1, 8, 0, 0, 1),
-    (3, 1, 12, 5, 0, 8),
-    (4, 2, 20, 40, 16, 3),
+    (3, 1, 16, 5, 0, 8),
+    (4, 2, 24, 40, 16, 3),
     (5, 1, 64, 300, 0, 2),
     (8, 1, 128, 70, 64, 32),
     (4, 1, 256, 150, 0, 4),
@@ -33,7 +34,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
     decode, exact = [], []
     for index, (heads, kv_heads, dim, before, window, splits) in enumerate(SHAPES):
         half = (index % 2 == 0) == (pairs == "half")
-        normed = dim % 8 == 0
+        normed = index % 3 != 1
         width = (heads + 2 * kv_heads) * dim
         qkv, q_norm, k_norm = normal(rng, 1, width), normal(rng, dim), normal(rng, dim)
         keys, values = (
@@ -61,6 +62,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
         constants = {"HEAD_DIM": dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(normed)}
         constants["KV_HALF"] = int(half)
         constants["LANES"] = 4  # SwiftShader's subgroups have no more
+        constants |= {"PARTS": parts_of(dim), "TURN": 4}
         params = {
             "heads": heads,
             "kv_heads": kv_heads,
@@ -116,7 +118,6 @@ def output_case(
         "last": 0,
         "eps": 0.0,
         "offset": 0.0,
-        "splits": case.params["splits"],
         "heads": case.params["heads"],
     }
     arrays = {
@@ -126,6 +127,6 @@ def output_case(
         "state": state(1),
         "out": np.zeros(rows, np.float32),
     }
-    constants |= {"TEAM": 8, "ROWS": 2}
+    constants |= {"TEAM": 8, "ROWS": 2, "DEPTH": 1, "SPLITS": case.params["splits"]}
     made = Case("matvec_subgroup", constants, arrays, params, ["out"])
     return made, matrix @ out.ravel()

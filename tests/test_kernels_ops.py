@@ -11,6 +11,7 @@ import pytest
 from doppler import references
 from doppler.config import Activation, Rope, RopePairs
 from doppler.memory import rope_table
+from doppler.plan import ACTIVATIONS
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]
@@ -284,7 +285,7 @@ def test_gate(gpu_page: GpuPage, activation: Activation) -> None:
         cases.append(
             Case(
                 "gate",
-                {"ACTIVATION": ("silu", "gelu_tanh").index(activation)},
+                {"ACTIVATION": ACTIVATIONS[activation]},
                 {
                     "gate_up": both,
                     "out": np.zeros((tokens + 1, up0 + 4), np.float32),

@@ -31,6 +31,7 @@ SCALES = {
 # Sums of thousands of f32 products in another order than NumPy's: relative to the sum of their
 # magnitudes, a few units of 2^-24 remain. A wrong weight is off by 1e-2 or more.
 SUM_ERROR = 2e-6
+HALF_ERROR = 1.5e-3  # of f16: activations, and sums of 4 to 16 products, are rounded to 11 bits
 
 
 def blocks(kind: str, rows: int, cols: int, rng: np.random.Generator) -> bytes:
@@ -114,18 +115,20 @@ def product_case(
         "row0": row0,
         "x_stride": x.shape[1],
         "out0": out0,
-        "last": more.get("last", 0),
     }
-    constants = {"FORM": FORMS[kind]}
+    constants = {"FORM": FORMS[kind], "ACTIVATION": more.get("activation", 0)}
     if kernel.startswith("matmul"):
         params |= {"cols": cols, "out_stride": stride}
     else:
-        params |= {"eps": 0.0, "offset": 0.0, "splits": 0, "heads": 0}
-        constants |= {"COLS": cols, "PROLOGUE": 0, "ACTIVATION": 0, "STAGE": 1}
-    if kernel == "matvec_subgroup":
-        constants |= {"TEAM": 32, "ROWS": 4}
+        params |= {"last": more.get("last", 0), "eps": 0.0, "offset": 0.0, "heads": 0}
+        constants |= {"COLS": cols, "PROLOGUE": 0, "SPLITS": 0, "STAGE": 1}
+    if kernel in ("matvec_subgroup", "matvec_half"):
+        constants |= {"TEAM": 32, "ROWS": 4, "DEPTH": 2}
     if kernel == "matmul_tile":
         constants |= {name: more.get(name, 1) for name in ("ROW_BLOCKS", "TOKEN_BLOCKS")}
+        constants["HALF"] = more.get("half", 0)
+    if kernel == "matmul_subgroup_matrix":
+        constants |= {name: more[name] for name in ("ROW_TILES", "TOKEN_TILES")}
     arrays = {
         **planes,
         "x": x,
@@ -135,12 +138,17 @@ def product_case(
     return Case(kernel, constants, arrays, params, ["out"], tokens)
 
 
-def assert_product(out: Array, matrix: Array, x: Array) -> None:
-    """out [n, rows] against float64, relative to the sum of the products' magnitudes."""
+def assert_product(out: Array, matrix: Array, x: Array, half: bool = False) -> None:
+    """out [n, rows] against float64, relative to the sum of the products' magnitudes.
+
+    With f16, sums that are small beside the largest may be off by more: its smallest numbers are
+    a millionth of those that activations reach.
+    """
     exact = matrix.astype(np.float64), x.astype(np.float64)[:, : matrix.shape[1]]
     scale = references.matmul(np.abs(exact[0]), np.abs(exact[1]))
-    error = np.abs(out - references.matmul(*exact)) / np.maximum(scale, 1e-30)
-    assert error.max() < SUM_ERROR
+    floor = scale.max() if half else 1e-30
+    error = np.abs(out - references.matmul(*exact)) / np.maximum(scale, floor)
+    assert error.max() < (HALF_ERROR if half else SUM_ERROR)
 
 
 def activations(tokens: int, cols: int, rng: np.random.Generator) -> Array:
@@ -222,6 +230,57 @@ def test_products(gpu_page: GpuPage, kind: str) -> None:
         assert np.all(result["out"][:, matrix.shape[0] :] == 7.0)
 
 
+@pytest.mark.parametrize("kind", FORMS)
+def test_products_of_halves(gpu_page: GpuPage, kind: str) -> None:
+    """The kernels that multiply f16; large activations too, which must not overflow."""
+    if not gpu_page.has("shader-f16"):
+        pytest.skip("this adapter has no f16")
+    rng = np.random.default_rng(200 + FORMS[kind])
+    cases, matrices = [], []
+    for rows, cols in [(rows, cols) for rows in (5, 67) for cols in columns(kind)]:
+        data = blocks(kind, rows, cols, rng)
+        made = gpu_page.run([relayout(kind, data, rows, cols)])[0]
+        for kernel, tokens, scale in (
+            ("matvec_half", 1, 1.0),
+            ("matvec_half", 1, 5000.0),
+            ("matmul_tile", 17, 1.0),
+            ("matmul_tile", 70, 100.0),
+        ):
+            x = (activations(tokens, cols, rng) * scale).astype(np.float32)
+            matrix = dequantized(kind, data, rows, cols)
+            cases.append(product_case(kernel, kind, made, matrix, x, half=1))
+            matrices.append(matrix)
+    for case, result, matrix in zip(cases, gpu_page.run(cases), matrices, strict=True):
+        assert_product(result["out"][:, : len(matrix)], matrix, case.arrays["x"], half=True)
+        assert np.all(result["out"][:, len(matrix) :] == 7.0)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_products_on_matrix_units(gpu_page: GpuPage, kind: str) -> None:
+    """Every tile, over rows and tokens that end in its midst; gates too."""
+    if not gpu_page.run_python("gpu.has_matrix_units"):
+        pytest.skip("this adapter has no matrix units")
+    rng = np.random.default_rng(300 + FORMS[kind])
+    cases, exact = [], []
+    for rows, tokens, tile in ((134, 150, (4, 2)), (70, 130, (2, 2)), (38, 17, (2, 1))):
+        cols = columns(kind)[-1]
+        data = blocks(kind, rows, cols, rng)
+        made = gpu_page.run([relayout(kind, data, rows, cols)])[0]
+        matrix, x = dequantized(kind, data, rows, cols), activations(tokens, cols, rng)
+        both = references.matmul(matrix.astype(np.float64), x[:, :cols].astype(np.float64))
+        more = {"ROW_TILES": tile[0], "TOKEN_TILES": tile[1], "count": tokens - 1, "out0": 4}
+        for activation in (0, 1):
+            more["activation"] = activation
+            cases.append(product_case("matmul_subgroup_matrix", kind, made, matrix, x, **more))
+            pairs = both[:, : rows // 2], both[:, rows // 2 :]
+            exact.append(references.gate(*pairs, "silu") if activation else both)
+    for right, result in zip(exact, gpu_page.run(cases), strict=True):
+        written = result["out"][: len(right) - 1, 4 : 4 + right.shape[1]]
+        assert np.abs(written - right[:-1]).max() < 2e-3 * np.abs(right).max()
+        written[:] = 7.0
+        assert np.all(result["out"] == 7.0)
+
+
 def test_products_of_part_of_a_batch(gpu_page: GpuPage) -> None:
     """count below the batch, the last token, columns of the output before and after."""
     rng = np.random.default_rng(2)
@@ -259,6 +318,27 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
         written = out[:count, 13 : 13 + len(matrix)]
         assert_product(written, matrix, case.arrays["x"][:count])
         written[:] = 7.0
+        assert np.all(out == 7.0)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q6_K"])
+def test_gates_of_a_batch(gpu_page: GpuPage, kind: str) -> None:
+    """Pairs of rows, of which one number comes; tiles end in their midst."""
+    rng = np.random.default_rng(5)
+    cases, exact = [], []
+    for ffn, tokens in ((5, 3), (67, 17), (130, 70)):
+        data = blocks(kind, 2 * ffn, 256, rng)
+        planes = gpu_page.run([relayout(kind, data, 2 * ffn, 256)])[0]
+        matrix, x = dequantized(kind, data, 2 * ffn, 256), activations(tokens, 256, rng)
+        both = references.matmul(matrix.astype(np.float64), x.astype(np.float64))
+        for kernel in ("matmul", "matmul_tile"):
+            cases.append(product_case(kernel, kind, planes, matrix, x, out0=4, activation=2))
+            exact.append(references.gate(both[:, :ffn], both[:, ffn:], "gelu_tanh"))
+    for right, result in zip(exact, gpu_page.run(cases), strict=True):
+        out = result["out"]
+        close = np.abs(out[:, 4 : 4 + right.shape[1]] - right)
+        assert close.max() < 1e-4 * np.abs(right).max()
+        out[:, 4 : 4 + right.shape[1]] = 7.0
         assert np.all(out == 7.0)
 
 

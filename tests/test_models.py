@@ -10,10 +10,8 @@ leads by more than 0.05.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,13 @@ import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, Playwright
 
-from doppler.buffers import MemoryBuffers
+from app_page import convert_all
 from doppler.command.browser import Browser, launched
-from doppler.command.generate import Client
+from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
-from doppler.convert import convert_path
 from doppler.errors import RequestError
 from doppler.manifest import MANIFEST_FILE
-from doppler.storage.folder import FolderStorage
 from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -41,6 +37,7 @@ TINY_MARGIN = 1e-3
 RMS_MARGIN, MAX_MARGIN = 0.002, 0.015
 HALF_RMS_MARGIN, HALF_MAX_MARGIN = 0.05, 0.4
 LEAD = 0.05
+GPU = {"is_cpu": False, "subgroup_size": 4}  # what SwiftShader is taken for: it has subgroups of 4
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +50,8 @@ def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext
 def tiny(context: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The page on a server with the converted tiny checkpoints."""
     build_wheel()
-    folder = tmp_path_factory.mktemp("tiny")
-    for name in (*TINY, LONG):
-        made = convert_path(FIXTURES / name, FolderStorage(folder / name), MemoryBuffers())
-        with ThreadPoolExecutor(1) as pool:  # Playwright's event loop runs in this thread
-            pool.submit(asyncio.run, made).result()
-    with Server(folder) as server:
+    sources = {name: FIXTURES / name for name in (*TINY, LONG)}
+    with Server(convert_all(sources, tmp_path_factory.mktemp("tiny"))) as server:
         yield open_client(context, server.url)
 
 
@@ -98,6 +91,17 @@ def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path
     ids, wanted = reference["ids"].tolist(), reference["logits"]
     load(tiny, name)
     for batch in (len(ids), 32, 1):  # prefilled at once, in pieces, and by the decode path
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: Path) -> None:
+    """Tiles, and attention and matvecs shared by subgroups, of whatever size they have here."""
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    load(tiny, name, adapter=GPU)
+    for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
 

@@ -113,7 +113,7 @@ def test_what_drafts_left_in_the_cache_is_never_read(tiny: Client) -> None:
 
 
 def test_more_ids_than_the_ring_holds(tiny: Client) -> None:
-    load(tiny, "tiny-chat", context=1024, batch=1)
+    load(tiny, "tiny-chat", context=1024, batch=2)
     args = {"prompt_ids": [*range(3, 60)], "max_tokens": 600, "sampling": GREEDY}
     plain, fast = answer(tiny, "off", **args), answer(tiny, "on", **args)
     assert len(fast["generated_ids"]) == 600
@@ -129,6 +129,13 @@ def test_drafts_are_tried_where_the_text_repeats_itself(tiny: Client) -> None:
     plain, auto = (answer(tiny, mode, max_tokens=200, **args) for mode in ("off", "auto"))
     assert auto["generated_ids"] == plain["generated_ids"]
     assert 0 < auto["drafts"]["batches"] < auto["drafts"]["tokens"] < 200
+
+
+def test_without_room_for_batches_there_are_no_drafts(tiny: Client) -> None:
+    load(tiny, "tiny-chat", context=64, batch=1)
+    found = answer(tiny, "on", prompt_ids=[*range(3, 30)], max_tokens=20, sampling=GREEDY)
+    assert len(found["generated_ids"]) == 20
+    assert found["drafts"]["batches"] == 0
 
 
 def test_unknown_mode_is_refused(tiny: Client) -> None:

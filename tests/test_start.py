@@ -40,6 +40,26 @@ WAIT_FOR_IMAGE = """async (least) => {
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }"""
+# What is kept of a device: nothing, then two cuts, nothing for other kernels, nothing when damaged.
+KEEP_CUTS = """
+from js import Uint8Array
+from doppler.page.cuts import KeptCuts
+from doppler.page.opfs import OpfsRoot
+from doppler.tuning import Cut
+class Device:
+    info, features = {"vendor": "test"}, frozenset()
+kept, seen = KeptCuts(Device, "kernels"), []
+seen.append(await kept.read())
+await kept.write({"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)})
+seen.append(await KeptCuts(Device, "kernels").read())
+seen.append(await KeptCuts(Device, "other kernels").read())
+folder = await OpfsRoot().tuning()
+(name,) = await folder.names()
+await folder.truncate(name, 9)
+await folder.close()
+seen.append(await kept.read())
+str(seen == [{}, {"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)}, {}, {}])
+"""
 LARGE = 10 << 20  # bytes that an image has at least
 
 
@@ -66,6 +86,10 @@ def test_python_starts_from_its_image(app: App) -> None:
     app.page.evaluate(WAIT_FOR_IMAGE, LARGE)
     assert list(app.page.evaluate(IMAGES)) == [url]
     assert app.run("import doppler; doppler.__version__") == "0.1.0"
+
+
+def test_what_was_measured_of_a_device_is_kept(app: App) -> None:
+    assert app.run(KEEP_CUTS) == "True"
 
 
 def test_timeline_of_the_start(app: App) -> None:

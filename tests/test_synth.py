@@ -58,7 +58,7 @@ def test_a_synthetic_model_runs(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("ask", "reason"),
     [
-        (["gpt-7"], "is not one of gemma-3-1b, "),
+        (["gpt-7"], "is not one of gemma-3-270m, "),
         (["llama-3.2-1b", "--layers", "17"], "has 1 to 16 layers, not 17"),
     ],
 )

@@ -15,6 +15,7 @@ from gpu_page import ROOT
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
 ENABLED = {
     "matvec_subgroup": ["subgroups"],
+    "matvec_half": ["f16", "subgroups"],
     "attention_decode": ["subgroups"],
     "matmul_subgroup_matrix": ["f16", "chromium_experimental_subgroup_matrix"],
 }
@@ -47,7 +48,8 @@ def test_planes_come_before_the_kernels_that_use_them() -> None:
     shader = SHADERS["matvec_subgroup"]
     assert shader.source.startswith("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n")
     assert [b.name for b in shader.bindings][:3] == ["codes", "high", "scales"]
-    assert shader.overrides == {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "STAGE", "TEAM", "ROWS"}
+    names = {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "SPLITS", "STAGE"}
+    assert shader.overrides == names | {"TEAM", "ROWS", "DEPTH"}
 
 
 def test_pack_follows_the_struct() -> None:

@@ -12,10 +12,13 @@ from typing import Any
 
 import doppler_runtime as runtime
 
+from doppler.bandwidth import measure_bandwidth
+from doppler.engine import Engine
 from doppler.errors import DeviceError, RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Emit, Model, Room
+from doppler.page.cuts import KeptCuts
 from doppler.page.library import Library
 from doppler.timeline import Timeline
 
@@ -49,7 +52,9 @@ class Api:
             "cancel": self._cancel,
             "tokenize": self._tokenize,
             "memory": self._memory,
+            "plan": self._alone(self._plan),
             "profile": self._alone(self._profile),
+            "bandwidth": self._alone(self._bandwidth),
             "kernels": self._kernel_names,
         }
 
@@ -142,14 +147,21 @@ class Api:
         timeline = Timeline()
         async with self._library.open(_text(args, "id")) as stored:
             config = stored.store.manifest.config
-            room = Room.of(config, args.get("context"), args.get("batch"), args.get("kv"))
+            room = Room.of(config, args)
             await self._unload({}, emit, None)
             emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
             opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
             try:
                 gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits")))
                 model = await Model.load(
-                    gpu, kernels, stored.store, stored.buffers, room, emit, timeline
+                    gpu,
+                    kernels,
+                    stored.store,
+                    stored.buffers,
+                    room,
+                    emit,
+                    timeline,
+                    KeptCuts(gpu, kernels.digest()),
                 )
             finally:
                 await asyncio.wait([opening])
@@ -191,16 +203,29 @@ class Api:
             "file": name,
         }
 
+    async def _plan(self, args: Args, emit: Emit, file: Any) -> Any:
+        engine, tokens, batch = self._planned(args)
+        return [work.described() for work in engine.work(tokens, batch)]
+
     async def _profile(self, args: Args, emit: Emit, file: Any) -> Any:
+        engine, tokens, batch = self._planned(args)
+        timings = await self._running(engine.profile(tokens, batch))
+        return [timing.described() for timing in timings]
+
+    def _planned(self, args: Args) -> tuple[Engine, int, int]:
+        """The loaded engine, tokens of context, and size of a batch after them."""
         engine = self._loaded().engine
         tokens, batch = int(args.get("tokens", 0)), int(args.get("batch", 1))
         if tokens < 0 or not 1 <= batch <= engine.batch or tokens + batch > engine.context:
             raise RequestError(
-                f"profile: {tokens} tokens of context and a batch of {batch} do not fit a model "
+                f"{tokens} tokens of context and a batch of {batch} do not fit a model "
                 f"loaded for batches of {engine.batch} and a context of {engine.context}"
             )
-        timings = await self._running(engine.profile(tokens, batch))
-        return [timing.described() for timing in timings]
+        return engine, tokens, batch
+
+    async def _bandwidth(self, args: Args, emit: Emit, file: Any) -> Any:
+        gpu, kernels = await self._any_gpu()
+        return await self._running(measure_bandwidth(gpu, kernels))
 
     async def _transferred(self, work: Coroutine[Any, Any, str]) -> Any:
         """Awaits a download or import, which `cancel` may end."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ from threading import Event
 from typing import Any
 
 from doppler import __version__
+from doppler.command.arguments import add_page_options, byte_count, port_number, token_ids
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import ROOT
 from doppler.errors import DopplerError, RequestError
 
 MODELS = ROOT / "models"
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_verify(commands)
     _add_generate(commands)
+    _add_bench(commands)
     _add_synth(commands)
     return top
 
@@ -95,7 +95,6 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_generate(commands: Any) -> None:
-    from doppler.command.browser import ADAPTERS
     from doppler.speculate import MODES
 
     command = _command(
@@ -108,9 +107,7 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("--max-tokens", type=int, default=128, metavar="N", help="128")
     command.add_argument("--chat", action="store_true", help="the prompt is a user's message")
     command.add_argument("--logits", type=Path, metavar="OUT.npy", help="of the prompt's tokens")
-    command.add_argument("--context", type=int, metavar="N", help="tokens to keep room for")
     command.add_argument("--batch", type=int, metavar="N", help="tokens prefilled at once, at most")
-    command.add_argument("--kv", choices=("f16", "f32"), help="keys and values (f16 on a GPU)")
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
     command.add_argument("--ignore-eos", action="store_true", help="go on after end tokens")
     command.add_argument(
@@ -120,8 +117,20 @@ def _add_generate(commands: Any) -> None:
         command.add_argument(f"--{name}", type=float, metavar="X")
     for name in ("top-k", "seed"):
         command.add_argument(f"--{name}", type=int, metavar="N")
-    command.add_argument("--browser", metavar="PATH", help="else DOPPLER_BROWSER, PATH, Chrome")
-    command.add_argument("--adapter", choices=ADAPTERS, default="auto")
+    add_page_options(command)
+
+
+def _add_bench(commands: Any) -> None:
+    command = _command(commands, "bench", bench, "Measure a model in the page: speed and memory.")
+    command.add_argument("model", metavar="DIR|SPEC", help="a model's folder, or a name for synth")
+    lengths: dict[str, Any] = {"type": int, "nargs": "+", "metavar": "N"}
+    command.add_argument("--prompt", default=[128, 512, 2048], help="128 512 2048", **lengths)
+    command.add_argument("--contexts", default=[128, 2048, 8192], help="128 2048 8192", **lengths)
+    command.add_argument("--tokens", type=int, default=200, metavar="N", help="to decode (200)")
+    command.add_argument("--runs", type=int, default=5, metavar="N", help="of each figure (5)")
+    command.add_argument("--profile", action="store_true", help="time every kernel, too")
+    command.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the figures")
+    add_page_options(command)
 
 
 def _add_synth(commands: Any) -> None:
@@ -131,29 +140,6 @@ def _add_synth(commands: Any) -> None:
     command.add_argument("shape", metavar="NAME", help="gemma-3-1b, gemma-3-4b, llama-3.2-1b, ...")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     command.add_argument("--layers", type=int, metavar="N", help="the first N (all)")
-
-
-def byte_count(text: str) -> int:
-    """16777216, 16384K or 16M as a number."""
-    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 16M")
-    return int(match[1]) * UNITS[match[2]]
-
-
-def port_number(text: str) -> int:
-    """A TCP port, or 0."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port between 0 and 65535")
-    return int(text)
-
-
-def token_ids(text: str) -> list[int]:
-    """Token ids between commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not token ids such as 2,818") from None
 
 
 def serve(args: argparse.Namespace, terminal: Terminal) -> None:
@@ -224,14 +210,9 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
 
 def synth(args: argparse.Namespace, terminal: Terminal) -> None:
     """Write one model; its name is that of the output folder."""
-    from doppler.command.synth import synth
+    from doppler.command.synth import write
 
-    storage, buffers = _folder(args.output)
-    name = args.output.resolve().name
-    with terminal.bar(f"synth {args.shape}") as report:
-        manifest = asyncio.run(
-            synth(args.shape, storage, buffers, name=name, layers=args.layers, progress=report)
-        )
+    manifest = write(args.shape, args.output, terminal, layers=args.layers)
     _summarise(manifest, args.output, terminal)
 
 
@@ -273,6 +254,7 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
         context=args.context,
         batch=args.batch,
         kv=args.kv,
+        precision=args.precision,
         ignore_eos=args.ignore_eos,
         speculate=args.speculate,
         logits=args.logits,
@@ -281,6 +263,15 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
     result = run(job, find_browser(args.browser, args.adapter), terminal)
     terminal.write("\n")  # ends the line that was streamed
     terminal.result(result, "")
+
+
+def bench(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Print the figures as tables, or as JSON; draw them where asked to."""
+    from doppler.command.bench.command import run
+    from doppler.command.wheel import build_wheel
+
+    build_wheel()
+    run(args, terminal)
 
 
 def _folder(path: Path) -> tuple[Any, Any]:

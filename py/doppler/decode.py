@@ -11,19 +11,23 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from doppler.gpu import Slice
-from doppler.plan import PlannedModel, Step
+from doppler.plan import ACTIVATIONS, PlannedModel, Step
+from doppler.tuning import Cut, kind_of
 from doppler.weights import Matrix, aligned
 
+MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
-ENOUGH_SUBGROUPS = 4096  # at work at once, for a large GPU to be busy
-MANY_ROWS = 2048  # from which on a team of matvec_subgroup does two at once
-KEY_LANES = 8  # threads of attention_decode that share a key
+MANY_ROWS = 8192  # from which on they keep a large GPU busy
+FEW_ROWS = 2048
+GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
+MOST_TURNING = 32  # threads of attention_decode that rotate a head
+KEY_LANES = 16  # threads of attention_decode that share a key
+VALUE_LANES = 2  # and four columns of the values, at most
 SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
 SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by itself
 FEW_RUNS, MANY_RUNS = 32, 512  # of all key-value heads, for contexts that are short or long
 MOST_FOLDED = 16  # runs a head that a matvec joins
 MOST_SPLITS = 128
-NO_RUNS: Mapping[str, int] = {"splits": 0, "heads": 0}
 
 
 class Prologue(IntEnum):
@@ -51,7 +55,9 @@ class DecodePlan:
 
     def __init__(self, model: PlannedModel) -> None:
         self._model = model
-        self._folds = staged(model, model.widths.hidden)
+        self._folds = (
+            staged(model, model.widths.hidden) and model.widths.hidden <= MOST_FOLDED_COLUMNS
+        )
 
     def body(self, reach: int) -> list[Step]:
         """Token id -> the last layer's x and branch; one more place of the KV cache is filled.
@@ -81,9 +87,9 @@ class DecodePlan:
         return list(self._project((model.head_matrix,), fold, m.logits, "head"))
 
     def _attend(self, index: int, reach: int) -> list[Step]:
-        """qkv -> branch; where there are subgroups, the keys are shared among workgroups."""
+        """qkv -> branch; where it can be, the keys are shared among workgroups."""
         model, m, output = self._model, self._model.memory, f"blk.{index}.attn_output"
-        if not model.adapter.subgroup_size:
+        if not model.adapter.subgroup_size or model.config.head_dim % 8:
             steps = [model.rope(1, index), model.attention(1, index)]
             return steps + self._plain(output, m.attended)
         c, window = model.config, model.config.layers[index].window
@@ -94,7 +100,7 @@ class DecodePlan:
         if splits <= MOST_FOLDED and staged(model, c.q_width):
             matrix = model.weights.matrices[f"{output}.weight"]
             bindings = {"x": m.parts, "branch": m.marks, "out": m.branch}
-            return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, runs=runs)
+            return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, splits=splits)
         bindings = {"parts": m.parts, "marks": m.marks, "out": m.attended}
         label = f"blk.{index}.attention join"
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
@@ -111,7 +117,12 @@ class DecodePlan:
             "splits": splits,
             "scale": model.config.query_scale,
         }
-        constants = {**rope.constants, "LANES": KEY_LANES}
+        constants = {
+            **rope.constants,
+            "TURN": min(model.adapter.subgroup_size, MOST_TURNING),
+            "LANES": min(model.adapter.subgroup_size, KEY_LANES),
+            "PARTS": parts_of(model.config.head_dim),
+        }
         bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
@@ -123,11 +134,11 @@ class DecodePlan:
         """One step where gate and up are one matrix that is bound at once, three where not."""
         model, m, name = self._model, self._model.memory, f"blk.{index}.ffn_gate_up"
         stack = model.weights.stacks[name]
-        if len(stack) > 1 or len(stack[0].slices) > 1:
+        if model.is_apart(name):
             yield from self._project(stack, fold, m.gate_up, name)
             yield model.gate(1, index)
         else:
-            activation = 1 + ("silu", "gelu_tanh").index(model.config.activation)
+            activation = ACTIVATIONS[model.config.activation]
             yield from self._project(stack, fold, m.gated, name, activation)
 
     def _plain(self, name: str, x: Slice) -> list[Step]:
@@ -173,12 +184,12 @@ def matvec(
     activation: int = 0,
     start: int = 0,
     last: bool = False,
-    runs: Mapping[str, int] = NO_RUNS,
+    splits: int = 0,
 ) -> list[Step]:
     """out[start:] = matrix · what the prologue makes of x, a step for each slice of the matrix.
 
     `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
-    token instead of its first; `runs` says what there is to join.
+    token instead of its first; `splits` is how many runs of attention there are to join.
     """
     kernel = "matvec"
     constants = {
@@ -186,14 +197,19 @@ def matvec(
         "COLS": matrix.columns,
         "PROLOGUE": prologue,
         "ACTIVATION": activation,
+        "SPLITS": splits,
     }
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
     stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
     constants["STAGE"] = int(stages and staged(model, matrix.columns))
     if model.adapter.subgroup_size:
-        kernel, constants = "matvec_subgroup", {**constants, **team(matrix, activation)}
+        kernel = "matvec_half" if model.adapter.half else "matvec_subgroup"
     steps = []
     for part in matrix.slices:
+        if model.adapter.subgroup_size:
+            kind = kind_of(kernel, constants, part.rows)
+            cut = model.cuts.get(kind) or team(part.rows, matrix.columns, activation)
+            constants = {**constants, **cut.constants()}
         params = {
             "rows": part.rows,
             "row0": part.row0,
@@ -202,7 +218,7 @@ def matvec(
             "last": int(last),
             "eps": model.config.norm_eps,
             "offset": model.config.norm_offset,
-            **runs,
+            "heads": model.config.heads,
         }
         bound = {**bindings, **part.bindings(), "state": model.memory.state}
         steps.append(Step(kernel, constants, bound, params, 1, label))
@@ -214,18 +230,30 @@ def staged(model: PlannedModel, columns: int) -> bool:
     return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
 
 
+def parts_of(head_dim: int) -> int:
+    """Threads of attention_decode that share four columns of a head."""
+    return VALUE_LANES if VALUE_LANES * aligned(head_dim, 4) // 4 <= 256 else 1
+
+
 def splits_of(keys: int, groups: int) -> int:
     """Runs into which attention cuts up to `keys` keys of each of `groups` groups of heads."""
     runs, most = (FEW_RUNS, MOST_FOLDED) if keys <= SHORT_KEYS else (MANY_RUNS, MOST_SPLITS)
     return max(min(runs // groups, keys // SPLIT_KEYS, most), 1)
 
 
-def team(matrix: Matrix, activation: int) -> dict[str, int]:
-    """TEAM and ROWS of a matvec: a subgroup a row, or fewer threads once that keeps a GPU busy."""
-    rows = 2 if activation or matrix.rows >= MANY_ROWS else 1
-    threads = 32
-    while threads > 4 and (
-        matrix.rows // rows * threads // 32 > ENOUGH_SUBGROUPS or threads >= matrix.columns // 16
-    ):
-        threads //= 2
-    return {"TEAM": threads, "ROWS": rows}
+def team(rows: int, columns: int, activation: int) -> Cut:
+    """The rule of thumb for a matvec's cut (docs/experiments.md).
+
+    Where there are few rows, as many threads a row as find a group each; once there are enough of
+    them to keep a GPU busy, fewer, of which each has more to do.
+    """
+    groups = aligned(columns, 32) // 32
+    if rows >= MANY_ROWS:
+        return Cut(min(max(_power(groups // GROUPS_A_THREAD), 4), 16), 2, 2)
+    threads = min(max(_power(groups // 2), 4), 64 if rows < FEW_ROWS else 32)
+    return Cut(threads, 2 if activation else 1, 1)
+
+
+def _power(number: int) -> int:
+    """The largest power of two that is not above `number`."""
+    return 1 << max(number, 1).bit_length() - 1

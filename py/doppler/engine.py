@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from doppler.config import ModelConfig
-from doppler.decode import SHORT_KEYS, DecodePlan
+from doppler.decode import DecodePlan
 from doppler.errors import RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, Recording
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
 from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
-from doppler.profile import Timing, profile
+from doppler.profile import Timing, Work, profile, work
 from doppler.sampler import Sampling
 from doppler.speculate import Flight, Pace, Speculate, Speculation, batch_steps
+from doppler.tuning import Cuts, tune, unknown
 from doppler.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+REACHES = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
 FIRST_BATCH = 64  # tokens, until the adapter's speed is known
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
@@ -61,15 +64,18 @@ class Engine:
         config: ModelConfig,
         weights: Weights,
         memory: EngineMemory,
+        adapter: Adapter,
+        cuts: Cuts,
     ) -> None:
         self.config, self.context, self.batch = config, memory.context, memory.batch
-        self.half_cache = memory.half_cache
+        self.half_cache, self.adapter = memory.half_cache, adapter
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
         model = PlannedModel(
-            config, weights, memory.slices, memory.context, _adapter(gpu), memory.half_cache
+            config, weights, memory.token, memory.context, adapter, memory.half_cache, cuts
         )
-        self._model, self._sample_steps = model, model.sample
-        self._prefill_plan, self._decode_plan = PrefillPlan(model), DecodePlan(model)
+        if self.batch > 1:
+            memory.add_batch(gpu, lambda m: PrefillPlan(replace(model, memory=m)).all(self.batch))
+        self._plan(model)
         self._recordings: dict[str, Recording] = {}
         self._cached: list[int] = []  # ids whose keys and values are in the cache
         self._cancelled = False
@@ -77,11 +83,39 @@ class Engine:
         self._pace = Pace()  # of decoding
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
+    def _plan(self, model: PlannedModel) -> None:
+        self._model = model
+        self._decode_plan = DecodePlan(model)
+        self._prefill_plan = PrefillPlan(replace(model, memory=self._memory.slices))
+        self._sample_steps = model.sample
+
+    @property
+    def can_tune(self) -> bool:
+        """Whether something is to be measured, and can be."""
+        can = not self.adapter.is_cpu and "timestamp-query" in self._gpu.features
+        return can and bool(unknown(self._tuned_steps(), self._model.cuts))
+
+    async def tune(self) -> Cuts:
+        """Measures what is not known of this device; -> all that is known now.
+
+        Call it when the weights are there, and before anything is generated.
+        """
+        self._memory.write_sampling(self._gpu, self._kernels, Sampling(greedy=True), [])
+        self._memory.write_batch(self._gpu, [1], 0, 0)
+        async with self._gpu.scope("measuring kernels"):
+            new = await tune(self._kernels, self._tuned_steps(), self._model.cuts)
+        self._plan(replace(self._model, cuts={**self._model.cuts, **new}))
+        return self._model.cuts
+
+    def _tuned_steps(self) -> list[Step]:
+        return self._decode_steps(self._reach(1)) + self._prefill_plan.head()
+
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
-        steps = self._decode_steps(self._reach(1))
+        reaches = {self._reach(reach) for reach in (1, *REACHES)}
+        steps = [step for reach in reaches for step in self._decode_steps(reach)]
         if self.batch > 1:
-            steps += self._prefill_plan.body(self.batch) + self._prefill_plan.head()
+            steps += self._prefill_plan.all(self.batch)
         await self._compile(steps, progress)
 
     async def _compile(
@@ -137,8 +171,9 @@ class Engine:
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
         batch = await self._prefill(ids, reused, sampling.seed, on_prefill)
         limit = min(max_tokens, self.context - len(ids))
-        speculation = Speculation(speculate, ids, self._pace)
-        if speculate == "on":
+        mode = speculate if self.batch > 1 else "off"  # there is room for one token only
+        speculation = Speculation(mode, ids, self._pace)
+        if mode == "on":
             await self._compile_drafts()
         out: list[int] = []
         reason: FinishReason = "cancelled" if self._cancelled else "length"
@@ -173,11 +208,18 @@ class Engine:
         `batch` is more than 1, that a prefill batch takes. The KV cache is lost.
         """
         self._cached = []
-        self._memory.write_batch(self._gpu, [1] * batch, tokens, 0)
-        steps = self._decode_steps(self._reach(tokens + 1))
+        rewind = partial(self._memory.write_batch, self._gpu, [1] * batch, tokens, 0)
+        return await profile(self._gpu, self._kernels, self.steps(tokens, batch), tokens, rewind)
+
+    def work(self, tokens: int, batch: int) -> list[Work]:
+        """What every dispatch has to do that `profile` would time."""
+        return work(self.steps(tokens, batch), tokens)
+
+    def steps(self, tokens: int, batch: int) -> list[Step]:
+        """The dispatches of a token after `tokens` of context, or of a prefill batch."""
         if batch > 1:
-            steps = self._prefill_plan.body(batch) + self._prefill_plan.head()
-        return await profile(self._gpu, self._kernels, steps, tokens)
+            return self._prefill_plan.all(batch)
+        return self._decode_steps(self._reach(tokens + 1))
 
     async def _head_rows(self, batch: int, row: int, rows: int) -> npt.NDArray[np.float32]:
         memory = self._memory
@@ -201,7 +243,7 @@ class Engine:
     async def _prefill(
         self, ids: Sequence[int], start: int, seed: int, on_prefill: Callable[[int, int], None]
     ) -> int:
-        """Runs what is left of the prompt; the size of the last batch."""
+        """Runs what is left of the prompt; the size of the last batch, which is only queued."""
         total, size = len(ids) - start, 0
         while start < len(ids) and not self._cancelled:
             size = self._batch_size(len(ids) - start)
@@ -209,10 +251,11 @@ class Engine:
             began = time.perf_counter()
             self._memory.write_batch(self._gpu, piece, start, seed)
             self._run_body(size, start)
-            await self._gpu.done()
-            self._prefill_ms = 1000 * (time.perf_counter() - began) / len(piece)
             self._cached += piece
             start += len(piece)
+            if start < len(ids):
+                await self._gpu.done()
+                self._prefill_ms = 1000 * (time.perf_counter() - began) / len(piece)
             on_prefill(total - (len(ids) - start), total)
         return size
 
@@ -220,7 +263,7 @@ class Engine:
         """The smallest planned batch that holds `left` tokens, or the largest that is not slow."""
         known = self._prefill_ms > 0
         most = BATCH_MS / self._prefill_ms if known else FIRST_BATCH
-        sizes = [size for size in (1, 16, 64, 256, 1024) if size <= self.batch]
+        sizes = [size for size in (1, 16, 64, 256, 512, 1024) if size <= self.batch]
         if self.batch not in sizes:
             sizes.append(self.batch)
         quick = [size for size in sizes if size <= max(most, 16)] or sizes[:1]
@@ -300,7 +343,7 @@ class Engine:
 
     def _reach(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""
-        return min(SHORT_KEYS if tokens <= SHORT_KEYS else self.context, self.context)
+        return next((r for r in REACHES if tokens <= r < self.context), self.context)
 
     def _recording(self, name: str, steps: Callable[[], list[Step]]) -> Recording:
         if name not in self._recordings:
@@ -323,10 +366,17 @@ class Engine:
         self._run(f"head after {name}", lambda: plan.head() + self._sample_steps())
 
 
-def _adapter(gpu: Gpu) -> Adapter:
+def adapter_of(gpu: Gpu, half: bool, taken_for: Mapping[str, Any]) -> Adapter:
+    """What plans are made for: `half` products or not; `taken_for` says otherwise, in tests."""
     wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
-    lanes = gpu.subgroup_size if wide else 0
-    return Adapter(lanes, gpu.limits["maxComputeWorkgroupStorageSize"], gpu.is_cpu)
+    adapter = Adapter(
+        subgroup_size=gpu.subgroup_size if wide else 0,
+        workgroup_bytes=gpu.limits["maxComputeWorkgroupStorageSize"],
+        is_cpu=gpu.is_cpu,
+        half=half,
+        matrix_units=half and gpu.has_matrix_units,
+    )
+    return replace(adapter, **taken_for)
 
 
 class _Clock:

@@ -16,7 +16,9 @@ from doppler.errors import DeviceError
 
 MemoryKind = Literal["weights", "kv", "activations", "staging"]
 
-FEATURES = ("shader-f16", "subgroups", "timestamp-query")  # used where the adapter has them
+MATRIX_UNITS = "chromium-experimental-subgroup-matrix"
+# Used where the adapter has them.
+FEATURES = ("shader-f16", "subgroups", "timestamp-query", MATRIX_UNITS)
 LEAST = {  # what kernels take for granted, and how much of it; asked for as large as it comes
     "maxBufferSize": 1 << 27,
     "maxStorageBufferBindingSize": 1 << 25,
@@ -36,9 +38,9 @@ LOSS_SECONDS = 0.5  # how long after a reading fails the browser may tell that t
 class GpuBuffer:
     """`size` bytes on the GPU, counted under `kind`; `js` is the GPUBuffer."""
 
-    def __init__(self, gpu: Gpu, size: int, kind: MemoryKind, js: Any) -> None:
+    def __init__(self, gpu: Gpu | None, size: int, kind: MemoryKind, js: Any) -> None:
         self.size, self.kind, self.js = size, kind, js
-        self._gpu: Gpu | None = gpu
+        self._gpu = gpu
 
     def destroy(self) -> None:
         """Gives the memory back; harmless when done twice."""
@@ -71,6 +73,7 @@ class Gpu:
         self.is_cpu = 0 < int(getattr(info, "subgroupMaxSize", 0) or 0) <= MOST_CPU_LANES
         self.queue = device.queue
         self.features = frozenset(name for name in FEATURES if device.features.has(name))
+        self.has_matrix_units = MATRIX_UNITS in self.features and _multiplies_halves(info)
         # A device never has less than the standard's defaults; whoever asked for less keeps to it.
         self.limits = {name: int(getattr(device.limits, name)) for name in LEAST} | (asked or {})
         self.lost: str | None = None  # why the device is gone
@@ -252,6 +255,17 @@ def js_object(**fields: Any) -> Any:
     from pyodide.ffi import to_js
 
     return to_js(fields, dict_converter=js.Object.fromEntries)
+
+
+def _multiplies_halves(info: Any) -> bool:
+    """Whether matrix units take 16 × 16 × 16 of f16 and add in f32, by subgroups of 32."""
+    sizes = {int(getattr(info, f"subgroup{end}Size", 0) or 0) for end in ("Min", "Max")}
+    wanted = ("f16", "f32", 16, 16, 16)
+    names = ("componentType", "resultComponentType", "M", "N", "K")
+    configs = getattr(info, "subgroupMatrixConfigs", None) or ()
+    return sizes == {32} and any(
+        tuple(getattr(config, name) for name in names) == wanted for config in configs
+    )
 
 
 def _describe(error: Any) -> str:

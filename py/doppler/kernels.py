@@ -7,6 +7,8 @@ source (wgsl.py); GRIDS below is the launcher: how many workgroups each kernel n
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +32,13 @@ SHARED = (
     "planes",
     "product",
     "vector",
+    "team",
     "turn",
     "compress",
     "cache",
     "penalty",
     "cache_write",
+    "activation",
 )
 FILES = (
     *SHARED,
@@ -48,6 +52,7 @@ FILES = (
     "matmul_subgroup_matrix",
     "matvec",
     "matvec_subgroup",
+    "matvec_half",
     "rope",
     "attention",
     "attention_flash",
@@ -55,6 +60,7 @@ FILES = (
     "attention_join",
     "gate",
     "draft",
+    "read",
     "sample_blocks",
     "sample",
 )
@@ -77,6 +83,10 @@ def _spread(count: int) -> Grid:
     return _over(count, y), y, 1
 
 
+def _team_grid(p: Mapping[str, Any]) -> Grid:
+    return min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE), 1, 1
+
+
 # Workgroups from params and number of tokens, p; the shares are those of each file's header.
 _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "blake3": lambda p: (_over(max(p["length"], 1), 64 * 1024), 1, 1),
@@ -96,11 +106,8 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
         1,
     ),
     "matvec": lambda p: _spread(_over(p["rows"], 128)),
-    "matvec_subgroup": lambda p: (
-        min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE),
-        1,
-        1,
-    ),
+    "matvec_subgroup": _team_grid,
+    "matvec_half": _team_grid,
     "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
     "attention": lambda p: (p["heads"], p["tokens"], 1),
     "attention_flash": lambda p: (
@@ -116,6 +123,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "attention_join": lambda p: (p["heads"], 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
     "draft": lambda _: (1, 1, 1),
+    "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
     "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
     "sample": lambda _: (1, 1, 1),
 }
@@ -175,13 +183,18 @@ class Kernels:
     def __init__(self, gpu: Gpu, sources: Mapping[str, str]) -> None:
         self._gpu = gpu
         self._shaders = {name: parse(name, sources) for name in sources.keys() - SHARED}
-        self._modules: dict[tuple[str, frozenset[str]], Any] = {}
+        self._modules: dict[tuple[str, frozenset[str], bool], Any] = {}
         self._layouts: dict[tuple[str, frozenset[str]], Any] = {}  # GPUBindGroupLayout
         self._pipelines: dict[Variant, Any] = {}
 
     def names(self) -> list[str]:
         """The kernels there are."""
         return sorted(self._shaders)
+
+    def digest(self) -> str:
+        """Changes with the kernels: what was measured of others says nothing of these."""
+        sources = json.dumps({name: shader.source for name, shader in self._shaders.items()})
+        return hashlib.sha256(sources.encode()).hexdigest()
 
     def pack(self, kernel: str, params: Mapping[str, Number]) -> bytes:
         """The bytes of a kernel's `Params`, for a buffer that the caller binds as `params`."""
@@ -277,16 +290,18 @@ class Kernels:
 
         doppler_runtime.replay(self._gpu.device, *(recording.js for recording in recordings))
 
-    async def time(self, recording: Recording) -> list[float]:
-        """Runs a recording alone: microseconds of GPU time of each dispatch.
+    async def time(self, *passes: Sequence[Recording]) -> list[float]:
+        """Runs passes of recordings, one after another: microseconds of GPU time of each pass.
 
         Raises DeviceError where the adapter has no timestamps.
         """
         import doppler_runtime
+        from pyodide.ffi import to_js
 
         if "timestamp-query" not in self._gpu.features:
             raise DeviceError("this adapter measures no GPU time: it lacks timestamp-query")
-        times = await doppler_runtime.timed(self._gpu.device, recording.js)
+        lists = [[recording.js for recording in each] for each in passes]
+        times = await doppler_runtime.timed(self._gpu.device, to_js(lists))
         return list(times.to_py())
 
     async def run_once(
@@ -349,9 +364,9 @@ class Kernels:
         return self._pipelines[variant]
 
     def _module(self, variant: Variant) -> Any:
-        key = variant.kernel, variant.absent
+        key = variant.kernel, variant.absent, bool(dict(variant.constants).get("HALF"))
         if key not in self._modules:
-            code = self._shaders[variant.kernel].without(variant.absent)
+            code = self._shaders[variant.kernel].variant(*key[1:])
             descriptor = js_object(label=variant.kernel, code=code)
             self._modules[key] = self._gpu.device.createShaderModule(descriptor)
         return self._modules[key]

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from doppler.arena import share
 from doppler.config import ModelConfig, Rope
 from doppler.decode import MOST_SPLITS
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.kernels import Kernels
-from doppler.plan import Memory, Widths
+from doppler.plan import Memory, Step, Widths
 from doppler.sampler import Sampling, blocks_of
 from doppler.weights import aligned
 
@@ -60,7 +61,11 @@ class Reading:
 
 
 class EngineMemory:
-    """The buffers of one loaded model; `slices` is what plans bind."""
+    """The buffers of one loaded model.
+
+    `token` is what plans for one token bind, `slices` what plans for a batch do: the same but for
+    the activations.
+    """
 
     def __init__(
         self, gpu: Gpu, config: ModelConfig, context: int, batch: int, half_cache: bool
@@ -71,10 +76,26 @@ class EngineMemory:
         self._owned: list[GpuBuffer] = []
         self._logits_rows: Slice | None = None
         try:
-            self.slices = self._allocate(gpu)
+            self.token = self._allocate(gpu)
         except BaseException:
             self.destroy()
             raise
+        self.slices = self.token
+
+    def add_batch(self, gpu: Gpu, plan: Callable[[Memory], Sequence[Step]]) -> None:
+        """Allocates the activations of a batch for a plan, of which `plan` shows the steps."""
+        rows = aligned(self.batch, HEAD_ROWS)
+        sizes = {name: 4 * rows * width for name, width in self._widths.by_buffer().items()}
+        apart: dict[str, Any] = {name: _stand_in(size) for name, size in sizes.items()}
+        groups = share(plan(replace(self.token, **apart)), apart)
+        if not self._widths.are_whole:
+            # What is beyond a row's end must stay zero: no other activation may lie there.
+            groups = [[name] for group in groups for name in group]
+        shared: dict[str, Any] = {}
+        for group in groups:
+            part = self._own(gpu, sizes[group[0]], "activations", " and ".join(group))
+            shared |= {name: Slice(part.buffer, 0, aligned(sizes[name], 16)) for name in group}
+        self.slices = replace(self.token, **shared)
 
     def destroy(self) -> None:
         """Gives every buffer back."""
@@ -85,14 +106,13 @@ class EngineMemory:
     def _allocate(self, gpu: Gpu) -> Memory:
         c, rows = self._config, aligned(self.batch, HEAD_ROWS)
         activations = {
-            name: self._own(gpu, 4 * rows * width, "activations", name)
+            name: self._own(gpu, 4 * width, "activations", f"{name} of a token")
             for name, width in self._widths.by_buffer().items()
         }
         control = self._own(gpu, RING_AT + 4 * RING, "activations", "state and ring")
         cache_bytes = (2 if self.half_cache else 4) * c.kv_width * self.context
         return Memory(
             **activations,
-            x_next=self._own(gpu, 4 * self._widths.hidden, "activations", "x_next"),
             logits=self._own(gpu, 4 * aligned(c.vocab, 4), "activations", "logits"),
             angles=tuple(self._rope(gpu, rope) for rope in c.ropes),
             keys=tuple(self._own(gpu, cache_bytes, "kv", f"keys {i}") for i in self._layers()),
@@ -163,3 +183,8 @@ class EngineMemory:
         data = await gpu.start_read(Slice(logits.buffer, 0, 4 * rows * stride))
         values = np.frombuffer(data, dtype=np.float32).reshape(rows, stride)
         return values[:, : self._config.vocab]
+
+
+def _stand_in(size: int) -> Slice:
+    """What a plan binds that is only looked at."""
+    return Slice(GpuBuffer(None, size, "activations", None), 0, size)

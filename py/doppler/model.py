@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.buffers import Buffers
 from doppler.config import ModelConfig
-from doppler.engine import Engine, Generation
+from doppler.engine import Engine, Generation, adapter_of
 from doppler.errors import RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels
@@ -22,6 +22,7 @@ from doppler.shards import ShardStore
 from doppler.speculate import MODES, Speculate
 from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
+from doppler.tuning import Cut, Cuts
 from doppler.upload import prepare_upload, upload_weights
 from doppler.weights import allocate_weights
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 DEFAULT_CONTEXT = 4096
-DEFAULT_BATCH = 256
+DEFAULT_BATCH = 512
 ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
 
 Emit = Callable[[dict[str, Any]], None]
@@ -71,27 +72,55 @@ class Request:
 
 @dataclass(frozen=True)
 class Room:
-    """How many tokens a loaded model has room for: in its KV cache, and in a prefill batch.
+    """How many tokens a loaded model has room for, and with how many bits it computes.
 
-    kv: "f16" or "f32", what keys and values are kept as; None leaves it to the adapter.
+    context: tokens in the KV cache; batch: in a prefill batch. kv: "f16" or "f32", what keys and
+    values are kept as; precision: the same of what weights and activations are multiplied as
+    (sums are f32). None leaves it to the adapter. adapter: what to take that for, in tests.
     """
 
     context: int
     batch: int
     kv: str | None = None
+    precision: str | None = None
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: ModelConfig, context: Any, batch: Any, kv: Any) -> Room:
+    def of(cls, config: ModelConfig, args: Mapping[str, Any]) -> Room:
         """What was asked for, or the defaults for None. Raises RequestError out of range."""
-        if kv not in (None, "f16", "f32"):
-            raise RequestError(f"kv is {kv!r:.60}; keys and values are kept as f16 or f32")
-        length = _within("context", context, 2, config.context, DEFAULT_CONTEXT)
+        for name in ("kv", "precision"):
+            if args.get(name) not in (None, "f16", "f32"):
+                raise RequestError(f"{name} is {args[name]!r:.60}; it can be f16 or f32")
+        length = _within("context", args.get("context"), 2, config.context, DEFAULT_CONTEXT)
         most = max(config.context, DEFAULT_BATCH)
-        return cls(length, min(_within("batch", batch, 1, most, DEFAULT_BATCH), length), kv)
+        batch = min(_within("batch", args.get("batch"), 1, most, DEFAULT_BATCH), length)
+        taken_for = args.get("adapter") or {}
+        if not isinstance(taken_for, dict) or taken_for.keys() - {"is_cpu", "subgroup_size"}:
+            raise RequestError("adapter must be an object with is_cpu and subgroup_size, or one")
+        return cls(length, batch, args.get("kv"), args.get("precision"), taken_for)
 
     def half_cache(self, gpu: Gpu) -> bool:
         """Whether keys and values are kept as f16: on a CPU, that would only cost time."""
         return not gpu.is_cpu if self.kv is None else self.kv == "f16"
+
+    def half_products(self, gpu: Gpu) -> bool:
+        """Whether products are of f16. Raises RequestError where the adapter has none."""
+        can = "shader-f16" in gpu.features
+        if self.precision == "f16" and not can:
+            raise RequestError("precision is f16, and this adapter lacks shader-f16: ask for f32")
+        return can and not gpu.is_cpu if self.precision is None else self.precision == "f16"
+
+
+class KnownCuts(Protocol):
+    """Where what was measured of a device is kept."""
+
+    async def read(self) -> dict[str, Cut]:
+        """What is known; nothing for a new device."""
+        ...
+
+    async def write(self, cuts: Cuts) -> None:
+        """Keeps what is known."""
+        ...
 
 
 class _Compiling(Progress):
@@ -127,9 +156,14 @@ class Model:
         room: Room,
         emit: Emit,
         timeline: Timeline,
+        kept: KnownCuts,
     ) -> Model:
-        """Makes room, then uploads verified weights while the kernels are compiled."""
+        """Makes room, then uploads verified weights while the kernels are compiled.
+
+        A device that is new to the model's shapes is measured then.
+        """
         manifest = store.manifest
+        cuts = await kept.read()
         with ExitStack() as undo:
             with timeline.stage("memory"):
                 async with gpu.scope("room for the weights"):
@@ -140,7 +174,8 @@ class Model:
                         gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
                     )
                     undo.callback(memory.destroy)
-                engine = Engine(gpu, kernels, manifest.config, weights, memory)
+                    adapter = adapter_of(gpu, room.half_products(gpu), room.adapter)
+                    engine = Engine(gpu, kernels, manifest.config, weights, memory, adapter, cuts)
             told = _Compiling(emit)
             progress = Progress(emit, "verify")
             with timeline.stage("weights"):
@@ -156,6 +191,8 @@ class Model:
                     raise
             told.begin()
             await compiling
+            if engine.can_tune:
+                await kept.write(await timeline.of("tune", engine.tune()))
             undo.pop_all()
         return cls(gpu, manifest, engine)
 
@@ -170,7 +207,9 @@ class Model:
             "title": self.manifest.title,
             "config": self.manifest.config.to_json(),
             "context": self.engine.context,
+            "batch": self.engine.batch,
             "kv": "f16" if self.engine.half_cache else "f32",
+            "precision": "f16" if self.engine.adapter.half else "f32",
             "chat": self.tokenizer is not None and self.tokenizer.chats,
             "tokenizer": self.tokenizer is not None,
             "memory": self._gpu.memory(),

@@ -7,7 +7,8 @@ read and counted in tests on CPython.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from doppler import sampler
 from doppler.config import ModelConfig
@@ -15,7 +16,12 @@ from doppler.gpu import Slice
 from doppler.tiles import tile_of
 from doppler.weights import Matrix, Weights, aligned
 
+if TYPE_CHECKING:
+    from doppler.tuning import Cuts
+
 Number = int | float
+
+ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}  # kernels/activation.wgsl
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Widths:
     gate_up: int
     up0: int
     ffn: int
+    are_whole: bool  # no row ends within a vec4
 
     @classmethod
     def of(cls, config: ModelConfig) -> Widths:
@@ -51,12 +58,14 @@ class Widths:
             gate_up=2 * ffn,
             up0=ffn,
             ffn=ffn,
+            are_whole=not any(n % 4 for n in (config.hidden, config.q_width, config.ffn)),
         )
 
     def by_buffer(self) -> dict[str, int]:
         """Elements a token needs in each activation buffer, by the names of `Memory`."""
         return {
             "x": self.hidden,
+            "x_next": self.hidden,
             "normed": self.hidden,
             "branch": self.hidden,
             "qkv": self.qkv,
@@ -68,10 +77,10 @@ class Widths:
 
 @dataclass(frozen=True)
 class Memory:
-    """Everything that steps bind besides weights. Activations hold the largest batch."""
+    """Everything that steps bind besides weights. Activations hold a batch, or one token."""
 
     x: Slice  # residual stream
-    x_next: Slice  # of one token: where decoding leaves x for the next layer to read
+    x_next: Slice  # where decoding leaves x for the next layer to read
     normed: Slice
     branch: Slice  # what attention or the FFN adds to x
     qkv: Slice
@@ -102,6 +111,8 @@ class Adapter:
     subgroup_size: int  # lanes that share a row of a matvec; 0: none do
     workgroup_bytes: int  # workgroup memory
     is_cpu: bool  # a processor that passes for a GPU: tiles do not pay there
+    half: bool  # products of f16, sums in f32
+    matrix_units: bool  # that multiply f16
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,7 @@ class PlannedModel:
     context: int  # the KV cache's length
     adapter: Adapter
     half_cache: bool  # keys and values are f16
+    cuts: Cuts = field(default_factory=dict)  # measured to be quicker than the rule
 
     @property
     def widths(self) -> Widths:
@@ -228,11 +240,16 @@ class PlannedModel:
         constants = {**constants, "KV_HALF": int(self.half_cache)}
         return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
 
+    def is_apart(self, name: str) -> bool:
+        """Whether a stack is several matrices, or one that is bound in slices."""
+        stack = self.weights.stacks[name]
+        return len(stack) > 1 or len(stack[0].slices) > 1
+
     def gate(self, batch: int, index: int) -> Step:
         """gate and up, computed apart -> gated."""
         c, m, w = self.config, self.memory, self.widths
         params = {"ffn": c.ffn, "in_stride": w.gate_up, "up0": w.up0, "out_stride": w.ffn}
-        constants = {"ACTIVATION": ("silu", "gelu_tanh").index(c.activation)}
+        constants = {"ACTIVATION": ACTIVATIONS[c.activation]}
         bindings = {"gate_up": m.gate_up, "out": m.gated, "state": m.state}
         return Step("gate", constants, bindings, params, batch, f"blk.{index}.gate")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from doppler.decode import matvec
 from doppler.gpu import Slice
-from doppler.plan import Number, PlannedModel, Step
-from doppler.weights import Matrix, aligned
+from doppler.plan import ACTIVATIONS, PlannedModel, Step
+from doppler.projection import Place, project
+from doppler.weights import aligned
 
 
 class PrefillPlan:
@@ -15,6 +17,10 @@ class PrefillPlan:
 
     def __init__(self, model: PlannedModel) -> None:
         self._model = model
+
+    def all(self, batch: int) -> list[Step]:
+        """Token ids -> logits of the last."""
+        return self.body(batch) + self.head()
 
     def body(self, batch: int) -> list[Step]:
         """Token ids -> normed hidden states of up to `batch` tokens; fills the KV cache."""
@@ -33,62 +39,40 @@ class PrefillPlan:
 
     def head_of_all(self, rows: int, normed: Slice, logits: Slice) -> list[Step]:
         """`rows` normed hidden states -> `logits` [rows, vocab rounded up to a vec4]."""
-        stride = aligned(self._model.config.vocab, 4)
-        return list(self._project(self._model.head_matrix, normed, logits, stride, 0, "head", rows))
+        place = Place(logits, aligned(self._model.config.vocab, 4), rows)
+        return list(project(self._model, self._model.head_matrix, normed, place, "head"))
 
     def _attention(self, batch: int, index: int) -> Iterator[Step]:
-        model, m, w, prefix = self._model, self._model.memory, self._model.widths, f"blk.{index}"
-        yield from self._stack(batch, f"{prefix}.attn_qkv", m.normed, m.qkv, w.qkv)
+        model, m, prefix = self._model, self._model.memory, f"blk.{index}"
+        yield from self._stack(f"{prefix}.attn_qkv", Place(m.qkv, model.widths.qkv, batch))
         yield model.rope(batch, index)
         yield model.attention(batch, index)
-        output = model.weights.matrices[f"{prefix}.attn_output.weight"]
-        yield from self._project(
-            output, m.attended, m.branch, w.hidden, 0, f"{prefix}.attn_output", batch
-        )
+        yield from self._plain(batch, f"{prefix}.attn_output", m.attended)
         post = model.post_norm(index, "post_attention_norm")
         yield model.norm(batch, f"{prefix}.attention", f"{prefix}.ffn_norm", post)
 
     def _ffn(self, batch: int, index: int) -> Iterator[Step]:
         model, m, w, prefix = self._model, self._model.memory, self._model.widths, f"blk.{index}"
-        yield from self._stack(batch, f"{prefix}.ffn_gate_up", m.normed, m.gate_up, w.gate_up)
-        yield model.gate(batch, index)
-        down = model.weights.matrices[f"{prefix}.ffn_down.weight"]
-        yield from self._project(down, m.gated, m.branch, w.hidden, 0, f"{prefix}.ffn_down", batch)
+        name = f"{prefix}.ffn_gate_up"
+        if model.is_apart(name):
+            yield from self._stack(name, Place(m.gate_up, w.gate_up, batch))
+            yield model.gate(batch, index)
+        else:
+            activation = ACTIVATIONS[model.config.activation]
+            yield from self._stack(name, Place(m.gated, w.ffn, batch, activation=activation))
+        yield from self._plain(batch, f"{prefix}.ffn_down", m.gated)
         post = model.post_norm(index, "post_ffw_norm")
         yield model.norm(batch, f"{prefix}.ffn", model.following(index), post)
 
-    def _stack(self, batch: int, name: str, x: Slice, out: Slice, stride: int) -> Iterator[Step]:
+    def _stack(self, name: str, place: Place) -> Iterator[Step]:
         """Every matrix of a stack, each to its place: a multiple of four columns of the output."""
-        start = 0
-        for matrix in self._model.weights.stacks[name]:
-            yield from self._project(matrix, x, out, stride, start, name, batch)
-            start += aligned(matrix.rows, 4)
+        model = self._model
+        for matrix in model.weights.stacks[name]:
+            yield from project(model, matrix, model.memory.normed, place, name)
+            place = replace(place, start=place.start + aligned(matrix.rows, 4))
 
-    def _project(
-        self,
-        matrix: Matrix,
-        x: Slice,
-        out: Slice,
-        out_stride: int,
-        start: int,
-        label: str,
-        batch: int,
-    ) -> Iterator[Step]:
-        """out[t, start:] = matrix · x[t], a step for each slice of the matrix."""
-        for part in matrix.slices:
-            params: dict[str, Number] = {
-                "rows": part.rows,
-                "cols": matrix.columns,
-                "row0": part.row0,
-                "x_stride": aligned(matrix.columns, 4),
-                "out_stride": out_stride,
-                "out0": start,
-                "last": 0,
-            }
-            bindings = {
-                **part.bindings(),
-                "x": x,
-                "out": out,
-                "state": self._model.memory.state,
-            }
-            yield Step("matmul", {"FORM": matrix.form}, bindings, params, batch, label)
+    def _plain(self, batch: int, name: str, x: Slice) -> Iterator[Step]:
+        """One matrix, x -> branch."""
+        model = self._model
+        place = Place(model.memory.branch, model.widths.hidden, batch)
+        yield from project(model, model.weights.matrices[f"{name}.weight"], x, place, name)

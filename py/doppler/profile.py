@@ -1,8 +1,15 @@
-"""Where a plan's time goes: GPU time, bytes and operations of each of its dispatches."""
+"""Where a plan's time goes: bytes and operations of its dispatches, and GPU time by kind.
+
+A dispatch alone takes a few microseconds, of which beginning and ending a pass would be most; so
+the same step of all layers is timed together, one after another as they would be in a token,
+which also leaves no layer's weights in the GPU's cache.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -11,17 +18,19 @@ from doppler.gpu import Gpu
 from doppler.kernels import Kernels
 from doppler.plan import Step
 
-WARM_RUNS = 20  # before the first is measured: a GPU at rest runs at a fraction of its clock
+WARM_SECONDS = 1.0  # of work before the first is measured: at rest, a GPU's clock is a fraction
+WARM_RUNS = 4  # queued at once
 RUNS = 5
+LEAST_TIMED = 16  # dispatches in a pass
+_LAYER = re.compile(r"^blk\.\d+\.")
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One dispatch. `us`: median microseconds of GPU time; `bytes`: of weights and keys read."""
+class Work:
+    """What one dispatch cannot do without: `bytes` of weights and keys read, `flops`."""
 
     label: str
     kernel: str
-    us: float
     bytes: int
     flops: int
 
@@ -30,22 +39,70 @@ class Timing:
         return asdict(self)
 
 
-async def profile(gpu: Gpu, kernels: Kernels, steps: Sequence[Step], seen: int) -> list[Timing]:
-    """Times every step of a plan by itself, in the plan's order; `seen` tokens are in the cache."""
-    recording = kernels.record_steps(steps)
+@dataclass(frozen=True)
+class Timing(Work):
+    """All `count` dispatches of a kind together. `us`: median microseconds of GPU time."""
+
+    count: int
+    us: float
+
+
+def work(steps: Sequence[Step], seen: int) -> list[Work]:
+    """What every step of a plan has to do where `seen` tokens are in the cache."""
+    return [Work(step.label, step.kernel, *_least(step, seen)) for step in steps]
+
+
+async def profile(
+    gpu: Gpu, kernels: Kernels, steps: Sequence[Step], seen: int, rewind: Callable[[], None]
+) -> list[Timing]:
+    """Times a plan by kind of step (the same label but for the layer), in order of first use.
+
+    `rewind` sets the state so that `seen` tokens are in the cache: what runs moves on from there.
+    """
+    kinds: dict[tuple[str, str], list[Step]] = {}
+    for step in steps:
+        kinds.setdefault((_LAYER.sub("", step.label), step.kernel), []).append(step)
+    repeats = [-(-LEAST_TIMED // len(kind)) for kind in kinds.values()]
+    whole = kernels.record_steps(steps)
+    parts = [
+        kernels.record_steps(kind * n) for kind, n in zip(kinds.values(), repeats, strict=True)
+    ]
+
+    def queue() -> None:
+        rewind()
+        kernels.run(*[whole] * WARM_RUNS)
+
+    runs = []
     try:
-        kernels.run(*[recording] * WARM_RUNS)
-        runs = [await kernels.time(recording) for _ in range(RUNS)]
+        await warm_up(gpu, queue)
+        for _ in range(RUNS):
+            rewind()
+            runs.append(await kernels.time(*([part] for part in parts)))
         await gpu.done()
     finally:
-        recording.destroy()
+        for recording in (whole, *parts):
+            recording.destroy()
+    times = [median(part) / n for part, n in zip(zip(*runs, strict=True), repeats, strict=True)]
     return [
-        Timing(step.label, step.kernel, round(median(times), 2), *_work(step, seen))
-        for step, times in zip(steps, zip(*runs, strict=True), strict=True)
+        _timing(label, kernel, work(kind, seen), us)
+        for ((label, kernel), kind), us in zip(kinds.items(), times, strict=True)
     ]
 
 
-def _work(step: Step, seen: int) -> tuple[int, int]:
+def _timing(label: str, kernel: str, works: Sequence[Work], us: float) -> Timing:
+    size, flops = sum(w.bytes for w in works), sum(w.flops for w in works)
+    return Timing(label, kernel, size, flops, len(works), round(us, 2))
+
+
+async def warm_up(gpu: Gpu, queue: Callable[[], None]) -> None:
+    """Queues work again and again until the GPU has had time to raise its clock."""
+    end = time.perf_counter() + WARM_SECONDS
+    while time.perf_counter() < end:
+        queue()
+        await gpu.done()
+
+
+def _least(step: Step, seen: int) -> tuple[int, int]:
     """(bytes, floating-point operations) that a step cannot do without."""
     p, bound = step.params, step.bindings
     if step.kernel.startswith("attention") and "keys" in bound:

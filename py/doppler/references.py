@@ -97,6 +97,12 @@ def gate(gates: Array, ups: Array, activation: Activation) -> Array:
     return out
 
 
+def read(words: npt.NDArray[np.uint32], workgroups: int) -> npt.NDArray[np.uint32]:
+    """Sums [workgroups, 256] of what each thread of read.wgsl reads, modulo 2^32."""
+    tiles = words.reshape(-1, 4, 256, 4).sum(axis=(1, 3), dtype=np.uint32)
+    return np.array([tiles[w::workgroups].sum(axis=0, dtype=np.uint32) for w in range(workgroups)])
+
+
 @dataclass(frozen=True)
 class Choice:
     """What `sample` decided: the token, and the ids among which it was drawn with their weights."""

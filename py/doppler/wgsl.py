@@ -25,6 +25,7 @@ _PARAMS = re.compile(r"^struct Params\s*\{(.*?)\}", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+)\s*:\s*(u32|i32|f32)\b")
 _USES = re.compile(r"^// uses: (\w+)$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^(?:enable|requires|diagnostic)\b.*;$", re.MULTILINE)
+_REAL = "alias Real = f32;"
 _COMMENT = re.compile(r"//.*$", re.MULTILINE)
 _CODES = {"u32": "I", "i32": "i", "f32": "f"}
 
@@ -57,15 +58,17 @@ class Shader:
             "<" + "".join(code for _, code in self.params), *(values[name] for name in names)
         )
 
-    def without(self, names: Collection[str]) -> str:
-        """The source with these bindings, runtime-sized arrays, as private variables.
+    def variant(self, absent: Collection[str], half: bool) -> str:
+        """The source with the `absent` bindings, runtime-sized arrays, as private variables.
 
         A dispatch costs the browser's GPU process a third of a microsecond for each binding; a
-        variant that never touches one is better off without it.
+        variant that never touches one is better off without it. `half` makes Real, in kernels that
+        have that alias, f16.
         """
+        source = f"enable f16;\n{self.source.replace(_REAL, 'alias Real = f16;')}"
         return _ARRAY_BINDING.sub(
-            lambda m: f"var<private> {m[1]}: array<{m[2]}, 1>;" if m[1] in names else m[0],
-            self.source,
+            lambda m: f"var<private> {m[1]}: array<{m[2]}, 1>;" if m[1] in absent else m[0],
+            source if half else self.source,
         )
 
 

@@ -1,6 +1,8 @@
-// out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c] for tokens t < count and rows r of this slice.
+// out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c] for tokens t < count and rows r of this slice, or
+// out[t, out0 + r] = act(gate) · up of pairs of rows (see activation.wgsl).
 // uses: planes
 // uses: state
+// uses: activation
 // uses: product
 //
 // x [batch, x_stride] f32, out [batch, out_stride] f32. A thread computes 4 rows × 8 tokens in
@@ -22,13 +24,8 @@ fn sums_of(rows: Rows, base: u32, at: u32) -> vec4f {
 }
 
 fn store(t: u32, row: u32, sums: vec4f) {
-  if (t >= state.count) {
-    return;
-  }
-  let at = t * params.out_stride + params.out0 + params.row0 + row;
-  for (var i = 0u; i < min(4u, params.rows - row); i++) {
-    out[at + i] = sums[i];
-  }
+  store_two(t, row, sums.xy);
+  store_two(t, row + 2u, sums.zw);
 }
 
 @compute @workgroup_size(32, 2)
@@ -38,8 +35,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   if (row >= params.rows || t >= state.count) {
     return;
   }
-  let last_row = params.rows - 1u;
-  let rows = min(vec4u(row, row + 1u, row + 2u, row + 3u), vec4u(last_row));
+  let rows = vec4u(row_of(row), row_of(row + 1u), row_of(row + 2u), row_of(row + 3u));
   let stride = params.x_stride / 4u;
   let last = vec4u(state.count - 1u);
   let base = min(vec4u(t, t + 1u, t + 2u, t + 3u), last) * stride;

@@ -5,6 +5,7 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 // in f32.
 // uses: planes
 // uses: state
+// uses: activation
 // uses: product
 //
 // A workgroup of 8 subgroups of 32 computes 32 · ROW_TILES rows × 64 · TOKEN_TILES tokens, 32 columns
@@ -28,21 +29,20 @@ alias Left = subgroup_matrix_left<f16, 16, 16>; // tokens × columns
 alias Right = subgroup_matrix_right<f16, 16, 16>; // columns × rows
 alias Sums = subgroup_matrix_result<f32, 16, 16>; // tokens × rows
 
-// Sixteen more than are used: a load is checked as if its last row were a whole stride long.
-var<workgroup> tile_w: array<f16, ROWS * STRIDE + SIZE>; // [ROWS, 32 columns]
-var<workgroup> tile_x: array<f16, TOKENS * STRIDE + SIZE>; // [TOKENS, 32 columns]
+// For the largest tile, since matrices cannot be loaded from arrays whose size is an override; and sixteen
+// more than are used: a load is checked as if its last row were a whole stride long.
+var<workgroup> tile_w: array<f16, 128u * STRIDE + SIZE>; // [ROWS, 32 columns]
+var<workgroup> tile_x: array<f16, 128u * STRIDE + SIZE>; // [TOKENS, 32 columns]
 var<workgroup> results: array<f32, 8u * SIZE * SIZE>; // a matrix a subgroup
 
-// What a thread moves into the tiles: half a group of a row, and a vec4 each of up to four tokens.
+// What a thread moves into the tiles: half a group of a row, and a vec4 each of up to four tokens. As it
+// lies in memory: nothing is computed from it, and so nothing waits for it, before it is put there.
 struct Carried {
-  w0: vec4h,
-  w1: vec4h,
-  w2: vec4h,
-  w3: vec4h,
-  x0: vec4h,
-  x1: vec4h,
-  x2: vec4h,
-  x3: vec4h,
+  packed: Packed,
+  x0: vec4f,
+  x1: vec4f,
+  x2: vec4f,
+  x3: vec4f,
 }
 
 fn small(v: vec4f) -> vec4h {
@@ -50,25 +50,15 @@ fn small(v: vec4f) -> vec4h {
 }
 
 // Vec4 index % 8 of group g of token t, which is a thread's own.
-fn activations(t: u32, g: u32, index: u32) -> vec4h {
+fn activations(t: u32, g: u32, index: u32) -> vec4f {
   let base = min(t + index / 8u, state.count - 1u) * (params.x_stride / 4u);
-  return small(load_x(base, 8u * g + index % 8u) / X_SCALE);
+  return load_x(base, 8u * g + index % 8u);
 }
 
 fn carry(row0: u32, t0: u32, g: u32, index: u32) -> Carried {
   var carried: Carried;
   if (index < 2u * ROWS) {
-    let group = load_group(min(row0 + index % ROWS, params.rows - 1u), g, params.cols);
-    var part: Half;
-    if (index < ROWS) {
-      part = first_half(group);
-    } else {
-      part = second_half(group);
-    }
-    carried.w0 = small(part.v0);
-    carried.w1 = small(part.v1);
-    carried.w2 = small(part.v2);
-    carried.w3 = small(part.v3);
+    carried.packed = load_packed(row_of(row0 + index % ROWS), g, params.cols);
   }
   carried.x0 = activations(t0, g, index);
   carried.x1 = activations(t0 + 32u, g, index);
@@ -86,7 +76,8 @@ fn put_weights(at: u32, v: vec4h) {
   tile_w[at + 3u] = v.w;
 }
 
-fn put_activations(t: u32, index: u32, v: vec4h) {
+fn put_activations(t: u32, index: u32, x: vec4f) {
+  let v = small(x / X_SCALE);
   let at = (t + index / 8u) * STRIDE + 4u * (index % 8u);
   tile_x[at] = v.x;
   tile_x[at + 1u] = v.y;
@@ -94,13 +85,21 @@ fn put_activations(t: u32, index: u32, v: vec4h) {
   tile_x[at + 3u] = v.w;
 }
 
-fn put(carried: Carried, index: u32) {
+// What was group g of its row.
+fn put(carried: Carried, g: u32, index: u32) {
   if (index < 2u * ROWS) {
+    let group = unpack(carried.packed, g);
+    var part: Half;
+    if (index < ROWS) {
+      part = first_half(group);
+    } else {
+      part = second_half(group);
+    }
     let at = (index % ROWS) * STRIDE + SIZE * (index / ROWS);
-    put_weights(at, carried.w0);
-    put_weights(at + 4u, carried.w1);
-    put_weights(at + 8u, carried.w2);
-    put_weights(at + 12u, carried.w3);
+    put_weights(at, small(part.v0));
+    put_weights(at + 4u, small(part.v1));
+    put_weights(at + 8u, small(part.v2));
+    put_weights(at + 12u, small(part.v3));
   }
   put_activations(0u, index, carried.x0);
   put_activations(32u, index, carried.x1);
@@ -111,25 +110,21 @@ fn put(carried: Carried, index: u32) {
 }
 
 fn left(token: u32, column: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&tile_x, token * STRIDE + column, STRIDE);
+  return subgroupMatrixLoad<Left>(&tile_x, token * STRIDE + column, false, STRIDE);
 }
 
 fn right(row: u32, column: u32) -> Right {
-  return subgroupMatrixLoad<Right, col_major>(&tile_w, row * STRIDE + column, STRIDE);
+  return subgroupMatrixLoad<Right>(&tile_w, row * STRIDE + column, true, STRIDE);
 }
 
 // By way of workgroup memory, since a matrix at the edge may not be stored whole.
 fn store(sums: Sums, token: u32, row: u32, subgroup: u32, lane: u32) {
   let start = subgroup * SIZE * SIZE;
-  subgroupMatrixStore<row_major>(&results, start, sums, SIZE);
+  subgroupMatrixStore(&results, start, sums, false, SIZE); // row after row
   workgroupBarrier();
-  let at = params.out0 + params.row0;
-  for (var i = lane; i < SIZE * SIZE; i += 32u) {
-    let t = token + i / SIZE;
-    let r = row + i % SIZE;
-    if (t < state.count && r < params.rows) {
-      out[t * params.out_stride + at + r] = X_SCALE * results[start + i];
-    }
+  for (var i = 2u * lane; i < SIZE * SIZE; i += 64u) {
+    let two = X_SCALE * vec2f(results[start + i], results[start + i + 1u]);
+    store_two(token + i / SIZE, row + i % SIZE, two);
   }
   workgroupBarrier();
 }
@@ -159,7 +154,7 @@ fn main(
   let groups = groups_of(params.cols);
   var carried = carry(row0, t0, 0u, index);
   for (var g = 1u; g <= groups; g++) {
-    put(carried, index);
+    put(carried, g - 1u, index);
     workgroupBarrier();
     carried = carry(row0, t0, min(g, groups - 1u), index);
     for (var column = 0u; column < 32u; column += SIZE) {

@@ -1,28 +1,49 @@
-// matmul.wgsl by tiles: out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c], in f32.
+// matmul.wgsl by tiles: out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c]. Real is f32, or f16 for products
+// and for sums of 16 of them; activations are then divided by 16, so that they stay within f16 up to a
+// million.
 // uses: planes
 // uses: state
+// uses: activation
 // uses: product
 //
 // A workgroup of 256 threads computes 64 · ROW_BLOCKS rows × 64 · TOKEN_BLOCKS tokens (1 or 2 each),
 // 16 columns at a time: weights are unpacked, and activations copied, into workgroup memory, from
 // where a thread multiplies 4 · ROW_BLOCKS rows by 4 · TOKEN_BLOCKS tokens in registers. What the
-// next 16 columns need is on its way from memory meanwhile. Workgroup memory: 4 KiB a block.
+// next 16 columns need is on its way from memory meanwhile. Workgroup memory: 4 KiB a block, 2 of f16.
 
+alias Real = f32;
+alias Real4 = vec4<Real>;
+
+override HALF: u32; // 1: Real is f16
 override ROW_BLOCKS: u32;
 override TOKEN_BLOCKS: u32;
 
 override W_LANES = 16u * ROW_BLOCKS; // fours of rows
 override X_LANES = 16u * TOKEN_BLOCKS; // fours of tokens
 
-var<workgroup> tile_w: array<vec4f, 16u * W_LANES>; // [16 columns, W_LANES] of four rows
-var<workgroup> tile_x: array<vec4f, 16u * X_LANES>; // [16 columns, X_LANES] of four tokens
+override SCALE = select(1.0, 16.0, HALF == 1u);
+override LARGEST = select(3.4e38, 65504.0, HALF == 1u);
+
+var<workgroup> tile_w: array<Real4, 16u * W_LANES>; // [16 columns, W_LANES] of four rows
+var<workgroup> tile_x: array<Real4, 16u * X_LANES>; // [16 columns, X_LANES] of four tokens
 
 // 4 × 4 numbers. As sums: a vec4 a token, over rows. As what goes into a tile: a vec4 a column.
 struct Block {
+  v0: Real4,
+  v1: Real4,
+  v2: Real4,
+  v3: Real4,
+}
+
+struct Sums {
   v0: vec4f,
   v1: vec4f,
   v2: vec4f,
   v3: vec4f,
+}
+
+fn real(v: vec4f) -> Real4 {
+  return Real4(clamp(v, vec4f(-LARGEST), vec4f(LARGEST)));
 }
 
 fn pick(words: vec4u, i: u32) -> u32 {
@@ -31,7 +52,7 @@ fn pick(words: vec4u, i: u32) -> u32 {
 
 // Weights of columns 32g + 4i .. 32g + 4i + 3 of a row, i < 8.
 fn weights(row: u32, g: u32, i: u32) -> vec4f {
-  let group = load_group(min(row, params.rows - 1u), g, params.cols);
+  let group = load_group(row_of(row), g, params.cols);
   if (FORM < 3u) {
     return dense(group, i);
   }
@@ -49,7 +70,7 @@ fn weights(row: u32, g: u32, i: u32) -> vec4f {
 
 fn transposed(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> Block {
   let columns = transpose(mat4x4f(a, b, c, d));
-  return Block(columns[0], columns[1], columns[2], columns[3]);
+  return Block(real(columns[0]), real(columns[1]), real(columns[2]), real(columns[3]));
 }
 
 // Vec4 i (i < 8) of group g, of four rows.
@@ -59,7 +80,7 @@ fn carry_weights(row: u32, g: u32, i: u32) -> Block {
 }
 
 fn activations(t: u32, at: u32) -> vec4f {
-  return load_x(min(t, state.count - 1u) * (params.x_stride / 4u), at);
+  return load_x(min(t, state.count - 1u) * (params.x_stride / 4u), at) / SCALE;
 }
 
 fn carry_tokens(t: u32, g: u32, i: u32) -> Block {
@@ -102,21 +123,21 @@ fn put(block: Block, index: u32) {
   }
 }
 
-fn add(sums: Block, w: vec4f, x: vec4f) -> Block {
+fn add(sums: Block, w: Real4, x: Real4) -> Block {
   return Block(sums.v0 + x.x * w, sums.v1 + x.y * w, sums.v2 + x.z * w, sums.v3 + x.w * w);
 }
 
-fn store_token(t: u32, row: u32, sums: vec4f) {
-  if (t >= state.count || row >= params.rows) {
-    return;
-  }
-  let at = t * params.out_stride + params.out0 + params.row0 + row;
-  for (var i = 0u; i < min(4u, params.rows - row); i++) {
-    out[at + i] = sums[i];
-  }
+fn gathered(sums: Sums, part: Block) -> Sums {
+  return Sums(sums.v0 + vec4f(part.v0), sums.v1 + vec4f(part.v1), sums.v2 + vec4f(part.v2),
+    sums.v3 + vec4f(part.v3));
 }
 
-fn store(t: u32, row: u32, sums: Block) {
+fn store_token(t: u32, row: u32, sums: vec4f) {
+  store_two(t, row, SCALE * sums.xy);
+  store_two(t, row + 2u, SCALE * sums.zw);
+}
+
+fn store(t: u32, row: u32, sums: Sums) {
   store_token(t, row, sums.v0);
   store_token(t + 1u, row, sums.v1);
   store_token(t + 2u, row, sums.v2);
@@ -135,10 +156,14 @@ fn main(
   }
   let r = index % 16u;
   let t = index / 16u;
-  var sums00: Block; // of the first block of rows, the first block of tokens
-  var sums01: Block;
-  var sums10: Block;
-  var sums11: Block;
+  var part00: Block; // of the first block of rows, the first block of tokens
+  var part01: Block;
+  var part10: Block;
+  var part11: Block;
+  var sums00: Sums;
+  var sums01: Sums;
+  var sums10: Sums;
+  var sums11: Sums;
   let steps = 2u * groups_of(params.cols);
   var carried = carry(row0, t0, 0u, index);
   for (var s = 1u; s <= steps; s++) {
@@ -148,17 +173,27 @@ fn main(
     for (var column = 0u; column < 16u; column++) {
       let w = tile_w[column * W_LANES + r];
       let x = tile_x[column * X_LANES + t];
-      sums00 = add(sums00, w, x);
+      part00 = add(part00, w, x);
       if (TOKEN_BLOCKS > 1u) {
-        sums01 = add(sums01, w, tile_x[column * X_LANES + 16u + t]);
+        part01 = add(part01, w, tile_x[column * X_LANES + 16u + t]);
       }
       if (ROW_BLOCKS > 1u) {
         let w1 = tile_w[column * W_LANES + 16u + r];
-        sums10 = add(sums10, w1, x);
+        part10 = add(part10, w1, x);
         if (TOKEN_BLOCKS > 1u) {
-          sums11 = add(sums11, w1, tile_x[column * X_LANES + 16u + t]);
+          part11 = add(part11, w1, tile_x[column * X_LANES + 16u + t]);
         }
       }
+    }
+    if (HALF == 1u || s == steps) {
+      sums00 = gathered(sums00, part00);
+      sums01 = gathered(sums01, part01);
+      sums10 = gathered(sums10, part10);
+      sums11 = gathered(sums11, part11);
+      part00 = Block();
+      part01 = Block();
+      part10 = Block();
+      part11 = Block();
     }
     workgroupBarrier();
   }

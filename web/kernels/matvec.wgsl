@@ -2,25 +2,40 @@
 // activations, with norms folded in (see vector.wgsl).
 // uses: planes
 // uses: state
+// uses: activation
 // uses: vector
 //
 // A thread computes 4 rows, a workgroup 128: no subgroups, so that it runs everywhere, and little
 // waiting, which CPUs that play a GPU do badly.
 
+const THREADS = 32u;
+const MOST_TURNS = 64u; // 8,192 columns
+
 var<workgroup> squares: array<f32, 64>;
 
 fn total_of(value: f32, index: u32, at: u32) -> f32 {
-  squares[at + index] = value;
+  squares[32u * at + index] = value;
   workgroupBarrier();
   var whole = 0.0;
   for (var i = 0u; i < 32u; i++) {
-    whole += squares[at + i];
+    whole += squares[32u * at + i];
   }
   return whole;
 }
 
-fn product(row: u32, g: u32, a: Half, b: Half, sum: f32) -> f32 {
-  return group_product(load_group(row, g, COLS), a, b, sum);
+alias Staged = vec4f;
+
+fn keep(v: vec4f) -> vec4f {
+  return v;
+}
+
+fn restored(v: vec4f) -> vec4f {
+  return v;
+}
+
+fn product(row: u32, g: u32, v: Activations) -> f32 {
+  return group_product(load_group(row, g, COLS), Half(v.v0, v.v1, v.v2, v.v3),
+    Half(v.v4, v.v5, v.v6, v.v7), v.sum);
 }
 
 @compute @workgroup_size(32)
@@ -30,7 +45,7 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let number = workgroup.y * grid.x + workgroup.x;
-  stage(lane, 32u, number == 0u);
+  stage(lane, number == 0u);
   let r = (number * 32u + lane) * 4u;
   if (r >= params.rows) {
     return;
@@ -38,11 +53,9 @@ fn main(
   let rows = vec4u(row_of(r), row_of(r + 1u), row_of(r + 2u), row_of(r + 3u));
   var sums = vec4f();
   for (var g = 0u; g < groups_of(COLS); g++) {
-    let a = staged_half(g, 0u);
-    let b = staged_half(g, 1u);
-    let sum = sum_of(a) + sum_of(b);
-    sums += vec4f(product(rows.x, g, a, b, sum), product(rows.y, g, a, b, sum),
-      product(rows.z, g, a, b, sum), product(rows.w, g, a, b, sum));
+    let v = activations(g);
+    sums += vec4f(
+      product(rows.x, g, v), product(rows.y, g, v), product(rows.z, g, v), product(rows.w, g, v));
   }
   store_two(r, sums.xy);
   store_two(r + 2u, sums.zw);

@@ -10,12 +10,14 @@
 //   5 Q5_0      4 words a group                       1 word          as Q4_0
 //   6 Q5_1      4 words a group                       1 word          as Q4_1
 //   7 Q8_0      8 words a group, signed bytes         -               as Q4_0
-//   8 Q4_K      4 words a group                       -               4 words a 256-block (the file's)
+//   8 Q4_K      4 words a group                       -               4 words a 256-block, see below
 //   9 Q5_K      4 words a group                       1 word          as Q4_K
 //  10 Q6_K      4 words a group                       2 words         5 words a 256-block: 16 i8, f16 d
 // A group is 32 columns. Of 4-bit words, byte b of word w holds column 4w+b in its low nibble and
 // 16+4w+b in its high one. High bits: bit i of the word is column i; Q6_K has two bits a column.
-// Dense rows (0..2) are padded with zeros to a multiple of 4 columns.
+// Dense rows (0..2) are padded with zeros to a multiple of 4 columns. The scales of a K block: f16 d and
+// dmin; then eight nibbles each, one a group: the low bits of its scale, of its minimum, and the high two
+// bits of both, the scale's first.
 
 override FORM: u32;
 
@@ -23,8 +25,16 @@ override FORM: u32;
 @group(0) @binding(1) var<storage, read> high: array<u32>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 
-// 32 weights of a row, still packed. Weight = scale · code - minimum, scale.x for columns 0..15 and
-// scale.y for 16..31.
+// 32 weights of a row as they lie in the planes: what can be asked for long before it is used.
+struct Packed {
+  a: vec4u,
+  b: vec4u,
+  high: vec2u,
+  scale: vec4u,
+}
+
+// 32 weights of a row, with their scales. Weight = scale · code - minimum, scale.x for columns 0..15
+// and scale.y for 16..31.
 struct Group {
   a: vec4u,
   b: vec4u,
@@ -51,46 +61,9 @@ fn groups_of(cols: u32) -> u32 {
   return (cols + 31u) / 32u;
 }
 
-// Byte i of the four words that start at `base`, which hold d, dmin and 12 bytes of a K block.
-fn k_byte(base: u32, i: u32) -> u32 {
-  return (scales[base + i / 4u] >> (8u * (i % 4u))) & 255u;
-}
-
-// (scale, minimum) of group j of a Q4_K or Q5_K block: six bits each, times d and dmin.
-fn k_scale(base: u32, j: u32) -> vec2f {
-  let d = scales[base];
-  var packed = vec2u(k_byte(base, 4u + j % 4u), k_byte(base, 8u + j % 4u)) & vec2u(63u);
-  if (j >= 4u) {
-    let low = k_byte(base, 8u + j);
-    let top = vec2u(k_byte(base, j), k_byte(base, 4u + j)) >> vec2u(6u);
-    packed = vec2u(low & 15u, low >> 4u) | (top << vec2u(4u));
-  }
-  return vec2f(half(d & 0xffffu), half(d >> 16u)) * vec2f(packed);
-}
-
-// Scale of columns 0..15 and of 16..31, and the minimum, of group g of a row; `at` is its number in
-// the matrix.
-fn load_scale(row: u32, g: u32, at: u32, groups: u32) -> vec3f {
-  if (FORM == 3u || FORM == 5u || FORM == 7u) {
-    let pair = scales[row * ((groups + 1u) / 2u) + g / 2u];
-    return vec3f(vec2f(half((pair >> (16u * (g & 1u))) & 0xffffu)), 0.0);
-  }
-  if (FORM == 4u || FORM == 6u) {
-    let pair = scales[at];
-    return vec3f(vec2f(half(pair & 0xffffu)), -half(pair >> 16u));
-  }
-  if (FORM == 10u) {
-    let base = 5u * (at / 8u);
-    let j = at % 8u;
-    let pair = scales[base + j / 2u] >> (16u * (j & 1u));
-    return vec3f(half(scales[base + 4u]) * signed_bytes(pair).xy, 0.0);
-  }
-  return k_scale(4u * (at / 8u), at % 8u).xxy;
-}
-
 // Group g of row `row`; quantised forms only read what they need (FORM is known when compiling).
-fn load_group(row: u32, g: u32, cols: u32) -> Group {
-  var out: Group;
+fn load_packed(row: u32, g: u32, cols: u32) -> Packed {
+  var out: Packed;
   if (FORM < 3u) {
     let width = (cols + 3u) / 4u; // vec4s a row
     out.a = vec4u(row * width + g * 8u, width - g * 8u, 0u, 0u); // first vec4, how many are left
@@ -109,10 +82,48 @@ fn load_group(row: u32, g: u32, cols: u32) -> Group {
   } else if (FORM == 10u) {
     out.high = vec2u(high[2u * at], high[2u * at + 1u]);
   }
-  let scale = load_scale(row, g, at, groups);
-  out.scale = scale.xy;
-  out.minimum = scale.z;
+  if (FORM == 3u || FORM == 5u || FORM == 7u) {
+    out.scale.x = scales[row * ((groups + 1u) / 2u) + g / 2u];
+  } else if (FORM == 4u || FORM == 6u) {
+    out.scale.x = scales[at];
+  } else if (FORM == 10u) {
+    let base = 5u * (at / 8u);
+    out.scale = vec4u(scales[base + 4u], scales[base + (at % 8u) / 2u], 0u, 0u);
+  } else {
+    let base = 4u * (at / 8u);
+    out.scale = vec4u(scales[base], scales[base + 1u], scales[base + 2u], scales[base + 3u]);
+  }
   return out;
+}
+
+// (scale, minimum) of group j of a Q4_K or Q5_K block: six bits each, times d and dmin.
+fn k_scale(words: vec4u, j: u32) -> vec2f {
+  let nibbles = (words.yzw >> vec3u(4u * j)) & vec3u(15u);
+  let bits = nibbles.xy | ((vec2u(nibbles.z, nibbles.z >> 2u) & vec2u(3u)) << vec2u(4u));
+  return vec2f(half(words.x & 0xffffu), half(words.x >> 16u)) * vec2f(bits);
+}
+
+// Scale of columns 0..15 and of 16..31, and the minimum, of what was group g of its row.
+fn scale_of(words: vec4u, g: u32) -> vec3f {
+  if (FORM == 3u || FORM == 5u || FORM == 7u) {
+    return vec3f(vec2f(half((words.x >> (16u * (g & 1u))) & 0xffffu)), 0.0);
+  }
+  if (FORM == 4u || FORM == 6u) {
+    return vec3f(vec2f(half(words.x & 0xffffu)), -half(words.x >> 16u));
+  }
+  if (FORM == 10u) {
+    return vec3f(half(words.x) * signed_bytes(words.y >> (16u * (g & 1u))).xy, 0.0);
+  }
+  return k_scale(words, g % 8u).xxy;
+}
+
+fn unpack(packed: Packed, g: u32) -> Group {
+  let scale = scale_of(packed.scale, g);
+  return Group(packed.a, packed.b, packed.high, scale.xy, scale.z);
+}
+
+fn load_group(row: u32, g: u32, cols: u32) -> Group {
+  return unpack(load_packed(row, g, cols), g);
 }
 
 // Vec4 i (i < 8) of a group of a dense row, zero beyond a short last group.
@@ -227,8 +238,4 @@ fn group_product(group: Group, a: Half, b: Half, sum: f32) -> f32 {
   plain.minimum = 0.0;
   return group.scale.x * total(multiply(first_half(plain), a)) +
     group.scale.y * total(multiply(second_half(plain), b)) - group.minimum * sum;
-}
-
-fn sum_of(half: Half) -> f32 {
-  return total(half.v0 + half.v1 + half.v2 + half.v3);
 }

@@ -1,5 +1,5 @@
-// What matmul and both matvecs share: bindings, parameters, activations in vec4s. Put before those
-// whose header says "uses: product"; it needs planes.wgsl and state.wgsl.
+// What the matmuls share: bindings, parameters, activations in vec4s. Put before those whose header says
+// "uses: product"; it needs planes.wgsl, activation.wgsl and state.wgsl.
 
 struct Params {
   rows: u32, // of this slice
@@ -8,7 +8,6 @@ struct Params {
   x_stride: u32, // elements a token
   out_stride: u32,
   out0: u32, // where the matrix's first row goes in a token's output
-  last: u32, // 1: matvec takes the batch's last token, 0: its first
 }
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
@@ -28,13 +27,26 @@ fn load_half(base: u32, at: u32) -> Half {
   return Half(load_x(base, at), load_x(base, at + 1u), load_x(base, at + 2u), load_x(base, at + 3u));
 }
 
-// Products of row r with 32 columns, in four parts.
-fn products(r: u32, g: u32, a: Half, b: Half) -> vec4f {
-  let group = load_group(min(r, params.rows - 1u), g, params.cols);
-  return multiply(first_half(group), a) + multiply(second_half(group), b);
+fn row_of(r: u32) -> u32 {
+  return row_of_rows(r, params.rows);
 }
 
-// The token that matvec multiplies.
-fn token() -> u32 {
-  return select(0u, state.count - 1u, params.last == 1u);
+// Stores what token t has of rows r and r + 1, if there are such.
+fn store_two(t: u32, r: u32, sums: vec2f) {
+  if (t >= state.count) {
+    return;
+  }
+  let at = t * params.out_stride + params.out0;
+  if (ACTIVATION > 0u) {
+    if (r < params.rows) {
+      out[at + r / 2u] = activate(vec4f(sums.x)).x * sums.y;
+    }
+    return;
+  }
+  if (r < params.rows) {
+    out[at + params.row0 + r] = sums.x;
+  }
+  if (r + 1u < params.rows) {
+    out[at + params.row0 + r + 1u] = sums.y;
+  }
 }

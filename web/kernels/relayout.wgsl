@@ -89,6 +89,25 @@ fn regroup(at: u32, shift: u32) -> u32 {
   return first | (second << 4u);
 }
 
+// The six bits each of eight scales and minimums, which the file packs in 12 bytes at `at + 4`.
+fn move_k_scales(at: u32, out: u32) {
+  var words = vec3u();
+  for (var j = 0u; j < 8u; j++) {
+    let first = at + 4u + j % 4u;
+    var bits = vec2u(byte_at(first), byte_at(first + 4u)) & vec2u(63u);
+    if (j >= 4u) {
+      let low = byte_at(first + 8u);
+      let top = vec2u(byte_at(first), byte_at(first + 4u)) >> vec2u(6u);
+      bits = vec2u(low & 15u, low >> 4u) | (top << vec2u(4u));
+    }
+    words |= vec3u(bits & vec2u(15u), (bits.x >> 4u) | ((bits.y >> 4u) << 2u)) << vec3u(4u * j);
+  }
+  scales[out] = word_at(at);
+  scales[out + 1u] = words.x;
+  scales[out + 2u] = words.y;
+  scales[out + 3u] = words.z;
+}
+
 // Q4_K, Q5_K: 256 columns: d, dmin, 12 bytes of scales, (32 bytes: bit j is that of group j), and
 // 128 bytes, of which each 32 hold a group in their low nibbles and the next in their high ones.
 fn move_k(row_at: u32, row: u32, g: u32) {
@@ -107,9 +126,7 @@ fn move_k(row_at: u32, row: u32, g: u32) {
     high[out] = bits;
   }
   if (j == 0u) {
-    for (var w = 0u; w < 4u; w++) {
-      scales[4u * (out / 8u) + w] = word_at(at + 4u * w);
-    }
+    move_k_scales(at, 4u * (out / 8u));
   }
 }
 

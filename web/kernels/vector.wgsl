@@ -1,14 +1,17 @@
 // What the matvecs share: bindings, parameters, and the activations of one token, which the prologue
 // leaves in workgroup memory (STAGE 1), unless they are too many for it: then they are read where they
 // lie (STAGE 0, with PROLOGUE 0 only). Put before those whose header says "uses: vector"; it needs
-// planes.wgsl and state.wgsl.
+// planes.wgsl, activation.wgsl and state.wgsl.
 //
 // PROLOGUE 0: v = x[t] for t = last ? count - 1 : 0. Otherwise norms and residual
 // are folded in, so that they cost no dispatch of their own: h = x (PROLOGUE 1), x + branch (2) or
 // x + rms(branch) · (post + offset) (3), where rms(v) = v / sqrt(mean(v²) + eps), and
 // v = rms(h) · (weight + offset). Every workgroup computes them for itself; the first one stores h in
 // `next`, which is not x, since others still read that. PROLOGUE 4 joins the runs of attention as
-// attention_join.wgsl does: x is its parts [splits, COLS], branch its marks [splits, heads].
+// attention_join.wgsl does: x is its parts [SPLITS, COLS], branch its marks [SPLITS, heads].
+//
+// A kernel says what activations are staged as: `Staged`, a vec4 of the numbers that its product takes,
+// and keep(v), which makes one; restored(s) is v again, nearly.
 //
 // x, branch, next [.., x_stride] f32, pads zero; post, weight [COLS]. x_stride is COLS rounded up to a
 // multiple of 4.
@@ -16,10 +19,14 @@
 override COLS: u32;
 override PROLOGUE: u32;
 override NORMED = PROLOGUE > 0u && PROLOGUE < 4u;
-override ACTIVATION: u32; // 0: none; 1, 2: rows are pairs (gate, up) and out = act(gate) · up
 override STAGE: u32;
+override SPLITS: u32; // runs of attention that PROLOGUE 4 joins
 override STEP = (COLS + 31u) / 32u; // groups
+override WIDTH = (COLS + 3u) / 4u; // vec4s
+override TURNS = (8u * STEP + THREADS - 1u) / THREADS; // vec4s that a thread stages
 override STAGED = max(8u * STEP * STAGE, 1u); // vec4s in workgroup memory
+override HAS_MINIMUM = FORM == 4u || FORM == 6u || FORM == 8u || FORM == 9u;
+override SUMMED = max(STEP * STAGE * u32(HAS_MINIMUM), 1u);
 
 struct Params {
   rows: u32, // of this slice
@@ -29,7 +36,6 @@ struct Params {
   last: u32,
   eps: f32,
   offset: f32,
-  splits: u32,
   heads: u32,
 }
 
@@ -42,7 +48,8 @@ struct Params {
 @group(0) @binding(9) var<storage, read> state: State;
 @group(0) @binding(10) var<uniform> params: Params;
 
-var<workgroup> staged: array<vec4f, STAGED>;
+var<workgroup> staged: array<Staged, STAGED>;
+var<workgroup> group_sums: array<f32, SUMMED>; // of what is staged, where minimums are to be multiplied
 
 // Where vec4 i of the activations is staged: the same vec4 of all groups side by side, so that lanes
 // which take a group each read neighbouring words.
@@ -56,25 +63,49 @@ fn token_base() -> u32 {
 }
 
 fn lying(i: u32) -> vec4f {
-  return select(vec4f(), x[token_base() + i], i < (COLS + 3u) / 4u);
+  return select(vec4f(), x[token_base() + i], i < WIDTH);
 }
 
-// 16 activations: half 0 or 1 of a group.
-fn staged_half(g: u32, half: u32) -> Half {
-  if (STAGE == 0u) {
-    let i = 8u * g + 4u * half;
-    return Half(lying(i), lying(i + 1u), lying(i + 2u), lying(i + 3u));
+fn summed(v: Staged) -> f32 {
+  let r = restored(v);
+  return r.x + r.y + r.z + r.w;
+}
+
+// 32 activations, and what they add up to.
+struct Activations {
+  v0: Staged,
+  v1: Staged,
+  v2: Staged,
+  v3: Staged,
+  v4: Staged,
+  v5: Staged,
+  v6: Staged,
+  v7: Staged,
+  sum: f32,
+}
+
+fn activations(g: u32) -> Activations {
+  var a: Activations;
+  if (STAGE == 1u) {
+    a = Activations(staged[g], staged[g + STEP], staged[g + 2u * STEP], staged[g + 3u * STEP],
+      staged[g + 4u * STEP], staged[g + 5u * STEP], staged[g + 6u * STEP], staged[g + 7u * STEP], 0.0);
+    if (HAS_MINIMUM) {
+      a.sum = group_sums[g];
+    }
+    return a;
   }
-  let at = 4u * half * STEP + g;
-  return Half(staged[at], staged[at + STEP], staged[at + 2u * STEP], staged[at + 3u * STEP]);
+  let i = 8u * g;
+  a = Activations(keep(lying(i)), keep(lying(i + 1u)), keep(lying(i + 2u)), keep(lying(i + 3u)),
+    keep(lying(i + 4u)), keep(lying(i + 5u)), keep(lying(i + 6u)), keep(lying(i + 7u)), 0.0);
+  if (HAS_MINIMUM) {
+    a.sum = summed(a.v0) + summed(a.v1) + summed(a.v2) + summed(a.v3) + summed(a.v4) +
+      summed(a.v5) + summed(a.v6) + summed(a.v7);
+  }
+  return a;
 }
 
 fn inverse_rms(square: f32) -> f32 {
   return 1.0 / sqrt(square / f32(COLS) + params.eps);
-}
-
-fn post_scaled(i: u32, at: u32, scale: f32) -> vec4f {
-  return branch[at] * scale * (post[i] + params.offset);
 }
 
 fn mark(run: u32, head: u32) -> f32 {
@@ -86,12 +117,12 @@ fn mark(run: u32, head: u32) -> f32 {
 fn joined(i: u32) -> vec4f {
   let head = 4u * i * params.heads / COLS;
   var largest = mark(0u, head);
-  for (var run = 1u; run < params.splits; run++) {
+  for (var run = 1u; run < SPLITS; run++) {
     largest = max(largest, mark(run, head));
   }
   var sum = vec4f();
   var total = 0.0;
-  for (var run = 0u; run < params.splits; run++) {
+  for (var run = 0u; run < SPLITS; run++) {
     let weight = exp(mark(run, head) - largest);
     sum += weight * x[run * (COLS / 4u) + i];
     total += weight;
@@ -99,33 +130,8 @@ fn joined(i: u32) -> vec4f {
   return sum / total;
 }
 
-// h, of which the first workgroup keeps a copy.
-fn residual(i: u32, at: u32, scale: f32) -> vec4f {
-  if (PROLOGUE == 4u) {
-    return joined(i);
-  }
-  var h = x[at];
-  if (PROLOGUE == 2u) {
-    h += branch[at];
-  } else if (PROLOGUE == 3u) {
-    h += post_scaled(i, at, scale);
-  }
-  return h;
-}
-
-fn activate(gate: f32) -> f32 {
-  if (ACTIVATION == 1u) {
-    return gate / (1.0 + exp(min(-gate, 80.0))); // exp(80) is finite, and the quotient is 0
-  }
-  let inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate); // sqrt(2 / pi)
-  return 0.5 * gate * (1.0 + tanh(clamp(inner, -10.0, 10.0))); // tanh(10) is 1 in f32
-}
-
-// The matrix row of number r of this slice: with an activation, gates are the even numbers, and their
-// ups, which begin in the middle of the matrix, the odd ones.
 fn row_of(r: u32) -> u32 {
-  let row = min(r, params.rows - 1u);
-  return select(row, row / 2u + (row & 1u) * (params.rows / 2u), ACTIVATION > 0u);
+  return row_of_rows(r, params.rows);
 }
 
 // Stores the sums of rows r and r + 1.
@@ -133,7 +139,7 @@ fn store_two(r: u32, sums: vec2f) {
   let at = params.out0 + params.row0 + r;
   if (ACTIVATION > 0u) {
     if (r < params.rows) {
-      out[params.out0 + r / 2u] = activate(sums.x) * sums.y;
+      out[params.out0 + r / 2u] = activate(vec4f(sums.x)).x * sums.y;
     }
     return;
   }
@@ -145,39 +151,84 @@ fn store_two(r: u32, sums: vec2f) {
   }
 }
 
-// Stages v. total_of(value, index, at), which each kernel has in its own way, is the workgroup's sum,
-// taken through 32 numbers from `at` on.
-fn stage(index: u32, threads: u32, first: bool) {
+// Stages v. total_of(value, index, at), which each kernel has in its own way, is the workgroup's sum, taken
+// through numbers of its own for `at` 0 and 1.
+fn stage(index: u32, first: bool) {
   if (STAGE == 0u) {
     return;
   }
-  let base = token_base();
-  let width = (COLS + 3u) / 4u;
-  var scale = 1.0;
-  if (PROLOGUE == 3u) {
-    var sum = 0.0;
-    for (var i = index; i < width; i += threads) {
-      sum += dot(branch[base + i], branch[base + i]);
-    }
-    scale = inverse_rms(total_of(sum, index, 0u));
-  }
-  var sum = 0.0;
-  for (var i = index; i < 8u * STEP; i += threads) {
-    var h = vec4f();
-    if (i < width) {
-      h = residual(i, base + i, scale);
-      if (NORMED && PROLOGUE > 1u && first) {
-        next[base + i] = h;
-      }
-    }
-    staged[place(i)] = h;
-    sum += dot(h, h);
-  }
   if (NORMED) {
-    let inverse = inverse_rms(total_of(sum, index, 32u));
-    for (var i = index; i < width; i += threads) {
-      staged[place(i)] *= inverse * (weight[i] + params.offset);
+    stage_normed(index, first);
+  } else {
+    for (var n = 0u; n < TURNS; n++) {
+      let i = index + n * THREADS;
+      var v = vec4f();
+      if (i < WIDTH && PROLOGUE == 4u) {
+        v = joined(i);
+      } else if (i < WIDTH) {
+        v = x[token_base() + i];
+      }
+      if (i < 8u * STEP) {
+        staged[place(i)] = keep(v);
+      }
     }
   }
   workgroupBarrier();
+  if (HAS_MINIMUM) {
+    for (var g = index; g < STEP; g += THREADS) {
+      var sum = 0.0;
+      for (var i = 0u; i < 8u; i++) {
+        sum += summed(staged[g + i * STEP]);
+      }
+      group_sums[g] = sum;
+    }
+    workgroupBarrier();
+  }
+}
+
+// All that is read is asked for at once, before anything waits for it.
+fn stage_normed(index: u32, first: bool) {
+  let base = token_base();
+  var h: array<vec4f, MOST_TURNS>;
+  var b: array<vec4f, MOST_TURNS>;
+  var p: array<vec4f, MOST_TURNS>;
+  var w: array<vec4f, MOST_TURNS>;
+  for (var n = 0u; n < TURNS; n++) {
+    let i = index + n * THREADS;
+    if (i < WIDTH) {
+      h[n] = x[base + i];
+      w[n] = weight[i];
+      if (PROLOGUE > 1u) {
+        b[n] = branch[base + i];
+      }
+      if (PROLOGUE == 3u) {
+        p[n] = post[i];
+      }
+    }
+  }
+  if (PROLOGUE == 3u) {
+    var sum = 0.0;
+    for (var n = 0u; n < TURNS; n++) {
+      sum += dot(b[n], b[n]);
+    }
+    let inverse = inverse_rms(total_of(sum, index, 0u));
+    for (var n = 0u; n < TURNS; n++) {
+      b[n] *= inverse * (p[n] + params.offset);
+    }
+  }
+  var sum = 0.0;
+  for (var n = 0u; n < TURNS; n++) {
+    h[n] += b[n];
+    sum += dot(h[n], h[n]);
+  }
+  let inverse = inverse_rms(total_of(sum, index, 1u));
+  for (var n = 0u; n < TURNS; n++) {
+    let i = index + n * THREADS;
+    if (PROLOGUE > 1u && first && i < WIDTH) {
+      next[base + i] = h[n];
+    }
+    if (i < 8u * STEP) {
+      staged[place(i)] = keep(h[n] * inverse * (w[n] + params.offset));
+    }
+  }
 }

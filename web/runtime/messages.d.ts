@@ -84,19 +84,37 @@ export interface Methods {
     result: { prompt_ids: number[]; rows: number; vocab: number; file: string };
   };
   memory: { args: Empty; result: Memory };
-  /** GPU time of a token after `tokens` of context, or of a prefill batch; the cache is lost. */
+  /** The dispatches of a token after `tokens` of context, or of a prefill batch. */
+  plan: { args: { tokens?: number; batch?: number }; result: Work[] };
+  /** The same with the GPU time of each; the KV cache is lost. */
   profile: { args: { tokens?: number; batch?: number }; result: Timing[] };
+  /** How fast the GPU reads its memory; takes some seconds. */
+  bandwidth: { args: Empty; result: Bandwidth };
   /** Names of the WGSL kernels. */
   kernels: { args: Empty; result: string[] };
 }
 
-/** One dispatch: microseconds, bytes of weights and keys read, floating-point operations. */
-export interface Timing {
+/** One dispatch: bytes of weights and keys that it has to read, floating-point operations. */
+export interface Work {
   label: string;
   kernel: string;
-  us: number;
   bytes: number;
   flops: number;
+}
+
+/** All dispatches of a kind together. */
+export interface Timing extends Work {
+  count: number;
+  /** Microseconds of GPU time. */
+  us: number;
+}
+
+export interface Bandwidth {
+  /** Bytes that were read at once. */
+  bytes: number;
+  gb_s: number;
+  /** What it was timed by: the GPU's own clock, or the page's. */
+  by: "timestamps" | "clock";
 }
 
 export type Empty = Record<string, never>;
@@ -152,6 +170,10 @@ export interface LoadArgs {
   batch?: number;
   /** What keys and values are kept as; f16 unless the adapter is a CPU. */
   kv?: "f16" | "f32";
+  /** What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32. */
+  precision?: "f16" | "f32";
+  /** What to take the adapter for, for tests and debugging: it decides which kernels run. */
+  adapter?: { is_cpu?: boolean; subgroup_size?: number };
   /** Smaller device limits, for tests and debugging. */
   limits?: Record<string, number>;
 }
@@ -161,7 +183,10 @@ export interface LoadedModel {
   title: string;
   config: Record<string, any>;
   context: number;
+  /** Tokens a prefill batch, at most. */
+  batch: number;
   kv: "f16" | "f32";
+  precision: "f16" | "f32";
   chat: boolean;
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;

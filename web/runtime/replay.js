@@ -21,53 +21,34 @@ export function replay(device, ...recordings) {
 }
 
 /**
- * Runs a recording with a pass for every dispatch; the device needs "timestamp-query".
+ * Runs lists of recordings with a pass for each list; the device needs "timestamp-query".
  * @param {GPUDevice} device
- * @param {Recording} recording
- * @returns {Promise<Float64Array>} microseconds of GPU time of each dispatch
+ * @param {Recording[][]} lists
+ * @returns {Promise<Float64Array>} microseconds of GPU time of each pass
  */
-export async function timed(device, recording) {
-  const count = recording.groups.length;
-  const times = new Float64Array(count);
-  for (let start = 0; start < count; start += MOST_TIMED) {
-    const end = Math.min(start + MOST_TIMED, count);
-    times.set(await timedPart(device, recording, start, end), start);
-  }
-  return times;
-}
-
-const MOST_TIMED = 2048; // a query set holds two timestamps for each
-
-/**
- * @param {GPUDevice} device
- * @param {Recording} recording
- * @param {number} start
- * @param {number} end
- */
-async function timedPart(device, recording, start, end) {
-  const bytes = 16 * (end - start);
-  const querySet = device.createQuerySet({ type: "timestamp", count: 2 * (end - start) });
+export async function timed(device, lists) {
+  const count = 2 * lists.length;
+  const querySet = device.createQuerySet({ type: "timestamp", count });
   const { QUERY_RESOLVE, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
-  const resolved = device.createBuffer({ size: bytes, usage: QUERY_RESOLVE | COPY_SRC });
-  const reader = device.createBuffer({ size: bytes, usage: COPY_DST | MAP_READ });
+  const resolved = device.createBuffer({ size: 8 * count, usage: QUERY_RESOLVE | COPY_SRC });
+  const reader = device.createBuffer({ size: 8 * count, usage: COPY_DST | MAP_READ });
   const encoder = device.createCommandEncoder();
-  for (let i = start; i < end; i++) {
-    const at = 2 * (i - start);
+  lists.forEach((recordings, i) => {
     const timestampWrites = {
       querySet,
-      beginningOfPassWriteIndex: at,
-      endOfPassWriteIndex: at + 1,
+      beginningOfPassWriteIndex: 2 * i,
+      endOfPassWriteIndex: 2 * i + 1,
     };
     const pass = encoder.beginComputePass({ timestampWrites });
-    playOne(pass, recording, i);
+    for (const recording of recordings) play(pass, recording);
     pass.end();
-  }
-  encoder.resolveQuerySet(querySet, 0, 2 * (end - start), resolved, 0);
-  encoder.copyBufferToBuffer(resolved, 0, reader, 0, bytes);
+  });
+  encoder.resolveQuerySet(querySet, 0, count, resolved, 0);
+  encoder.copyBufferToBuffer(resolved, 0, reader, 0, 8 * count);
   device.queue.submit([encoder.finish()]);
   await reader.mapAsync(GPUMapMode.READ);
   const stamps = new BigUint64Array(reader.getMappedRange());
-  const times = Float64Array.from({ length: end - start }, (_, i) => {
+  const times = Float64Array.from(lists, (_, i) => {
     return Number(stamps[2 * i + 1] - stamps[2 * i]) / 1000;
   });
   for (const used of [querySet, resolved, reader]) used.destroy();
@@ -79,16 +60,10 @@ async function timedPart(device, recording, start, end) {
  * @param {Recording} recording
  */
 function play(pass, recording) {
-  for (let i = 0; i < recording.groups.length; i++) playOne(pass, recording, i);
-}
-
-/**
- * @param {GPUComputePassEncoder} pass
- * @param {Recording} recording
- * @param {number} i which dispatch
- */
-function playOne(pass, { dispatches, pipelines, groups }, i) {
-  pass.setPipeline(pipelines[dispatches[4 * i]]);
-  pass.setBindGroup(0, groups[i]);
-  pass.dispatchWorkgroups(dispatches[4 * i + 1], dispatches[4 * i + 2], dispatches[4 * i + 3]);
+  const { dispatches, pipelines, groups } = recording;
+  for (let i = 0; i < groups.length; i++) {
+    pass.setPipeline(pipelines[dispatches[4 * i]]);
+    pass.setBindGroup(0, groups[i]);
+    pass.dispatchWorkgroups(dispatches[4 * i + 1], dispatches[4 * i + 2], dispatches[4 * i + 3]);
+  }
 }

@@ -8,12 +8,15 @@ tokenizer: such a model takes and gives token ids.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from doppler.buffers import Buffer, Buffers
+from doppler.buffers import Buffer, Buffers, MemoryBuffers
+from doppler.command.terminal import Terminal
 from doppler.config import Layer, ModelConfig, Rope
 from doppler.convert import convert_tensors
 from doppler.errors import RequestError
@@ -22,6 +25,7 @@ from doppler.formats.quants import dequantize
 from doppler.manifest import Manifest
 from doppler.source import Progress, Source
 from doppler.storage import Storage
+from doppler.storage.folder import FolderStorage
 
 RUN_BLOCKS = 65521  # the largest prime below 2^16
 NARROW = 1024  # columns
@@ -94,6 +98,15 @@ SHAPES: Mapping[str, ModelConfig] = {
     "llama-3.2-1b": _llama(2048, 32, 64, 16),
     "llama-3.2-3b": _llama(3072, 24, 128, 28),
 }
+
+
+def write(shape: str, folder: Path, terminal: Terminal, *, layers: int | None = None) -> Manifest:
+    """The model of that shape in a folder, whose name it takes."""
+    name, storage = folder.resolve().name, FolderStorage(folder)
+    with terminal.bar(f"synth {shape}") as report:
+        return asyncio.run(
+            synth(shape, storage, MemoryBuffers(), name=name, layers=layers, progress=report)
+        )
 
 
 async def synth(

@@ -107,6 +107,10 @@ class OpfsRoot:
         """The folder doppler/tmp, for files that the page offers as downloads."""
         return await _open("tmp")
 
+    async def tuning(self) -> OpfsStorage:
+        """The folder doppler/tuning, for what was measured on this device."""
+        return await _open("tuning")
+
     async def tidy(self) -> None:
         """Removes leftovers of imports, and doppler/tmp: call it once, at the start."""
         with explained("leftovers"):

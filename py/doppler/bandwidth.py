@@ -1,0 +1,57 @@
+"""How fast the GPU reads its memory: the ceiling that decoding is measured against."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+from doppler.gpu import Gpu, Slice
+from doppler.kernels import MOST_AT_ONCE, Kernels, Recording
+from doppler.profile import RUNS, warm_up
+
+TILE = 16 << 10  # bytes that a workgroup of kernels/read.wgsl reads at once
+THREADS = 256  # of a workgroup
+# Bytes, of which caches hold a tenth at most, and passes over them that are timed together, since
+# browsers may round single times: on a GPU, and on a CPU that plays one.
+GPU_READS, CPU_READS = (512 << 20, 64), (64 << 20, 4)
+
+
+async def measure_bandwidth(gpu: Gpu, kernels: Kernels) -> dict[str, Any]:
+    """`gb_s` of a streaming read of `bytes`, the median of several, and the clock it is `by`."""
+    most, passes = CPU_READS if gpu.is_cpu else GPU_READS
+    limits = (gpu.limits["maxBufferSize"], gpu.limits["maxStorageBufferBindingSize"])
+    size = min(most, *limits) // TILE * TILE
+    data = gpu.buffer(size, "staging", "bandwidth")
+    sums = gpu.buffer(4 * THREADS * MOST_AT_ONCE, "staging", "bandwidth, sums")
+    try:
+        bindings = {"data": Slice(data, 0, size), "sums": Slice(sums, 0, sums.size)}
+        await kernels.prepare(kernels.variant("read", {}, bindings))
+        params = {"tiles": size // TILE}
+        grid = kernels.grid("read", params)
+        dispatch = kernels.dispatch("read", {}, bindings, params, grid, "bandwidth")
+        recording = kernels.record([dispatch] * passes)
+        try:
+            seconds = await _seconds(gpu, kernels, recording)
+        finally:
+            recording.destroy()
+    finally:
+        data.destroy()
+        sums.destroy()
+    by = "timestamps" if "timestamp-query" in gpu.features else "clock"
+    return {"bytes": size, "gb_s": round(passes * size / seconds / 1e9, 3), "by": by}
+
+
+async def _seconds(gpu: Gpu, kernels: Kernels, recording: Recording) -> float:
+    """Of all passes together, by the GPU's own clock where it has one."""
+    await warm_up(gpu, lambda: kernels.run(recording))
+    times = []
+    for _ in range(RUNS):
+        if "timestamp-query" in gpu.features:
+            times.append(sum(await kernels.time([recording])) / 1e6)
+        else:
+            began = time.perf_counter()
+            kernels.run(recording)
+            await gpu.done()
+            times.append(time.perf_counter() - began)
+    return median(times)

@@ -1,0 +1,50 @@
+"""The command itself: arguments in, tables or JSON and a plot out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from doppler.command.bench.measure import Bench, bench
+from doppler.command.bench.plot import svg
+from doppler.command.bench.report import tables
+from doppler.command.browser import find_browser
+from doppler.command.synth import SHAPES, write
+from doppler.command.terminal import Terminal
+from doppler.command.wheel import ROOT
+from doppler.errors import RequestError
+from doppler.manifest import MANIFEST_FILE
+
+SYNTHETIC = ROOT / ".cache" / "synth"
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Measures what `doppler bench` was asked for, and shows it."""
+    plot: Path | None = args.plot
+    if plot and not plot.absolute().parent.is_dir():
+        raise RequestError(f"{plot} cannot be written: there is no {plot.parent}")
+    job = Bench(
+        model=_folder(args.model, terminal),
+        prompts=tuple(args.prompt),
+        tokens=args.tokens,
+        contexts=tuple(args.contexts),
+        context=args.context,
+        runs=args.runs,
+        kv=args.kv,
+        precision=args.precision,
+        profile=args.profile,
+    )
+    result = bench(job, find_browser(args.browser, args.adapter), terminal)
+    if plot:
+        plot.write_text(svg(result), encoding="utf-8")
+    terminal.result(result, tables(result))
+
+
+def _folder(model: str, terminal: Terminal) -> Path:
+    """The folder of that name, or a synthetic model's, which is made where it is not there yet."""
+    if Path(model).is_dir() or model not in SHAPES:
+        return Path(model)
+    folder = SYNTHETIC / model
+    if not (folder / MANIFEST_FILE).exists():
+        write(model, folder, terminal)
+    return folder

@@ -1,0 +1,45 @@
+"""What tuning.py has found on this device, kept in the browser's storage (doppler/tuning)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+
+import doppler_runtime as runtime
+
+from doppler.errors import DopplerError
+from doppler.gpu import Gpu
+from doppler.page.buffers import PageBuffers
+from doppler.page.opfs import OpfsRoot
+from doppler.tuning import Cut, Cuts
+
+
+class KeptCuts:
+    """The cuts of one device with one set of kernels: others find a file of their own."""
+
+    def __init__(self, gpu: Gpu, kernels: str) -> None:
+        about = json.dumps([gpu.info, sorted(gpu.features), kernels])
+        self._file = hashlib.sha256(about.encode()).hexdigest()[:16] + ".json"
+
+    async def read(self) -> dict[str, Cut]:
+        """What is kept; nothing where there is none, or none that can be read."""
+        text = await runtime.readText("tuning", self._file)
+        try:
+            return {
+                str(kind): Cut(*map(int, cut)) for kind, cut in json.loads(text or "{}").items()
+            }
+        except (ValueError, TypeError, AttributeError):
+            return {}  # damaged: it is measured again
+
+    async def write(self, cuts: Cuts) -> None:
+        """Keeps them all, if there is room; without, the next visit measures again."""
+        with suppress(DopplerError):
+            storage = await OpfsRoot().tuning()
+            try:
+                data = PageBuffers().from_bytes(json.dumps(cuts).encode())
+                await storage.truncate(self._file, 0)
+                await storage.write(self._file, 0, data)
+                await storage.flush(self._file)
+            finally:
+                await storage.close()

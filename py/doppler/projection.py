@@ -1,0 +1,85 @@
+"""Which kernel multiplies a matrix by the activations of a batch, and how it cuts the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from doppler.gpu import Slice
+from doppler.plan import Number, PlannedModel, Step
+from doppler.weights import Matrix, aligned
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Rows and tokens of a workgroup, the constants that say so, and from how many workgroups on
+    it is the best on a large GPU (docs/experiments.md).
+    """
+
+    rows: int
+    tokens: int
+    constants: Mapping[str, Number]
+    least: int
+
+
+# The largest first: what is unpacked or loaded once serves more of the rest.
+TILES = tuple(
+    Cut(64 * rows, 64 * tokens, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": tokens}, 128)
+    for rows, tokens in ((2, 2), (1, 2), (1, 1))
+)
+MATRIX_TILES = tuple(
+    Cut(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens}, least)
+    for rows, tokens, least in ((4, 2, 128), (2, 2, 32), (2, 1, 0))
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a batch's products go: row stride of `out`, first column, number of tokens.
+
+    activation: 0, or what makes one number of a gate and its up (kernels/activation.wgsl).
+    """
+
+    out: Slice
+    stride: int
+    tokens: int
+    start: int = 0
+    activation: int = 0
+
+
+def project(
+    model: PlannedModel, matrix: Matrix, x: Slice, place: Place, label: str
+) -> Iterator[Step]:
+    """out[t, start:] = matrix · x[t]: a step for each slice of the matrix."""
+    kernel, cut = kernel_of(model, matrix, place.tokens)
+    constants = {"FORM": matrix.form, "ACTIVATION": place.activation, **cut}
+    for part in matrix.slices:
+        params: dict[str, Number] = {
+            "rows": part.rows,
+            "cols": matrix.columns,
+            "row0": part.row0,
+            "x_stride": aligned(matrix.columns, 4),
+            "out_stride": place.stride,
+            "out0": place.start,
+        }
+        bindings = {**part.bindings(), "x": x, "out": place.out, "state": model.memory.state}
+        yield Step(kernel, constants, bindings, params, place.tokens, label)
+
+
+def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Mapping[str, Number]]:
+    """A kernel and the constants that cut its work."""
+    adapter = model.adapter
+    if adapter.is_cpu:
+        return "matmul", {}
+    if adapter.matrix_units:
+        return "matmul_subgroup_matrix", cut_of(MATRIX_TILES, matrix.rows, tokens)
+    return "matmul_tile", {**cut_of(TILES, matrix.rows, tokens), "HALF": int(adapter.half)}
+
+
+def cut_of(cuts: tuple[Cut, ...], rows: int, tokens: int) -> Mapping[str, Number]:
+    """Constants of the largest cut that leaves enough workgroups, else of the smallest."""
+    for cut in cuts:
+        fits = tokens > cut.tokens // 2
+        if fits and -(-rows // cut.rows) * -(-tokens // cut.tokens) >= cut.least:
+            return cut.constants
+    return cuts[-1].constants

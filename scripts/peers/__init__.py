@@ -1,0 +1,1 @@
+"""Other engines beside Doppler: what scripts/bench_peers is made of."""

@@ -1,0 +1,105 @@
+"""An engine on paper: the plans of a model of any size on any adapter, without a GPU or weights.
+
+Only the device is played: it hands out buffers that hold nothing. What plans bind, and how much of
+it, is what weights.py, memory.py and the plans decide for a page.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from doppler.command.synth import SHAPES, type_of
+from doppler.engine import Engine, adapter_of
+from doppler.formats.blocks import BLOCK_TYPES
+from doppler.gpu import Gpu, GpuBuffer, MemoryKind
+from doppler.kernels import Kernels
+from doppler.manifest import BLOCK_SIZE, Manifest, Tensor
+from doppler.memory import EngineMemory
+from doppler.weights import Weights, allocate_weights
+
+
+@dataclass
+class PaperGpu:
+    """An adapter by its limits; counts the bytes that it would hold."""
+
+    limits: Mapping[str, int]
+    features: frozenset[str] = frozenset()
+    subgroup_size: int = 0
+    is_cpu: bool = False
+    has_matrix_units: bool = False
+    held: Counter[str] = field(default_factory=Counter)
+
+    def buffer(self, size: int, kind: MemoryKind, label: str) -> GpuBuffer:
+        assert size <= self.limits["maxBufferSize"], label
+        self.held[kind] += size
+        return GpuBuffer(cast(Gpu, self), size, kind, None)
+
+    def write(self, buffer: GpuBuffer, offset: int, data: bytes) -> None:
+        assert offset + len(data) <= buffer.size
+
+
+def large_gpu() -> PaperGpu:
+    """What Chromium gives of an H100."""
+    limits = {
+        "maxBufferSize": (4 << 30) - 4,
+        "maxStorageBufferBindingSize": (2 << 30) - 4,
+        "maxStorageBuffersPerShaderStage": 16,
+        "maxComputeWorkgroupStorageSize": 48 << 10,
+        "maxComputeInvocationsPerWorkgroup": 1024,
+        "maxComputeWorkgroupSizeX": 1024,
+        "maxComputeWorkgroupsPerDimension": 65535,
+    }
+    features = frozenset({"shader-f16", "subgroups", "timestamp-query"})
+    return PaperGpu(limits, features, subgroup_size=32)
+
+
+def least_gpu() -> PaperGpu:
+    """The standard's default limits and nothing optional."""
+    limits = {
+        "maxBufferSize": 256 << 20,
+        "maxStorageBufferBindingSize": 128 << 20,
+        "maxStorageBuffersPerShaderStage": 10,
+        "maxComputeWorkgroupStorageSize": 16 << 10,
+        "maxComputeInvocationsPerWorkgroup": 256,
+        "maxComputeWorkgroupSizeX": 256,
+        "maxComputeWorkgroupsPerDimension": 65535,
+    }
+    return PaperGpu(limits)
+
+
+def synthetic(shape: str) -> Manifest:
+    """The manifest that `doppler synth` would write, without blocks."""
+    config = SHAPES[shape]
+    tensors = []
+    for name, extents in config.tensor_shapes().items():
+        kind = type_of(name, extents, len(config.layers))
+        size = BLOCK_TYPES[kind].tensor_bytes(extents)
+        tensors.append(Tensor(name, kind, tuple(extents), 0, size))
+    return Manifest(
+        name=shape,
+        title=shape,
+        license=None,
+        config=config,
+        tokenizer=None,
+        tensors=tuple(tensors),
+        bytes=0,
+        block_size=BLOCK_SIZE,
+        blocks=(),
+        shards=(),
+    )
+
+
+def paper_engine(
+    manifest: Manifest, gpu: PaperGpu, context: int = 4096, batch: int = 512
+) -> tuple[Engine, Weights]:
+    """The engine that a page would have, with keys and values in f16."""
+    device, config = cast(Gpu, gpu), manifest.config
+    weights = allocate_weights(device, manifest)
+    memory = EngineMemory(device, config, context, batch, True)
+    no_kernels: Any = None  # plans are made without them
+    adapter = adapter_of(device, "shader-f16" in gpu.features, {})
+    engine = Engine(device, cast(Kernels, no_kernels), config, weights, memory, adapter, {})
+    return engine, weights

@@ -1,0 +1,40 @@
+"""How the best cut of a matvec is looked for, and kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from doppler.decode import team
+from doppler.tuning import MOST_AHEAD, Cut, near, unknown
+from paper_engine import large_gpu, paper_engine, synthetic
+
+
+@pytest.mark.parametrize("cut", [Cut(4, 2, 2), Cut(16, 1, 1), Cut(256, 1, 1)])
+@pytest.mark.parametrize("has_pairs", [False, True])
+def test_cuts_near_the_rule(cut: Cut, has_pairs: bool) -> None:
+    """The rule's own is the first, and each of the others is one that the kernels take."""
+    found = near(cut, has_pairs)
+    assert found[0] == cut
+    assert len(set(found)) == len(found) > 5
+    for other in found[1:]:
+        assert other.team in (4, 8, 16, 32, 64, 128, 256)
+        assert other.rows in ((2, 4) if has_pairs else (1, 2, 4))
+        assert other.depth * other.rows <= MOST_AHEAD
+
+
+def test_what_was_measured_is_used() -> None:
+    """A model asks for each kind of matrix once, and for none that is known."""
+    engine, _ = paper_engine(synthetic("gemma-3-1b"), large_gpu())
+    steps = engine.steps(0, 1)
+    kinds = unknown(steps, {})
+    assert sum(map(len, kinds.values())) == sum("TEAM" in step.constants for step in steps)
+    assert len(kinds) < 15
+    head = next(kind for kind, group in kinds.items() if group[0].label == "head")
+    assert Cut.of(kinds[head][0]) == team(262144, 1152, 0)
+    other = Cut(8, 4, 1)
+    assert set(unknown(steps, {head: other})) == set(kinds) - {head}
+    engine._plan(replace(engine._model, cuts={head: other}))
+    changed = [step for step in engine.steps(0, 1) if step not in steps]
+    assert [(step.label, Cut.of(step)) for step in changed] == [("head", other)]

@@ -1,0 +1,113 @@
+// How threads share the rows of a matvec. Put before those whose header says "uses: team"; it needs
+// planes.wgsl and vector.wgsl, and a product(group, activations) of the kernel's own.
+//
+// A team of TEAM threads (a power of two up to 256) computes ROWS rows (1, 2 or 4; pairs for an
+// activation) at once: each thread takes every TEAM-th group of 32 columns, DEPTH of them at a time, and
+// uses the activations that it loads for all of the rows. What it multiplies next is on its way from
+// memory meanwhile, and the first of it while activations are staged: weights, unlike those, depend on
+// nothing. DEPTH · ROWS is at most 8. A workgroup of 256 threads does 256 / TEAM · ROWS rows, and goes
+// on with later ones when the grid is smaller than the matrix. It is assumed, as everywhere, that a
+// subgroup is a run of local invocation indices.
+
+override TEAM: u32;
+override ROWS: u32;
+override DEPTH: u32;
+
+const THREADS = 256u;
+const MOST_TURNS = 8u; // 8,192 columns
+
+var<workgroup> parts: array<vec4f, 64>; // sums of each subgroup of at least 4 lanes
+var<private> lanes: u32; // of a subgroup
+
+fn total_of(value: f32, index: u32, at: u32) -> f32 {
+  let sum = subgroupAdd(value);
+  if (index % lanes == 0u) {
+    parts[index / lanes][at] = sum;
+  }
+  workgroupBarrier();
+  var part = 0.0;
+  for (var i = index % lanes; i < THREADS / lanes; i += lanes) {
+    part += parts[i][at];
+  }
+  return subgroupAdd(part);
+}
+
+// The sum over a team; every thread of it gets it.
+fn team_sum(value: vec4f, index: u32, size: u32) -> vec4f {
+  var sum = value;
+  for (var step = 1u; step < min(TEAM, size); step *= 2u) {
+    sum += subgroupShuffleXor(sum, step);
+  }
+  if (TEAM > size) {
+    if (index % size == 0u) {
+      parts[index / size] = sum;
+    }
+    workgroupBarrier();
+    let each = TEAM / size;
+    sum = vec4f();
+    for (var i = 0u; i < each; i++) {
+      sum += parts[(index / TEAM) * each + i];
+    }
+    workgroupBarrier();
+  }
+  return sum;
+}
+
+// Groups g, g + TEAM, .. of a team's rows: group d · ROWS + i is of row i.
+fn load_ahead(r: u32, g: u32) -> array<Packed, 8> {
+  var out: array<Packed, 8>;
+  for (var n = 0u; n < DEPTH * ROWS; n++) {
+    let group = min(g + n / ROWS * TEAM, groups_of(COLS) - 1u);
+    out[n] = load_packed(row_of(r + n % ROWS), group, COLS);
+  }
+  return out;
+}
+
+// What main() does.
+fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
+  let lane = index % TEAM;
+  let step = THREADS / TEAM * ROWS;
+  var start = number * step;
+  var ahead = load_ahead(start + ROWS * (index / TEAM), lane);
+  stage(index, number == 0u);
+  while (start < params.rows) {
+    let r = start + ROWS * (index / TEAM);
+    start += workgroups * step;
+    var sums = vec4f();
+    for (var g = lane; g < groups_of(COLS); g += DEPTH * TEAM) {
+      let packed = ahead;
+      if (g + DEPTH * TEAM < groups_of(COLS)) {
+        ahead = load_ahead(r, g + DEPTH * TEAM);
+      } else if (start < params.rows) {
+        ahead = load_ahead(start + ROWS * (index / TEAM), lane);
+      }
+      for (var d = 0u; d < DEPTH; d++) {
+        let group = g + d * TEAM;
+        if (group < groups_of(COLS)) {
+          let v = activations(group);
+          sums.x += product(unpack(packed[d * ROWS], group), v);
+          if (ROWS > 1u) {
+            sums.y += product(unpack(packed[d * ROWS + 1u], group), v);
+          }
+          if (ROWS > 2u) {
+            sums.z += product(unpack(packed[d * ROWS + 2u], group), v);
+            sums.w += product(unpack(packed[d * ROWS + 3u], group), v);
+          }
+        }
+      }
+    }
+    sums = team_sum(sums, index, subgroup_size);
+    if (lane == 0u) {
+      if (ROWS == 1u) {
+        if (r < params.rows) {
+          out[params.out0 + params.row0 + r] = sums.x;
+        }
+      } else {
+        store_two(r, sums.xy);
+      }
+      if (ROWS > 2u) {
+        store_two(r + 2u, sums.zw);
+      }
+    }
+  }
+}
