@@ -42,6 +42,7 @@ def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: P
     reference = np.load(TINY / "reference.npz")
     ids = reference["ids"].tolist()[:40]
     prompt = ["--prompt-ids", ",".join(map(str, ids)), "--max-tokens", "5", "--greedy"]
+    prompt += ["--speculate", "on"]
     logits = tmp_path / "logits.npy"
     done = run(browser, tiny, *prompt, "--context", "64", "--logits", str(logits), "--json")
     assert done.returncode == 0, done.stderr
@@ -58,6 +59,7 @@ def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: P
     assert np.abs(rows - reference["logits"][:40]).max() < MARGIN
     assert told["generated_ids"][0] == int(rows[-1].argmax())
     assert len(told["generated_ids"]) == 5
+    assert 1 <= told["drafts"]["batches"] <= told["drafts"]["tokens"] == 4
 
 
 def test_a_chat_streams_to_the_terminal(browser: Browser, models: Path) -> None:

@@ -14,6 +14,7 @@ from doppler.sampler import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]
+WRITTEN = ("seen", "tokens", "ring", "history", "state")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Draw:
     position: int = 10
     count: int = 4
     before: Array = field(default_factory=lambda: np.arange(1000, 1256, dtype=np.uint32))
+    context: int = 20
 
     def case(self, tops: Mapping[str, Array] | None = None) -> Case:
         """The first kernel, or the second with what the first gave."""
@@ -37,7 +39,7 @@ class Draw:
             "logits": np.pad(self.logits, (0, -vocab % 4)),
             "seen": np.packbits(bits, bitorder="little").view(np.uint32),
         }
-        constants, params = {"BLOCK": block_of(vocab)}, self.sampling.params(vocab)
+        constants, params = {"BLOCK": block_of(vocab), "WALKS": 0}, self.sampling.params(vocab)
         if tops is None:
             blocks = -(-blocks_of(vocab) // 4) * 4
             arrays |= {"tops": np.zeros(blocks, np.float32), "ids": np.zeros(blocks, np.uint32)}
@@ -47,11 +49,12 @@ class Draw:
             **tops,
             "tokens": np.array([7, 8, 9, 10], np.uint32),
             "ring": self.before,
+            "history": np.full(self.context, 5, np.uint32),
             "state": np.array(
                 [self.position, self.count, self.step, self.sampling.seed], np.uint32
             ),
         }
-        return Case("sample", constants, arrays, params, ["seen", "tokens", "ring", "state"])
+        return Case("sample", constants, arrays, params, list(WRITTEN))
 
     def expected(self) -> references.Choice:
         s = self.sampling
@@ -92,6 +95,10 @@ def tokens_of(gpu_page: GpuPage, draws: list[Draw]) -> list[int]:
             draw.step + 1,
             draw.sampling.seed,
         ]
+        history = np.full(draw.context, 5)
+        if draw.position + draw.count < draw.context:
+            history[draw.position + draw.count] = token
+        np.testing.assert_array_equal(result["history"], history)
         marked = np.flatnonzero(np.unpackbits(result["seen"].view(np.uint8), bitorder="little"))
         assert set(marked) == {*draw.seen, token}
         out.append(token)
@@ -114,6 +121,7 @@ def test_greedy(gpu_page: GpuPage) -> None:
         tied = values.copy()
         tied[[vocab // 3, vocab // 2, vocab - 1]] = values.max() + 1
         draws.append(Draw(tied, Sampling(greedy=True)))
+    draws.append(Draw(logits(rng, 9), Sampling(greedy=True), context=14))  # full
     signed = np.array([-1.0, -0.0, 0.0, -0.0], np.float32)
     draws.append(Draw(signed, Sampling(greedy=True)))
     assert tokens_of(gpu_page, draws) == [draw.expected().token for draw in draws]

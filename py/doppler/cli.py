@@ -95,6 +95,8 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_generate(commands: Any) -> None:
+    from doppler.speculate import MODES
+
     command = _command(
         commands, "generate", generate, "Generate text with the real page in a headless browser."
     )
@@ -108,6 +110,9 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("--batch", type=int, metavar="N", help="tokens prefilled at once, at most")
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
     command.add_argument("--ignore-eos", action="store_true", help="go on after end tokens")
+    command.add_argument(
+        "--speculate", choices=MODES, default="auto", help="drafts from what was said (auto)"
+    )
     for name in ("temperature", "top-p", "min-p", "repetition-penalty"):
         command.add_argument(f"--{name}", type=float, metavar="X")
     for name in ("top-k", "seed"):
@@ -251,6 +256,7 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
         kv=args.kv,
         precision=args.precision,
         ignore_eos=args.ignore_eos,
+        speculate=args.speculate,
         logits=args.logits,
     )
     build_wheel()

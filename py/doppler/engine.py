@@ -23,6 +23,7 @@ from doppler.plan import Adapter, PlannedModel, Step
 from doppler.prefill import PrefillPlan
 from doppler.profile import Timing, Work, profile, work
 from doppler.sampler import Sampling
+from doppler.speculate import Flight, Pace, Speculate, Speculation, batch_steps
 from doppler.tuning import Cuts, tune, unknown
 from doppler.weights import Weights
 
@@ -49,6 +50,8 @@ class Generation:
     ttft_ms: float
     prefill_tok_s: float
     decode_tok_s: float
+    batches: int  # that carried drafts,
+    batch_tokens: int  # and the tokens that came of them
 
 
 class Engine:
@@ -77,7 +80,8 @@ class Engine:
         self._cached: list[int] = []  # ids whose keys and values are in the cache
         self._cancelled = False
         self._prefill_ms = 0.0  # a token, measured; 0 while unknown
-        self._decode_ms = 0.0
+        self._pace = Pace()  # of decoding
+        self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
     def _plan(self, model: PlannedModel) -> None:
         self._model = model
@@ -112,6 +116,11 @@ class Engine:
         steps = [step for reach in reaches for step in self._decode_steps(reach)]
         if self.batch > 1:
             steps += self._prefill_plan.all(self.batch)
+        await self._compile(steps, progress)
+
+    async def _compile(
+        self, steps: list[Step], progress: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
         variants = {self._kernels.variant(s.kernel, s.constants, s.bindings) for s in steps}
         pending = [self._kernels.prepare(variant) for variant in variants]
         for done, ready in enumerate(asyncio.as_completed(pending), start=1):
@@ -149,6 +158,7 @@ class Engine:
         max_tokens: int,
         accept: Callable[[int], bool],
         on_prefill: Callable[[int, int], None],
+        speculate: Speculate,
     ) -> Generation:
         """Continues `ids`; `accept` gets each new id and returns False to stop after it.
 
@@ -161,15 +171,19 @@ class Engine:
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
         batch = await self._prefill(ids, reused, sampling.seed, on_prefill)
         limit = min(max_tokens, self.context - len(ids))
+        mode = speculate if self.batch > 1 else "off"  # there is room for one token only
+        speculation = Speculation(mode, ids, self._pace)
+        if mode == "on":
+            await self._compile_drafts()
         out: list[int] = []
         reason: FinishReason = "cancelled" if self._cancelled else "length"
         if not self._cancelled and limit > 0:
             self._run_head(batch)
-            reason = await self._decode(limit, accept, out, clock, len(ids))
+            reason = await self._decode(limit, accept, out, clock, len(ids), speculation)
             self._cached += out[:-1]
         if reason == "length" and limit < max_tokens:
             reason = "context"
-        return clock.generation(out, reason, reused, len(ids))
+        return clock.generation(out, reason, reused, len(ids), speculation)
 
     async def logits(
         self, ids: Sequence[int], batch: int
@@ -262,41 +276,70 @@ class Engine:
         out: list[int],
         clock: _Clock,
         prompt: int,
+        speculation: Speculation,
     ) -> FinishReason:
-        """Reads back and queues in turn until `limit` ids are out, or accept or cancel ends it."""
-        queued = 1  # the token that prefill sampled
+        """Reads back and queues in turn until `limit` ids are out, or accept or cancel ends it.
+
+        Steps with drafts may bring more ids than are wanted: those go nowhere.
+        """
+        flight = Flight(1)  # what is read: first the token that prefill sampled
         while True:
             reading = self._memory.start_read(self._gpu)
-            queued += self._queue(min(self._ahead(), limit - queued), prompt + queued)
-            for token in await reading.tokens(len(out)):
+            unread, position = len(out) + flight.steps, prompt + len(out) + flight.most
+            following = self._queue(speculation, 0, limit - unread, position)
+            tokens = (await reading.tokens(len(out)))[: limit - len(out)]
+            speculation.note(flight, tokens, time.perf_counter())
+            for token in tokens:
                 out.append(token)
                 clock.token()
                 if not accept(token):
                     return "stop"
                 if self._cancelled:
                     return "cancelled"
-            self._decode_ms = clock.decode_ms or self._decode_ms
             if len(out) == limit:
                 return "length"
-            if queued == len(out):
-                queued += self._queue(1, prompt + queued)
+            flight = following
+            if not flight.steps:
+                flight = self._queue(speculation, 1, limit - len(out), prompt + len(out))
 
-    def _ahead(self) -> int:
-        """Tokens to queue behind those being read; none where a token alone takes long."""
-        if not 0 < self._decode_ms <= AHEAD_MS:
-            return 0
-        return min(int(AHEAD_MS / self._decode_ms), MOST_AHEAD)
+    def _queue(self, speculation: Speculation, least: int, most: int, position: int) -> Flight:
+        """Queues `least` to `most` steps, as many as the host has time to look away for; the first
+        token goes at most to place `position` of the cache.
+        """
+        drafts = self._carries_drafts(speculation)
+        flight = Flight(max(min(self._ahead(drafts), most), least), drafts)
+        if flight.steps > 0:
+            reach = self._reach(position + flight.most)
+            name, steps = f"decode {reach}", lambda: self._decode_steps(reach)
+            if drafts:
+                name, steps = "drafts", self._draft_steps
+            recording = self._recording(name, steps)
+            self._kernels.run(*[recording] * flight.steps)
+        return flight
 
-    def _queue(self, count: int, position: int) -> int:
-        """Queues `count` tokens, of which the first goes to place `position` of the cache."""
-        if count > 0:
-            reach = self._reach(position + count)
-            decode = self._recording(f"decode {reach}", lambda: self._decode_steps(reach))
-            self._kernels.run(*[decode] * count)
-        return count
+    def _ahead(self, drafts: bool) -> int:
+        """Steps to queue behind those being read; none where a step alone takes long."""
+        most = MOST_AHEAD // Flight(1, drafts).most
+        return min(self._pace.steps_within(AHEAD_MS, drafts), most)
+
+    def _carries_drafts(self, speculation: Speculation) -> bool:
+        """Whether the next steps carry drafts: they are wanted, and their kernels compiled."""
+        if not speculation.wanted:
+            return False
+        compiling = self._compile_drafts()
+        return compiling.done() and compiling.result() is None  # or raises what went wrong
+
+    def _compile_drafts(self) -> asyncio.Future[None]:
+        if self._drafts_ready is None:
+            self._drafts_ready = asyncio.ensure_future(self._compile(self._draft_steps()))
+        return self._drafts_ready
 
     def _decode_steps(self, reach: int) -> list[Step]:
         return self._decode_plan.body(reach) + self._decode_plan.head() + self._sample_steps()
+
+    def _draft_steps(self) -> list[Step]:
+        normed, logits = self._memory.head_rows(self._gpu, 0)
+        return batch_steps(self._model, self._prefill_plan, normed, logits)
 
     def _reach(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""
@@ -355,7 +398,12 @@ class _Clock:
         return 1000 * (self._last - self._first) / max(self._tokens - 1, 1)
 
     def generation(
-        self, ids: list[int], reason: FinishReason, reused: int, prompt: int
+        self,
+        ids: list[int],
+        reason: FinishReason,
+        reused: int,
+        prompt: int,
+        speculation: Speculation,
     ) -> Generation:
         prefill = max(self._first - self._began, 1e-9)
         return Generation(
@@ -365,4 +413,6 @@ class _Clock:
             ttft_ms=1000 * prefill,
             prefill_tok_s=(prompt - reused) / prefill,
             decode_tok_s=1000 / self.decode_ms if self.decode_ms else 0.0,
+            batches=speculation.batches,
+            batch_tokens=speculation.batch_tokens,
         )

@@ -59,12 +59,15 @@ FILES = (
     "attention_decode",
     "attention_join",
     "gate",
+    "draft",
     "read",
     "sample_blocks",
     "sample",
 )
 # Bindings that a dispatch may go without, where its constants say that they are not touched.
-OPTIONAL = frozenset({"high", "scales", "branch", "post", "weight", "next", "q_norm", "k_norm"})
+OPTIONAL = frozenset(
+    {"high", "scales", "branch", "post", "weight", "next", "q_norm", "k_norm", "walk"}
+)
 MOST_WORKGROUPS = 65535  # in one dimension of a grid
 MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
 UNIFORM_STEP = 256  # minUniformBufferOffsetAlignment
@@ -119,6 +122,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     ),
     "attention_join": lambda p: (p["heads"], 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
+    "draft": lambda _: (1, 1, 1),
     "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
     "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
     "sample": lambda _: (1, 1, 1),

@@ -126,6 +126,8 @@ class EngineMemory:
             sampling=self._own(gpu, 32, "activations", "sampling"),
             tops=self._own(gpu, 4 * blocks_of(c.vocab), "activations", "tops"),
             top_ids=self._own(gpu, 4 * blocks_of(c.vocab), "activations", "top ids"),
+            history=self._own(gpu, 4 * self.context, "activations", "history"),
+            walk=self._own(gpu, 4, "activations", "walk"),
         )
 
     def _layers(self) -> range:
@@ -151,7 +153,7 @@ class EngineMemory:
     def write_sampling(
         self, gpu: Gpu, kernels: Kernels, sampling: Sampling, ids: Sequence[int]
     ) -> None:
-        """Sets how tokens are chosen, and which ids count as seen: those of the prompt."""
+        """Sets how tokens are chosen, and the ids so far, which count as seen: the prompt's."""
         vocab = self._config.vocab
         packed = kernels.pack("sample", sampling.params(vocab))
         gpu.write(self.slices.sampling.buffer, 0, packed)
@@ -159,6 +161,7 @@ class EngineMemory:
         for token in ids:
             bits[token >> 3] |= 1 << (token & 7)
         gpu.write(self.slices.seen.buffer, 0, bits)
+        gpu.write(self.slices.history.buffer, 0, array("I", ids).tobytes())
 
     def start_read(self, gpu: Gpu) -> Reading:
         """Queues a copy of state and ring now; await its tokens later."""

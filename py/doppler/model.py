@@ -19,6 +19,7 @@ from doppler.memory import EngineMemory
 from doppler.progress import Progress
 from doppler.sampler import Sampling
 from doppler.shards import ShardStore
+from doppler.speculate import MODES, Speculate
 from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
 from doppler.tuning import Cut, Cuts
@@ -44,6 +45,7 @@ class Request:
     max_tokens: int
     stop: tuple[str, ...]
     ignore_eos: bool  # go on past end tokens, to compare with references that do
+    speculate: Speculate
 
     @classmethod
     def from_json(cls, args: dict[str, Any]) -> Request:
@@ -54,11 +56,17 @@ class Request:
         stop = args.get("stop") or []
         if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
             raise RequestError("stop must be a list of texts")
+        speculate = args.get("speculate", "auto")
+        if speculate not in MODES:
+            raise RequestError(
+                f"speculate is {speculate!r:.60}; it must be one of {', '.join(MODES)}"
+            )
         return cls(
             Sampling.from_json(args.get("sampling") or {}),
             max_tokens,
             tuple(stop),
             bool(args.get("ignore_eos")),
+            speculate,
         )
 
 
@@ -276,6 +284,7 @@ class Model:
             request.max_tokens,
             output.accept,
             lambda done, total: emit({"type": "prefill", "done": done, "total": total}),
+            request.speculate,
         )
         output.finish()
         return {
@@ -284,6 +293,7 @@ class Model:
             "prompt_ids": ids,
             "generated_ids": result.ids,
             "reused_tokens": result.reused_tokens,
+            "drafts": {"batches": result.batches, "tokens": result.batch_tokens},
             "timings": _timings(result),
             "memory": self._gpu.memory(),
         }

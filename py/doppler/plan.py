@@ -100,6 +100,8 @@ class Memory:
     sampling: Slice
     tops: Slice  # largest logit of each block of the vocabulary
     top_ids: Slice
+    history: Slice  # [context] ids so far
+    walk: Slice  # the row of a batch with drafts that is sampled next
 
 
 @dataclass(frozen=True)
@@ -252,14 +254,22 @@ class PlannedModel:
         return Step("gate", constants, bindings, params, batch, f"blk.{index}.gate")
 
     def sample(self) -> list[Step]:
-        """Logits -> the next token, into tokens[0], the ring and the state."""
+        """Logits -> the next token, into tokens[0], the ring, history and the state."""
+        return self._sample(self.memory.logits, {})
+
+    def sample_row(self, logits: Slice) -> list[Step]:
+        """The same for the row of a batch with drafts whose turn it is; nothing after the last."""
+        return self._sample(logits, {"walk": self.memory.walk})
+
+    def _sample(self, logits: Slice, walk: dict[str, Slice]) -> list[Step]:
         m, vocab = self.memory, self.config.vocab
-        block = {"BLOCK": sampler.block_of(vocab)}
-        shared = {"logits": m.logits, "seen": m.seen, "tops": m.tops, "ids": m.top_ids}
-        shared["params"] = m.sampling
+        constants = {"BLOCK": sampler.block_of(vocab), "WALKS": len(walk)}
+        shared = {"logits": logits, "seen": m.seen, "tops": m.tops, "ids": m.top_ids}
+        shared |= {"params": m.sampling, **walk}
         chosen = {**shared, "tokens": m.tokens, "ring": m.ring, "state": m.state}
+        chosen["history"] = m.history
         size, lanes = {"vocab": vocab}, 1 if self.adapter.is_cpu else 32
         return [
-            Step("sample_blocks", {**block, "LANES": lanes}, shared, size, 1, "sample blocks"),
-            Step("sample", block, chosen, size, 1, "sample"),
+            Step("sample_blocks", {**constants, "LANES": lanes}, shared, size, 1, "sample blocks"),
+            Step("sample", constants, chosen, size, 1, "sample"),
         ]

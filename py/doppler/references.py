@@ -155,6 +155,24 @@ def _nucleus(z: Array, weights: npt.NDArray[np.int64], top_p: float) -> Any:
     return z[order[np.searchsorted(sums, goal)]]
 
 
+def draft(history: Sequence[int], longest: int, most: int) -> list[int]:
+    """Up to `most` ids that followed the latest earlier place of the last ids: of as many as match,
+    up to `longest`. Beyond the end of history the drafts themselves follow.
+    """
+    length = len(history)
+    best = (0, 0)
+    for place in range(1, length):
+        same = 0
+        while same < min(place, longest) and history[place - 1 - same] == history[-1 - same]:
+            same += 1
+        best = max(best, (same, place))
+    same, place = best
+    out = list(history)
+    for i in range(most if same else 0):
+        out.append(out[place + i])
+    return out[length:]
+
+
 def pcg(x: int) -> int:
     """One output of PCG RXS-M-XS 32: well mixed bits of x."""
     state = (x * 747796405 + 2891336453) & UINT

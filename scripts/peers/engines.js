@@ -26,7 +26,7 @@ const doppler = {
   },
   async complete(prompt_ids, max_tokens) {
     const sampling = { greedy: true };
-    const args = { prompt_ids, max_tokens, sampling, ignore_eos: true };
+    const args = { prompt_ids, max_tokens, sampling, ignore_eos: true, speculate: "off" };
     return (await window.doppler.call("complete", args)).generated_ids.length;
   },
 };

@@ -1,7 +1,9 @@
 // Logits as the samplers compare them. Put before those whose header says "uses: penalty"; they bind
-// `logits` [vocab] f32 as vec4s, `seen`, a bit a token, and `params`, written once a generation.
+// `logits` [rows, vocab rounded up to a vec4] f32 as vec4s, `seen`, a bit a token, and `params`, written
+// once a generation. `walk` is bound where there are several rows: walk[0] is the one to be sampled.
 
 override BLOCK: u32; // vec4s whose largest logit sample_blocks.wgsl finds: 32 times a small number
+override WALKS: u32; // 0: there is one row; 1: the rows of a batch with drafts (draft.wgsl)
 
 struct Params {
   vocab: u32,
@@ -14,11 +16,13 @@ struct Params {
 }
 
 const LOWEST = -3.4e38;
-const NONE = 0xffffffffu; // no id
+const NONE = 0xffffffffu; // no id, or no row: a draft was wrong, or all were right
+
+var<private> row: u32;
 
 // Four ids from 4i on -> what is compared: penalised logits, over the temperature unless greedy.
 fn load_z(i: u32) -> vec4f {
-  var z = logits[i];
+  var z = logits[row * ((params.vocab + 3u) / 4u) + i];
   let bits = (seen[i / 8u] >> (4u * (i % 8u))) & 15u;
   if (bits != 0u && params.repetition_penalty != 1.0) {
     let punished = select(z / params.repetition_penalty, z * params.repetition_penalty,

@@ -3,9 +3,13 @@
 // uses: state
 // uses: penalty
 //
-// logits [vocab] f32, read as vec4s; tops, ids: of blocks of 4 · BLOCK tokens (sample_blocks.wgsl); seen:
-// a bit a token; params is written once a generation. Writes the id to tokens[0] and to
-// ring[step % 256], and moves the state on to the next token.
+// logits f32, read as vec4s; tops, ids: of blocks of 4 · BLOCK tokens (sample_blocks.wgsl); seen: a bit a
+// token; params is written once a generation. Writes the id to tokens[0], to ring[step % 256] and to
+// its place in history [context], and moves the state on to the next token.
+//
+// With WALKS it samples row walk[0] of a batch whose tokens after the first are drafts. If the id is
+// the next draft, the next row's logits are right, and walk[0] moves on to it; otherwise the batch ends
+// there, walk[0] is NONE, and runs for the rows that are left do nothing.
 //
 // Everything after exp() is integer arithmetic, so equal logits give the same token everywhere: a
 // weight is floor(2^24 · exp(z - largest z)), and sums are (s / 4096, s % 4096), exact below 2^43.
@@ -24,7 +28,9 @@
 @group(0) @binding(4) var<storage, read_write> state: State;
 @group(0) @binding(5) var<storage, read> tops: array<vec4f>;
 @group(0) @binding(6) var<storage, read> ids: array<u32>;
-@group(0) @binding(7) var<uniform> params: Params;
+@group(0) @binding(7) var<storage, read_write> history: array<u32>;
+@group(0) @binding(8) var<storage, read_write> walk: array<u32>;
+@group(0) @binding(9) var<uniform> params: Params;
 
 const ONE = 16777216.0; // 2^24, the weight of the largest
 
@@ -284,16 +290,36 @@ fn draw(thread: u32, floor_key: u32, least: u32, best: u32) {
 }
 
 fn finish(token: u32) {
-  tokens[0] = token;
   ring[state.step % 256u] = token;
   seen[token / 32u] |= 1u << (token % 32u);
-  state.position += state.count;
-  state.count = 1u;
   state.step += 1u;
+  state.position += select(state.count, 1u, WALKS == 1u);
+  if (state.position < arrayLength(&history)) {
+    history[state.position] = token;
+  }
+  if (WALKS == 1u) {
+    let is_right = row + 1u < state.count && tokens[row + 1u] == token;
+    walk[0] = select(NONE, row + 1u, is_right);
+    if (is_right) {
+      return;
+    }
+  }
+  tokens[0] = token;
+  state.count = 1u;
 }
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
+  if (WALKS == 1u) {
+    if (thread == 0u) {
+      found = vec4u(walk[0]);
+    }
+    let told = workgroupUniformLoad(&found);
+    if (told.x == NONE) {
+      return;
+    }
+    row = told.x;
+  }
   let best = find_best(thread);
   if (params.greedy == 1u) {
     if (thread == 0u) {

@@ -12,7 +12,8 @@ override LANES: u32;
 @group(0) @binding(1) var<storage, read> seen: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tops: array<f32>;
 @group(0) @binding(3) var<storage, read_write> ids: array<u32>;
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> walk: array<u32>;
+@group(0) @binding(5) var<uniform> params: Params;
 
 var<workgroup> bests: array<Best, 256>;
 
@@ -21,8 +22,9 @@ fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
+  row = select(0u, walk[0], WALKS == 1u);
   let block = (workgroup.x * 256u + thread) / LANES;
-  let all = (params.vocab + 3u) / 4u;
+  let all = select((params.vocab + 3u) / 4u, 0u, row == NONE);
   let each = BLOCK / LANES;
   let first = block * BLOCK + thread % LANES * each;
   var best = Best(LOWEST, NONE);

@@ -228,6 +228,12 @@ export interface GenerateArgs {
   max_tokens?: number;
   /** Texts that end the answer. */
   stop?: string[];
+  /**
+   * Drafts of what comes next, taken from what was said before and verified a few at a time: where
+   * that is faster (auto, the default), always, or never. The tokens are the same, but that a batch
+   * may add up a logit in another order, which decides where two tokens are equal to six digits.
+   */
+  speculate?: "auto" | "on" | "off";
 }
 
 export interface Generation {
@@ -240,5 +246,7 @@ export interface Generation {
   /** Oldest messages left out so that the rest fits. */
   dropped_messages: number;
   timings: { ttft_ms: number; prefill_tok_s: number; decode_tok_s: number };
+  /** Batches with drafts that were run, and the tokens that came of them: 1 to 8 a batch. */
+  drafts: { batches: number; tokens: number };
   memory: Memory;
 }

@@ -32,6 +32,7 @@ class Job:
     kv: str | None = None
     precision: str | None = None
     ignore_eos: bool = False
+    speculate: str = "auto"
     logits: Path | None = None
 
     def prompt_args(self) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
         "sampling": job.sampling,
         "max_tokens": job.max_tokens,
         "ignore_eos": job.ignore_eos,
+        "speculate": job.speculate,
     }
     answer: dict[str, Any] = client.call("chat" if job.chat else "complete", args, on_event)
     return answer
@@ -94,6 +96,8 @@ def _report(
     timings = result.get("timings", {})
     report = {key: result[key] for key in ("prompt_ids", "generated_ids", "text", "finish_reason")}
     report["timings"] = {"load_ms": stages["load_ms"], **timings}
+    if "drafts" in result:
+        report["drafts"] = result["drafts"]
     report["stages_ms"] = {**stages, "load": loaded["timings"]}
     report["timeline"] = result["timeline"]
     report["memory"] = {"gpu_bytes": result.get("memory", loaded["memory"])}

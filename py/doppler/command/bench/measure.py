@@ -30,7 +30,8 @@ MEMORY_CONTEXT = 4096  # tokens of context for which memory is told
 WARM_SECONDS = 1.0
 SETTLE_MS = 2000  # after the first visit: the browser keeps compiled code when it has time
 PROFILE_BATCH = 512
-GREEDY = {"sampling": {"greedy": True}, "ignore_eos": True}
+# No drafts: what is measured is a token, not what a text of random ids repeats.
+GREEDY = {"sampling": {"greedy": True}, "ignore_eos": True, "speculate": "off"}
 
 
 @dataclass(frozen=True)
