@@ -226,6 +226,7 @@ class Engine:
         if batch == 1:
             self._run("logits", self._decode_plan.head)
             return await memory.read_logits(self._gpu, memory.slices.logits, 1)
+        memory.write_count(self._gpu, rows)  # or the head would do the whole batch
         x, out = memory.head_rows(self._gpu, row)
         self._run(f"logits {row}", lambda: self._prefill_plan.head_of_all(HEAD_ROWS, x, out))
         return await memory.read_logits(self._gpu, out, rows)

@@ -150,6 +150,10 @@ class EngineMemory:
         state = array("I", (position, len(ids), 0, seed))
         gpu.write(self.slices.state.buffer, 0, state.tobytes())
 
+    def write_count(self, gpu: Gpu, count: int) -> None:
+        """Sets how many tokens of the batch there are."""
+        gpu.write(self.slices.state.buffer, 4, array("I", (count,)).tobytes())
+
     def write_sampling(
         self, gpu: Gpu, kernels: Kernels, sampling: Sampling, ids: Sequence[int]
     ) -> None:
