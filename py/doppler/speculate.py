@@ -30,7 +30,7 @@ DOUBT = 2  # batches of one token each, with which that begins
 PROMISING = 1.5  # tokens a batch, from which it is worth a try
 TRIAL = 2  # batches queued at once until their time is known
 GAIN = 1.05  # by which tokens must come faster
-FORGET = 8  # generations after which a batch's time counts as unknown: what did not pay may now
+FORGET = 64  # generations after which a batch's time counts as unknown: what did not pay may now
 
 
 def batch_steps(model: PlannedModel, plan: PrefillPlan, normed: Slice, logits: Slice) -> list[Step]:
