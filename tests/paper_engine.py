@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from doppler.adapter import adapter_of
 from doppler.command.synth import SHAPES, type_of
-from doppler.engine import Engine, adapter_of
+from doppler.engine import Engine
 from doppler.formats.blocks import BLOCK_TYPES
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind
 from doppler.kernels import Kernels

@@ -4,7 +4,7 @@ import pytest
 
 from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
-from doppler.model import Request
+from doppler.request import Request
 from doppler.sampler import Sampling
 from doppler.tokenizer import StopText, TextStream, Tokenizer
 

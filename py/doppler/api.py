@@ -17,9 +17,10 @@ from doppler.engine import Engine
 from doppler.errors import DeviceError, RequestError
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, fetch_sources
-from doppler.model import Emit, Model, Room
+from doppler.model import Emit, Model
 from doppler.page.cuts import KeptCuts
 from doppler.page.library import Library
+from doppler.request import Room
 from doppler.timeline import Timeline
 
 Args = dict[str, Any]

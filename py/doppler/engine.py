@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
+from doppler.adapter import Adapter
 from doppler.config import ModelConfig
 from doppler.decode import DecodePlan
 from doppler.errors import RequestError
+from doppler.generation import Clock, FinishReason, Generation
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, Recording
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
-from doppler.plan import Adapter, PlannedModel, Step
+from doppler.plan import PlannedModel, Step
 from doppler.prefill import PrefillPlan
 from doppler.profile import Timing, Work, profile, work
 from doppler.sampler import Sampling
@@ -33,25 +35,8 @@ if TYPE_CHECKING:
 
 REACHES = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
 FIRST_BATCH = 64  # tokens, until the adapter's speed is known
-WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
-
-FinishReason = Literal["stop", "length", "cancelled", "context"]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What one call generated. Times are milliseconds, from the call on."""
-
-    ids: list[int]
-    finish_reason: FinishReason
-    reused_tokens: int
-    ttft_ms: float
-    prefill_tok_s: float
-    decode_tok_s: float
-    batches: int  # that carried drafts,
-    batch_tokens: int  # and the tokens that came of them
 
 
 class Engine:
@@ -166,7 +151,7 @@ class Engine:
         """
         self.check(ids)
         self._cancelled = False
-        clock = _Clock()
+        clock = Clock()
         reused = self._rewind(ids)
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
         batch = await self._prefill(ids, reused, sampling.seed, on_prefill)
@@ -275,7 +260,7 @@ class Engine:
         limit: int,
         accept: Callable[[int], bool],
         out: list[int],
-        clock: _Clock,
+        clock: Clock,
         prompt: int,
         speculation: Speculation,
     ) -> FinishReason:
@@ -365,55 +350,3 @@ class Engine:
         """Samples the token after a batch that was just run."""
         name, plan = ("one", self._decode_plan) if batch == 1 else ("many", self._prefill_plan)
         self._run(f"head after {name}", lambda: plan.head() + self._sample_steps())
-
-
-def adapter_of(gpu: Gpu, half: bool, taken_for: Mapping[str, Any]) -> Adapter:
-    """What plans are made for: `half` products or not; `taken_for` says otherwise, in tests."""
-    wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
-    adapter = Adapter(
-        subgroup_size=gpu.subgroup_size if wide else 0,
-        workgroup_bytes=gpu.limits["maxComputeWorkgroupStorageSize"],
-        is_cpu=gpu.is_cpu,
-        half=half,
-        matrix_units=half and gpu.has_matrix_units,
-    )
-    return replace(adapter, **taken_for)
-
-
-class _Clock:
-    """When a call began, gave its first token and its last."""
-
-    def __init__(self) -> None:
-        self._began = self._first = self._last = time.perf_counter()
-        self._tokens = 0
-
-    def token(self) -> None:
-        self._last = time.perf_counter()
-        if not self._tokens:
-            self._first = self._last
-        self._tokens += 1
-
-    @property
-    def decode_ms(self) -> float:
-        """Milliseconds a token after the first; 0 before there are two."""
-        return 1000 * (self._last - self._first) / max(self._tokens - 1, 1)
-
-    def generation(
-        self,
-        ids: list[int],
-        reason: FinishReason,
-        reused: int,
-        prompt: int,
-        speculation: Speculation,
-    ) -> Generation:
-        prefill = max(self._first - self._began, 1e-9)
-        return Generation(
-            ids=ids,
-            finish_reason=reason,
-            reused_tokens=reused,
-            ttft_ms=1000 * prefill,
-            prefill_tok_s=(prompt - reused) / prefill,
-            decode_tok_s=1000 / self.decode_ms if self.decode_ms else 0.0,
-            batches=speculation.batches,
-            batch_tokens=speculation.batch_tokens,
-        )

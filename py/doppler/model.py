@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
+from doppler.adapter import adapter_of
 from doppler.buffers import Buffers
-from doppler.config import ModelConfig
-from doppler.engine import Engine, Generation, adapter_of
+from doppler.engine import Engine
 from doppler.errors import RequestError
+from doppler.generation import Generation
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels
 from doppler.manifest import Manifest
 from doppler.memory import EngineMemory
 from doppler.progress import Progress
-from doppler.sampler import Sampling
+from doppler.request import Request, Room, checked_messages
 from doppler.shards import ShardStore
-from doppler.speculate import MODES, Speculate
 from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
 from doppler.tuning import Cut, Cuts
@@ -30,85 +30,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-DEFAULT_CONTEXT = 4096
-DEFAULT_BATCH = 512
 ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
 
 Emit = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a generation is asked to do beyond its prompt."""
-
-    sampling: Sampling
-    max_tokens: int
-    stop: tuple[str, ...]
-    ignore_eos: bool  # go on past end tokens, to compare with references that do
-    speculate: Speculate
-
-    @classmethod
-    def from_json(cls, args: dict[str, Any]) -> Request:
-        """Raises RequestError for values out of range."""
-        max_tokens = args.get("max_tokens", 512)
-        if type(max_tokens) is not int or max_tokens < 1:
-            raise RequestError(f"max_tokens is {max_tokens!r}; it must be a whole number above 0")
-        stop = args.get("stop") or []
-        if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
-            raise RequestError("stop must be a list of texts")
-        speculate = args.get("speculate", "auto")
-        if speculate not in MODES:
-            raise RequestError(
-                f"speculate is {speculate!r:.60}; it must be one of {', '.join(MODES)}"
-            )
-        return cls(
-            Sampling.from_json(args.get("sampling") or {}),
-            max_tokens,
-            tuple(stop),
-            bool(args.get("ignore_eos")),
-            speculate,
-        )
-
-
-@dataclass(frozen=True)
-class Room:
-    """How many tokens a loaded model has room for, and with how many bits it computes.
-
-    context: tokens in the KV cache; batch: in a prefill batch. kv: "f16" or "f32", what keys and
-    values are kept as; precision: the same of what weights and activations are multiplied as
-    (sums are f32). None leaves it to the adapter. adapter: what to take that for, in tests.
-    """
-
-    context: int
-    batch: int
-    kv: str | None = None
-    precision: str | None = None
-    adapter: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, config: ModelConfig, args: Mapping[str, Any]) -> Room:
-        """What was asked for, or the defaults for None. Raises RequestError out of range."""
-        for name in ("kv", "precision"):
-            if args.get(name) not in (None, "f16", "f32"):
-                raise RequestError(f"{name} is {args[name]!r:.60}; it can be f16 or f32")
-        length = _within("context", args.get("context"), 2, config.context, DEFAULT_CONTEXT)
-        most = max(config.context, DEFAULT_BATCH)
-        batch = min(_within("batch", args.get("batch"), 1, most, DEFAULT_BATCH), length)
-        taken_for = args.get("adapter") or {}
-        if not isinstance(taken_for, dict) or taken_for.keys() - {"is_cpu", "subgroup_size"}:
-            raise RequestError("adapter must be an object with is_cpu and subgroup_size, or one")
-        return cls(length, batch, args.get("kv"), args.get("precision"), taken_for)
-
-    def half_cache(self, gpu: Gpu) -> bool:
-        """Whether keys and values are kept as f16: on a CPU, that would only cost time."""
-        return not gpu.is_cpu if self.kv is None else self.kv == "f16"
-
-    def half_products(self, gpu: Gpu) -> bool:
-        """Whether products are of f16. Raises RequestError where the adapter has none."""
-        can = "shader-f16" in gpu.features
-        if self.precision == "f16" and not can:
-            raise RequestError("precision is f16, and this adapter lacks shader-f16: ask for f32")
-        return can and not gpu.is_cpu if self.precision is None else self.precision == "f16"
 
 
 class KnownCuts(Protocol):
@@ -218,7 +142,7 @@ class Model:
     async def chat(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Answers `messages`; the oldest turns go if they do not fit, never the system prompt."""
         request = Request.from_json(args)
-        messages = _messages(args.get("messages"))
+        messages = checked_messages(args.get("messages"))
         ids, dropped = self._fit(messages, request.max_tokens)
         result = await self._generate(ids, request, emit)
         return {**result, "dropped_messages": dropped}
@@ -236,7 +160,7 @@ class Model:
                 raise RequestError("prompt_ids must be a list of whole numbers")
             return list(ids)
         if args.get("messages") is not None:
-            return self._text().encode_chat(_messages(args["messages"]))
+            return self._text().encode_chat(checked_messages(args["messages"]))
         if not isinstance(args.get("prompt"), str):
             raise RequestError("give a prompt: a text as `prompt`, or ids as `prompt_ids`")
         return self._text().encode(args["prompt"])
@@ -337,30 +261,6 @@ class _Output:
     def _say(self, token: int | None, piece: str) -> None:
         self.text += piece
         self._emit({"type": "token", "id": token, "text": piece, "n": self._count})
-
-
-def _within(name: str, value: Any, least: int, most: int, default: int) -> int:
-    """A number of tokens; None means the default, or the most where that is less."""
-    if value is None:
-        return min(default, most)
-    if type(value) is not int or not least <= value <= most:
-        raise RequestError(
-            f"{name} is {value!r:.60}; this model can be loaded with {least} to {most} tokens"
-        )
-    return value
-
-
-def _messages(value: Any) -> list[dict[str, str]]:
-    """Checked chat messages. Raises RequestError for anything else."""
-    if not isinstance(value, list) or not value:
-        raise RequestError("messages must be a list of at least one {role, content}")
-    for index, message in enumerate(value):
-        fine = isinstance(message, dict) and all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        )
-        if not fine:
-            raise RequestError(f"message {index} must have a text as role and one as content")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
 
 
 def _next_turn(turns: Sequence[dict[str, str]], start: int) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from doppler import sampler
+from doppler.adapter import Adapter
 from doppler.config import ModelConfig
 from doppler.gpu import Slice
 from doppler.tiles import tile_of
@@ -102,17 +103,6 @@ class Memory:
     top_ids: Slice
     history: Slice  # [context] ids so far
     walk: Slice  # the row of a batch with drafts that is sampled next
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """What the choice of kernels depends on."""
-
-    subgroup_size: int  # lanes that share a row of a matvec; 0: none do
-    workgroup_bytes: int  # workgroup memory
-    is_cpu: bool  # a processor that passes for a GPU: tiles do not pay there
-    half: bool  # products of f16, sums in f32
-    matrix_units: bool  # that multiply f16
 
 
 @dataclass(frozen=True)
