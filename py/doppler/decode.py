@@ -23,7 +23,7 @@ FEW_ROWS = 2048
 GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
 MOST_TURNING = 32  # threads of attention_decode that rotate a head
 KEY_LANES = 16  # threads of attention_decode that share a key
-VALUE_LANES = 2  # and four columns of the values, at most
+VALUE_LANES, MOST_VALUE_LANES = 2, 8  # and four columns of the values, at most
 SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
 SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by itself
 FEW_RUNS, MANY_RUNS = 32, 512  # of all key-value heads, for contexts that are short or long
@@ -95,9 +95,10 @@ class DecodePlan:
             return steps + self._plain(output, m.attended)
         c, window = model.config, model.config.layers[index].window
         groups = c.kv_heads * -(-c.heads // c.kv_heads // 4)  # attention_decode does four heads
-        splits = splits_of(min(reach, window or reach), groups)
+        keys = min(reach, window or reach)
+        splits = splits_of(keys, groups)
         runs = {"heads": c.heads, "splits": splits}
-        steps = [self._attend_runs(index, splits)]
+        steps = [self._attend_runs(index, splits, keys)]
         if splits <= MOST_FOLDED and staged(model, c.q_width):
             matrix = model.weights.matrices[f"{output}.weight"]
             bindings = {"x": m.parts, "branch": m.marks, "out": m.branch}
@@ -107,8 +108,8 @@ class DecodePlan:
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
         return steps + self._plain(output, m.attended)
 
-    def _attend_runs(self, index: int, splits: int) -> Step:
-        """qkv -> what each of `splits` runs of the keys gives alone, and its mark."""
+    def _attend_runs(self, index: int, splits: int, keys: int) -> Step:
+        """qkv -> what each of `splits` runs of up to `keys` keys gives alone, and its mark."""
         model, m = self._model, self._model.memory
         rope, layer = model.rope(1, index), model.config.layers[index]
         names = ("heads", "kv_heads", "context", "eps", "offset")
@@ -122,7 +123,7 @@ class DecodePlan:
             **rope.constants,
             "TURN": min(model.adapter.subgroup_size, MOST_TURNING),
             "LANES": min(model.adapter.subgroup_size, KEY_LANES),
-            "PARTS": parts_of(model.config.head_dim),
+            "PARTS": parts_of(model.config.head_dim, keys),
         }
         bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}
         label = f"blk.{index}.attention"
@@ -236,9 +237,14 @@ def staged(model: PlannedModel, columns: int) -> bool:
     return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
 
 
-def parts_of(head_dim: int) -> int:
-    """Threads of attention_decode that share four columns of a head."""
-    return VALUE_LANES if VALUE_LANES * aligned(head_dim, 4) // 4 <= 256 else 1
+def parts_of(head_dim: int, keys: int) -> int:
+    """Threads of attention_decode that share four columns of a head, for up to `keys` keys.
+
+    For long contexts all threads; for short ones few: what they have is then to be added up.
+    """
+    columns = aligned(head_dim, 4) // 4
+    most = MOST_VALUE_LANES if keys > SHORT_KEYS else VALUE_LANES
+    return min(_power(256 // columns), most)
 
 
 def splits_of(keys: int, groups: int) -> int:

@@ -97,7 +97,7 @@ class Engine:
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
-        reaches = {self._reach(reach) for reach in (1, *REACHES)}
+        reaches = {self._reach(reach) for reach in (1, *REACHES, self.context)}
         steps = [step for reach in reaches for step in self._decode_steps(reach)]
         if self.batch > 1:
             steps += self._prefill_plan.all(self.batch)
