@@ -31,7 +31,7 @@ SCALES = {
 # Sums of thousands of f32 products in another order than NumPy's: relative to the sum of their
 # magnitudes, a few units of 2^-24 remain. A wrong weight is off by 1e-2 or more.
 SUM_ERROR = 2e-6
-HALF_ERROR = 1.5e-3  # of f16: activations, and sums of 4 to 16 products, are rounded to 11 bits
+HALF_ERROR = 1.5e-3  # of f16: activations, and sums of 4 or 8 products, are rounded to 11 bits
 
 
 def blocks(kind: str, rows: int, cols: int, rng: np.random.Generator) -> bytes:

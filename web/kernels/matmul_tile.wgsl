@@ -1,5 +1,5 @@
 // matmul.wgsl by tiles: out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c]. Real is f32, or f16 for products
-// and for sums of 16 of them; activations are then divided by 16, so that they stay within f16 up to a
+// and for sums of 8 of them; activations are then divided by 16, so that they stay within f16 up to a
 // million.
 // uses: planes
 // uses: state
@@ -184,18 +184,24 @@ fn main(
           part11 = add(part11, w1, tile_x[column * X_LANES + 16u + t]);
         }
       }
-    }
-    if (HALF == 1u || s == steps) {
-      sums00 = gathered(sums00, part00);
-      sums01 = gathered(sums01, part01);
-      sums10 = gathered(sums10, part10);
-      sums11 = gathered(sums11, part11);
-      part00 = Block();
-      part01 = Block();
-      part10 = Block();
-      part11 = Block();
+      if (HALF == 1u && column % 8u == 7u) {
+        sums00 = gathered(sums00, part00);
+        sums01 = gathered(sums01, part01);
+        sums10 = gathered(sums10, part10);
+        sums11 = gathered(sums11, part11);
+        part00 = Block();
+        part01 = Block();
+        part10 = Block();
+        part11 = Block();
+      }
     }
     workgroupBarrier();
+  }
+  if (HALF == 0u) {
+    sums00 = gathered(sums00, part00);
+    sums01 = gathered(sums01, part01);
+    sums10 = gathered(sums10, part10);
+    sums11 = gathered(sums11, part11);
   }
   let row = row0 + 4u * r;
   let token = t0 + 4u * t;
