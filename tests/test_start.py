@@ -60,6 +60,19 @@ await folder.close()
 seen.append(await kept.read())
 str(seen == [{}, {"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)}, {}, {}])
 """
+# Measures the head of a model that is loaded for a GPU, as a first load on one would do.
+TUNE = """
+import doppler.api
+from doppler.tuning import Cut, near, tune, unknown
+engine, told = doppler.api._api._model.engine, []
+steps = [step for step in engine._tuned_steps() if step.label == "head"][:1]
+(kind,) = unknown(steps, {})
+found = await tune(doppler.api._api._kernels, steps, {}, lambda *p: told.append(p))
+rule = Cut.of(steps[0])
+assert found.keys() == {kind} and found[kind] in near(rule, False), found
+assert not unknown(steps, found)
+str(told == [(0, 1), (1, 1)])
+"""
 LARGE = 10 << 20  # bytes that an image has at least
 
 
@@ -90,6 +103,13 @@ def test_python_starts_from_its_image(app: App) -> None:
 
 def test_what_was_measured_of_a_device_is_kept(app: App) -> None:
     assert app.run(KEEP_CUTS) == "True"
+
+
+def test_cuts_are_measured(app: App) -> None:
+    app.get("tiny-chat")
+    (model,) = [m for m in app.call("models") if m["name"] == "tiny-chat"]
+    app.call("load", id=model["id"], adapter={"is_cpu": False, "subgroup_size": 4})
+    assert app.run(TUNE) == "True"
 
 
 def test_timeline_of_the_start(app: App) -> None:

@@ -77,19 +77,20 @@ class Engine:
     @property
     def can_tune(self) -> bool:
         """Whether something is to be measured, and can be."""
-        can = not self.adapter.is_cpu and "timestamp-query" in self._gpu.features
+        can = not self._gpu.is_cpu and "timestamp-query" in self._gpu.features
         return can and bool(unknown(self._tuned_steps(), self._model.cuts))
 
-    async def tune(self) -> Cuts:
+    async def tune(self, progress: Callable[[int, int], None]) -> Cuts:
         """Measures what is not known of this device; -> all that is known now.
 
         Call it when the weights are there, and before anything is generated.
         """
+        steps, known = self._tuned_steps(), self._model.cuts
         self._memory.write_sampling(self._gpu, self._kernels, Sampling(greedy=True), [])
         self._memory.write_batch(self._gpu, [1], 0, 0)
         async with self._gpu.scope("measuring kernels"):
-            new = await tune(self._kernels, self._tuned_steps(), self._model.cuts)
-        self._plan(replace(self._model, cuts={**self._model.cuts, **new}))
+            new = await tune(self._kernels, steps, known, progress)
+        self._plan(replace(self._model, cuts={**known, **new}))
         return self._model.cuts
 
     def _tuned_steps(self) -> list[Step]:

@@ -116,7 +116,8 @@ class Model:
             told.begin()
             await compiling
             if engine.can_tune:
-                await kept.write(await timeline.of("tune", engine.tune()))
+                tuning = engine.tune(Progress(emit, "tune"))
+                await kept.write(await timeline.of("tune", tuning))
             undo.pop_all()
         return cls(gpu, manifest, engine)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
@@ -72,7 +72,12 @@ def unknown(steps: Sequence[Step], known: Cuts) -> dict[str, list[Step]]:
     return {kind: group for kind, group in kinds.items() if kind not in known}
 
 
-async def tune(kernels: Kernels, steps: Sequence[Step], known: Cuts) -> dict[str, Cut]:
+async def tune(
+    kernels: Kernels,
+    steps: Sequence[Step],
+    known: Cuts,
+    progress: Callable[[int, int], None],
+) -> dict[str, Cut]:
     """The best cut of every kind of matvec among `steps` that is not known yet.
 
     Changes what the steps write. Needs an adapter that measures time.
@@ -80,7 +85,12 @@ async def tune(kernels: Kernels, steps: Sequence[Step], known: Cuts) -> dict[str
     warm = kernels.record_steps(steps)
     try:
         kernels.run(*[warm] * WARM_RUNS)
-        return {kind: await _best(kernels, group) for kind, group in unknown(steps, known).items()}
+        kinds, best = unknown(steps, known), {}
+        for done, (kind, group) in enumerate(kinds.items()):
+            progress(done, len(kinds))
+            best[kind] = await _best(kernels, group)
+        progress(len(kinds), len(kinds))
+        return best
     finally:
         warm.destroy()
 

@@ -32,8 +32,11 @@ export interface BootEvent {
 
 export interface ProgressEvent {
   type: "progress";
-  /** download and import count bytes stored; verify bytes uploaded; compile kernels. */
-  stage: "download" | "import" | "verify" | "compile" | "tokenizer";
+  /**
+   * download and import count bytes stored; verify bytes uploaded; compile kernels; tune kinds of
+   * matrices whose kernels are measured, at the first load on a device.
+   */
+  stage: "download" | "import" | "verify" | "compile" | "tune" | "tokenizer";
   done: number;
   total: number;
   /** Units of `done` a second. */
