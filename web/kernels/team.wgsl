@@ -104,7 +104,7 @@ fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
   while (start < params.rows) {
     let r = start + ROWS * (index / TEAM);
     start += workgroups * step;
-    var sums: array<vec4f, MOST_TOKENS>;
+    var sums = array<vec4f, MOST_TOKENS>(); // written out: without it, Chromium 150 clears them but once
     for (var g = lane; g < groups_of(COLS); g += DEPTH * TEAM) {
       let packed = ahead;
       if (g + DEPTH * TEAM < groups_of(COLS)) {
