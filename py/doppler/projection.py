@@ -12,7 +12,7 @@ from doppler.weights import Matrix, aligned
 
 
 @dataclass(frozen=True)
-class Cut:
+class Tiling:
     """Rows and tokens of a workgroup, the constants that say so, and from how many workgroups on
     it is the best on a large GPU (docs/experiments.md).
     """
@@ -25,11 +25,11 @@ class Cut:
 
 # The largest first: what is unpacked or loaded once serves more of the rest.
 TILES = tuple(
-    Cut(64 * rows, 64 * tokens, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": tokens}, 128)
+    Tiling(64 * rows, 64 * tokens, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": tokens}, 128)
     for rows, tokens in ((2, 2), (1, 2), (1, 1))
 )
 MATRIX_TILES = tuple(
-    Cut(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens}, least)
+    Tiling(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens}, least)
     for rows, tokens, least in ((4, 2, 128), (2, 2, 32), (2, 1, 0))
 )
 
@@ -88,14 +88,14 @@ def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Ma
     if adapter.is_cpu:
         return "matmul", {}
     if adapter.matrix_units:
-        return "matmul_subgroup_matrix", cut_of(MATRIX_TILES, matrix.rows, tokens)
-    return "matmul_tile", {**cut_of(TILES, matrix.rows, tokens), "HALF": int(adapter.half)}
+        return "matmul_subgroup_matrix", tiling_of(MATRIX_TILES, matrix.rows, tokens)
+    return "matmul_tile", {**tiling_of(TILES, matrix.rows, tokens), "HALF": int(adapter.half)}
 
 
-def cut_of(cuts: tuple[Cut, ...], rows: int, tokens: int) -> Mapping[str, Number]:
+def tiling_of(tilings: tuple[Tiling, ...], rows: int, tokens: int) -> Mapping[str, Number]:
     """Constants of the largest cut that leaves enough workgroups, else of the smallest."""
-    for cut in cuts:
-        fits = tokens > cut.tokens // 2
-        if fits and -(-rows // cut.rows) * -(-tokens // cut.tokens) >= cut.least:
-            return cut.constants
-    return cuts[-1].constants
+    for tiling in tilings:
+        fits = tokens > tiling.tokens // 2
+        if fits and -(-rows // tiling.rows) * -(-tokens // tiling.tokens) >= tiling.least:
+            return tiling.constants
+    return tilings[-1].constants

@@ -96,14 +96,3 @@ fn product(group: Group, v: Activations) -> f32 {
   }
   return X_SCALE * (group.scale.x * first + group.scale.y * second) - group.minimum * v.sum;
 }
-
-@compute @workgroup_size(256)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) grid: vec3u,
-  @builtin(local_invocation_index) index: u32,
-  @builtin(subgroup_size) subgroup_size: u32,
-) {
-  lanes = subgroup_size;
-  multiply_rows(index, workgroup.y * grid.x + workgroup.x, grid.x * grid.y, subgroup_size);
-}

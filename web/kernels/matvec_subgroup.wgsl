@@ -22,14 +22,3 @@ fn product(group: Group, v: Activations) -> f32 {
   return group_product(
     group, Half(v.v0, v.v1, v.v2, v.v3), Half(v.v4, v.v5, v.v6, v.v7), v.sum);
 }
-
-@compute @workgroup_size(256)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) grid: vec3u,
-  @builtin(local_invocation_index) index: u32,
-  @builtin(subgroup_size) subgroup_size: u32,
-) {
-  lanes = subgroup_size;
-  multiply_rows(index, workgroup.y * grid.x + workgroup.x, grid.x * grid.y, subgroup_size);
-}

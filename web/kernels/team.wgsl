@@ -1,5 +1,5 @@
 // How threads share the rows of a matvec. Put before those whose header says "uses: team"; it needs
-// planes.wgsl and vector.wgsl, and a product(group, activations) of the kernel's own.
+// planes.wgsl and vector.wgsl, and a product(group, activations) of the kernel's own; main() stands here.
 //
 // A team of TEAM threads (a power of two up to 256) computes ROWS rows (1, 2 or 4; pairs for an
 // activation) at once: each thread takes every TEAM-th group of 32 columns, DEPTH of them at a time, and
@@ -94,7 +94,6 @@ fn store(r: u32, sums: vec4f, token: u32) {
   }
 }
 
-// What main() does.
 fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
   let lane = index % TEAM;
   let step = THREADS / TEAM * ROWS;
@@ -130,4 +129,15 @@ fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
       }
     }
   }
+}
+
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) index: u32,
+  @builtin(subgroup_size) subgroup_size: u32,
+) {
+  lanes = subgroup_size;
+  multiply_rows(index, workgroup.y * grid.x + workgroup.x, grid.x * grid.y, subgroup_size);
 }
