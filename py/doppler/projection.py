@@ -93,7 +93,7 @@ def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Ma
 
 
 def tiling_of(tilings: tuple[Tiling, ...], rows: int, tokens: int) -> Mapping[str, Number]:
-    """Constants of the largest cut that leaves enough workgroups, else of the smallest."""
+    """Constants of the largest tiling that leaves enough workgroups, else of the smallest."""
     for tiling in tilings:
         fits = tokens > tiling.tokens // 2
         if fits and -(-rows // tiling.rows) * -(-tokens // tiling.tokens) >= tiling.least:
