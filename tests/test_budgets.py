@@ -18,21 +18,21 @@ CONTEXT = 4096
 MOST_MEMORY = 1.10  # of weights and KV cache together
 # Dispatches of a token after 128 and after 4,000 on a large GPU, and on the least that there is.
 DISPATCHES = {
-    "gemma-3-1b": (140, 144, 168),
+    "gemma-3-1b": (134, 138, 162),
     "gemma-3-4b": (182, 187, 220),
     "llama-3.2-1b": (88, 104, 104),
     "llama-3.2-3b": (150, 178, 180),
-    "gemma-3-270m": (103, 106, 123),
+    "gemma-3-270m": (94, 97, 114),
     "smollm2-135m-instruct": (154, 184, 184),
 }
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
 # Megabytes of weights that a token reads: body and head.
 MEGABYTES = {
-    "gemma-3-1b": 575.3,
+    "gemma-3-1b": 576.4,
     "gemma-3-4b": 2243.8,
     "llama-3.2-1b": 714.1,
     "llama-3.2-3b": 1852.2,
-    "gemma-3-270m": 246.5,
+    "gemma-3-270m": 249.3,
     "smollm2-135m-instruct": 96.5,
 }
 
@@ -100,11 +100,13 @@ def test_keys_and_values_are_read_once(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("gpu", [large_gpu, least_gpu])
 def test_memory(manifest: Manifest, gpu: type[PaperGpu]) -> None:
-    """What there is besides weights and cache is small; weights are as large as their file."""
+    """What there is besides weights and cache is small; weights are as large as their file, but for
+    those that were made wider to be stacked.
+    """
     held = gpu()
     paper_engine(manifest, held, CONTEXT)
     weights, kv = held.held["weights"], held.held["kv"]
     assert held.held.total() <= MOST_MEMORY * (weights + kv)
     assert kv == 2 * 2 * manifest.config.kv_width * CONTEXT * len(manifest.config.layers)
     stored = sum(tensor.bytes for tensor in manifest.tensors)
-    assert stored <= weights <= 1.005 * stored
+    assert stored <= weights <= 1.013 * stored

@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 
 from doppler import references
 from doppler.formats.blocks import BLOCK_TYPES
-from doppler.weights import FORMS, plane_sizes
+from doppler.weights import FORMS, WIDER, plane_sizes
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]
@@ -57,10 +57,20 @@ def dequantized(kind: str, data: bytes, rows: int, cols: int) -> Array:
     return values.reshape(rows, cols).astype(np.float32)
 
 
-def relayout(kind: str, data: bytes, rows: int, cols: int, row0: int = 0, total: int = 0) -> Case:
-    """Planes of `total` rows (default: rows), of which this fills those from row0 on."""
-    form = FORMS[kind]
-    sizes = plane_sizes(form, cols)
+def relayout(
+    kind: str,
+    data: bytes,
+    rows: int,
+    cols: int,
+    row0: int = 0,
+    total: int = 0,
+    to: str | None = None,
+) -> Case:
+    """Planes of `total` rows (default: rows), of which this fills those from row0 on.
+
+    to: the type that the weights take there; default: their own.
+    """
+    sizes = plane_sizes(FORMS[to or kind], cols)
     count = total or rows
     lengths = {"codes": sizes.codes, "high": sizes.high, "scales": sizes.scales}
     planes = {
@@ -70,7 +80,8 @@ def relayout(kind: str, data: bytes, rows: int, cols: int, row0: int = 0, total:
     }
     raw = np.frombuffer(data + bytes(-len(data) % 4), np.uint32)
     params = {"rows": rows, "cols": cols, "row_bytes": len(data) // rows, "row0": row0}
-    return Case("relayout", {"FORM": form}, {"raw": raw, **planes}, params, list(planes))
+    constants = {"FORM": FORMS[kind], "TO": FORMS[to or kind]}
+    return Case("relayout", constants, {"raw": raw, **planes}, params, list(planes))
 
 
 def columns(kind: str) -> tuple[int, ...]:
@@ -177,6 +188,17 @@ def test_planes_hold_the_weights_bit_for_bit(gpu_page: GpuPage, kind: str) -> No
         np.testing.assert_array_equal(out[:-1, :cols], right[:-1])
         assert not out[-1].any()
         assert not out[:, cols:].any()
+
+
+@pytest.mark.parametrize("kind", WIDER)
+def test_planes_of_a_wider_type_hold_the_same_weights(gpu_page: GpuPage, kind: str) -> None:
+    rng = np.random.default_rng(5)
+    rows, cols = 37, 96
+    data = blocks(kind, rows, cols, rng)
+    (planes,) = gpu_page.run([relayout(kind, data, rows, cols, to=WIDER[kind])])
+    tokens = np.append(np.arange(rows), 0).astype(np.uint32)
+    (result,) = gpu_page.run([gather_case(WIDER[kind], planes, rows, cols, tokens)])
+    np.testing.assert_array_equal(result["out"][:-1, :cols], dequantized(kind, data, rows, cols))
 
 
 def test_gather_of_slices_and_pieces(gpu_page: GpuPage) -> None:
@@ -326,7 +348,9 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
 @pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K"])
 @pytest.mark.parametrize("kernel", ["matvec_subgroup", "matvec_half"])
 def test_matvecs_of_a_few_tokens(gpu_page: GpuPage, kernel: str, kind: str) -> None:
-    """What each token gets is, bit for bit, what it would get alone."""
+    """What each token gets is what it would get alone; bit for bit, unless a driver is free to fold
+    the rounding of products to f16 into sums, as that of an H100 does.
+    """
     if kernel == "matvec_half" and not gpu_page.has("shader-f16"):
         pytest.skip("this adapter has no f16")
     rng = np.random.default_rng(6)
@@ -338,7 +362,10 @@ def test_matvecs_of_a_few_tokens(gpu_page: GpuPage, kernel: str, kind: str) -> N
     together = product_case(kernel, kind, planes, matrix, x, **more, TOKENS=8, count=tokens)
     alone = [product_case(kernel, kind, planes, matrix, x[[t]], **more) for t in range(tokens)]
     (all_of_them, *each) = (result["out"] for result in gpu_page.run([together, *alone]))
-    np.testing.assert_array_equal(all_of_them, np.concatenate(each))
+    if kernel == "matvec_half":
+        np.testing.assert_allclose(all_of_them, np.concatenate(each), atol=1e-3)
+    else:
+        np.testing.assert_array_equal(all_of_them, np.concatenate(each))
     assert_product(all_of_them[:, 4 : 4 + rows], matrix, x, half=kernel == "matvec_half")
 
 

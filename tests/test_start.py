@@ -60,18 +60,30 @@ await folder.close()
 seen.append(await kept.read())
 str(seen == [{}, {"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)}, {}, {}])
 """
-# Measures the head of a model that is loaded for a GPU, as a first load on one would do.
-TUNE = """
+# Begins to measure the head of a model, as a load on a GPU does that knows the rest.
+BEGIN_TUNING = """
 import doppler.api
-from doppler.tuning import Cut, near, tune, unknown
-engine, told = doppler.api._api._model.engine, []
-steps = [step for step in engine._tuned_steps() if step.label == "head"][:1]
-(kind,) = unknown(steps, {})
-found = await tune(doppler.api._api._kernels, steps, {}, lambda *p: told.append(p))
-rule = Cut.of(steps[0])
-assert found.keys() == {kind} and found[kind] in near(rule, False), found
-assert not unknown(steps, found)
-str(told == [(0, 1), (1, 1)])
+from dataclasses import replace
+from doppler.page.cuts import KeptCuts
+from doppler.tuning import Cut, near, unknown
+api = doppler.api._api
+engine = api._model.engine
+kinds = unknown(engine._tuned_steps(), {})
+head = next(kind for kind, steps in kinds.items() if steps[0].label == "head")
+others = {kind: Cut.of(steps[0]) for kind, steps in kinds.items() if kind != head}
+engine._plan(replace(engine._model, cuts=others))
+api._gpu.is_cpu = False
+assert engine.can_tune
+api._tuner.begin(engine, KeptCuts(api._gpu, "this test"))
+api._gpu.is_cpu = True
+"""
+# What came of it: the head's cut is one of those near the rule, is used, and is kept.
+TUNED = """
+step = kinds[head][0]
+kept = await KeptCuts(api._gpu, "this test").read()
+used = [s for s in engine.steps(0, 1) if s.label == "head"]
+seen = kept == {**others, head: Cut.of(used[0])} and kept[head] in near(Cut.of(step), False)
+str(seen and not unknown(engine._tuned_steps(), kept))
 """
 LARGE = 10 << 20  # bytes that an image has at least
 
@@ -105,11 +117,23 @@ def test_what_was_measured_of_a_device_is_kept(app: App) -> None:
     assert app.run(KEEP_CUTS) == "True"
 
 
-def test_cuts_are_measured(app: App) -> None:
+def test_kernels_are_measured_beside_their_use(app: App) -> None:
+    """After a load, while answers come as before; what is found is used at once, and kept."""
     app.get("tiny-chat")
     (model,) = [m for m in app.call("models") if m["name"] == "tiny-chat"]
     app.call("load", id=model["id"], adapter={"is_cpu": False, "subgroup_size": 4})
-    assert app.run(TUNE) == "True"
+    asked = {"prompt_ids": [5, 6, 7, 8], "max_tokens": 6, "sampling": {"greedy": True}}
+    before = app.call("complete", **asked)
+    app.run(BEGIN_TUNING)
+    assert app.call("complete", **asked)["generated_ids"] == before["generated_ids"]
+    app.call("tune")
+    assert app.run(TUNED) == "True"
+    after = app.call("complete", **asked)
+    assert after["generated_ids"] == before["generated_ids"]
+    assert after["reused_tokens"] == before["reused_tokens"] + 3  # the cache was not disturbed
+    app.run(BEGIN_TUNING)
+    app.call("unload")
+    app.call("tune")  # nothing is left to wait for
 
 
 def test_timeline_of_the_start(app: App) -> None:

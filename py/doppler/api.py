@@ -20,6 +20,7 @@ from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Emit, Model
 from doppler.page.cuts import KeptCuts
 from doppler.page.library import Library
+from doppler.page.tuner import Tuner
 from doppler.request import Room
 from doppler.timeline import Timeline
 
@@ -35,6 +36,7 @@ class Api:
         self._kernels: Kernels | None = None
         self._model: Model | None = None
         self._busy: str | None = None
+        self._tuner = Tuner()
         self._opening = asyncio.Lock()
         self._transfers: set[asyncio.Task[str]] = set()
         self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
@@ -52,6 +54,7 @@ class Api:
             "logits": self._alone(self._logits),
             "cancel": self._cancel,
             "tokenize": self._tokenize,
+            "tune": self._tune,
             "memory": self._memory,
             "plan": self._alone(self._plan),
             "profile": self._alone(self._profile),
@@ -76,7 +79,8 @@ class Api:
                 raise RequestError(f"cannot {name} while {self._busy} is running: cancel it first")
             self._busy = name
             try:
-                return await method(args, emit, file)
+                async with self._tuner.turn:
+                    return await method(args, emit, file)
             finally:
                 self._busy = None
 
@@ -100,6 +104,7 @@ class Api:
         return self._gpu, self._kernels
 
     def _drop_gpu(self) -> None:
+        self._tuner.end()
         if self._model is not None:
             self._model.unload()
         if self._gpu is not None:
@@ -154,15 +159,10 @@ class Api:
             opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
             try:
                 gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits")))
+                kept = KeptCuts(gpu, kernels.digest())
+                cuts = await kept.read()
                 model = await Model.load(
-                    gpu,
-                    kernels,
-                    stored.store,
-                    stored.buffers,
-                    room,
-                    emit,
-                    timeline,
-                    KeptCuts(gpu, kernels.digest()),
+                    gpu, kernels, stored.store, stored.buffers, room, emit, timeline, cuts
                 )
             finally:
                 await asyncio.wait([opening])
@@ -172,6 +172,7 @@ class Api:
                 model.unload()
                 raise
             self._model = model
+            self._tuner.begin(model.engine, kept)
         return {
             **self._model.describe(),
             "timings": timeline.durations(),
@@ -179,9 +180,14 @@ class Api:
         }
 
     async def _unload(self, args: Args, emit: Emit, file: Any) -> Any:
+        self._tuner.end()
         if self._model is not None:
             self._model.unload()
             self._model = None
+        return {}
+
+    async def _tune(self, args: Args, emit: Emit, file: Any) -> Any:
+        await self._tuner.finished()
         return {}
 
     async def _chat(self, args: Args, emit: Emit, file: Any) -> Any:

@@ -26,7 +26,7 @@ KEY_LANES = 16  # threads of attention_decode that share a key
 VALUE_LANES, MOST_VALUE_LANES = 2, 8  # and four columns of the values, at most
 SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
 SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by itself
-FEW_RUNS, MANY_RUNS = 32, 512  # of all key-value heads, for contexts that are short or long
+FEW_RUNS, MANY_RUNS = 32, 264  # of all key-value heads, for contexts that are short or long
 MOST_FOLDED = 16  # runs a head that a matvec joins
 MOST_SPLITS = 128
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ class Engine:
         )
         if self.batch > 1:
             memory.add_batch(gpu, lambda m: PrefillPlan(replace(model, memory=m)).all(self.batch))
+            model = replace(model, memory=memory.token)
         self._plan(model)
         self._recordings: dict[str, Recording] = {}
         self._cached: list[int] = []  # ids whose keys and values are in the cache
@@ -80,21 +82,31 @@ class Engine:
         can = not self._gpu.is_cpu and "timestamp-query" in self._gpu.features
         return can and bool(unknown(self._tuned_steps(), self._model.cuts))
 
-    async def tune(self, progress: Callable[[int, int], None]) -> Cuts:
-        """Measures what is not known of this device; -> all that is known now.
+    async def tune(self, turn: asyncio.Lock) -> Cuts:
+        """Measures what is not known of this device; -> all that is known and used from now on.
 
-        Call it when the weights are there, and before anything is generated.
+        Call it when the weights are there. Whoever holds `turn` uses the engine alone.
         """
         steps, known = self._tuned_steps(), self._model.cuts
-        self._memory.write_sampling(self._gpu, self._kernels, Sampling(greedy=True), [])
-        self._memory.write_batch(self._gpu, [1], 0, 0)
-        async with self._gpu.scope("measuring kernels"):
-            new = await tune(self._kernels, steps, known, progress)
-        self._plan(replace(self._model, cuts={**known, **new}))
+        new = await tune(self._kernels, steps, known, partial(self._lent, turn))
+        async with turn:
+            self._plan(replace(self._model, cuts={**known, **new}))
+            self._forget_recordings()
+            self._drafts_ready = None
         return self._model.cuts
 
     def _tuned_steps(self) -> list[Step]:
         return self._decode_steps(self._reach(1)) + self._prefill_plan.head()
+
+    @asynccontextmanager
+    async def _lent(self, turn: asyncio.Lock) -> AsyncIterator[None]:
+        """Decoding steps may run meanwhile: at the cache's end, where a conversation comes last."""
+        async with turn, self._gpu.scope("measuring kernels"):
+            last = self.context - 1
+            del self._cached[last:]
+            self._memory.write_sampling(self._gpu, self._kernels, Sampling(greedy=True), [])
+            self._memory.write_batch(self._gpu, [1], last, 0)
+            yield
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
@@ -115,10 +127,14 @@ class Engine:
 
     def destroy(self) -> None:
         """Gives the GPU memory back; the engine is of no use afterwards."""
-        for recording in self._recordings.values():
-            recording.destroy()
+        self._forget_recordings()
         self._memory.destroy()
         self._weights.destroy()
+
+    def _forget_recordings(self) -> None:
+        for recording in self._recordings.values():
+            recording.destroy()
+        self._recordings.clear()
 
     def cancel(self) -> None:
         """Ends the running call within a token of decoding or a batch of prefill."""

@@ -86,6 +86,7 @@ class EngineMemory:
         """Allocates the activations of a batch for a plan, of which `plan` shows the steps."""
         rows = aligned(self.batch, HEAD_ROWS)
         sizes = {name: 4 * rows * width for name, width in self._widths.by_buffer().items()}
+        sizes["logits"] = self.token.logits.size  # a batch's activations are done with by then
         apart: dict[str, Any] = {name: _stand_in(size) for name, size in sizes.items()}
         groups = share(plan(replace(self.token, **apart)), apart)
         if not self._widths.are_whole:
@@ -96,6 +97,7 @@ class EngineMemory:
             part = self._own(gpu, sizes[group[0]], "activations", " and ".join(group))
             shared |= {name: Slice(part.buffer, 0, aligned(sizes[name], 16)) for name in group}
         self.slices = replace(self.token, **shared)
+        self.token = replace(self.token, logits=self.slices.logits)
 
     def destroy(self) -> None:
         """Gives every buffer back."""
@@ -110,10 +112,13 @@ class EngineMemory:
             for name, width in self._widths.by_buffer().items()
         }
         control = self._own(gpu, RING_AT + 4 * RING, "activations", "state and ring")
+        logits = 4 * aligned(c.vocab, 4)
         cache_bytes = (2 if self.half_cache else 4) * c.kv_width * self.context
         return Memory(
             **activations,
-            logits=self._own(gpu, 4 * aligned(c.vocab, 4), "activations", "logits"),
+            logits=self._own(gpu, logits, "activations", "logits")
+            if self.batch == 1
+            else _stand_in(logits),
             angles=tuple(self._rope(gpu, rope) for rope in c.ropes),
             keys=tuple(self._own(gpu, cache_bytes, "kv", f"keys {i}") for i in self._layers()),
             values=tuple(self._own(gpu, cache_bytes, "kv", f"values {i}") for i in self._layers()),

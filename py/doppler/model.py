@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from doppler.adapter import adapter_of
 from doppler.buffers import Buffers
@@ -22,7 +22,7 @@ from doppler.request import Request, Room, checked_messages
 from doppler.shards import ShardStore
 from doppler.timeline import Timeline
 from doppler.tokenizer import StopText, TextStream, Tokenizer
-from doppler.tuning import Cut, Cuts
+from doppler.tuning import Cuts
 from doppler.upload import prepare_upload, upload_weights
 from doppler.weights import allocate_weights
 
@@ -33,18 +33,6 @@ if TYPE_CHECKING:
 ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
 
 Emit = Callable[[dict[str, Any]], None]
-
-
-class KnownCuts(Protocol):
-    """Where what was measured of a device is kept."""
-
-    async def read(self) -> dict[str, Cut]:
-        """What is known; nothing for a new device."""
-        ...
-
-    async def write(self, cuts: Cuts) -> None:
-        """Keeps what is known."""
-        ...
 
 
 class _Compiling(Progress):
@@ -80,14 +68,10 @@ class Model:
         room: Room,
         emit: Emit,
         timeline: Timeline,
-        kept: KnownCuts,
+        cuts: Cuts,
     ) -> Model:
-        """Makes room, then uploads verified weights while the kernels are compiled.
-
-        A device that is new to the model's shapes is measured then.
-        """
+        """Makes room, then uploads verified weights while the kernels are compiled."""
         manifest = store.manifest
-        cuts = await kept.read()
         with ExitStack() as undo:
             with timeline.stage("memory"):
                 async with gpu.scope("room for the weights"):
@@ -103,8 +87,7 @@ class Model:
             told = _Compiling(emit)
             progress = Progress(emit, "verify")
             with timeline.stage("weights"):
-                size = manifest.block_size
-                on_gpu = await prepare_upload(gpu, kernels, weights, size, buffers)
+                on_gpu = await prepare_upload(gpu, kernels, weights, manifest, buffers)
                 compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(told)))
                 try:
                     await upload_weights(
@@ -115,9 +98,6 @@ class Model:
                     raise
             told.begin()
             await compiling
-            if engine.can_tune:
-                tuning = engine.tune(Progress(emit, "tune"))
-                await kept.write(await timeline.of("tune", tuning))
             undo.pop_all()
         return cls(gpu, manifest, engine)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
@@ -21,7 +22,7 @@ MOST_AHEAD = 8  # groups that a thread asks for at once: DEPTH · ROWS in kernel
 LEAST_GAIN = 0.97  # of the rule's time: what is not quicker than that may be noise
 ROUNDS = 3
 LEAST_US = 2000.0  # that are timed at once: browsers may round to a tenth of a millisecond
-WARM_RUNS = 20  # of all steps: a GPU at rest runs at a fraction of its clock
+WARM_US = 20000.0  # of all steps before: a GPU at rest runs at a fraction of its clock
 
 
 class Cut(NamedTuple):
@@ -76,23 +77,44 @@ async def tune(
     kernels: Kernels,
     steps: Sequence[Step],
     known: Cuts,
-    progress: Callable[[int, int], None],
+    lent: Callable[[], AbstractAsyncContextManager[None]],
 ) -> dict[str, Cut]:
     """The best cut of every kind of matvec among `steps` that is not known yet.
 
-    Changes what the steps write. Needs an adapter that measures time.
+    Kernels are compiled beside whatever else goes on; each kind is measured within `lent`, where
+    the steps may write what they write. Needs an adapter that measures time.
     """
-    warm = kernels.record_steps(steps)
+    warm, best = kernels.record_steps(steps), {}
     try:
-        kernels.run(*[warm] * WARM_RUNS)
-        kinds, best = unknown(steps, known), {}
-        for done, (kind, group) in enumerate(kinds.items()):
-            progress(done, len(kinds))
-            best[kind] = await _best(kernels, group)
-        progress(len(kinds), len(kinds))
-        return best
+        for kind, group in unknown(steps, known).items():
+            cuts = near(Cut.of(group[0]), bool(group[0].constants["ACTIVATION"]))
+            tried = [[_recut(step, cut) for step in group] for cut in cuts]
+            firsts = (first for first, *_ in tried)
+            variants = [kernels.variant(s.kernel, s.constants, s.bindings) for s in firsts]
+            await asyncio.gather(*map(kernels.prepare, variants))
+            async with lent():
+                best[kind] = cuts[await _quickest(kernels, warm, tried)]
     finally:
         warm.destroy()
+    return best
+
+
+def _recut(step: Step, cut: Cut) -> Step:
+    return replace(step, constants={**step.constants, **cut.constants()})
+
+
+async def _quickest(kernels: Kernels, warm: Recording, tried: Sequence[Sequence[Step]]) -> int:
+    """Which of `tried` is it: the first, unless another is clearly quicker."""
+    recordings = [kernels.record_steps(steps) for steps in tried]
+    try:
+        (once,) = await kernels.time([warm])
+        kernels.run(*[warm] * math.ceil(WARM_US / max(once, 1.0)))
+        times = await _times(kernels, recordings)
+    finally:
+        for recording in recordings:
+            recording.destroy()
+    best = min(range(len(times)), key=times.__getitem__)
+    return best if times[best] < LEAST_GAIN * times[0] else 0
 
 
 async def _times(kernels: Kernels, recordings: Sequence[Recording]) -> list[float]:
@@ -101,26 +123,3 @@ async def _times(kernels: Kernels, recordings: Sequence[Recording]) -> list[floa
     often = math.ceil(LEAST_US / max(once, 1.0))
     rounds = [await kernels.time(*([r] * often for r in recordings)) for _ in range(ROUNDS)]
     return [median(each) for each in zip(*rounds, strict=True)]
-
-
-async def _best(kernels: Kernels, group: Sequence[Step]) -> Cut:
-    rule = Cut.of(group[0])
-    cuts = near(rule, bool(group[0].constants["ACTIVATION"]))
-    tried = [
-        [replace(step, constants={**step.constants, **cut.constants()}) for step in group]
-        for cut in cuts
-    ]
-    await asyncio.gather(
-        *(
-            kernels.prepare(kernels.variant(step.kernel, step.constants, step.bindings))
-            for step, *_ in tried
-        )
-    )
-    recordings = [kernels.record_steps(steps) for steps in tried]
-    try:
-        times = await _times(kernels, recordings)
-    finally:
-        for recording in recordings:
-            recording.destroy()
-    best = min(range(len(cuts)), key=times.__getitem__)
-    return cuts[best] if times[best] < LEAST_GAIN * times[0] else rule

@@ -7,7 +7,7 @@ without loss. Verifying is the feed's (feed.py): nothing is given away before al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from doppler.buffers import Buffers
 from doppler.feed import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
@@ -16,23 +16,23 @@ from doppler.gpu import Gpu, GpuBuffer, Slice
 from doppler.kernels import Kernels
 from doppler.manifest import Manifest, Tensor
 from doppler.shards import ShardStore
-from doppler.weights import FORMS, MatrixSlice, Weights, aligned
+from doppler.weights import MatrixSlice, Weights, aligned, relayout_of
 
 STAGING_BYTES = 8 << 20
 
 
 async def prepare_upload(
-    gpu: Gpu, kernels: Kernels, weights: Weights, block_size: int, buffers: Buffers
+    gpu: Gpu, kernels: Kernels, weights: Weights, manifest: Manifest, buffers: Buffers
 ) -> bool:
     """Compiles what an upload runs, before all that can wait; -> whether the GPU is to hash."""
-    parts = {matrix.form: matrix.slices[0].bindings() for matrix in weights.matrices.values()}
-    await asyncio.gather(
-        *(
-            kernels.prepare(kernels.variant("relayout", {"FORM": form}, {"raw", *planes}))
-            for form, planes in parts.items()
-        )
-    )
-    return await is_quicker_on_gpu(gpu, kernels, block_size, buffers)
+    variants = set()
+    for tensor in manifest.tensors:
+        if tensor.name in weights.places:
+            matrix, _ = weights.places[tensor.name]
+            bindings = {"raw", *matrix.slices[0].bindings()}
+            variants.add(kernels.variant("relayout", relayout_of(tensor, matrix), bindings))
+    await asyncio.gather(*map(kernels.prepare, variants))
+    return await is_quicker_on_gpu(gpu, kernels, manifest.block_size, buffers)
 
 
 async def upload_weights(
@@ -105,10 +105,17 @@ class _Uploader:
             start = max(part.row0, row)
             end = min(part.row0 + part.rows, row + tensor.shape[0])
             if start < end:
-                await self._fill(tensor, feed, part, (start - row, end - row), start - part.row0)
+                wanted, constants = (start - row, end - row), relayout_of(tensor, matrix)
+                await self._fill(tensor, feed, part, wanted, start - part.row0, constants)
 
     async def _fill(
-        self, tensor: Tensor, feed: Feed, part: MatrixSlice, wanted: tuple[int, int], row0: int
+        self,
+        tensor: Tensor,
+        feed: Feed,
+        part: MatrixSlice,
+        wanted: tuple[int, int],
+        row0: int,
+        constants: Mapping[str, int],
     ) -> None:
         """Moves rows wanted[0] .. wanted[1] of a tensor into rows row0 .. of a slice."""
         block = BLOCK_TYPES[tensor.type]
@@ -127,7 +134,7 @@ class _Uploader:
             }
             dispatch = self._kernels.dispatch(
                 "relayout",
-                {"FORM": FORMS[tensor.type]},
+                constants,
                 {"raw": Slice(staging, 0, aligned(length, 16)), **part.bindings()},
                 params,
                 self._kernels.grid("relayout", params),

@@ -33,6 +33,9 @@ STACKS: Mapping[str, tuple[str, ...]] = {
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_gate_up": ("ffn_gate", "ffn_up"),
 }
+# What a type becomes, without loss, where it is stacked with that: a few more bits for some
+# matrices spare a dispatch a layer.
+WIDER: Mapping[str, str] = {"Q4_0": "Q5_0", "Q5_0": "Q8_0"}
 ALIGNMENT = 256  # of a binding's offset: minStorageBufferOffsetAlignment by default
 
 
@@ -52,6 +55,11 @@ class PlaneSizes:
     def total(self, rows: int) -> int:
         """Bytes of a buffer that holds the three planes of `rows` rows, each aligned."""
         return sum(aligned(rows * size) for size in (self.codes, self.high, self.scales))
+
+
+def relayout_of(tensor: Tensor, matrix: Matrix) -> dict[str, int]:
+    """Constants of kernels/relayout.wgsl that move a tensor's blocks into its matrix."""
+    return {"FORM": FORMS[tensor.type], "TO": matrix.form}
 
 
 def aligned(size: int, to: int = ALIGNMENT) -> int:
@@ -143,14 +151,24 @@ def _stacks(manifest: Manifest) -> Iterator[tuple[str, list[list[Tensor]]]]:
     for index in range(len(manifest.config.layers)):
         for name, members in STACKS.items():
             runs: list[list[Tensor]] = []
-            for member in members:
-                tensor = tensors[f"blk.{index}.{member}.weight"]
+            parts = [tensors[f"blk.{index}.{member}.weight"] for member in members]
+            agree = _common_type(parts) is not None
+            for tensor in parts:
                 # Relayout starts at words, so what stands above must be a multiple of four rows.
-                if runs and runs[-1][0].type == tensor.type and runs[-1][-1].shape[0] % 4 == 0:
+                fits = runs and (agree or runs[-1][0].type == tensor.type)
+                if fits and runs[-1][-1].shape[0] % 4 == 0:
                     runs[-1].append(tensor)
                 else:
                     runs.append([tensor])
             yield f"blk.{index}.{name}", runs
+
+
+def _common_type(tensors: Sequence[Tensor]) -> str | None:
+    """The type that all of them are, or can become without loss."""
+    types = {tensor.type for tensor in tensors}
+    if len(types) == 1:
+        return types.pop()
+    return next((wide for own, wide in WIDER.items() if types == {own, wide}), None)
 
 
 class _Room:
@@ -200,7 +218,7 @@ class _Room:
 
     def _matrix(self, run: Sequence[Tensor]) -> Matrix:
         rows, columns = sum(tensor.shape[0] for tensor in run), run[0].shape[1]
-        form, name = FORMS[run[0].type], run[0].name
+        form, name = FORMS[_common_type(run) or run[0].type], run[0].name
         sizes = plane_sizes(form, columns)
         step = self._rows_a_slice(name, sizes)
         slices = tuple(

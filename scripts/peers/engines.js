@@ -16,9 +16,11 @@ const WORDS = (
 ).split(" ");
 
 const doppler = {
-  async store({ gguf }) {
+  async store({ gguf, context }) {
     await window.doppler.ready;
     await window.doppler.call("import_url", { url: gguf });
+    await this.load({ context });
+    await window.doppler.call("tune", {}); // as it does by itself where nothing else is asked
   },
   async load({ context }) {
     const [{ id }] = await window.doppler.call("models");
@@ -62,6 +64,7 @@ const transformers = {
     await this.model.dispose();
   },
   async load({ onnx, dtype }) {
+    hideMatrixUnits();
     const { AutoModelForCausalLM, Tensor, env } = await import(
       `${PACKAGES}transformers/transformers.min.js`
     );
@@ -90,6 +93,22 @@ const transformers = {
     return sequences.dims[1] - ids.length;
   },
 };
+
+/**
+ * Only a flag shows Chromium's matrix units to pages, and what transformers.js writes for them does
+ * not compile in Chromium 150: without them it takes what it takes in every browser as it comes.
+ */
+function hideMatrixUnits() {
+  const { get } = Object.getOwnPropertyDescriptor(GPUAdapter.prototype, "features");
+  const shown = (adapter) =>
+    [...get.call(adapter)].filter((name) => !name.includes("experimental"));
+  Object.defineProperty(GPUAdapter.prototype, "features", {
+    configurable: true,
+    get() {
+      return new Set(shown(this));
+    },
+  });
+}
 
 const engines = { doppler, wllama, transformers };
 

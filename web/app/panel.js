@@ -26,7 +26,6 @@ const STAGES = {
   memory: "Room on the GPU",
   weights: "Weights, verified",
   compile: "Kernels",
-  tune: "Kernels, measured",
   "first token": "First token",
 };
 const ON_CPU = /swiftshader|llvmpipe|lavapipe/i;

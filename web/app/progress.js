@@ -14,7 +14,6 @@ const TITLES = {
   import: "Importing",
   verify: "Verifying and uploading to the GPU",
   compile: "Compiling kernels",
-  tune: "Measuring kernels, once for this GPU",
   tokenizer: "Reading the tokenizer",
 };
 const STAGES_OF_BYTES = ["download", "import", "verify"];

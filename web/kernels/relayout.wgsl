@@ -2,8 +2,11 @@
 //
 // raw [rows · row_bytes bytes], GGUF blocks as they are; codes, high, scales: the planes' words.
 // A thread moves one group of 32 columns; the scales that groups share go with the first of them.
+// FORM is that of the file, TO that of the planes: the same, or for Q4_0 that of Q5_0 and for Q5_0 that of
+// Q8_0, which take a bit or three more for the same numbers.
 
 override FORM: u32;
+override TO: u32;
 
 struct Params {
   rows: u32,
@@ -58,6 +61,37 @@ fn plain_block_bytes() -> u32 {
     FORM == 3u);
 }
 
+// Q4_0 as Q5_0: codes are 8 more, so that the third bit goes up to the fifth, and what it was is inverted.
+fn widen_nibbles(start: u32, out: u32) {
+  var fifth = 0u;
+  for (var w = 0u; w < 4u; w++) {
+    let word = word_at(start + 4u * w);
+    codes[4u * out + w] = word ^ 0x88888888u;
+    for (var b = 0u; b < 4u; b++) {
+      fifth |= ((word >> (8u * b + 3u)) & 1u) << (4u * w + b);
+      fifth |= ((word >> (8u * b + 7u)) & 1u) << (4u * w + b + 16u);
+    }
+  }
+  high[out] = fifth;
+}
+
+// Four columns of Q5_0 as signed bytes: nibbles and fifth bits, less 16.
+fn signed_codes(nibbles: u32, fifth: u32) -> u32 {
+  let bits = vec4u(fifth) & vec4u(1u, 2u, 4u, 8u);
+  let top = (bits.x << 4u) | (bits.y << 11u) | (bits.z << 18u) | (bits.w << 25u);
+  let code = (nibbles | top) ^ 0x10101010u;
+  let sign = code & 0x10101010u;
+  return code | (sign << 1u) | (sign << 2u) | (sign << 3u);
+}
+
+fn widen_to_bytes(start: u32, fifth: u32, out: u32) {
+  for (var w = 0u; w < 4u; w++) {
+    let word = word_at(start + 4u * w);
+    codes[8u * out + w] = signed_codes(word & 0x0f0f0f0fu, fifth >> (4u * w));
+    codes[8u * out + w + 4u] = signed_codes((word >> 4u) & 0x0f0f0f0fu, fifth >> (4u * w + 16u));
+  }
+}
+
 // Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes.
 fn move_plain(row_at: u32, row: u32, g: u32) {
   let groups = params.cols / 32u;
@@ -66,13 +100,19 @@ fn move_plain(row_at: u32, row: u32, g: u32) {
   let out = row * groups + g;
   let has_minimum = FORM == 4u || FORM == 6u;
   var start = at + select(2u, 4u, has_minimum);
-  if (FORM == 5u || FORM == 6u) {
-    high[out] = word_at(start);
-    start += 4u;
-  }
-  let words = select(4u, 8u, FORM == 7u);
-  for (var w = 0u; w < words; w++) {
-    codes[out * words + w] = word_at(start + 4u * w);
+  if (FORM == 3u && TO == 5u) {
+    widen_nibbles(start, out);
+  } else if (FORM == 5u && TO == 7u) {
+    widen_to_bytes(start + 4u, word_at(start), out);
+  } else {
+    if (FORM == 5u || FORM == 6u) {
+      high[out] = word_at(start);
+      start += 4u;
+    }
+    let words = select(4u, 8u, FORM == 7u);
+    for (var w = 0u; w < words; w++) {
+      codes[out * words + w] = word_at(start + 4u * w);
+    }
   }
   if (has_minimum) {
     scales[out] = word_at(at);

@@ -32,11 +32,8 @@ export interface BootEvent {
 
 export interface ProgressEvent {
   type: "progress";
-  /**
-   * download and import count bytes stored; verify bytes uploaded; compile kernels; tune kinds of
-   * matrices whose kernels are measured, at the first load on a device.
-   */
-  stage: "download" | "import" | "verify" | "compile" | "tune" | "tokenizer";
+  /** download and import count bytes stored; verify bytes uploaded; compile kernels. */
+  stage: "download" | "import" | "verify" | "compile" | "tokenizer";
   done: number;
   total: number;
   /** Units of `done` a second. */
@@ -86,6 +83,11 @@ export interface Methods {
     args: (Prompt | { messages: Message[] }) & { batch?: number };
     result: { prompt_ids: number[]; rows: number; vocab: number; file: string };
   };
+  /**
+   * Waits for what begins by itself when a model is loaded: the kernels of matrices whose shapes are
+   * new to this GPU are measured while nothing else is asked, and the best are used from then on.
+   */
+  tune: { args: Empty; result: Empty };
   memory: { args: Empty; result: Memory };
   /** The dispatches of a token after `tokens` of context, or of a prefill batch. */
   plan: { args: { tokens?: number; batch?: number }; result: Work[] };

@@ -86,6 +86,7 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             context = min(MEMORY_CONTEXT, manifest.config.context)
             room = {"context": context, "kv": job.kv, "precision": job.precision}
             client.load(identity, terminal, **room)
+            client.call("tune", {})
             client.page.wait_for_timeout(SETTLE_MS)
         started = []
         for left in reversed(range(job.runs)):
