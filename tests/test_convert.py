@@ -38,7 +38,15 @@ def check(folder: Path, manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gemma3-1b-like", "gemma3-4b-like", "llama32-like", "gemma3-long"]
+    "name",
+    [
+        "gemma3-1b-like",
+        "gemma3-4b-like",
+        "llama32-like",
+        "qwen2-like",
+        "qwen3-like",
+        "gemma3-long",
+    ],
 )
 def test_logits_of_converted_checkpoints(tmp_path: Path, name: str) -> None:
     """NumPy and torch add in another order: 1e-5 was measured, mistakes show as 0.1 and more."""

@@ -109,7 +109,7 @@ def output_case(
     matrix = normal(rng, rows, cols)
     marks = np.zeros(-(-runs["marks"].size // 4) * 4, np.float32)
     marks[: runs["marks"].size] = runs["marks"].ravel()
-    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1}
+    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1, "BIAS": 0}
     params = {
         "rows": rows,
         "row0": 0,

@@ -29,7 +29,7 @@ def folded_case(
     x, branch = normal(rng, tokens, cols), 3 * normal(rng, tokens, cols)
     weight, post = normal(rng, cols), normal(rng, cols)
     matrix = normal(rng, gates, cols)
-    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation}
+    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation, "BIAS": 0}
     constants |= {"STAGE": more.get("stage", 1), "SPLITS": 0}
     if kernel == "matvec_subgroup":
         constants |= {"TEAM": more["team"], "ROWS": more["together"], "DEPTH": more["depth"]}

@@ -114,9 +114,12 @@ def product_case(
     planes: Mapping[str, Array],
     matrix: Array,
     x: Array,
+    bias: Array | None = None,
     **more: int,
 ) -> Case:
-    """A product with matrix rows cut off before row0; x [tokens, stride]."""
+    """A product with matrix rows cut off before row0, for which `bias` has numbers too; x [tokens,
+    stride].
+    """
     rows, cols = matrix.shape
     tokens = x.shape[0]
     row0, out0, count = more.get("row0", 0), more.get("out0", 0), more.get("count", tokens)
@@ -129,6 +132,7 @@ def product_case(
         "out_stride": stride,
     }
     constants = {"FORM": FORMS[kind], "ACTIVATION": more.get("activation", 0)}
+    constants["BIAS"] = int(bias is not None)
     if kernel.startswith("matmul"):
         params["cols"] = cols
     else:
@@ -148,6 +152,8 @@ def product_case(
         "state": state(count),
         "out": np.full((tokens, stride), 7.0, np.float32),
     }
+    if bias is not None:
+        arrays["bias"] = bias
     return Case(kernel, constants, arrays, params, ["out"], tokens)
 
 
@@ -343,6 +349,22 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
         assert_product(written, matrix, case.arrays["x"][:count])
         written[:] = 7.0
         assert np.all(out == 7.0)
+
+
+@pytest.mark.parametrize("kernel", ["matvec", "matvec_subgroup", "matmul", "matmul_tile"])
+def test_biases(gpu_page: GpuPage, kernel: str) -> None:
+    """A slice's rows get what belongs to them in the whole matrix."""
+    rng = np.random.default_rng(7)
+    rows, cols, tokens = 69, 45, 1 if kernel.startswith("matvec") else 9
+    data = blocks("F32", rows, cols, rng)
+    planes = gpu_page.run([relayout("F32", data, rows, cols)])[0]
+    matrix, x = dequantized("F32", data, rows, cols), activations(tokens, cols, rng)
+    bias = rng.standard_normal(8 + rows).astype(np.float32)
+    where = {"row0": 8, "out0": 5}
+    cases = [product_case(kernel, "F32", planes, matrix, x, b, **where) for b in (None, bias)]
+    plain, out = (result["out"][:, 13 : 13 + rows] for result in gpu_page.run(cases))
+    np.testing.assert_array_equal(out, plain + bias[8:])
+    assert_product(plain, matrix, x)
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K"])

@@ -30,7 +30,7 @@ from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REFERENCES = Path(__file__).parent / "references"
-TINY = ("gemma3-1b-like", "gemma3-4b-like", "llama32-like")
+TINY = ("gemma3-1b-like", "gemma3-4b-like", "llama32-like", "qwen2-like", "qwen3-like")
 LONG = "gemma3-long"
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
 TINY_MARGIN = 1e-3

@@ -97,6 +97,7 @@ class ModelConfig:
     layers: tuple[Layer, ...]
     norm_offset: float = 0.0  # added to every RMSNorm weight: Gemma stores w and means 1 + w
     embedding_scale: float = 1.0
+    biases: tuple[str, ...] = ()  # matrices of a layer that have one, by their GGUF names
     qk_norm: bool = False  # RMSNorm over each head of q and k, before rope
     post_norms: bool = False  # RMSNorm on each branch before it joins the residual stream
     tied: bool = True  # the output head is the embedding
@@ -122,6 +123,8 @@ class ModelConfig:
             )
         if self.activation not in ("silu", "gelu_tanh"):
             raise FormatError(f"config: activation {self.activation!r} is not silu or gelu_tanh")
+        if not {*self.biases} <= self._layer_shapes().keys():
+            raise FormatError(f"config: biases are of {', '.join(self.biases)}")
         for rope in self.ropes:
             if rope.factors and len(rope.factors) != self.head_dim // 2:
                 raise FormatError(
@@ -147,8 +150,9 @@ class ModelConfig:
         """Every tensor the model needs, by its GGUF name -> shape (rows, columns) or (width,)."""
         shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (self.vocab, self.hidden)}
         for i in range(len(self.layers)):
-            for name, shape in self._layer_shapes().items():
-                shapes[f"blk.{i}.{name}.weight"] = shape
+            layer = self._layer_shapes()
+            shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
+            shapes |= {f"blk.{i}.{name}.bias": layer[name][:1] for name in self.biases}
         shapes["output_norm.weight"] = (self.hidden,)
         if not self.tied:
             shapes["output.weight"] = (self.vocab, self.hidden)
@@ -174,8 +178,14 @@ class ModelConfig:
         return shapes
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the manifest; `from_json` is its inverse."""
-        return asdict(self)
+        """Plain data for the manifest; `from_json` is its inverse.
+
+        What older models do not have is left out of theirs, whose identity is the data's hash.
+        """
+        data = asdict(self)
+        if not self.biases:
+            del data["biases"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ModelConfig:
@@ -185,6 +195,7 @@ class ModelConfig:
             fields["ropes"] = tuple(
                 Rope(**{**rope, "factors": tuple(rope["factors"])}) for rope in fields["ropes"]
             )
+            fields["biases"] = tuple(fields.get("biases", ()))
             fields["layers"] = tuple(Layer(**layer) for layer in fields["layers"])
             return cls(**fields)
         except (KeyError, TypeError) as error:

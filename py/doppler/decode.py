@@ -56,9 +56,10 @@ class DecodePlan:
 
     def __init__(self, model: PlannedModel) -> None:
         self._model = model
-        self._folds = (
-            staged(model, model.widths.hidden) and model.widths.hidden <= MOST_FOLDED_COLUMNS
-        )
+        c = model.config
+        fits = staged(model, c.hidden) and model.widths.hidden <= MOST_FOLDED_COLUMNS
+        # With both a norm of the branch and a bias, a matvec would bind more than all GPUs can.
+        self._folds = fits and not (c.post_norms and c.biases)
 
     def body(self, reach: int) -> list[Step]:
         """Token id -> the last layer's x and branch; one more place of the KV cache is filled.
@@ -204,6 +205,7 @@ def matvec(
         "PROLOGUE": prologue,
         "ACTIVATION": activation,
         "SPLITS": splits,
+        "BIAS": int(matrix.bias is not None),
     }
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
     stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
@@ -228,6 +230,8 @@ def matvec(
             "heads": model.config.heads,
         }
         bound = {**bindings, **part.bindings(), "state": model.memory.state}
+        if matrix.bias is not None:
+            bound["bias"] = matrix.bias
         steps.append(Step(kernel, constants, bound, params, tokens, label))
     return steps
 

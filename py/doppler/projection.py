@@ -68,7 +68,11 @@ def project(
         )
         return
     kernel, cut = kernel_of(model, matrix, place.tokens)
+    shared = {"x": x, "out": place.out, "state": model.memory.state}
+    if matrix.bias is not None:
+        shared["bias"] = matrix.bias
     constants = {"FORM": matrix.form, "ACTIVATION": place.activation, **cut}
+    constants["BIAS"] = int(matrix.bias is not None)
     for part in matrix.slices:
         params: dict[str, Number] = {
             "rows": part.rows,
@@ -78,8 +82,7 @@ def project(
             "out_stride": place.stride,
             "out0": place.start,
         }
-        bindings = {**part.bindings(), "x": x, "out": place.out, "state": model.memory.state}
-        yield Step(kernel, constants, bindings, params, place.tokens, label)
+        yield Step(kernel, constants, {**part.bindings(), **shared}, params, place.tokens, label)
 
 
 def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Mapping[str, Number]]:

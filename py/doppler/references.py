@@ -189,36 +189,49 @@ def forward(
     """
     x = gather(weights("token_embd.weight"), ids, config.embedding_scale)
     for index, layer in enumerate(config.layers):
-        x = _block(config, layer, _of_block(weights, index), x)
+        x = _block(config, layer, _Tensors(config, weights, index), x)
     x = rms(x, weights("output_norm.weight"), config.norm_eps, config.norm_offset)
     head = weights("token_embd.weight" if config.tied else "output.weight")
     return matmul(head, x).astype(np.float32)
 
 
-def _of_block(weights: Callable[[str], Array], index: int) -> Callable[[str], Array]:
-    return lambda name: weights(f"blk.{index}.{name}.weight")
+@dataclass(frozen=True)
+class _Tensors:
+    """Those of one layer, by their names in it."""
+
+    config: ModelConfig
+    weights: Callable[[str], Array]
+    index: int
+
+    def __call__(self, name: str) -> Array:
+        return self.weights(f"blk.{self.index}.{name}.weight")
+
+    def project(self, name: str, x: Array) -> Array:
+        """Matrix `name` times x [n, columns], and its bias -> [n, rows]."""
+        out = matmul(self(name), x)
+        if name in self.config.biases:
+            out = out + self.weights(f"blk.{self.index}.{name}.bias")
+        return out
 
 
-def _block(config: ModelConfig, layer: Layer, weight: Callable[[str], Array], x: Array) -> Array:
+def _block(config: ModelConfig, layer: Layer, weight: _Tensors, x: Array) -> Array:
     """One layer: x [n, hidden] -> x [n, hidden]."""
     eps, offset = config.norm_eps, config.norm_offset
     normed = rms(x, weight("attn_norm"), eps, offset)
-    branch = matmul(weight("attn_output"), _attend(config, layer, weight, normed))
+    branch = weight.project("attn_output", _attend(config, layer, weight, normed))
     post = weight("post_attention_norm") if config.post_norms else None
     x, normed = norm(x, branch, post, weight("ffn_norm"), eps, offset)
-    gates, ups = matmul(weight("ffn_gate"), normed), matmul(weight("ffn_up"), normed)
-    branch = matmul(weight("ffn_down"), gate(gates, ups, config.activation))
+    gates, ups = weight.project("ffn_gate", normed), weight.project("ffn_up", normed)
+    branch = weight.project("ffn_down", gate(gates, ups, config.activation))
     return x + (rms(branch, weight("post_ffw_norm"), eps, offset) if config.post_norms else branch)
 
 
-def _attend(
-    config: ModelConfig, layer: Layer, weight: Callable[[str], Array], normed: Array
-) -> Array:
+def _attend(config: ModelConfig, layer: Layer, weight: _Tensors, normed: Array) -> Array:
     """Normed states [n, hidden] -> attended values [n, heads · head_dim]."""
     n, d = normed.shape[0], config.head_dim
-    q = matmul(weight("attn_q"), normed).reshape(n, config.heads, d)
-    k = matmul(weight("attn_k"), normed).reshape(n, config.kv_heads, d)
-    v = matmul(weight("attn_v"), normed).reshape(n, config.kv_heads, d)
+    q = weight.project("attn_q", normed).reshape(n, config.heads, d)
+    k = weight.project("attn_k", normed).reshape(n, config.kv_heads, d)
+    v = weight.project("attn_v", normed).reshape(n, config.kv_heads, d)
     if config.qk_norm:
         q = rms(q, weight("attn_q_norm"), config.norm_eps, config.norm_offset)
         k = rms(k, weight("attn_k_norm"), config.norm_eps, config.norm_offset)

@@ -107,6 +107,7 @@ class Matrix:
     columns: int
     form: int
     slices: tuple[MatrixSlice, ...]
+    bias: Slice | None = None  # float32, a number a row
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ class _Room:
         self._runs = {t.name: run for runs in self._stacks.values() for run in runs for t in run}
         self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Slice] = {}
+        self._shapes = {tensor.name: tensor.shape for tensor in manifest.tensors}
         self._places: dict[str, tuple[Matrix, int]] = {}
         self._owned: list[GpuBuffer] = []
 
@@ -197,6 +199,8 @@ class _Room:
                 f"{self._manifest.name}: tensor {tensor.name} has block type {tensor.type}; "
                 f"this version runs {', '.join(FORMS)}"
             )
+        if tensor.name.endswith(".bias"):
+            return  # lies with its matrix
         if len(tensor.shape) == 1:
             padded = aligned(4 * tensor.shape[0], 16)
             self._vectors[tensor.name] = Slice(self._own(padded, tensor.name), 0, padded)
@@ -225,7 +229,19 @@ class _Room:
             self._allocate(name, sizes, row0, min(step, rows - row0))
             for row0 in range(0, rows, step)
         )
-        return Matrix(rows, columns, form, slices)
+        return Matrix(rows, columns, form, slices, self._bias(run, rows))
+
+    def _bias(self, run: Sequence[Tensor], rows: int) -> Slice | None:
+        """Room for the biases of a run of tensors, each where its rows are; zero where it has none."""
+        names = [f"{tensor.name.removesuffix('weight')}bias" for tensor in run]
+        if not self._shapes.keys() & names:
+            return None
+        buffer, row = self._own(aligned(4 * rows, 16), f"{run[0].name} bias"), 0
+        for name, tensor in zip(names, run, strict=True):
+            if name in self._shapes:
+                self._vectors[name] = Slice(buffer, 4 * row, 4 * tensor.shape[0])
+            row += tensor.shape[0]
+        return Slice(buffer, 0, buffer.size)
 
     def _rows_a_slice(self, name: str, sizes: PlaneSizes) -> int:
         binding = self._gpu.limits["maxStorageBufferBindingSize"] // max(

@@ -87,7 +87,7 @@ fn store(r: u32, sums: vec4f, token: u32) {
   if (ROWS > 1u) {
     store_two(r, sums.xy, token);
   } else if (r < params.rows) {
-    out[params.out0 + token * params.out_stride + params.row0 + r] = sums.x;
+    out[params.out0 + token * params.out_stride + params.row0 + r] = biased(r, sums.x);
   }
   if (ROWS > 2u) {
     store_two(r + 2u, sums.zw, token);

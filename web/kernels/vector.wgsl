@@ -16,6 +16,7 @@
 // x, branch, next [.., x_stride] f32, pads zero; post, weight [COLS]. x_stride is COLS rounded up to a
 // multiple of 4.
 
+override BIAS: u32;
 override COLS: u32;
 override PROLOGUE: u32;
 override NORMED = PROLOGUE > 0u && PROLOGUE < 4u;
@@ -48,6 +49,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> out: array<f32>;
 @group(0) @binding(9) var<storage, read> state: State;
 @group(0) @binding(10) var<uniform> params: Params;
+@group(0) @binding(11) var<storage, read> bias: array<f32>; // of the whole matrix's rows
 
 var<workgroup> staged: array<Staged, STAGED>;
 var<workgroup> group_sums: array<f32, SUMMED>; // of what is staged, where minimums are to be multiplied
@@ -137,6 +139,13 @@ fn row_of(r: u32) -> u32 {
   return row_of_rows(r, params.rows);
 }
 
+fn biased(r: u32, sum: f32) -> f32 {
+  if (BIAS == 1u) {
+    return sum + bias[params.row0 + r];
+  }
+  return sum;
+}
+
 // Stores a token's sums of rows r and r + 1.
 fn store_two(r: u32, sums: vec2f, token: u32) {
   let base = params.out0 + token * params.out_stride;
@@ -148,10 +157,10 @@ fn store_two(r: u32, sums: vec2f, token: u32) {
     return;
   }
   if (r < params.rows) {
-    out[at] = sums.x;
+    out[at] = biased(r, sums.x);
   }
   if (r + 1u < params.rows) {
-    out[at + 1u] = sums.y;
+    out[at + 1u] = biased(r + 1u, sums.y);
   }
 }
 

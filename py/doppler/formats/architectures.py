@@ -31,10 +31,21 @@ _GEMMA3_LAYER = _LLAMA_LAYER | {
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
 }
+_QWEN3_LAYER = _LLAMA_LAYER | {
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+}
 _OUTER = {
     "embed_tokens.weight": "token_embd.weight",
     "norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
+}
+_QWEN_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
 }
 _TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "model.")
 MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
@@ -52,6 +63,7 @@ class Architecture:
     hf_norm_offset: float  # GGUF has the offset added already
     gguf_pairs: RopePairs
     activation: Activation
+    biases: tuple[str, ...] = ()  # matrices of a layer that have one
     embedding_scaled: bool = False  # embeddings × √hidden
     qk_norm: bool = False
     post_norms: bool = False
@@ -118,6 +130,26 @@ ARCHITECTURES = (
         gguf_pairs="interleaved",
         activation="silu",
     ),
+    Architecture(
+        name="qwen2",
+        hf_types=("qwen2",),
+        hf_layer=_LLAMA_LAYER,
+        hf_defaults=_QWEN_DEFAULTS,
+        hf_norm_offset=0.0,
+        gguf_pairs="half",
+        activation="silu",
+        biases=("attn_q", "attn_k", "attn_v"),
+    ),
+    Architecture(
+        name="qwen3",
+        hf_types=("qwen3",),
+        hf_layer=_QWEN3_LAYER,
+        hf_defaults={**_QWEN_DEFAULTS, "head_dim": 128},
+        hf_norm_offset=0.0,
+        gguf_pairs="half",
+        activation="silu",
+        qk_norm=True,
+    ),
 )
 
 
@@ -168,10 +200,11 @@ def _without_prefix(name: str) -> str:
 def _layer_name(architecture: Architecture, short: str) -> str | None:
     """layers.3.self_attn.q_proj.weight -> blk.3.attn_q.weight; None for what it does not know."""
     parts = short.split(".")
-    if len(parts) < 4 or parts[0] != "layers" or not parts[1].isdigit() or parts[-1] != "weight":
+    if len(parts) < 4 or parts[0] != "layers" or not parts[1].isdigit():
         return None
     module = architecture.hf_layer.get(".".join(parts[2:-1]))
-    return None if module is None else f"blk.{int(parts[1])}.{module}.weight"
+    has = parts[-1] == "weight" or (parts[-1] == "bias" and module in architecture.biases)
+    return f"blk.{int(parts[1])}.{module}.{parts[-1]}" if module and has else None
 
 
 def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:

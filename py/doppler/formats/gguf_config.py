@@ -59,6 +59,7 @@ def config_from_gguf(gguf: Gguf, rope_factors: tuple[float, ...]) -> ModelConfig
         ropes=_ropes(keys, rope_factors),
         layers=_layers(keys, count),
         embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
+        biases=architecture.biases,
         qk_norm=architecture.qk_norm,
         post_norms=architecture.post_norms,
         tied="output.weight" not in gguf.tensors,

@@ -17,6 +17,7 @@ _REFUSED = (  # settings that change the arithmetic where they are set
     "final_logit_softcapping",
     "attn_logit_softcapping",
     "use_bidirectional_attention",
+    "use_sliding_window",
 )
 
 
@@ -100,6 +101,7 @@ def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
         layers=_layers(architecture, fields),
         norm_offset=architecture.hf_norm_offset,
         embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
+        biases=architecture.biases,
         qk_norm=architecture.qk_norm,
         post_norms=architecture.post_norms,
         tied=fields.get("tie_word_embeddings") is True,
