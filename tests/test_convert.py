@@ -59,6 +59,34 @@ def test_logits_of_converted_checkpoints(tmp_path: Path, name: str) -> None:
     check(tmp_path, manifest)
 
 
+@pytest.mark.parametrize("name", ["qwen2-like", "qwen3-like"])
+def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str) -> None:
+    convert(FIXTURES / name, tmp_path / "checkpoint")
+    model = NumpyModel(tmp_path / "checkpoint")
+    c = model.config
+    keys = {
+        "block_count": len(c.layers),
+        "embedding_length": c.hidden,
+        "feed_forward_length": c.ffn,
+        "context_length": c.context,
+        "attention.head_count": c.heads,
+        "attention.head_count_kv": c.kv_heads,
+        "attention.key_length": c.head_dim,
+        "attention.value_length": c.head_dim,
+        "attention.layer_norm_rms_epsilon": c.norm_eps,
+        "rope.freq_base": c.ropes[0].base,
+    }
+    metadata = {f"{c.architecture}.{key}": value for key, value in keys.items()}
+    metadata["general.architecture"] = c.architecture
+    tensors: Tensors = {n: ("F32", w.shape, w.tobytes()) for n, w in model.weights.items()}
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf_bytes(metadata, tensors))
+    convert(path, tmp_path / "gguf")
+    again = NumpyModel(tmp_path / "gguf")
+    assert again.config == c
+    assert all(np.array_equal(again.weights[key], w) for key, w in model.weights.items())
+
+
 def test_logits_of_a_real_gguf(models: Path) -> None:
     """First step of "The capital of France is" by transformers in float32 on these weights."""
     logits = NumpyModel(models / "smollm2-135m-instruct").logits([504, 3575, 282, 4649, 314])[-1]
