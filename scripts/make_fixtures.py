@@ -169,7 +169,12 @@ def fixtures() -> dict[str, Fixture]:
                 max_position_embeddings=1024,
                 rms_norm_eps=1e-6,
                 tie_word_embeddings=False,
-                rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+                rope_parameters={
+                    "rope_type": "yarn",
+                    "rope_theta": 1_000_000.0,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32,  # so that 96 tokens show the scaling
+                },
             ),
             prompt=96,
             kept=96,

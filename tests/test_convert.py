@@ -64,7 +64,7 @@ def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str) -> 
     convert(FIXTURES / name, tmp_path / "checkpoint")
     model = NumpyModel(tmp_path / "checkpoint")
     c = model.config
-    keys = {
+    keys: dict[str, int | float | str] = {
         "block_count": len(c.layers),
         "embedding_length": c.hidden,
         "feed_forward_length": c.ffn,
@@ -76,6 +76,12 @@ def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str) -> 
         "attention.layer_norm_rms_epsilon": c.norm_eps,
         "rope.freq_base": c.ropes[0].base,
     }
+    if (rope := c.ropes[0]).scaling == "yarn":
+        keys |= {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": rope.factor,
+            "rope.scaling.original_context_length": rope.original_context,
+        }
     metadata = {f"{c.architecture}.{key}": value for key, value in keys.items()}
     metadata["general.architecture"] = c.architecture
     tensors: Tensors = {n: ("F32", w.shape, w.tobytes()) for n, w in model.weights.items()}

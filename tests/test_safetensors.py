@@ -172,7 +172,17 @@ def test_defaults_of_the_published_gemma_3_4b() -> None:
         ({"final_logit_softcapping": 30.0}, UnsupportedError, "final_logit_softcapping"),
         ({"attn_logit_softcapping": 50.0}, UnsupportedError, "attn_logit_softcapping"),
         ({"hidden_activation": "relu"}, UnsupportedError, "'relu'"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, UnsupportedError, "'yarn'"),
+        ({"rope_parameters": {"rope_type": "odd", "rope_theta": 1.0}}, UnsupportedError, "'odd'"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            FormatError,
+            "factor is None",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4, "mscale": 1}},
+            UnsupportedError,
+            "mscale",
+        ),
         ({"partial_rotary_factor": 0.5}, UnsupportedError, "a part of each head"),
         ({"query_pre_attn_scalar": 0}, FormatError, "query_pre_attn_scalar"),
         ({"hidden_size": None}, FormatError, "hidden_size is None"),

@@ -30,7 +30,7 @@ def test_every_file_is_fetched() -> None:
 def test_kernels_run_on_every_adapter(name: str) -> None:
     """The limits that Gpu asks for, and no optional feature but where the plan asks for it."""
     shader = SHADERS[name]
-    # Norms of branches are not folded into matvecs with biases (decode.py), so never are there both.
+    # Norms of branches are not folded into matvecs with biases (decode.py): never are there both.
     never = {"bias"} if "post" in {b.name for b in shader.bindings} else set()
     storage = [b for b in shader.bindings if b.access != "uniform" and b.name not in never]
     assert len(storage) <= LEAST["maxStorageBuffersPerShaderStage"]

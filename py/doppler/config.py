@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from doppler.errors import FormatError, UnsupportedError
 
 Activation = Literal["silu", "gelu_tanh"]
 RopePairs = Literal["half", "interleaved"]
-RopeScaling = Literal["none", "linear", "llama3", "factors"]
+RopeScaling = Literal["none", "linear", "llama3", "factors", "yarn"]
 
 
 def _need_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:  # NaN is neither
         raise FormatError(f"config: {name} is {value}; it must be positive and finite")
+
+
+def yarn_magnitude(factor: float) -> float:
+    """What cos and sin are multiplied by for a context that is `factor` times the original's."""
+    return 0.1 * math.log(max(factor, 1.0)) + 1.0
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,19 @@ class Rope:
     high_freq_factor: float = 1.0
     original_context: int = 0
     factors: tuple[float, ...] = ()  # scaling "factors": one divisor for each pair
+    beta_fast: float = (
+        32.0  # scaling "yarn": turns in the original context, from which on a pair is
+    )
+    beta_slow: float = 1.0  # left alone, and up to which it is scaled wholly
+    whole_pairs: bool = True  # "yarn": those bounds are rounded to pairs
+    magnitude: float = 1.0  # of cos and sin: "yarn" makes scores larger
 
     def __post_init__(self) -> None:
-        if self.scaling not in ("none", "linear", "llama3", "factors"):
+        if self.scaling not in get_args(RopeScaling):
             raise FormatError(f"config: rope scaling {self.scaling!r} is not known")
         if (self.scaling == "factors") != bool(self.factors):
             raise FormatError("config: rope factors go with the scaling named factors, and only it")
-        for name in ("base", "factor"):
+        for name in ("base", "factor", "magnitude", "beta_fast", "beta_slow"):
             _need_positive(f"rope {name}", getattr(self, name))
         if self.scaling == "llama3" and not (
             self.original_context > 0 and 0 < self.low_freq_factor < self.high_freq_factor
@@ -49,8 +60,14 @@ class Rope:
                 "must be positive, and the first factor the lower one"
             )
 
+        if self.scaling == "yarn" and not (self.original_context > 0 and self.base > 1):
+            raise FormatError(
+                f"config: yarn rope has base {self.base} and an original context of "
+                f"{self.original_context}; the first must be above 1, the other positive"
+            )
+
     def inverse_frequencies(self, head_dim: int) -> list[float]:
-        """Radians a position for each of the head_dim/2 pairs (NUMERICS: llama3 and linear)."""
+        """Radians a position for each of the head_dim/2 pairs (NUMERICS has the scalings)."""
         plain = [self.base ** (-2 * i / head_dim) for i in range(head_dim // 2)]
         if self.scaling == "linear":
             return [f / self.factor for f in plain]
@@ -58,7 +75,24 @@ class Rope:
             return [self._llama3(f) for f in plain]
         if self.scaling == "factors":
             return [f / divisor for f, divisor in zip(plain, self.factors, strict=True)]
+        if self.scaling == "yarn":
+            low, high = self._yarn_bounds(head_dim)
+            shares = [min(max((i - low) / (high - low), 0.0), 1.0) for i in range(len(plain))]
+            return [f * (1 - s + s / self.factor) for f, s in zip(plain, shares, strict=True)]
         return plain
+
+    def _yarn_bounds(self, head_dim: int) -> tuple[float, float]:
+        """Pairs up to the first are left alone, from the second on scaled; between, in part."""
+
+        def pair(turns: float) -> float:  # that turns so often in the original context
+            wavelength = self.original_context / (turns * 2 * math.pi)
+            return head_dim * math.log(wavelength) / (2 * math.log(self.base))
+
+        low, high = pair(self.beta_fast), pair(self.beta_slow)
+        if self.whole_pairs:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, head_dim - 1)
+        return low, high if high > low else low + 0.001
 
     def _llama3(self, frequency: float) -> float:
         turns = self.original_context * frequency / (2 * math.pi)  # original / wavelength
@@ -185,6 +219,10 @@ class ModelConfig:
         data = asdict(self)
         if not self.biases:
             del data["biases"]
+        for rope in data["ropes"]:
+            if rope["scaling"] != "yarn":
+                for name in ("beta_fast", "beta_slow", "whole_pairs", "magnitude"):
+                    del rope[name]
         return data
 
     @classmethod

@@ -35,15 +35,18 @@ ROPE_STEP = 64  # positions in the fine rope table (kernels/rope.wgsl)
 def rope_table(rope: Rope, head_dim: int, context: int) -> array[float]:
     """(cos, sin) [64 + ceil(context/64), head_dim/2, 2]: positions 0..63, then multiples of 64.
 
-    Angles are exact in float64; the kernel joins the two by the addition theorem, since WGSL's
-    own sine is not accurate for large angles.
+    The second have the magnitude that the rope gives cos and sin. Angles are exact in float64; the
+    kernel joins the two by the addition theorem, since WGSL's own sine is not accurate for large
+    angles.
     """
     frequencies = rope.inverse_frequencies(head_dim)
     table = array("f")
-    for position in (*range(ROPE_STEP), *range(0, context, ROPE_STEP)):
+    fine = [(position, 1.0) for position in range(ROPE_STEP)]
+    coarse = [(position, rope.magnitude) for position in range(0, context, ROPE_STEP)]
+    for position, magnitude in fine + coarse:
         for frequency in frequencies:
             angle = position * frequency
-            table.extend((math.cos(angle), math.sin(angle)))
+            table.extend((magnitude * math.cos(angle), magnitude * math.sin(angle)))
     return table
 
 

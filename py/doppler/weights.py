@@ -232,7 +232,7 @@ class _Room:
         return Matrix(rows, columns, form, slices, self._bias(run, rows))
 
     def _bias(self, run: Sequence[Tensor], rows: int) -> Slice | None:
-        """Room for the biases of a run of tensors, each where its rows are; zero where it has none."""
+        """Room for the biases of a run of tensors, each where its rows are; zeros for none."""
         names = [f"{tensor.name.removesuffix('weight')}bias" for tensor in run]
         if not self._shapes.keys() & names:
             return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from doppler.config import Layer, ModelConfig, Rope
+from doppler.config import Layer, ModelConfig, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, of_gguf
 from doppler.formats.gguf import Gguf
@@ -157,12 +157,29 @@ def _ropes(keys: _Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
     architecture = keys.architecture
     base = keys.number("rope.freq_base", 10_000.0)
     kind = keys.get("rope.scaling.type") or "none"
-    if kind not in ("none", "linear") or (kind == "linear" and factors):
+    if kind not in ("none", "linear", "yarn") or (kind != "none" and factors):
         raise UnsupportedError(f"{keys.file}: rope scaling {kind!r} is not one that Doppler knows")
     rope = Rope(base)
     if kind == "linear":
         rope = Rope(base, "linear", keys.number("rope.scaling.factor"))
+    elif kind == "yarn":
+        rope = _yarn(keys, base)
     elif factors:
         rope = Rope(base, "factors", factors=factors)
     local = Rope(keys.number("rope.freq_base_swa", architecture.local_base or base))
     return (local, rope) if architecture.global_every else (rope,)
+
+
+def _yarn(keys: _Keys, base: float) -> Rope:
+    """As llama.cpp reads it: a factor of the magnitude may be given."""
+    factor = keys.number("rope.scaling.factor")
+    given = keys.number("rope.scaling.attn_factor", 1.0)
+    return Rope(
+        base,
+        "yarn",
+        factor,
+        original_context=keys.integer("rope.scaling.original_context_length"),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
+        magnitude=given * yarn_magnitude(factor),
+    )

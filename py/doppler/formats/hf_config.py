@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doppler.config import Activation, Layer, ModelConfig, Rope
+from doppler.config import Activation, Layer, ModelConfig, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, of_hf
 
@@ -185,4 +185,26 @@ def _rope(data: Mapping[str, Any], fields: _Fields) -> Rope:
             _number(data, "high_freq_factor", where),
             int(_number(data, "original_max_position_embeddings", where)),
         )
+    if kind == "yarn":
+        return _yarn(base, data, fields)
     raise UnsupportedError(f"{where}: rope type {kind!r} is not one that Doppler knows")
+
+
+def _yarn(base: float, data: Mapping[str, Any], fields: _Fields) -> Rope:
+    """YaRN as transformers reads it: what makes scores larger is given, or follows the factor."""
+    where = fields.where
+    for key in ("mscale", "mscale_all_dim"):
+        if data.get(key):
+            raise UnsupportedError(f"{where}: yarn rope with {key}, which Doppler cannot do")
+    factor = _number(data, "factor", where)
+    context = fields.number("max_position_embeddings")
+    return Rope(
+        base,
+        "yarn",
+        factor,
+        original_context=int(_number(data, "original_max_position_embeddings", where, context)),
+        beta_fast=_number(data, "beta_fast", where, 32.0),
+        beta_slow=_number(data, "beta_slow", where, 1.0),
+        whole_pairs=data.get("truncate", True) is not False,
+        magnitude=_number(data, "attention_factor", where, yarn_magnitude(factor)),
+    )
