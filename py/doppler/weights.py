@@ -27,6 +27,7 @@ FORMS: Mapping[str, int] = {
     "Q4_K": 8,
     "Q5_K": 9,
     "Q6_K": 10,
+    "MXFP4": 11,
 }
 # Matrices that multiply the same activations: one matrix, and so one dispatch, where types agree.
 STACKS: Mapping[str, tuple[str, ...]] = {
@@ -80,6 +81,8 @@ def plane_sizes(form: int, columns: int) -> PlaneSizes:
         return PlaneSizes(codes, high, 2 * aligned(groups, 2))
     if form in (4, 6):
         return PlaneSizes(codes, high, 4 * groups)
+    if form == 11:
+        return PlaneSizes(codes, high, aligned(groups, 4))
     return PlaneSizes(codes, high, (20 if form == 10 else 16) * blocks)
 
 

@@ -15,7 +15,8 @@ diagnostic(off, subgroup_uniformity);
 
 alias Staged = vec4h;
 
-override X_SCALE = select(select(64.0, 256.0, FORM == 7u), 16.0, FORM < 5u || FORM == 8u);
+override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u;
+override X_SCALE = select(select(64.0, 256.0, FORM == 7u), 16.0, FOUR_BITS);
 const LARGEST = 65504.0; // in f16
 
 // What a weight of zero becomes: 1024 and its code.
@@ -24,7 +25,7 @@ fn zero() -> f16 {
     return 1032.0h;
   } else if (FORM == 5u) {
     return 1040.0h;
-  } else if (FORM == 7u) {
+  } else if (FORM == 7u || CODEBOOK) {
     return 1152.0h;
   } else if (FORM == 10u) {
     return 1056.0h;
@@ -47,6 +48,10 @@ fn small_codes(a: u32, b: u32) -> vec4h {
 
 // Four columns: the low nibbles of a word, and what bits they have in `upper`.
 fn nibbles4(word: u32, upper: u32) -> vec4h {
+  if (CODEBOOK) {
+    let code = looked_up((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u));
+    return small_codes(code.x | (code.z << 16u), code.y | (code.w << 16u));
+  }
   var a = word & 0x000f000fu;
   var b = (word >> 8u) & 0x000f000fu;
   if (FORM == 5u || FORM == 6u || FORM == 9u) { // a bit a column

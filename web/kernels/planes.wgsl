@@ -13,13 +13,19 @@
 //   8 Q4_K      4 words a group                       -               4 words a 256-block, see below
 //   9 Q5_K      4 words a group                       1 word          as Q4_K
 //  10 Q6_K      4 words a group                       2 words         5 words a 256-block: 16 i8, f16 d
+//  11 MXFP4     4 words a group                       -               a byte (an exponent) a group
 // A group is 32 columns. Of 4-bit words, byte b of word w holds column 4w+b in its low nibble and
 // 16+4w+b in its high one. High bits: bit i of the word is column i; Q6_K has two bits a column.
 // Dense rows (0..2) are padded with zeros to a multiple of 4 columns. The scales of a K block: f16 d and
 // dmin; then eight nibbles each, one a group: the low bits of its scale, of its minimum, and the high two
-// bits of both, the scale's first.
+// bits of both, the scale's first. A row's scales begin at a word. The nibbles of MXFP4 are places in a
+// codebook.
 
 override FORM: u32;
+override CODEBOOK = FORM == 11u;
+
+// What a nibble stands for with a codebook, a byte each: 128 more than the number, so that none is negative.
+const E2M1 = vec4u(0x83828180u, 0x8c888684u, 0x7d7e7f80u, 0x74787a7cu); // twice the number
 
 @group(0) @binding(0) var<storage, read> codes: array<vec4u>;
 @group(0) @binding(1) var<storage, read> high: array<u32>;
@@ -86,6 +92,8 @@ fn load_packed(row: u32, g: u32, cols: u32) -> Packed {
     out.scale.x = scales[row * ((groups + 1u) / 2u) + g / 2u];
   } else if (FORM == 4u || FORM == 6u) {
     out.scale.x = scales[at];
+  } else if (FORM == 11u) {
+    out.scale.x = scales[row * ((groups + 3u) / 4u) + g / 4u];
   } else if (FORM == 10u) {
     let base = 5u * (at / 8u);
     out.scale = vec4u(scales[base + 4u], scales[base + (at % 8u) / 2u], 0u, 0u);
@@ -103,6 +111,11 @@ fn k_scale(words: vec4u, j: u32) -> vec2f {
   return vec2f(half(words.x & 0xffffu), half(words.x >> 16u)) * vec2f(bits);
 }
 
+// Half of 2^(exponent - 127), which is subnormal below an exponent of 2: there a GPU may take it for zero.
+fn half_power(exponent: u32) -> f32 {
+  return bitcast<f32>(select((exponent - 1u) << 23u, 0x200000u << (exponent & 1u), exponent < 2u));
+}
+
 // Scale of columns 0..15 and of 16..31, and the minimum, of what was group g of its row.
 fn scale_of(words: vec4u, g: u32) -> vec3f {
   if (FORM == 3u || FORM == 5u || FORM == 7u) {
@@ -113,6 +126,9 @@ fn scale_of(words: vec4u, g: u32) -> vec3f {
   }
   if (FORM == 10u) {
     return vec3f(half(words.x) * signed_bytes(words.y >> (16u * (g & 1u))).xy, 0.0);
+  }
+  if (FORM == 11u) {
+    return vec3f(vec2f(half_power((words.x >> (8u * (g & 3u))) & 255u)), 0.0);
   }
   return k_scale(words, g % 8u).xxy;
 }
@@ -144,7 +160,17 @@ fn dense(group: Group, i: u32) -> vec4f {
     half(pair.y >> 16u));
 }
 
-// The codes of four columns: nibbles (the low ones of each byte of `word`) with their high bits.
+// What the codebook has for four nibbles, plus 128.
+fn looked_up(code: vec4u) -> vec4u {
+  let odd = (code & vec4u(4u)) != vec4u();
+  let first = select(vec4u(E2M1.x), vec4u(E2M1.y), odd);
+  let second = select(vec4u(E2M1.z), vec4u(E2M1.w), odd);
+  let word = select(first, second, code > vec4u(7u));
+  return (word >> (8u * (code & vec4u(3u)))) & vec4u(255u);
+}
+
+// The codes of four columns: nibbles (the low ones of each byte of `word`) with their high bits, or what
+// stands for them in the codebook.
 fn values(word: u32, upper: u32) -> vec4f {
   var code = (vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u);
   if (FORM == 5u || FORM == 6u || FORM == 9u) {
@@ -160,6 +186,9 @@ fn values(word: u32, upper: u32) -> vec4f {
     offset = 16.0;
   } else if (FORM == 10u) {
     offset = 32.0;
+  } else if (CODEBOOK) {
+    code = looked_up(code);
+    offset = 128.0;
   }
   return bitcast<vec4f>(code | vec4u(0x4b000000u)) - (8388608.0 + offset);
 }

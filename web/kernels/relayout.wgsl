@@ -57,6 +57,9 @@ fn move_dense(row_at: u32, row: u32, g: u32) {
 }
 
 fn plain_block_bytes() -> u32 {
+  if (FORM == 11u) {
+    return 17u;
+  }
   return select(select(select(select(34u, 24u, FORM == 6u), 22u, FORM == 5u), 20u, FORM == 4u), 18u,
     FORM == 3u);
 }
@@ -92,14 +95,24 @@ fn widen_to_bytes(start: u32, fifth: u32, out: u32) {
   }
 }
 
-// Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes.
+// The byte that is the scale of each of four blocks of a row; zero beyond the last.
+fn move_exponents(at: u32, row: u32, g: u32) {
+  let groups = params.cols / 32u;
+  var word = 0u;
+  for (var i = 0u; i < min(4u, groups - g); i++) {
+    word |= byte_at(at + i * plain_block_bytes()) << (8u * i);
+  }
+  scales[row * ((groups + 3u) / 4u) + g / 4u] = word;
+}
+
+// Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes. MXFP4: a byte, codes.
 fn move_plain(row_at: u32, row: u32, g: u32) {
   let groups = params.cols / 32u;
   let size = plain_block_bytes();
   let at = row_at + g * size;
   let out = row * groups + g;
   let has_minimum = FORM == 4u || FORM == 6u;
-  var start = at + select(2u, 4u, has_minimum);
+  var start = at + select(select(2u, 1u, FORM == 11u), 4u, has_minimum);
   if (FORM == 3u && TO == 5u) {
     widen_nibbles(start, out);
   } else if (FORM == 5u && TO == 7u) {
@@ -116,6 +129,10 @@ fn move_plain(row_at: u32, row: u32, g: u32) {
   }
   if (has_minimum) {
     scales[out] = word_at(at);
+  } else if (FORM == 11u) {
+    if (g % 4u == 0u) {
+      move_exponents(at, row, g);
+    }
   } else if (g % 2u == 0u) {
     let next = select(0u, pair_at(at + size), g + 1u < groups);
     scales[row * ((groups + 1u) / 2u) + g / 2u] = pair_at(at) | (next << 16u);
@@ -213,7 +230,7 @@ fn main(
   let g = index % groups;
   if (FORM < 3u) {
     move_dense(row_at, row, g);
-  } else if (FORM < 8u) {
+  } else if (FORM < 8u || FORM == 11u) {
     move_plain(row_at, row, g);
   } else if (FORM < 10u) {
     move_k(row_at, row, g);

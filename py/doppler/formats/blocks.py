@@ -51,6 +51,7 @@ BLOCK_TYPES = {
         BlockType("Q5_K", 13, 256, 176),
         BlockType("Q6_K", 14, 256, 210),
         BlockType("BF16", 30, 1, 2),
+        BlockType("MXFP4", 39, 32, 17),
     )
 }
 BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}

@@ -75,6 +75,20 @@ def _q8_0(blocks: Bytes) -> Floats:
     return _half(blocks, 0) * blocks[:, 2:].copy().view(np.int8).astype(np.float32)
 
 
+# What the 4-bit codes of types with a codebook mean.
+_DOUBLED_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+
+
+def _mxfp4(blocks: Bytes) -> Floats:
+    """A byte e, the exponent of the scale 2^(e - 127), then codes of numbers of 4 bits (e2m1).
+
+    The numbers are taken twice and the scale half, which for e < 2 is a subnormal float32.
+    """
+    e = blocks[:, :1].astype(np.uint32)
+    half_scale = np.where(e < 2, np.uint32(0x200000) << e, (e - np.uint32(1)) << np.uint32(23))
+    return half_scale.astype(np.uint32).view(np.float32) * _DOUBLED_E2M1[_nibbles(blocks[:, 1:])]
+
+
 def _k_scales(packed: Bytes) -> tuple[Floats, Floats]:
     """12 bytes -> 8 six-bit scales and 8 six-bit minimums, each [blocks, 8, 1].
 
@@ -140,4 +154,5 @@ _UNPACK: dict[str, Callable[[Bytes], Floats]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "MXFP4": _mxfp4,
 }
