@@ -28,6 +28,7 @@ FORMS: Mapping[str, int] = {
     "Q5_K": 9,
     "Q6_K": 10,
     "MXFP4": 11,
+    "IQ4_NL": 12,
 }
 # Matrices that multiply the same activations: one matrix, and so one dispatch, where types agree.
 STACKS: Mapping[str, tuple[str, ...]] = {
@@ -77,7 +78,7 @@ def plane_sizes(form: int, columns: int) -> PlaneSizes:
     groups, blocks = columns // 32, columns // 256
     codes = (32 if form == 7 else 16) * groups
     high = {5: 4, 6: 4, 9: 4, 10: 8}.get(form, 0) * groups
-    if form in (3, 5, 7):
+    if form in (3, 5, 7, 12):
         return PlaneSizes(codes, high, 2 * aligned(groups, 2))
     if form in (4, 6):
         return PlaneSizes(codes, high, 4 * groups)

@@ -16,7 +16,7 @@ diagnostic(off, subgroup_uniformity);
 alias Staged = vec4h;
 
 override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u;
-override X_SCALE = select(select(64.0, 256.0, FORM == 7u), 16.0, FOUR_BITS);
+override X_SCALE = select(select(64.0, 256.0, FORM == 7u || FORM == 12u), 16.0, FOUR_BITS);
 const LARGEST = 65504.0; // in f16
 
 // What a weight of zero becomes: 1024 and its code.

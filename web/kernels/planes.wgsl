@@ -14,18 +14,20 @@
 //   9 Q5_K      4 words a group                       1 word          as Q4_K
 //  10 Q6_K      4 words a group                       2 words         5 words a 256-block: 16 i8, f16 d
 //  11 MXFP4     4 words a group                       -               a byte (an exponent) a group
+//  12 IQ4_NL    4 words a group                       -               as Q4_0
 // A group is 32 columns. Of 4-bit words, byte b of word w holds column 4w+b in its low nibble and
 // 16+4w+b in its high one. High bits: bit i of the word is column i; Q6_K has two bits a column.
 // Dense rows (0..2) are padded with zeros to a multiple of 4 columns. The scales of a K block: f16 d and
 // dmin; then eight nibbles each, one a group: the low bits of its scale, of its minimum, and the high two
-// bits of both, the scale's first. A row's scales begin at a word. The nibbles of MXFP4 are places in a
-// codebook.
+// bits of both, the scale's first. A row's scales begin at a word. The nibbles of MXFP4 and
+// IQ4_NL are places in a codebook.
 
 override FORM: u32;
-override CODEBOOK = FORM == 11u;
+override CODEBOOK = FORM == 11u || FORM == 12u;
 
 // What a nibble stands for with a codebook, a byte each: 128 more than the number, so that none is negative.
 const E2M1 = vec4u(0x83828180u, 0x8c888684u, 0x7d7e7f80u, 0x74787a7cu); // twice the number
+const UNEVEN = vec4u(0x3f2d1801u, 0x766a5d4fu, 0xa6998d81u, 0xf1d9c5b5u);
 
 @group(0) @binding(0) var<storage, read> codes: array<vec4u>;
 @group(0) @binding(1) var<storage, read> high: array<u32>;
@@ -88,7 +90,7 @@ fn load_packed(row: u32, g: u32, cols: u32) -> Packed {
   } else if (FORM == 10u) {
     out.high = vec2u(high[2u * at], high[2u * at + 1u]);
   }
-  if (FORM == 3u || FORM == 5u || FORM == 7u) {
+  if (FORM == 3u || FORM == 5u || FORM == 7u || FORM == 12u) {
     out.scale.x = scales[row * ((groups + 1u) / 2u) + g / 2u];
   } else if (FORM == 4u || FORM == 6u) {
     out.scale.x = scales[at];
@@ -118,7 +120,7 @@ fn half_power(exponent: u32) -> f32 {
 
 // Scale of columns 0..15 and of 16..31, and the minimum, of what was group g of its row.
 fn scale_of(words: vec4u, g: u32) -> vec3f {
-  if (FORM == 3u || FORM == 5u || FORM == 7u) {
+  if (FORM == 3u || FORM == 5u || FORM == 7u || FORM == 12u) {
     return vec3f(vec2f(half((words.x >> (16u * (g & 1u))) & 0xffffu)), 0.0);
   }
   if (FORM == 4u || FORM == 6u) {
@@ -162,9 +164,10 @@ fn dense(group: Group, i: u32) -> vec4f {
 
 // What the codebook has for four nibbles, plus 128.
 fn looked_up(code: vec4u) -> vec4u {
+  let book = select(E2M1, UNEVEN, FORM == 12u);
   let odd = (code & vec4u(4u)) != vec4u();
-  let first = select(vec4u(E2M1.x), vec4u(E2M1.y), odd);
-  let second = select(vec4u(E2M1.z), vec4u(E2M1.w), odd);
+  let first = select(vec4u(book.x), vec4u(book.y), odd);
+  let second = select(vec4u(book.z), vec4u(book.w), odd);
   let word = select(first, second, code > vec4u(7u));
   return (word >> (8u * (code & vec4u(3u)))) & vec4u(255u);
 }

@@ -61,7 +61,7 @@ fn plain_block_bytes() -> u32 {
     return 17u;
   }
   return select(select(select(select(34u, 24u, FORM == 6u), 22u, FORM == 5u), 20u, FORM == 4u), 18u,
-    FORM == 3u);
+    FORM == 3u || FORM == 12u);
 }
 
 // Q4_0 as Q5_0: codes are 8 more, so that the third bit goes up to the fifth, and what it was is inverted.
@@ -106,6 +106,7 @@ fn move_exponents(at: u32, row: u32, g: u32) {
 }
 
 // Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes. MXFP4: a byte, codes.
+// IQ4_NL: as Q4_0.
 fn move_plain(row_at: u32, row: u32, g: u32) {
   let groups = params.cols / 32u;
   let size = plain_block_bytes();
@@ -230,7 +231,7 @@ fn main(
   let g = index % groups;
   if (FORM < 3u) {
     move_dense(row_at, row, g);
-  } else if (FORM < 8u || FORM == 11u) {
+  } else if (FORM < 8u || FORM > 10u) {
     move_plain(row_at, row, g);
   } else if (FORM < 10u) {
     move_k(row_at, row, g);

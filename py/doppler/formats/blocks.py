@@ -50,6 +50,7 @@ BLOCK_TYPES = {
         BlockType("Q4_K", 12, 256, 144),
         BlockType("Q5_K", 13, 256, 176),
         BlockType("Q6_K", 14, 256, 210),
+        BlockType("IQ4_NL", 20, 32, 18),
         BlockType("BF16", 30, 1, 2),
         BlockType("MXFP4", 39, 32, 17),
     )

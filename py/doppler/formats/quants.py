@@ -77,6 +77,9 @@ def _q8_0(blocks: Bytes) -> Floats:
 
 # What the 4-bit codes of types with a codebook mean.
 _DOUBLED_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+_UNEVEN = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
+)
 
 
 def _mxfp4(blocks: Bytes) -> Floats:
@@ -87,6 +90,10 @@ def _mxfp4(blocks: Bytes) -> Floats:
     e = blocks[:, :1].astype(np.uint32)
     half_scale = np.where(e < 2, np.uint32(0x200000) << e, (e - np.uint32(1)) << np.uint32(23))
     return half_scale.astype(np.uint32).view(np.float32) * _DOUBLED_E2M1[_nibbles(blocks[:, 1:])]
+
+
+def _iq4_nl(blocks: Bytes) -> Floats:
+    return _half(blocks, 0) * _UNEVEN[_nibbles(blocks[:, 2:])]
 
 
 def _k_scales(packed: Bytes) -> tuple[Floats, Floats]:
@@ -155,4 +162,5 @@ _UNPACK: dict[str, Callable[[Bytes], Floats]] = {
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
     "MXFP4": _mxfp4,
+    "IQ4_NL": _iq4_nl,
 }
