@@ -15,7 +15,7 @@ diagnostic(off, subgroup_uniformity);
 
 alias Staged = vec4h;
 
-override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u;
+override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u || FORM == 13u; // or fewer
 override X_SCALE = select(select(64.0, 256.0, FORM == 7u || FORM == 12u), 16.0, FOUR_BITS);
 const LARGEST = 65504.0; // in f16
 
@@ -25,6 +25,8 @@ fn zero() -> f16 {
     return 1032.0h;
   } else if (FORM == 5u) {
     return 1040.0h;
+  } else if (FORM == 13u) {
+    return 1028.0h;
   } else if (FORM == 7u || CODEBOOK) {
     return 1152.0h;
   } else if (FORM == 10u) {

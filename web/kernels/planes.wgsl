@@ -15,14 +15,18 @@
 //  10 Q6_K      4 words a group                       2 words         5 words a 256-block: 16 i8, f16 d
 //  11 MXFP4     4 words a group                       -               a byte (an exponent) a group
 //  12 IQ4_NL    4 words a group                       -               as Q4_0
+//  13 Q3_K      2 words a group, see below            1 word          as Q6_K
 // A group is 32 columns. Of 4-bit words, byte b of word w holds column 4w+b in its low nibble and
 // 16+4w+b in its high one. High bits: bit i of the word is column i; Q6_K has two bits a column.
 // Dense rows (0..2) are padded with zeros to a multiple of 4 columns. The scales of a K block: f16 d and
 // dmin; then eight nibbles each, one a group: the low bits of its scale, of its minimum, and the high two
 // bits of both, the scale's first. A row's scales begin at a word. The nibbles of MXFP4 and
-// IQ4_NL are places in a codebook.
+// IQ4_NL are places in a codebook. Of codes with fewer bits, words of nibbles lie one over the other: word
+// 2n + i has the two low bits of each nibble in word n, i · 2 bits up, and word i has the bit above them in
+// `high`, i bits up.
 
 override FORM: u32;
+override PAIRS = FORM > 12u; // two bits of a column, or also a third
 override CODEBOOK = FORM == 11u || FORM == 12u;
 
 // What a nibble stands for with a codebook, a byte each: 128 more than the number, so that none is negative.
@@ -82,10 +86,13 @@ fn load_packed(row: u32, g: u32, cols: u32) -> Packed {
   if (FORM == 7u) {
     out.a = codes[2u * at];
     out.b = codes[2u * at + 1u];
+  } else if (PAIRS) {
+    let two = codes[at / 2u];
+    out.a = vec4u(select(two.xy, two.zw, (at & 1u) == 1u), 0u, 0u);
   } else {
     out.a = codes[at];
   }
-  if (FORM == 5u || FORM == 6u || FORM == 9u) {
+  if (FORM == 5u || FORM == 6u || FORM == 9u || FORM == 13u) {
     out.high = vec2u(high[at], 0u);
   } else if (FORM == 10u) {
     out.high = vec2u(high[2u * at], high[2u * at + 1u]);
@@ -96,7 +103,7 @@ fn load_packed(row: u32, g: u32, cols: u32) -> Packed {
     out.scale.x = scales[at];
   } else if (FORM == 11u) {
     out.scale.x = scales[row * ((groups + 3u) / 4u) + g / 4u];
-  } else if (FORM == 10u) {
+  } else if (FORM == 10u || FORM == 13u) {
     let base = 5u * (at / 8u);
     out.scale = vec4u(scales[base + 4u], scales[base + (at % 8u) / 2u], 0u, 0u);
   } else {
@@ -126,7 +133,7 @@ fn scale_of(words: vec4u, g: u32) -> vec3f {
   if (FORM == 4u || FORM == 6u) {
     return vec3f(vec2f(half(words.x & 0xffffu)), -half(words.x >> 16u));
   }
-  if (FORM == 10u) {
+  if (FORM == 10u || FORM == 13u) {
     return vec3f(half(words.x) * signed_bytes(words.y >> (16u * (g & 1u))).xy, 0.0);
   }
   if (FORM == 11u) {
@@ -135,9 +142,22 @@ fn scale_of(words: vec4u, g: u32) -> vec3f {
   return k_scale(words, g % 8u).xxy;
 }
 
+// Codes of fewer bits as words of nibbles.
+fn spread(words: vec2u, upper: u32) -> vec4u {
+  let pairs = vec4u(words.x, words.x >> 2u, words.y, words.y >> 2u) & vec4u(0x33333333u);
+  if (FORM == 13u) {
+    return pairs | (((vec4u(upper) >> vec4u(0u, 1u, 2u, 3u)) & vec4u(0x11111111u)) << vec4u(2u));
+  }
+  return pairs;
+}
+
 fn unpack(packed: Packed, g: u32) -> Group {
   let scale = scale_of(packed.scale, g);
-  return Group(packed.a, packed.b, packed.high, scale.xy, scale.z);
+  var a = packed.a;
+  if (PAIRS) {
+    a = spread(packed.a.xy, packed.high.x);
+  }
+  return Group(a, packed.b, packed.high, scale.xy, scale.z);
 }
 
 fn load_group(row: u32, g: u32, cols: u32) -> Group {
@@ -189,6 +209,8 @@ fn values(word: u32, upper: u32) -> vec4f {
     offset = 16.0;
   } else if (FORM == 10u) {
     offset = 32.0;
+  } else if (FORM == 13u) {
+    offset = 4.0;
   } else if (CODEBOOK) {
     code = looked_up(code);
     offset = 128.0;

@@ -215,6 +215,43 @@ fn move_q6(row_at: u32, row: u32, g: u32) {
   }
 }
 
+// Codes of two bits, four groups in the same 32 bytes, as planes.wgsl has them.
+fn move_pairs(start: u32, shift: u32, out: u32) {
+  for (var w = 0u; w < 2u; w++) {
+    let even = regroup(start + 8u * w, shift) & 0x33333333u;
+    let odd = regroup(start + 8u * w + 4u, shift) & 0x33333333u;
+    codes[2u * out + w] = even | (odd << 2u);
+  }
+}
+
+// Word q of the 16 scales of a Q3_K block as signed bytes: six bits each, of 12 bytes, less 32.
+fn q3_scales(at: u32, q: u32) -> u32 {
+  let low = (word_at(at + 4u * (q % 2u)) >> (4u * (q / 2u))) & 0x0f0f0f0fu;
+  let upper = (word_at(at + 8u) >> (2u * q)) & 0x03030303u;
+  let scale = (low | (upper << 4u)) ^ 0x20202020u;
+  let sign = scale & 0x20202020u;
+  return scale | (sign << 1u) | (sign << 2u);
+}
+
+// Q3_K: 256 columns: 32 bytes, of which bit j is group j's third bit, 64 of pairs, 12 of scales, f16 d.
+fn move_q3(row_at: u32, row: u32, g: u32) {
+  let at = row_at + (g / 8u) * 110u;
+  let j = g % 8u;
+  let out = row * (params.cols / 32u) + g;
+  move_pairs(at + 32u + 32u * (j / 4u), 2u * (j % 4u), out);
+  var upper = 0u;
+  for (var w = 0u; w < 4u; w++) {
+    upper |= (regroup(at + 4u * w, j) & 0x11111111u) << w;
+  }
+  high[out] = upper;
+  if (j == 0u) {
+    for (var q = 0u; q < 4u; q++) {
+      scales[5u * (out / 8u) + q] = q3_scales(at + 96u, q);
+    }
+    scales[5u * (out / 8u) + 4u] = pair_at(at + 108u);
+  }
+}
+
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -231,11 +268,13 @@ fn main(
   let g = index % groups;
   if (FORM < 3u) {
     move_dense(row_at, row, g);
-  } else if (FORM < 8u || FORM > 10u) {
+  } else if (FORM < 8u || FORM == 11u || FORM == 12u) {
     move_plain(row_at, row, g);
   } else if (FORM < 10u) {
     move_k(row_at, row, g);
-  } else {
+  } else if (FORM == 10u) {
     move_q6(row_at, row, g);
+  } else {
+    move_q3(row_at, row, g);
   }
 }

@@ -44,7 +44,7 @@ def _nibbles(codes: Bytes) -> Bytes:
     return np.concatenate([codes & 15, codes >> 4], axis=-1)
 
 
-_FOUR = np.uint8(4)
+_TWO, _FOUR = np.uint8(2), np.uint8(4)
 
 
 def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
@@ -141,6 +141,28 @@ def _q6_k(blocks: Bytes) -> Floats:
     return (_half(blocks, 208) * scales)[..., None] * codes
 
 
+def _pairs(packed: Bytes) -> Bytes:
+    """64 bytes -> two-bit codes [blocks, 16, 16]: each 32 bytes hold four groups of 32."""
+    shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    codes: Bytes = packed.reshape(-1, 2, 1, 32) >> shift & np.uint8(3)
+    return codes.reshape(-1, 16, 16)
+
+
+def _q3_k(blocks: Bytes) -> Floats:
+    """32 bytes of third bits, 64 of pairs, 12 of 16 scales, d.
+
+    Scales have six bits: bytes 0–7 hold their low nibbles, and bits 2n and 2n + 1 of bytes 8–11
+    what scales 4n .. 4n + 3 have above those.
+    """
+    group = np.arange(8, dtype=np.uint8)[:, None]
+    third = (blocks[:, None, :32] >> group & 1).reshape(-1, 16, 16)  # bit g of byte i: column i
+    codes = (_pairs(blocks[:, 32:96]) | third << _TWO).astype(np.float32) - np.float32(4)
+    upper = blocks[:, None, 104:108] >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    scales = _nibbles(blocks[:, 96:104]) | upper.reshape(-1, 16) << _FOUR
+    scale: Floats = _half(blocks, 108) * (scales.astype(np.float32) - np.float32(32))
+    return scale[..., None] * codes
+
+
 def _plain(dtype: Any) -> Callable[[Bytes], Floats]:
     return lambda blocks: blocks.copy().view(dtype).astype(np.float32)
 
@@ -163,4 +185,5 @@ _UNPACK: dict[str, Callable[[Bytes], Floats]] = {
     "Q6_K": _q6_k,
     "MXFP4": _mxfp4,
     "IQ4_NL": _iq4_nl,
+    "Q3_K": _q3_k,
 }
