@@ -13,7 +13,7 @@ from doppler.formats.blocks import BLOCK_TYPES
 # where the f16 scales of a block lie, so that random bytes never make infinities there
 HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0]}
 HALVES |= {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "F16": [0]}
-HALVES |= {"IQ4_NL": [0], "Q3_K": [108]}
+HALVES |= {"IQ4_NL": [0], "Q2_K": [80, 82], "Q3_K": [108]}
 EXPONENTS = {"MXFP4": 0}  # and where a block has a byte that is its scale's exponent plus 127
 _NUMBERS = {
     "u32": (4, "<I"),

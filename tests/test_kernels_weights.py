@@ -29,6 +29,7 @@ SCALES = {
     "Q6_K": (208,),
     "IQ4_NL": (0,),
     "Q3_K": (108,),
+    "Q2_K": (80, 82),
 }
 # Sums of thousands of f32 products in another order than NumPy's: relative to the sum of their
 # magnitudes, a few units of 2^-24 remain. A wrong weight is off by 1e-2 or more.

@@ -30,6 +30,7 @@ FORMS: Mapping[str, int] = {
     "MXFP4": 11,
     "IQ4_NL": 12,
     "Q3_K": 13,
+    "Q2_K": 14,
 }
 # Matrices that multiply the same activations: one matrix, and so one dispatch, where types agree.
 STACKS: Mapping[str, tuple[str, ...]] = {
@@ -77,7 +78,7 @@ def plane_sizes(form: int, columns: int) -> PlaneSizes:
     if form in (1, 2):
         return PlaneSizes(2 * aligned(columns, 4), 0, 0)
     groups, blocks = columns // 32, columns // 256
-    codes = {7: 32, 13: 8}.get(form, 16) * groups
+    codes = {7: 32, 13: 8, 14: 8}.get(form, 16) * groups
     high = {5: 4, 6: 4, 9: 4, 10: 8, 13: 4}.get(form, 0) * groups
     if form in (3, 5, 7, 12):
         return PlaneSizes(codes, high, 2 * aligned(groups, 2))
@@ -85,7 +86,7 @@ def plane_sizes(form: int, columns: int) -> PlaneSizes:
         return PlaneSizes(codes, high, 4 * groups)
     if form == 11:
         return PlaneSizes(codes, high, aligned(groups, 4))
-    return PlaneSizes(codes, high, (20 if form in (10, 13) else 16) * blocks)
+    return PlaneSizes(codes, high, (20 if form in (10, 13, 14) else 16) * blocks)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ diagnostic(off, subgroup_uniformity);
 
 alias Staged = vec4h;
 
-override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u || FORM == 13u; // or fewer
+override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u || PAIRS; // or fewer
 override X_SCALE = select(select(64.0, 256.0, FORM == 7u || FORM == 12u), 16.0, FOUR_BITS);
 const LARGEST = 65504.0; // in f16
 
@@ -75,6 +75,11 @@ fn total4(v: vec4h) -> f32 {
   return total(vec4f(v));
 }
 
+// The sum of 16 activations as they are staged.
+fn sum_of(v0: vec4h, v1: vec4h, v2: vec4h, v3: vec4h) -> f32 {
+  return total(vec4f(v0) + vec4f(v1) + vec4f(v2) + vec4f(v3));
+}
+
 fn nibbles_product(w: vec4u, upper: u32, step: u32, v0: vec4h, v1: vec4h, v2: vec4h, v3: vec4h) -> f32 {
   return total4(nibbles4(w.x, upper) * v0 + nibbles4(w.y, upper >> step) * v1 +
     nibbles4(w.z, upper >> (2u * step)) * v2 + nibbles4(w.w, upper >> (3u * step)) * v3);
@@ -101,5 +106,10 @@ fn product(group: Group, v: Activations) -> f32 {
     first = nibbles_product(group.a, group.high.x, step, v.v0, v.v1, v.v2, v.v3);
     second = nibbles_product(group.a >> vec4u(4u), later, step, v.v4, v.v5, v.v6, v.v7);
   }
-  return X_SCALE * (group.scale.x * first + group.scale.y * second) - group.minimum * v.sum;
+  var less = group.minimum.x * v.sum;
+  if (FORM == 14u) {
+    let sums = vec2f(sum_of(v.v0, v.v1, v.v2, v.v3), sum_of(v.v4, v.v5, v.v6, v.v7));
+    less = X_SCALE * dot(group.minimum, sums);
+  }
+  return X_SCALE * (group.scale.x * first + group.scale.y * second) - less;
 }

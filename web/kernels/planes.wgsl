@@ -16,14 +16,16 @@
 //  11 MXFP4     4 words a group                       -               a byte (an exponent) a group
 //  12 IQ4_NL    4 words a group                       -               as Q4_0
 //  13 Q3_K      2 words a group, see below            1 word          as Q6_K
+//  14 Q2_K      as Q3_K                               -               5 words a 256-block, see below
 // A group is 32 columns. Of 4-bit words, byte b of word w holds column 4w+b in its low nibble and
 // 16+4w+b in its high one. High bits: bit i of the word is column i; Q6_K has two bits a column.
 // Dense rows (0..2) are padded with zeros to a multiple of 4 columns. The scales of a K block: f16 d and
 // dmin; then eight nibbles each, one a group: the low bits of its scale, of its minimum, and the high two
-// bits of both, the scale's first. A row's scales begin at a word. The nibbles of MXFP4 and
-// IQ4_NL are places in a codebook. Of codes with fewer bits, words of nibbles lie one over the other: word
-// 2n + i has the two low bits of each nibble in word n, i · 2 bits up, and word i has the bit above them in
-// `high`, i bits up.
+// bits of both, the scale's first. Of a Q2_K block: 16 bytes, a scale in the low nibble and a minimum in the
+// high one; then d and dmin. A row's scales begin at a word.
+// Nibbles of MXFP4 and IQ4_NL are places in a codebook. The four words of nibbles of Q3_K and Q2_K are laid
+// one into the other: word n has the low two bits of those of word 2n, and two bits above these, of word
+// 2n + 1; `high` has the third bit of those of word n at bit n of the nibble.
 
 override FORM: u32;
 override PAIRS = FORM > 12u; // two bits of a column, or also a third
@@ -45,14 +47,14 @@ struct Packed {
   scale: vec4u,
 }
 
-// 32 weights of a row, with their scales. Weight = scale · code - minimum, scale.x for columns 0..15
-// and scale.y for 16..31.
+// 32 weights of a row, with their scales. Weight = scale · code - minimum, of both .x for columns 0..15
+// and .y for 16..31. Minimums differ in Q2_K only.
 struct Group {
   a: vec4u,
   b: vec4u,
   high: vec2u,
   scale: vec2f,
-  minimum: f32,
+  minimum: vec2f,
 }
 
 // f16 bits -> f32, exact for subnormals too, which small scales are and unpack2x16float may flush.
@@ -103,7 +105,7 @@ fn load_packed(row: u32, g: u32, cols: u32) -> Packed {
     out.scale.x = scales[at];
   } else if (FORM == 11u) {
     out.scale.x = scales[row * ((groups + 3u) / 4u) + g / 4u];
-  } else if (FORM == 10u || FORM == 13u) {
+  } else if (FORM == 10u || PAIRS) {
     let base = 5u * (at / 8u);
     out.scale = vec4u(scales[base + 4u], scales[base + (at % 8u) / 2u], 0u, 0u);
   } else {
@@ -125,21 +127,25 @@ fn half_power(exponent: u32) -> f32 {
   return bitcast<f32>(select((exponent - 1u) << 23u, 0x200000u << (exponent & 1u), exponent < 2u));
 }
 
-// Scale of columns 0..15 and of 16..31, and the minimum, of what was group g of its row.
-fn scale_of(words: vec4u, g: u32) -> vec3f {
+// Scales of columns 0..15 and of 16..31, then their minimums, of what was group g of its row.
+fn scale_of(words: vec4u, g: u32) -> vec4f {
   if (FORM == 3u || FORM == 5u || FORM == 7u || FORM == 12u) {
-    return vec3f(vec2f(half((words.x >> (16u * (g & 1u))) & 0xffffu)), 0.0);
+    return vec4f(vec2f(half((words.x >> (16u * (g & 1u))) & 0xffffu)), vec2f());
   }
   if (FORM == 4u || FORM == 6u) {
-    return vec3f(vec2f(half(words.x & 0xffffu)), -half(words.x >> 16u));
+    return vec4f(vec2f(half(words.x & 0xffffu)), vec2f(-half(words.x >> 16u)));
   }
   if (FORM == 10u || FORM == 13u) {
-    return vec3f(half(words.x) * signed_bytes(words.y >> (16u * (g & 1u))).xy, 0.0);
+    return vec4f(half(words.x) * signed_bytes(words.y >> (16u * (g & 1u))).xy, vec2f());
+  }
+  if (FORM == 14u) {
+    let nibbles = (vec4u(words.y >> (16u * (g & 1u))) >> vec4u(0u, 8u, 4u, 12u)) & vec4u(15u);
+    return vec2f(half(words.x & 0xffffu), half(words.x >> 16u)).xxyy * vec4f(nibbles);
   }
   if (FORM == 11u) {
-    return vec3f(vec2f(half_power((words.x >> (8u * (g & 3u))) & 255u)), 0.0);
+    return vec4f(vec2f(half_power((words.x >> (8u * (g & 3u))) & 255u)), vec2f());
   }
-  return k_scale(words, g % 8u).xxy;
+  return k_scale(words, g % 8u).xxyy;
 }
 
 // Codes of fewer bits as words of nibbles.
@@ -157,7 +163,7 @@ fn unpack(packed: Packed, g: u32) -> Group {
   if (PAIRS) {
     a = spread(packed.a.xy, packed.high.x);
   }
-  return Group(a, packed.b, packed.high, scale.xy, scale.z);
+  return Group(a, packed.b, packed.high, scale.xy, scale.zw);
 }
 
 fn load_group(row: u32, g: u32, cols: u32) -> Group {
@@ -254,7 +260,7 @@ fn first_half(group: Group) -> Half {
     return bytes(group.a, group.scale.x);
   }
   let step = select(4u, 8u, FORM == 10u);
-  return nibbles(group.a, group.high.x, step, group.scale.x, group.minimum);
+  return nibbles(group.a, group.high.x, step, group.scale.x, group.minimum.x);
 }
 
 // Weights of columns 16 .. 31 of a group.
@@ -267,9 +273,9 @@ fn second_half(group: Group) -> Half {
   }
   let words = group.a >> vec4u(4u);
   if (FORM == 10u) {
-    return nibbles(words, group.high.y, 8u, group.scale.y, group.minimum);
+    return nibbles(words, group.high.y, 8u, group.scale.y, group.minimum.y);
   }
-  return nibbles(words, group.high.x >> 16u, 4u, group.scale.y, group.minimum);
+  return nibbles(words, group.high.x >> 16u, 4u, group.scale.y, group.minimum.y);
 }
 
 // Products of 16 weights and 16 activations, in four parts; `total` adds the parts up.
@@ -282,14 +288,19 @@ fn total(parts: vec4f) -> f32 {
 }
 
 // A group's weights times 32 activations, of which a has the first half and b the second; `sum` is
-// what the activations add up to. Scale and minimum are applied once, after the codes' products.
+// what the activations add up to, but for Q2_K, which takes the sum of each half. Scale and minimum are
+// applied once, after the codes' products.
 fn group_product(group: Group, a: Half, b: Half, sum: f32) -> f32 {
   if (FORM < 3u) {
     return total(multiply(first_half(group), a) + multiply(second_half(group), b));
   }
   var plain = group;
   plain.scale = vec2f(1.0);
-  plain.minimum = 0.0;
+  plain.minimum = vec2f();
+  var less = group.minimum.x * sum;
+  if (FORM == 14u) {
+    less = dot(group.minimum, vec2f(total(a.v0 + a.v1 + a.v2 + a.v3), total(b.v0 + b.v1 + b.v2 + b.v3)));
+  }
   return group.scale.x * total(multiply(first_half(plain), a)) +
-    group.scale.y * total(multiply(second_half(plain), b)) - group.minimum * sum;
+    group.scale.y * total(multiply(second_half(plain), b)) - less;
 }

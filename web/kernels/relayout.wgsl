@@ -252,6 +252,20 @@ fn move_q3(row_at: u32, row: u32, g: u32) {
   }
 }
 
+// Q2_K: 256 columns: 16 bytes of scales and minimums, 64 of pairs, f16 d and dmin.
+fn move_q2(row_at: u32, row: u32, g: u32) {
+  let at = row_at + (g / 8u) * 84u;
+  let j = g % 8u;
+  let out = row * (params.cols / 32u) + g;
+  move_pairs(at + 16u + 32u * (j / 4u), 2u * (j % 4u), out);
+  if (j == 0u) {
+    for (var q = 0u; q < 4u; q++) {
+      scales[5u * (out / 8u) + q] = word_at(at + 4u * q);
+    }
+    scales[5u * (out / 8u) + 4u] = word_at(at + 80u);
+  }
+}
+
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -274,7 +288,9 @@ fn main(
     move_k(row_at, row, g);
   } else if (FORM == 10u) {
     move_q6(row_at, row, g);
-  } else {
+  } else if (FORM == 13u) {
     move_q3(row_at, row, g);
+  } else {
+    move_q2(row_at, row, g);
   }
 }

@@ -148,6 +148,14 @@ def _pairs(packed: Bytes) -> Bytes:
     return codes.reshape(-1, 16, 16)
 
 
+def _q2_k(blocks: Bytes) -> Floats:
+    """16 bytes, each a scale's nibble and above it a minimum's, 64 of pairs, d, dmin."""
+    scale = _half(blocks, 80) * (blocks[:, :16] & 15).astype(np.float32)
+    minimum = _half(blocks, 82) * (blocks[:, :16] >> _FOUR).astype(np.float32)
+    codes = _pairs(blocks[:, 16:80]).astype(np.float32)
+    return scale[..., None] * codes - minimum[..., None]
+
+
 def _q3_k(blocks: Bytes) -> Floats:
     """32 bytes of third bits, 64 of pairs, 12 of 16 scales, d.
 
@@ -186,4 +194,5 @@ _UNPACK: dict[str, Callable[[Bytes], Floats]] = {
     "MXFP4": _mxfp4,
     "IQ4_NL": _iq4_nl,
     "Q3_K": _q3_k,
+    "Q2_K": _q2_k,
 }
