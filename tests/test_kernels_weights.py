@@ -363,7 +363,7 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
         assert np.all(out == 7.0)
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K"])
+@pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K", "IQ4_NL", "Q2_K"])
 @pytest.mark.parametrize("kernel", ["matvec_subgroup", "matvec_half"])
 def test_matvecs_of_a_few_tokens(gpu_page: GpuPage, kernel: str, kind: str) -> None:
     """What each token gets is what it would get alone: bit for bit in f32, while drivers may leave
