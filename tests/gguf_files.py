@@ -13,6 +13,8 @@ from doppler.formats.blocks import BLOCK_TYPES
 # where the f16 scales of a block lie, so that random bytes never make infinities there
 HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0]}
 HALVES |= {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "F16": [0]}
+HALVES |= {"IQ4_NL": [0], "Q2_K": [80, 82], "Q3_K": [108]}
+EXPONENTS = {"MXFP4": 0}  # and where a block has a byte that is its scale's exponent plus 127
 _NUMBERS = {
     "u32": (4, "<I"),
     "i32": (5, "<i"),
@@ -32,7 +34,9 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> bytes:
         values = rng.normal(size=count).astype(np.float32).view(np.uint32)
         return (values if name == "F32" else (values >> 16).astype(np.uint16)).tobytes()
     data = rng.integers(0, 256, (count, block.bytes), dtype=np.uint8)
-    for at in HALVES[name]:
+    if name in EXPONENTS:
+        data[:, EXPONENTS[name]] = rng.integers(121, 129, count)
+    for at in HALVES.get(name, []):
         scales = np.exp2(rng.uniform(-6, 1, (count, 1))).astype(np.float16)
         data[:, at : at + 2] = scales.view(np.uint8)
     return data.tobytes()

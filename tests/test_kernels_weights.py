@@ -27,6 +27,9 @@ SCALES = {
     "Q4_K": (0, 2),
     "Q5_K": (0, 2),
     "Q6_K": (208,),
+    "IQ4_NL": (0,),
+    "Q3_K": (108,),
+    "Q2_K": (80, 82),
 }
 # Sums of thousands of f32 products in another order than NumPy's: relative to the sum of their
 # magnitudes, a few units of 2^-24 remain. A wrong weight is off by 1e-2 or more.
@@ -45,7 +48,9 @@ def blocks(kind: str, rows: int, cols: int, rng: np.random.Generator) -> bytes:
         return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
     block = BLOCK_TYPES[kind]
     data = rng.integers(0, 256, (rows, cols // block.elements, block.bytes), np.uint8)
-    for at in SCALES[kind]:
+    if kind == "MXFP4":
+        data[..., 0] = rng.integers(107, 123, data.shape[:2])  # 2^-20 .. 2^-5
+    for at in SCALES.get(kind, ()):
         sizes = rng.standard_normal(data.shape[:2]) * 10.0 ** rng.integers(-6, -1, data.shape[:2])
         data[..., at : at + 2] = sizes.astype("<f2")[..., None].view(np.uint8)
     return data.tobytes()
@@ -194,6 +199,19 @@ def test_planes_hold_the_weights_bit_for_bit(gpu_page: GpuPage, kind: str) -> No
         np.testing.assert_array_equal(out[:-1, :cols], right[:-1])
         assert not out[-1].any()
         assert not out[:, cols:].any()
+
+
+def test_every_scale_of_mxfp4(gpu_page: GpuPage) -> None:
+    """Each exponent whose weights are all normal float32 or zero: a GPU may flush smaller ones."""
+    exponents = np.arange(2, 252, dtype=np.uint8)
+    data = np.zeros((1, len(exponents), 17), np.uint8)
+    data[..., 0] = exponents
+    data[..., 1:] = [0x10 * (15 - i) + i for i in range(16)]
+    cols = 32 * len(exponents)
+    (planes,) = gpu_page.run([relayout("MXFP4", data.tobytes(), 1, cols)])
+    (out,) = gpu_page.run([gather_case("MXFP4", planes, 1, cols, np.zeros(2, np.uint32))])
+    right = dequantized("MXFP4", data.tobytes(), 1, cols)[0]
+    np.testing.assert_array_equal(out["out"][0, :cols].view(np.uint32), right.view(np.uint32))
 
 
 @pytest.mark.parametrize("kind", WIDER)
@@ -367,7 +385,7 @@ def test_biases(gpu_page: GpuPage, kernel: str) -> None:
     assert_product(plain, matrix, x)
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K"])
+@pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K", "IQ4_NL", "Q2_K"])
 @pytest.mark.parametrize("kernel", ["matvec_subgroup", "matvec_half"])
 def test_matvecs_of_a_few_tokens(gpu_page: GpuPage, kernel: str, kind: str) -> None:
     """What each token gets is what it would get alone: bit for bit in f32, while drivers may leave

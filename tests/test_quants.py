@@ -35,6 +35,17 @@ def test_sizes_and_numbers_equal_the_gguf_package(name: str) -> None:
     assert block.ggml_id == kind.value
 
 
+def test_every_scale_of_mxfp4() -> None:
+    """All 256 exponents (weights are subnormal or infinite at the ends), all 16 numbers."""
+    data = np.zeros((1, 256, 17), np.uint8)
+    data[..., 0] = np.arange(256)
+    data[..., 1:] = [0x10 * (15 - i) + i for i in range(16)]
+    with np.errstate(over="ignore"):
+        expected = gguf.dequantize(data.reshape(1, -1), gguf.GGMLQuantizationType.MXFP4)
+        actual = dequantize("MXFP4", data.tobytes(), (1, 32 * 256))
+    np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+
+
 def test_wrong_sizes_and_names() -> None:
     with pytest.raises(FormatError, match="whole number of Q4_K blocks"):
         dequantize("Q4_K", b"", (1, 100))

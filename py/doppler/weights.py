@@ -27,6 +27,10 @@ FORMS: Mapping[str, int] = {
     "Q4_K": 8,
     "Q5_K": 9,
     "Q6_K": 10,
+    "MXFP4": 11,
+    "IQ4_NL": 12,
+    "Q3_K": 13,
+    "Q2_K": 14,
 }
 # Matrices that multiply the same activations: one matrix, and so one dispatch, where types agree.
 STACKS: Mapping[str, tuple[str, ...]] = {
@@ -74,13 +78,15 @@ def plane_sizes(form: int, columns: int) -> PlaneSizes:
     if form in (1, 2):
         return PlaneSizes(2 * aligned(columns, 4), 0, 0)
     groups, blocks = columns // 32, columns // 256
-    codes = (32 if form == 7 else 16) * groups
-    high = {5: 4, 6: 4, 9: 4, 10: 8}.get(form, 0) * groups
-    if form in (3, 5, 7):
+    codes = {7: 32, 13: 8, 14: 8}.get(form, 16) * groups
+    high = {5: 4, 6: 4, 9: 4, 10: 8, 13: 4}.get(form, 0) * groups
+    if form in (3, 5, 7, 12):
         return PlaneSizes(codes, high, 2 * aligned(groups, 2))
     if form in (4, 6):
         return PlaneSizes(codes, high, 4 * groups)
-    return PlaneSizes(codes, high, (20 if form == 10 else 16) * blocks)
+    if form == 11:
+        return PlaneSizes(codes, high, aligned(groups, 4))
+    return PlaneSizes(codes, high, (20 if form in (10, 13, 14) else 16) * blocks)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ fn weights(row: u32, g: u32, i: u32) -> vec4f {
   if (FORM == 10u) {
     return scale * values(word, select(group.high.x, group.high.y, later) >> (8u * (i % 4u)));
   }
-  return scale * values(word, group.high.x >> (4u * i)) - group.minimum;
+  return scale * values(word, group.high.x >> (4u * i)) - select(group.minimum.x, group.minimum.y, later);
 }
 
 fn transposed(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> Block {

@@ -15,7 +15,8 @@ diagnostic(off, subgroup_uniformity);
 
 alias Staged = vec4h;
 
-override X_SCALE = select(select(64.0, 256.0, FORM == 7u), 16.0, FORM < 5u || FORM == 8u);
+override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u || PAIRS; // or fewer
+override X_SCALE = select(select(64.0, 256.0, FORM == 7u || FORM == 12u), 16.0, FOUR_BITS);
 const LARGEST = 65504.0; // in f16
 
 // What a weight of zero becomes: 1024 and its code.
@@ -24,7 +25,9 @@ fn zero() -> f16 {
     return 1032.0h;
   } else if (FORM == 5u) {
     return 1040.0h;
-  } else if (FORM == 7u) {
+  } else if (FORM == 13u) {
+    return 1028.0h;
+  } else if (FORM == 7u || CODEBOOK) {
     return 1152.0h;
   } else if (FORM == 10u) {
     return 1056.0h;
@@ -47,6 +50,10 @@ fn small_codes(a: u32, b: u32) -> vec4h {
 
 // Four columns: the low nibbles of a word, and what bits they have in `upper`.
 fn nibbles4(word: u32, upper: u32) -> vec4h {
+  if (CODEBOOK) {
+    let code = looked_up((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u));
+    return small_codes(code.x | (code.z << 16u), code.y | (code.w << 16u));
+  }
   var a = word & 0x000f000fu;
   var b = (word >> 8u) & 0x000f000fu;
   if (FORM == 5u || FORM == 6u || FORM == 9u) { // a bit a column
@@ -66,6 +73,11 @@ fn bytes4(word: u32) -> vec4h {
 
 fn total4(v: vec4h) -> f32 {
   return total(vec4f(v));
+}
+
+// The sum of 16 activations as they are staged.
+fn sum_of(v0: vec4h, v1: vec4h, v2: vec4h, v3: vec4h) -> f32 {
+  return total(vec4f(v0) + vec4f(v1) + vec4f(v2) + vec4f(v3));
 }
 
 fn nibbles_product(w: vec4u, upper: u32, step: u32, v0: vec4h, v1: vec4h, v2: vec4h, v3: vec4h) -> f32 {
@@ -94,5 +106,10 @@ fn product(group: Group, v: Activations) -> f32 {
     first = nibbles_product(group.a, group.high.x, step, v.v0, v.v1, v.v2, v.v3);
     second = nibbles_product(group.a >> vec4u(4u), later, step, v.v4, v.v5, v.v6, v.v7);
   }
-  return X_SCALE * (group.scale.x * first + group.scale.y * second) - group.minimum * v.sum;
+  var less = group.minimum.x * v.sum;
+  if (FORM == 14u) {
+    let sums = vec2f(sum_of(v.v0, v.v1, v.v2, v.v3), sum_of(v.v4, v.v5, v.v6, v.v7));
+    less = X_SCALE * dot(group.minimum, sums);
+  }
+  return X_SCALE * (group.scale.x * first + group.scale.y * second) - less;
 }

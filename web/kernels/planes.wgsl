@@ -13,13 +13,27 @@
 //   8 Q4_K      4 words a group                       -               4 words a 256-block, see below
 //   9 Q5_K      4 words a group                       1 word          as Q4_K
 //  10 Q6_K      4 words a group                       2 words         5 words a 256-block: 16 i8, f16 d
+//  11 MXFP4     4 words a group                       -               a byte (an exponent) a group
+//  12 IQ4_NL    4 words a group                       -               as Q4_0
+//  13 Q3_K      2 words a group, see below            1 word          as Q6_K
+//  14 Q2_K      as Q3_K                               -               5 words a 256-block, see below
 // A group is 32 columns. Of 4-bit words, byte b of word w holds column 4w+b in its low nibble and
 // 16+4w+b in its high one. High bits: bit i of the word is column i; Q6_K has two bits a column.
 // Dense rows (0..2) are padded with zeros to a multiple of 4 columns. The scales of a K block: f16 d and
 // dmin; then eight nibbles each, one a group: the low bits of its scale, of its minimum, and the high two
-// bits of both, the scale's first.
+// bits of both, the scale's first. Of a Q2_K block: 16 bytes, a scale in the low nibble and a minimum in the
+// high one; then d and dmin. A row's scales begin at a word.
+// Nibbles of MXFP4 and IQ4_NL are places in a codebook. The four words of nibbles of Q3_K and Q2_K are laid
+// one into the other: word n has the low two bits of those of word 2n, and two bits above these, of word
+// 2n + 1; `high` has the third bit of those of word n at bit n of the nibble.
 
 override FORM: u32;
+override PAIRS = FORM > 12u; // two bits of a column, or also a third
+override CODEBOOK = FORM == 11u || FORM == 12u;
+
+// What a nibble stands for with a codebook, a byte each: 128 more than the number, so that none is negative.
+const E2M1 = vec4u(0x83828180u, 0x8c888684u, 0x7d7e7f80u, 0x74787a7cu); // twice the number
+const UNEVEN = vec4u(0x3f2d1801u, 0x766a5d4fu, 0xa6998d81u, 0xf1d9c5b5u);
 
 @group(0) @binding(0) var<storage, read> codes: array<vec4u>;
 @group(0) @binding(1) var<storage, read> high: array<u32>;
@@ -33,14 +47,14 @@ struct Packed {
   scale: vec4u,
 }
 
-// 32 weights of a row, with their scales. Weight = scale · code - minimum, scale.x for columns 0..15
-// and scale.y for 16..31.
+// 32 weights of a row, with their scales. Weight = scale · code - minimum, of both .x for columns 0..15
+// and .y for 16..31. Minimums differ in Q2_K only.
 struct Group {
   a: vec4u,
   b: vec4u,
   high: vec2u,
   scale: vec2f,
-  minimum: f32,
+  minimum: vec2f,
 }
 
 // f16 bits -> f32, exact for subnormals too, which small scales are and unpack2x16float may flush.
@@ -74,19 +88,24 @@ fn load_packed(row: u32, g: u32, cols: u32) -> Packed {
   if (FORM == 7u) {
     out.a = codes[2u * at];
     out.b = codes[2u * at + 1u];
+  } else if (PAIRS) {
+    let two = codes[at / 2u];
+    out.a = vec4u(select(two.xy, two.zw, (at & 1u) == 1u), 0u, 0u);
   } else {
     out.a = codes[at];
   }
-  if (FORM == 5u || FORM == 6u || FORM == 9u) {
+  if (FORM == 5u || FORM == 6u || FORM == 9u || FORM == 13u) {
     out.high = vec2u(high[at], 0u);
   } else if (FORM == 10u) {
     out.high = vec2u(high[2u * at], high[2u * at + 1u]);
   }
-  if (FORM == 3u || FORM == 5u || FORM == 7u) {
+  if (FORM == 3u || FORM == 5u || FORM == 7u || FORM == 12u) {
     out.scale.x = scales[row * ((groups + 1u) / 2u) + g / 2u];
   } else if (FORM == 4u || FORM == 6u) {
     out.scale.x = scales[at];
-  } else if (FORM == 10u) {
+  } else if (FORM == 11u) {
+    out.scale.x = scales[row * ((groups + 3u) / 4u) + g / 4u];
+  } else if (FORM == 10u || PAIRS) {
     let base = 5u * (at / 8u);
     out.scale = vec4u(scales[base + 4u], scales[base + (at % 8u) / 2u], 0u, 0u);
   } else {
@@ -103,23 +122,48 @@ fn k_scale(words: vec4u, j: u32) -> vec2f {
   return vec2f(half(words.x & 0xffffu), half(words.x >> 16u)) * vec2f(bits);
 }
 
-// Scale of columns 0..15 and of 16..31, and the minimum, of what was group g of its row.
-fn scale_of(words: vec4u, g: u32) -> vec3f {
-  if (FORM == 3u || FORM == 5u || FORM == 7u) {
-    return vec3f(vec2f(half((words.x >> (16u * (g & 1u))) & 0xffffu)), 0.0);
+// Half of 2^(exponent - 127), which is subnormal below an exponent of 2: there a GPU may take it for zero.
+fn half_power(exponent: u32) -> f32 {
+  return bitcast<f32>(select((exponent - 1u) << 23u, 0x200000u << (exponent & 1u), exponent < 2u));
+}
+
+// Scales of columns 0..15 and of 16..31, then their minimums, of what was group g of its row.
+fn scale_of(words: vec4u, g: u32) -> vec4f {
+  if (FORM == 3u || FORM == 5u || FORM == 7u || FORM == 12u) {
+    return vec4f(vec2f(half((words.x >> (16u * (g & 1u))) & 0xffffu)), vec2f());
   }
   if (FORM == 4u || FORM == 6u) {
-    return vec3f(vec2f(half(words.x & 0xffffu)), -half(words.x >> 16u));
+    return vec4f(vec2f(half(words.x & 0xffffu)), vec2f(-half(words.x >> 16u)));
   }
-  if (FORM == 10u) {
-    return vec3f(half(words.x) * signed_bytes(words.y >> (16u * (g & 1u))).xy, 0.0);
+  if (FORM == 10u || FORM == 13u) {
+    return vec4f(half(words.x) * signed_bytes(words.y >> (16u * (g & 1u))).xy, vec2f());
   }
-  return k_scale(words, g % 8u).xxy;
+  if (FORM == 14u) {
+    let nibbles = (vec4u(words.y >> (16u * (g & 1u))) >> vec4u(0u, 8u, 4u, 12u)) & vec4u(15u);
+    return vec2f(half(words.x & 0xffffu), half(words.x >> 16u)).xxyy * vec4f(nibbles);
+  }
+  if (FORM == 11u) {
+    return vec4f(vec2f(half_power((words.x >> (8u * (g & 3u))) & 255u)), vec2f());
+  }
+  return k_scale(words, g % 8u).xxyy;
+}
+
+// Codes of fewer bits as words of nibbles.
+fn spread(words: vec2u, upper: u32) -> vec4u {
+  let pairs = vec4u(words.x, words.x >> 2u, words.y, words.y >> 2u) & vec4u(0x33333333u);
+  if (FORM == 13u) {
+    return pairs | (((vec4u(upper) >> vec4u(0u, 1u, 2u, 3u)) & vec4u(0x11111111u)) << vec4u(2u));
+  }
+  return pairs;
 }
 
 fn unpack(packed: Packed, g: u32) -> Group {
   let scale = scale_of(packed.scale, g);
-  return Group(packed.a, packed.b, packed.high, scale.xy, scale.z);
+  var a = packed.a;
+  if (PAIRS) {
+    a = spread(packed.a.xy, packed.high.x);
+  }
+  return Group(a, packed.b, packed.high, scale.xy, scale.zw);
 }
 
 fn load_group(row: u32, g: u32, cols: u32) -> Group {
@@ -144,7 +188,18 @@ fn dense(group: Group, i: u32) -> vec4f {
     half(pair.y >> 16u));
 }
 
-// The codes of four columns: nibbles (the low ones of each byte of `word`) with their high bits.
+// What the codebook has for four nibbles, plus 128.
+fn looked_up(code: vec4u) -> vec4u {
+  let book = select(E2M1, UNEVEN, FORM == 12u);
+  let odd = (code & vec4u(4u)) != vec4u();
+  let first = select(vec4u(book.x), vec4u(book.y), odd);
+  let second = select(vec4u(book.z), vec4u(book.w), odd);
+  let word = select(first, second, code > vec4u(7u));
+  return (word >> (8u * (code & vec4u(3u)))) & vec4u(255u);
+}
+
+// The codes of four columns: nibbles (the low ones of each byte of `word`) with their high bits, or what
+// stands for them in the codebook.
 fn values(word: u32, upper: u32) -> vec4f {
   var code = (vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u);
   if (FORM == 5u || FORM == 6u || FORM == 9u) {
@@ -160,6 +215,11 @@ fn values(word: u32, upper: u32) -> vec4f {
     offset = 16.0;
   } else if (FORM == 10u) {
     offset = 32.0;
+  } else if (FORM == 13u) {
+    offset = 4.0;
+  } else if (CODEBOOK) {
+    code = looked_up(code);
+    offset = 128.0;
   }
   return bitcast<vec4f>(code | vec4u(0x4b000000u)) - (8388608.0 + offset);
 }
@@ -200,7 +260,7 @@ fn first_half(group: Group) -> Half {
     return bytes(group.a, group.scale.x);
   }
   let step = select(4u, 8u, FORM == 10u);
-  return nibbles(group.a, group.high.x, step, group.scale.x, group.minimum);
+  return nibbles(group.a, group.high.x, step, group.scale.x, group.minimum.x);
 }
 
 // Weights of columns 16 .. 31 of a group.
@@ -213,9 +273,9 @@ fn second_half(group: Group) -> Half {
   }
   let words = group.a >> vec4u(4u);
   if (FORM == 10u) {
-    return nibbles(words, group.high.y, 8u, group.scale.y, group.minimum);
+    return nibbles(words, group.high.y, 8u, group.scale.y, group.minimum.y);
   }
-  return nibbles(words, group.high.x >> 16u, 4u, group.scale.y, group.minimum);
+  return nibbles(words, group.high.x >> 16u, 4u, group.scale.y, group.minimum.y);
 }
 
 // Products of 16 weights and 16 activations, in four parts; `total` adds the parts up.
@@ -228,14 +288,19 @@ fn total(parts: vec4f) -> f32 {
 }
 
 // A group's weights times 32 activations, of which a has the first half and b the second; `sum` is
-// what the activations add up to. Scale and minimum are applied once, after the codes' products.
+// what the activations add up to, but for Q2_K, which takes the sum of each half. Scale and minimum are
+// applied once, after the codes' products.
 fn group_product(group: Group, a: Half, b: Half, sum: f32) -> f32 {
   if (FORM < 3u) {
     return total(multiply(first_half(group), a) + multiply(second_half(group), b));
   }
   var plain = group;
   plain.scale = vec2f(1.0);
-  plain.minimum = 0.0;
+  plain.minimum = vec2f();
+  var less = group.minimum.x * sum;
+  if (FORM == 14u) {
+    less = dot(group.minimum, vec2f(total(a.v0 + a.v1 + a.v2 + a.v3), total(b.v0 + b.v1 + b.v2 + b.v3)));
+  }
   return group.scale.x * total(multiply(first_half(plain), a)) +
-    group.scale.y * total(multiply(second_half(plain), b)) - group.minimum * sum;
+    group.scale.y * total(multiply(second_half(plain), b)) - less;
 }

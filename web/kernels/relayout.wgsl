@@ -57,8 +57,11 @@ fn move_dense(row_at: u32, row: u32, g: u32) {
 }
 
 fn plain_block_bytes() -> u32 {
+  if (FORM == 11u) {
+    return 17u;
+  }
   return select(select(select(select(34u, 24u, FORM == 6u), 22u, FORM == 5u), 20u, FORM == 4u), 18u,
-    FORM == 3u);
+    FORM == 3u || FORM == 12u);
 }
 
 // Q4_0 as Q5_0: codes are 8 more, so that the third bit goes up to the fifth, and what it was is inverted.
@@ -92,14 +95,25 @@ fn widen_to_bytes(start: u32, fifth: u32, out: u32) {
   }
 }
 
-// Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes.
+// The byte that is the scale of each of four blocks of a row; zero beyond the last.
+fn move_exponents(at: u32, row: u32, g: u32) {
+  let groups = params.cols / 32u;
+  var word = 0u;
+  for (var i = 0u; i < min(4u, groups - g); i++) {
+    word |= byte_at(at + i * plain_block_bytes()) << (8u * i);
+  }
+  scales[row * ((groups + 3u) / 4u) + g / 4u] = word;
+}
+
+// Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes. MXFP4: a byte, codes.
+// IQ4_NL: as Q4_0.
 fn move_plain(row_at: u32, row: u32, g: u32) {
   let groups = params.cols / 32u;
   let size = plain_block_bytes();
   let at = row_at + g * size;
   let out = row * groups + g;
   let has_minimum = FORM == 4u || FORM == 6u;
-  var start = at + select(2u, 4u, has_minimum);
+  var start = at + select(select(2u, 1u, FORM == 11u), 4u, has_minimum);
   if (FORM == 3u && TO == 5u) {
     widen_nibbles(start, out);
   } else if (FORM == 5u && TO == 7u) {
@@ -116,6 +130,10 @@ fn move_plain(row_at: u32, row: u32, g: u32) {
   }
   if (has_minimum) {
     scales[out] = word_at(at);
+  } else if (FORM == 11u) {
+    if (g % 4u == 0u) {
+      move_exponents(at, row, g);
+    }
   } else if (g % 2u == 0u) {
     let next = select(0u, pair_at(at + size), g + 1u < groups);
     scales[row * ((groups + 1u) / 2u) + g / 2u] = pair_at(at) | (next << 16u);
@@ -197,6 +215,57 @@ fn move_q6(row_at: u32, row: u32, g: u32) {
   }
 }
 
+// Codes of two bits, four groups in the same 32 bytes, as planes.wgsl has them.
+fn move_pairs(start: u32, shift: u32, out: u32) {
+  for (var w = 0u; w < 2u; w++) {
+    let even = regroup(start + 8u * w, shift) & 0x33333333u;
+    let odd = regroup(start + 8u * w + 4u, shift) & 0x33333333u;
+    codes[2u * out + w] = even | (odd << 2u);
+  }
+}
+
+// Word q of the 16 scales of a Q3_K block as signed bytes: six bits each, of 12 bytes, less 32.
+fn q3_scales(at: u32, q: u32) -> u32 {
+  let low = (word_at(at + 4u * (q % 2u)) >> (4u * (q / 2u))) & 0x0f0f0f0fu;
+  let upper = (word_at(at + 8u) >> (2u * q)) & 0x03030303u;
+  let scale = (low | (upper << 4u)) ^ 0x20202020u;
+  let sign = scale & 0x20202020u;
+  return scale | (sign << 1u) | (sign << 2u);
+}
+
+// Q3_K: 256 columns: 32 bytes, of which bit j is group j's third bit, 64 of pairs, 12 of scales, f16 d.
+fn move_q3(row_at: u32, row: u32, g: u32) {
+  let at = row_at + (g / 8u) * 110u;
+  let j = g % 8u;
+  let out = row * (params.cols / 32u) + g;
+  move_pairs(at + 32u + 32u * (j / 4u), 2u * (j % 4u), out);
+  var upper = 0u;
+  for (var w = 0u; w < 4u; w++) {
+    upper |= (regroup(at + 4u * w, j) & 0x11111111u) << w;
+  }
+  high[out] = upper;
+  if (j == 0u) {
+    for (var q = 0u; q < 4u; q++) {
+      scales[5u * (out / 8u) + q] = q3_scales(at + 96u, q);
+    }
+    scales[5u * (out / 8u) + 4u] = pair_at(at + 108u);
+  }
+}
+
+// Q2_K: 256 columns: 16 bytes of scales and minimums, 64 of pairs, f16 d and dmin.
+fn move_q2(row_at: u32, row: u32, g: u32) {
+  let at = row_at + (g / 8u) * 84u;
+  let j = g % 8u;
+  let out = row * (params.cols / 32u) + g;
+  move_pairs(at + 16u + 32u * (j / 4u), 2u * (j % 4u), out);
+  if (j == 0u) {
+    for (var q = 0u; q < 4u; q++) {
+      scales[5u * (out / 8u) + q] = word_at(at + 4u * q);
+    }
+    scales[5u * (out / 8u) + 4u] = word_at(at + 80u);
+  }
+}
+
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -213,11 +282,15 @@ fn main(
   let g = index % groups;
   if (FORM < 3u) {
     move_dense(row_at, row, g);
-  } else if (FORM < 8u) {
+  } else if (FORM < 8u || FORM == 11u || FORM == 12u) {
     move_plain(row_at, row, g);
   } else if (FORM < 10u) {
     move_k(row_at, row, g);
-  } else {
+  } else if (FORM == 10u) {
     move_q6(row_at, row, g);
+  } else if (FORM == 13u) {
+    move_q3(row_at, row, g);
+  } else {
+    move_q2(row_at, row, g);
   }
 }

@@ -47,10 +47,14 @@ BLOCK_TYPES = {
         BlockType("Q5_0", 6, 32, 22),
         BlockType("Q5_1", 7, 32, 24),
         BlockType("Q8_0", 8, 32, 34),
+        BlockType("Q2_K", 10, 256, 84),
+        BlockType("Q3_K", 11, 256, 110),
         BlockType("Q4_K", 12, 256, 144),
         BlockType("Q5_K", 13, 256, 176),
         BlockType("Q6_K", 14, 256, 210),
+        BlockType("IQ4_NL", 20, 32, 18),
         BlockType("BF16", 30, 1, 2),
+        BlockType("MXFP4", 39, 32, 17),
     )
 }
 BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}

@@ -44,7 +44,7 @@ def _nibbles(codes: Bytes) -> Bytes:
     return np.concatenate([codes & 15, codes >> 4], axis=-1)
 
 
-_FOUR = np.uint8(4)
+_TWO, _FOUR = np.uint8(2), np.uint8(4)
 
 
 def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
@@ -73,6 +73,27 @@ def _q5_1(blocks: Bytes) -> Floats:
 
 def _q8_0(blocks: Bytes) -> Floats:
     return _half(blocks, 0) * blocks[:, 2:].copy().view(np.int8).astype(np.float32)
+
+
+# What the 4-bit codes of types with a codebook mean.
+_DOUBLED_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+_UNEVEN = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
+)
+
+
+def _mxfp4(blocks: Bytes) -> Floats:
+    """A byte e, the exponent of the scale 2^(e - 127), then codes of numbers of 4 bits (e2m1).
+
+    The numbers are taken twice and the scale half, which for e < 2 is a subnormal float32.
+    """
+    e = blocks[:, :1].astype(np.uint32)
+    half_scale = np.where(e < 2, np.uint32(0x200000) << e, (e - np.uint32(1)) << np.uint32(23))
+    return half_scale.astype(np.uint32).view(np.float32) * _DOUBLED_E2M1[_nibbles(blocks[:, 1:])]
+
+
+def _iq4_nl(blocks: Bytes) -> Floats:
+    return _half(blocks, 0) * _UNEVEN[_nibbles(blocks[:, 2:])]
 
 
 def _k_scales(packed: Bytes) -> tuple[Floats, Floats]:
@@ -120,6 +141,36 @@ def _q6_k(blocks: Bytes) -> Floats:
     return (_half(blocks, 208) * scales)[..., None] * codes
 
 
+def _pairs(packed: Bytes) -> Bytes:
+    """64 bytes -> two-bit codes [blocks, 16, 16]: each 32 bytes hold four groups of 32."""
+    shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    codes: Bytes = packed.reshape(-1, 2, 1, 32) >> shift & np.uint8(3)
+    return codes.reshape(-1, 16, 16)
+
+
+def _q2_k(blocks: Bytes) -> Floats:
+    """16 bytes, each a scale's nibble and above it a minimum's, 64 of pairs, d, dmin."""
+    scale = _half(blocks, 80) * (blocks[:, :16] & 15).astype(np.float32)
+    minimum = _half(blocks, 82) * (blocks[:, :16] >> _FOUR).astype(np.float32)
+    codes = _pairs(blocks[:, 16:80]).astype(np.float32)
+    return scale[..., None] * codes - minimum[..., None]
+
+
+def _q3_k(blocks: Bytes) -> Floats:
+    """32 bytes of third bits, 64 of pairs, 12 of 16 scales, d.
+
+    Scales have six bits: bytes 0–7 hold their low nibbles, and bits 2n and 2n + 1 of bytes 8–11
+    what scales 4n .. 4n + 3 have above those.
+    """
+    group = np.arange(8, dtype=np.uint8)[:, None]
+    third = (blocks[:, None, :32] >> group & 1).reshape(-1, 16, 16)  # bit g of byte i: column i
+    codes = (_pairs(blocks[:, 32:96]) | third << _TWO).astype(np.float32) - np.float32(4)
+    upper = blocks[:, None, 104:108] >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    scales = _nibbles(blocks[:, 96:104]) | upper.reshape(-1, 16) << _FOUR
+    scale: Floats = _half(blocks, 108) * (scales.astype(np.float32) - np.float32(32))
+    return scale[..., None] * codes
+
+
 def _plain(dtype: Any) -> Callable[[Bytes], Floats]:
     return lambda blocks: blocks.copy().view(dtype).astype(np.float32)
 
@@ -140,4 +191,8 @@ _UNPACK: dict[str, Callable[[Bytes], Floats]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "MXFP4": _mxfp4,
+    "IQ4_NL": _iq4_nl,
+    "Q3_K": _q3_k,
+    "Q2_K": _q2_k,
 }
