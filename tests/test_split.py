@@ -1,4 +1,4 @@
-"""Split GGUF files, as the gguf package writes them: the same model as the whole file's, or why not."""
+"""Split GGUF files, as the gguf package writes them: the whole file's model, or why not."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def test_files_that_do_not_belong_together(
         for at, (name, (no, n)) in enumerate(zip(names, values, strict=True))
     ]
     storage = FolderStorage(tmp_path / "out")
+    sources = [FileSource(path) for path in paths]
     with pytest.raises(FormatError) as caught:
-        sources = [FileSource(path) for path in paths]
         asyncio.run(convert_gguf(sources, storage, MemoryBuffers(), name="x"))
     assert message in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""A GGUF model, in a file or in parts, or a safetensors checkpoint -> shards, tokenizer.json and manifest.json.
+"""A GGUF model or a safetensors checkpoint -> shards, tokenizer.json and manifest.json.
 
 The bytes of the tensors are taken over as they are. Memory holds one shard and one read at a time,
 whatever the model's size. The manifest is written last, so that none ever describes shards that are
@@ -67,7 +67,7 @@ async def convert_gguf(
 ) -> Manifest:
     """Writes a GGUF model: one file, or all parts. `progress` gets bytes of the byte space.
 
-    Raises FormatError or UnsupportedError before anything is written where the files cannot be used.
+    Raises FormatError or UnsupportedError before anything is written where files cannot be used.
     """
     gguf = await read_model(sources, buffers)
     factors = await _rope_factors(gguf, buffers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError
@@ -45,7 +46,7 @@ async def read_model(sources: Sequence[Source], buffers: Buffers) -> Gguf:
     parts = [_part(await read_gguf(source, buffers)) for source in sources]
     parts.sort(key=lambda part: part.number)
     first = parts[0]
-    for before, part in zip(parts, parts[1:], strict=False):
+    for before, part in pairwise(parts):
         _check_pair(before, part)
     if len(parts) != first.count:
         raise FormatError(f"{_missing(parts)}; {_ALL}")
