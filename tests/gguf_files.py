@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGUFReader, GGUFWriter
 
 from doppler.formats.blocks import BLOCK_TYPES
 
@@ -144,3 +145,23 @@ def write_llama(path: Path, matrix: str = "Q4_K") -> Path:
     """The tiny model as a file."""
     path.write_bytes(gguf_bytes(llama_metadata(), llama_tensors(matrix)))
     return path
+
+
+def split_gguf(whole: Path, folder: Path, most: int, small_first: bool = True) -> list[Path]:
+    """The parts of a file with at most so many tensors each, written by the gguf package."""
+    folder.mkdir()
+    reader = GGUFReader(whole)
+    architecture = reader.fields["general.architecture"].contents()
+    path = folder / whole.name
+    writer = GGUFWriter(path, architecture, split_max_tensors=most, small_first_shard=small_first)
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            sub_type = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub_type)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("*.gguf"))

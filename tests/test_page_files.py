@@ -10,13 +10,21 @@ from playwright.sync_api import Playwright, expect
 
 from app_page import App, Traffic, watched
 from doppler.command.browser import Browser, launched
-from gguf_files import gguf_bytes, llama_metadata, llama_tensors
+from doppler.manifest import MANIFEST_FILE, Manifest
+from gguf_files import gguf_bytes, llama_metadata, llama_tensors, split_gguf
 from model_server import ModelServer, model_server
 
 CHAT_FILE = "tiny-chat.gguf"
 UNREADABLE = "This file cannot be read"
 UNKNOWN = "This model is of a kind that Doppler does not know"
 UNFETCHED = "The model could not be fetched"
+TRANSFER = """(contents) => {
+  const transfer = new DataTransfer();
+  for (const [name, data] of contents) {
+    transfer.items.add(new File([new Uint8Array(data)], name));
+  }
+  return transfer;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +58,12 @@ def server(tiny_models: Path) -> Iterator[ModelServer]:
         yield server
 
 
-def pick(app: App, path: Path) -> None:
-    """Chooses a file of the disk."""
+def pick(app: App, *paths: Path) -> None:
+    """Chooses files of the disk."""
     app.show_models()
     with app.page.expect_file_chooser() as chooser:
         app.page.get_by_role("button", name="Open a file…").click()
-    chooser.value.set_files(path)
+    chooser.value.set_files(paths)
 
 
 def enter(app: App, url: str) -> None:
@@ -63,6 +71,12 @@ def enter(app: App, url: str) -> None:
     app.show_models()
     app.page.get_by_role("textbox", name="Address of a GGUF file").fill(url)
     app.page.get_by_role("button", name="Open address").click()
+
+
+def identity_of(tiny_models: Path) -> str:
+    """Of the model that the whole file gives."""
+    path = tiny_models / "tiny-chat" / MANIFEST_FILE
+    return Manifest.from_json(path.read_text(encoding="utf-8"), str(path)).identity
 
 
 def expect_refused(app: App, *texts: str) -> None:
@@ -142,6 +156,43 @@ def test_files_that_are_refused(
 def test_a_file_of_this_disk(app: App, tiny_models: Path) -> None:
     pick(app, tiny_models.parent / CHAT_FILE)
     expect_works(app)
+
+
+def test_files_that_are_parts_of_one(app: App, tiny_models: Path, tmp_path: Path) -> None:
+    parts = split_gguf(tiny_models.parent / CHAT_FILE, tmp_path / "split", 6)
+    assert len(parts) > 3
+    pick(app, parts[1])
+    alone = f"{parts[1].name} is part 2 of {len(parts)}, and part 1 ({parts[0].name}), 3 ("
+    expect_refused(app, UNREADABLE, alone, "choose all of them at once in the page")
+    pick(app, *reversed(parts))
+    expect_works(app)
+    assert [model["id"] for model in app.call("models")] == [identity_of(tiny_models)]
+
+
+def test_files_that_are_dropped(app: App, tiny_models: Path, tmp_path: Path) -> None:
+    parts = split_gguf(tiny_models.parent / CHAT_FILE, tmp_path / "split", 12)
+    app.show_models()
+    contents = [[part.name, list(part.read_bytes())] for part in parts]
+    dropped = app.page.evaluate_handle(TRANSFER, contents)
+    app.page.locator(".own").dispatch_event("drop", {"dataTransfer": dropped})
+    expect_works(app)
+    assert [model["id"] for model in app.call("models")] == [identity_of(tiny_models)]
+
+
+def test_an_address_of_a_part(app: App, tiny_models: Path, tmp_path: Path) -> None:
+    parts = split_gguf(tiny_models.parent / CHAT_FILE, tmp_path / "split", 12)
+    names = {part.name for part in parts}
+    with model_server(tmp_path / "split") as server:
+        content = parts[-1].read_bytes()
+        parts[-1].unlink()
+        enter(app, f"{server.url}{parts[0].name}?download=true")
+        missing = f"{server.url}{parts[-1].name}?download=true"
+        expect_refused(app, UNFETCHED, f"{missing}: the server answered 404")
+        parts[-1].write_bytes(content)
+        app.errors.get_by_role("button", name="Try again").click()
+        expect_works(app)
+        assert {name for name, _ in server.requests} == names
+    assert [model["id"] for model in app.call("models")] == [identity_of(tiny_models)]
 
 
 def test_an_address(app: App, server: ModelServer) -> None:

@@ -78,10 +78,10 @@ async function boot(onEvent) {
  * @param {string} method
  * @param {object} args JSON-able
  * @param {OnEvent} [onEvent] a Comlink.proxy
- * @param {File | null} [file]
+ * @param {File[] | null} [files]
  * @returns {Promise<any>}
  */
-async function call(method, args, onEvent, file) {
+async function call(method, args, onEvent, files) {
   const bridge = (await booted()).pyimport("doppler.page.bridge");
   /** @param {string} event */
   const emit = (event) => {
@@ -89,7 +89,7 @@ async function call(method, args, onEvent, file) {
   };
   try {
     const text = JSON.stringify(args);
-    const answer = await bridge.call(method, text, emit, file ?? undefined).catch(internal);
+    const answer = await bridge.call(method, text, emit, files ?? undefined).catch(internal);
     return result(JSON.parse(answer));
   } finally {
     bridge.destroy();

@@ -62,11 +62,11 @@ class Api:
             "kernels": self._kernel_names,
         }
 
-    async def call(self, method: str, args: Args, emit: Emit, file: Any) -> Any:
+    async def call(self, method: str, args: Args, emit: Emit, files: Any) -> Any:
         """Runs one method. Raises a DopplerError that is meant for the person who asked."""
         if method not in self._methods:
             raise RequestError(f"{method!r} is not one of {', '.join(sorted(self._methods))}")
-        return await self._methods[method](args, emit, file)
+        return await self._methods[method](args, emit, files)
 
     def _alone(
         self, method: Callable[[Args, Emit, Any], Awaitable[Any]]
@@ -74,13 +74,13 @@ class Api:
         """Refuses a method that would touch the loaded model while another one does."""
         name = method.__name__.strip("_")
 
-        async def guarded(args: Args, emit: Emit, file: Any) -> Any:
+        async def guarded(args: Args, emit: Emit, files: Any) -> Any:
             if self._busy is not None:
                 raise RequestError(f"cannot {name} while {self._busy} is running: cancel it first")
             self._busy = name
             try:
                 async with self._tuner.turn:
-                    return await method(args, emit, file)
+                    return await method(args, emit, files)
             finally:
                 self._busy = None
 
@@ -111,7 +111,7 @@ class Api:
             self._gpu.destroy()
         self._gpu = self._kernels = self._model = None
 
-    async def _device(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _device(self, args: Args, emit: Emit, files: Any) -> Any:
         try:
             gpu, _ = await self._any_gpu()
         except DeviceError as error:
@@ -124,32 +124,32 @@ class Api:
             "limits": gpu.limits,
         }
 
-    async def _storage(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _storage(self, args: Args, emit: Emit, files: Any) -> Any:
         return await self._library.usage()
 
-    async def _models(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _models(self, args: Args, emit: Emit, files: Any) -> Any:
         return await self._library.models()
 
-    async def _download(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _download(self, args: Args, emit: Emit, files: Any) -> Any:
         return await self._transferred(self._library.download(_text(args, "url"), emit))
 
-    async def _import_url(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _import_url(self, args: Args, emit: Emit, files: Any) -> Any:
         url = _text(args, "url")
         return await self._transferred(self._library.import_url(url, args.get("name"), emit))
 
-    async def _import_file(self, args: Args, emit: Emit, file: Any) -> Any:
-        if file is None:
-            raise RequestError("import_file needs a file: pass a File as the fourth argument")
-        return await self._transferred(self._library.import_file(file, args.get("name"), emit))
+    async def _import_file(self, args: Args, emit: Emit, files: Any) -> Any:
+        if not files:
+            raise RequestError("import_file needs files: pass a list of Files as fourth argument")
+        return await self._transferred(self._library.import_file(files, args.get("name"), emit))
 
-    async def _delete(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _delete(self, args: Args, emit: Emit, files: Any) -> Any:
         identity = _text(args, "id")
         if self._model is not None and self._model.manifest.identity == identity:
             await self._methods["unload"]({}, emit, None)
         await self._library.delete(identity)
         return {}
 
-    async def _load(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _load(self, args: Args, emit: Emit, files: Any) -> Any:
         timeline = Timeline()
         async with self._library.open(_text(args, "id")) as stored:
             config = stored.store.manifest.config
@@ -179,24 +179,24 @@ class Api:
             "timeline": timeline.stages,
         }
 
-    async def _unload(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _unload(self, args: Args, emit: Emit, files: Any) -> Any:
         self._tuner.end()
         if self._model is not None:
             self._model.unload()
             self._model = None
         return {}
 
-    async def _tune(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _tune(self, args: Args, emit: Emit, files: Any) -> Any:
         await self._tuner.finished()
         return {}
 
-    async def _chat(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _chat(self, args: Args, emit: Emit, files: Any) -> Any:
         return await self._running(self._loaded().chat(args, emit))
 
-    async def _complete(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _complete(self, args: Args, emit: Emit, files: Any) -> Any:
         return await self._running(self._loaded().complete(args, emit))
 
-    async def _logits(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _logits(self, args: Args, emit: Emit, files: Any) -> Any:
         model = self._loaded()
         await runtime.loadNumpy()
         ids = model.prompt_ids(args)
@@ -210,11 +210,11 @@ class Api:
             "file": name,
         }
 
-    async def _plan(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _plan(self, args: Args, emit: Emit, files: Any) -> Any:
         engine, tokens, batch = self._planned(args)
         return [work.described() for work in engine.work(tokens, batch)]
 
-    async def _profile(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _profile(self, args: Args, emit: Emit, files: Any) -> Any:
         engine, tokens, batch = self._planned(args)
         timings = await self._running(engine.profile(tokens, batch))
         return [timing.described() for timing in timings]
@@ -230,7 +230,7 @@ class Api:
             )
         return engine, tokens, batch
 
-    async def _bandwidth(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _bandwidth(self, args: Args, emit: Emit, files: Any) -> Any:
         gpu, kernels = await self._any_gpu()
         return await self._running(measure_bandwidth(gpu, kernels))
 
@@ -247,7 +247,7 @@ class Api:
         finally:
             self._transfers.discard(task)
 
-    async def _cancel(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _cancel(self, args: Args, emit: Emit, files: Any) -> Any:
         if args.get("what") != "answer":
             for task in self._transfers:
                 task.cancel()
@@ -255,13 +255,13 @@ class Api:
             self._model.engine.cancel()
         return {}
 
-    async def _tokenize(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _tokenize(self, args: Args, emit: Emit, files: Any) -> Any:
         return {"ids": self._loaded().prompt_ids(args)}
 
-    async def _memory(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _memory(self, args: Args, emit: Emit, files: Any) -> Any:
         return self._gpu.memory() if self._gpu is not None else {}
 
-    async def _kernel_names(self, args: Args, emit: Emit, file: Any) -> Any:
+    async def _kernel_names(self, args: Args, emit: Emit, files: Any) -> Any:
         _, kernels = await self._any_gpu()
         return kernels.names()
 
@@ -298,9 +298,12 @@ def _text(args: Args, name: str) -> str:
 _api: Api | None = None
 
 
-async def call(method: str, args: str, emit: Callable[[str], None], file: Any) -> str:
-    """worker.js's entry: JSON text in, JSON text out; `emit` gets events as JSON text."""
+async def call(method: str, args: str, emit: Callable[[str], None], files: Any) -> str:
+    """worker.js's entry: JSON text in, JSON text out; `emit` gets events as JSON text.
+
+    `files` is a JavaScript array of Files, or None.
+    """
     global _api
     _api = _api or Api()
-    result = await _api.call(method, json.loads(args), lambda event: emit(json.dumps(event)), file)
+    result = await _api.call(method, json.loads(args), lambda event: emit(json.dumps(event)), files)
     return json.dumps(result)

@@ -80,7 +80,10 @@ def _add_pull(commands: Any) -> None:
 
 def _add_convert(commands: Any) -> None:
     command = _command(
-        commands, "convert", convert, "Convert a .gguf file or a folder of safetensors."
+        commands,
+        "convert",
+        convert,
+        "Convert a .gguf, whole or any of its parts, or a folder with a model.",
     )
     command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")

@@ -1,4 +1,4 @@
-"""A GGUF file or a safetensors checkpoint -> shards, tokenizer.json and manifest.json.
+"""A GGUF model or a safetensors checkpoint -> shards, tokenizer.json and manifest.json.
 
 The bytes of the tensors are taken over as they are. Memory holds one shard and one read at a time,
 whatever the model's size. The manifest is written last, so that none ever describes shards that are
@@ -8,7 +8,7 @@ not there. The same code converts on the command line and in the page.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,12 @@ from doppler.config import ModelConfig
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.formats.architectures import check_tensors, gguf_names
 from doppler.formats.blocks import BlockType
-from doppler.formats.gguf import Gguf, read_gguf
+from doppler.formats.gguf import Gguf
 from doppler.formats.gguf_config import ROPE_FACTORS, config_from_gguf
+from doppler.formats.gguf_split import read_model
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import vocabulary_from_files
+from doppler.formats.parts import models_among, part_names, whole_name
 from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_json
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
@@ -55,7 +57,7 @@ class _Model:
 
 
 async def convert_gguf(
-    source: Source,
+    sources: Sequence[Source],
     storage: Storage,
     buffers: Buffers,
     *,
@@ -63,17 +65,17 @@ async def convert_gguf(
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Writes the model of a GGUF file. `progress` gets bytes of the byte space.
+    """Writes a GGUF model: one file, or all parts. `progress` gets bytes of the byte space.
 
-    Raises FormatError or UnsupportedError before anything is written where the file cannot be used.
+    Raises FormatError or UnsupportedError before anything is written where files cannot be used.
     """
-    gguf = await read_gguf(source, buffers)
-    factors = await _rope_factors(gguf, source, buffers)
+    gguf = await read_model(sources, buffers)
+    factors = await _rope_factors(gguf, buffers)
     with _naming(gguf.name):
         config = config_from_gguf(gguf, factors)
     tensors = {key: t for key, t in gguf.tensors.items() if key != ROPE_FACTORS}
     check_tensors(config, {key: t.shape for key, t in tensors.items()}, gguf.name)
-    places = {key: (source, t.offset, t.type) for key, t in tensors.items()}
+    places = {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
     title = gguf.metadata.get("general.name")
     license_ = gguf.metadata.get("general.license")
     vocabulary = vocabulary_from_gguf(gguf.metadata, gguf.name)
@@ -140,21 +142,55 @@ async def convert_path(
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Converts a file of this machine as GGUF and a folder as safetensors; named for the path."""
+    """Converts what lies at a path of this machine; the model is named for it.
+
+    That is a .gguf, any part of a split one whose others lie beside it, a folder with one such
+    model, or a folder of safetensors.
+    """
     name = name or model_name(path.name)
-    if path.is_dir():
-        files = folder_sources(path)
-        return await convert_safetensors(
-            files, storage, buffers, name=name, shard_size=shard_size, progress=progress
+    if not path.is_dir():
+        return await convert_gguf(
+            _parts_beside(path),
+            storage,
+            buffers,
+            name=name,
+            shard_size=shard_size,
+            progress=progress,
         )
-    return await convert_gguf(
-        FileSource(path), storage, buffers, name=name, shard_size=shard_size, progress=progress
+    files = folder_sources(path)
+    parts = _gguf_of(files, path)
+    if parts:
+        return await convert_gguf(
+            parts, storage, buffers, name=name, shard_size=shard_size, progress=progress
+        )
+    return await convert_safetensors(
+        files, storage, buffers, name=name, shard_size=shard_size, progress=progress
     )
+
+
+def _parts_beside(path: Path) -> list[Source]:
+    """A file, and the other parts of its set that are there."""
+    paths = [path.with_name(name) for name in part_names(path.name)]
+    return [FileSource(part) for part in paths if part == path or part.exists()]
+
+
+def _gguf_of(files: Mapping[str, Source], folder: Path) -> list[Source]:
+    """The files of a folder's GGUF model; none where it is a folder of safetensors."""
+    models = models_among(files)
+    if not models or any(name.endswith(".safetensors") for name in files):
+        return []
+    if len(models) > 1:
+        names = ", ".join(whole_name(model[0]) for model in models)
+        raise FormatError(
+            f"{folder} holds {len(models)} GGUF models ({names}): give a file of the one that is "
+            "meant"
+        )
+    return [files[name] for name in models[0] if name in files]
 
 
 def model_name(file: str) -> str:
     """An id from a file's name: Gemma-3-270M.Q4_K_M.gguf -> gemma-3-270m.q4_k_m."""
-    stem = re.sub(r"\.gguf$", "", file.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    stem = whole_name(file.rsplit("/", 1)[-1])
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.") or "model"
 
 
@@ -220,11 +256,11 @@ def _naming(where: str) -> Iterator[None]:
         raise
 
 
-async def _rope_factors(gguf: Gguf, source: Source, buffers: Buffers) -> tuple[float, ...]:
+async def _rope_factors(gguf: Gguf, buffers: Buffers) -> tuple[float, ...]:
     tensor = gguf.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return ()
-    data = buffers.to_bytes(await source.read(tensor.offset, tensor.bytes))
+    data = buffers.to_bytes(await tensor.source.read(tensor.offset, tensor.bytes))
     values = dequantize(tensor.type.name, data, tensor.shape).reshape(-1)
     if not (np.isfinite(values) & (values > 0)).all():
         raise FormatError(f"{gguf.name}: {ROPE_FACTORS} holds divisors that are not positive")

@@ -14,7 +14,7 @@ import { noteBoot, noteCall, timeline } from "./timeline.js";
 /**
  * @typedef {object} Remote DopplerWorker, for any method by name
  * @property {(onEvent: OnEvent) => Promise<Stage[]>} boot
- * @property {(method: string, args: object, onEvent: OnEvent, file: File | null) => Promise<any>} call
+ * @property {(method: string, args: object, onEvent: OnEvent, files: File[] | null) => Promise<any>} call
  */
 
 class Client extends EventTarget {
@@ -77,14 +77,14 @@ class Client extends EventTarget {
    * @param {string} method
    * @param {Record<string, unknown>} [args]
    * @param {OnEvent | null} [onEvent]
-   * @param {File | null} [file]
+   * @param {File[] | null} [files]
    * @returns {Promise<any>}
    */
-  async call(method, args = {}, onEvent = null, file = null) {
+  async call(method, args = {}, onEvent = null, files = null) {
     const remote = await this.#booted;
     const call = { method, args };
     const listener = this.#listener(call, onEvent);
-    return this.#observe(call, () => remote.call(method, args, listener, file));
+    return this.#observe(call, () => remote.call(method, args, listener, files));
   }
 
   /**

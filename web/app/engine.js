@@ -44,7 +44,7 @@ async function obtain(source) {
       ? await client.call("download", { url: source.url })
       : source.kind === "address"
         ? await client.call("import_url", { url: source.url, name: source.name })
-        : await client.call("import_file", { name: source.name }, null, source.file);
+        : await client.call("import_file", { name: source.name }, null, source.files);
   return id;
 }
 

@@ -1,21 +1,25 @@
-/** Models of one's own: a .gguf that is opened or dropped, or its address. */
+/** Models of one's own: a .gguf (or all parts of one) that is opened or dropped, or its address. */
 
 import { choose } from "./actions.js";
 import { button, el } from "./dom.js";
 
-/** @param {File} file */
-function openFile(file) {
-  const name = file.name.replace(/\.gguf$/i, "");
-  const about = { title: file.name, group: /** @type {const} */ ("catalogue"), stored: null };
-  choose({ ...about, source: { kind: "file", file, name } });
+/** @param {string} file its name, without its ending and the number of a part */
+const modelName = (file) => file.replace(/(-\d{5}-of-\d{5})?\.gguf$/i, "");
+
+/** @param {FileList} list */
+function openFiles(list) {
+  const files = [...list];
+  if (files.length === 0) return;
+  const [{ name }] = files;
+  const about = { title: name, group: /** @type {const} */ ("catalogue"), stored: null };
+  choose({ ...about, source: { kind: "file", files, name: modelName(name) } });
 }
 
 /** @param {HTMLInputElement} input */
 function openAddress(input) {
   const name = decodeURIComponent(new URL(input.value).pathname.split("/").pop() ?? "model");
   const source = /** @type {const} */ ({ kind: "address", url: input.value });
-  const stem = name.replace(/\.gguf$/i, "");
-  choose({ title: name, stored: null, source: { ...source, name: stem } }).then(
+  choose({ title: name, stored: null, source: { ...source, name: modelName(name) } }).then(
     (worked) => worked && (input.value = ""),
   );
 }
@@ -24,13 +28,13 @@ export function ownModel() {
   const input = el("input", {
     type: "file",
     accept: ".gguf",
+    multiple: true,
     hidden: true,
     "data-testid": "open-file",
   });
   input.addEventListener("change", () => {
-    const file = input.files?.[0];
+    if (input.files) openFiles(input.files);
     input.value = "";
-    if (file) openFile(file);
   });
   const address = el("input", {
     type: "url",
@@ -53,7 +57,7 @@ export function ownModel() {
   const hint = el(
     "span",
     { class: "quiet" },
-    "A .gguf of a Gemma 3 or Llama model; or drop it here.",
+    "A .gguf of a Gemma 3 or Llama model, or all its parts at once; or drop it here.",
   );
   const own = el(
     "div",
@@ -65,8 +69,8 @@ export function ownModel() {
     own.addEventListener(type, (event) => {
       event.preventDefault();
       own.classList.toggle("over", type === "dragover");
-      const file = type === "drop" && /** @type {DragEvent} */ (event).dataTransfer?.files[0];
-      if (file) openFile(file);
+      const files = type === "drop" && /** @type {DragEvent} */ (event).dataTransfer?.files;
+      if (files) openFiles(files);
     });
   }
   return el("section", { class: "group" }, el("h2", {}, "Your own"), own);

@@ -77,7 +77,7 @@ export type Entry = {
 export type Source =
   | { kind: "manifest"; url: string }
   | { kind: "address"; url: string; name: string }
-  | { kind: "file"; file: File; name: string };
+  | { kind: "file"; files: File[]; name: string };
 
 export type Call = { method: string; args: Record<string, unknown> };
 
@@ -142,7 +142,7 @@ declare global {
         method: string,
         args?: Record<string, unknown>,
         onEvent?: OnEvent | null,
-        file?: File | null,
+        files?: File[] | null,
       ): Promise<any>;
       saveLogits(args: Record<string, unknown>): Promise<{
         prompt_ids: number[];

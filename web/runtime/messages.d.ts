@@ -1,5 +1,5 @@
 /**
- * The protocol between the page and worker.js: `call(method, args, onEvent, file)`. Methods are
+ * The protocol between the page and worker.js: `call(method, args, onEvent, files)`. Methods are
  * those of py/doppler/api.py; a rejected call has an Error whose name is a class of
  * py/doppler/errors.py ("CorruptError") or "InternalError", and whose message is for people.
  */
@@ -12,7 +12,7 @@ export interface DopplerWorker {
     method: M,
     args: Methods[M]["args"],
     onEvent?: OnEvent | null,
-    file?: File | null,
+    files?: File[] | null,
   ): Promise<Methods[M]["result"]>;
   /** Runs Python in the worker: for the console. */
   run(code: string): Promise<any>;
@@ -62,9 +62,9 @@ export interface Methods {
   models: { args: Empty; result: StoredModel[] };
   /** `url` of a manifest.json, relative to the page or absolute. Goes on where it was cut off. */
   download: { args: { url: string }; result: ModelId };
-  /** A .gguf at an address whose server answers range requests. */
+  /** A .gguf, or a part of a split one, at an address whose server answers range requests. */
   import_url: { args: { url: string; name?: string }; result: ModelId };
-  /** A .gguf in `file`. */
+  /** A .gguf in `files`, or all parts of a split one in any order. */
   import_file: { args: { name?: string }; result: ModelId };
   delete: { args: ModelId; result: Empty };
   load: { args: LoadArgs; result: LoadedModel };

@@ -48,11 +48,12 @@ _DEEPEST_ARRAY = 4
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """`shape` is (rows, columns) or (width,); `offset` is from the start of the file."""
+    """`shape` is (rows, columns) or (width,); `offset` is from the start of the source."""
 
     name: str
     type: BlockType
     shape: tuple[int, ...]
+    source: Source
     offset: int
     bytes: int
 
@@ -81,7 +82,7 @@ async def read_gguf(source: Source, buffers: Buffers) -> Gguf:
         metadata[key] = value
     records = [await header.parse(_Cursor.tensor) for _ in range(tensor_count)]
     start = _data_start(source.name, metadata, header.position)
-    tensors = _tensors(source.name, records, start, _alignment(source.name, metadata), size)
+    tensors = _tensors(source, records, start, _alignment(source.name, metadata), size)
     return Gguf(source.name, metadata, tensors)
 
 
@@ -239,12 +240,13 @@ def _data_start(name: str, metadata: dict[str, Value], header_end: int) -> int:
 
 
 def _tensors(
-    name: str,
+    source: Source,
     records: list[tuple[str, tuple[int, ...], int, int]],
     start: int,
     alignment: int,
     size: int,
 ) -> dict[str, GgufTensor]:
+    name = source.name
     tensors: dict[str, GgufTensor] = {}
     for tensor, shape, kind, offset in records:
         if tensor in tensors:
@@ -253,7 +255,7 @@ def _tensors(
             raise FormatError(
                 f"{name}: tensor {tensor!r} lies at {offset}, no multiple of {alignment}"
             )
-        tensors[tensor] = _tensor(name, tensor, shape, kind, start + offset)
+        tensors[tensor] = _tensor(source, tensor, shape, kind, start + offset)
     last = max(tensors.values(), key=lambda t: t.offset + t.bytes, default=None)
     if last is not None and last.offset + last.bytes > size:
         raise FormatError(
@@ -264,7 +266,10 @@ def _tensors(
     return tensors
 
 
-def _tensor(name: str, tensor: str, shape: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
+def _tensor(
+    source: Source, tensor: str, shape: tuple[int, ...], kind: int, offset: int
+) -> GgufTensor:
+    name = source.name
     if kind not in BY_GGML_ID:
         known = ", ".join(block.name for block in BY_GGML_ID.values())
         raise UnsupportedError(
@@ -278,7 +283,7 @@ def _tensor(name: str, tensor: str, shape: tuple[int, ...], kind: int, offset: i
         length = block.tensor_bytes(shape)
     except FormatError as error:
         raise FormatError(f"{name}: tensor {tensor!r}: {error}") from error
-    return GgufTensor(tensor, block, shape, offset, length)
+    return GgufTensor(tensor, block, shape, source, offset, length)
 
 
 def _not_gguf(name: str, first: bytes, size: int) -> str:

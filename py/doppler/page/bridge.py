@@ -14,10 +14,10 @@ from doppler import api
 from doppler.errors import DopplerError
 
 
-async def call(method: str, args: str, emit: Callable[[str], Any], file: Any) -> str:
+async def call(method: str, args: str, emit: Callable[[str], Any], files: Any) -> str:
     """Runs a method of the page's protocol (web/runtime/messages.d.ts)."""
     try:
-        return f'{{"result":{await api.call(method, args, emit, file)}}}'
+        return f'{{"result":{await api.call(method, args, emit, files)}}}'
     except DopplerError as error:
         return _error(type(error).__name__, str(error))
     except Exception as error:

@@ -7,7 +7,7 @@ unfinished download can go on and a damaged block can be fetched again.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from doppler.errors import CorruptError, DopplerError, FormatError, SourceError
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.buffers import PageBuffers
 from doppler.page.opfs import OpfsRoot, reserve, room
-from doppler.page.source import BlobSource, HttpShards, HttpSource, fetch_bytes, fetch_text
+from doppler.page.source import BlobSource, HttpShards, fetch_bytes, fetch_text, http_parts
 from doppler.progress import Progress
 from doppler.shards import ShardStore
 from doppler.source import Source
@@ -137,26 +137,25 @@ class Library:
         return manifest.identity
 
     async def import_url(self, url: str, name: str | None, emit: Emit) -> str:
-        """Converts the .gguf at an address; returns the model's identity."""
-        return await self._import(
-            HttpSource(urljoin(js.location.href, url), self._buffers), name, emit
-        )
+        """Converts the .gguf at an address, with the parts beside it; returns the identity."""
+        sources = http_parts(urljoin(js.location.href, url), self._buffers)
+        return await self._import(sources, name, emit)
 
-    async def import_file(self, file: Any, name: str | None, emit: Emit) -> str:
-        """Converts a .gguf that a person picked; returns the model's identity."""
-        return await self._import(BlobSource(file), name, emit)
+    async def import_file(self, files: Sequence[Any], name: str | None, emit: Emit) -> str:
+        """Converts a .gguf that a person picked, or all parts of one; returns the identity."""
+        return await self._import([BlobSource(file) for file in files], name, emit)
 
-    async def _import(self, source: Source, name: str | None, emit: Emit) -> str:
-        await reserve(await source.size(), source.name)
+    async def _import(self, sources: Sequence[Source], name: str | None, emit: Emit) -> str:
+        await reserve(sum([await source.size() for source in sources]), sources[0].name)
         await runtime.loadNumpy()  # who only uses what is stored need not wait for it
-        from doppler.convert import convert_gguf
+        from doppler.convert import convert_gguf, model_name
 
         async with self._root.importing() as unfinished:
             manifest = await convert_gguf(
-                source,
+                sources,
                 unfinished.storage,
                 self._buffers,
-                name=name or source.name.removesuffix(".gguf"),
+                name=name or model_name(sources[0].name),
                 shard_size=SHARD_SIZE,
                 progress=Progress(emit, "import"),
             )

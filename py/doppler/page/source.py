@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
 from doppler.buffers import Buffer, Buffers
 from doppler.errors import FormatError, SourceError
+from doppler.formats.parts import part_names
 
 if TYPE_CHECKING:
     from doppler.manifest import Shard
 
 PAGE = 8 << 20  # bytes a request of HttpSource: tensors are small, and each request is a round trip
 PAGES_KEPT = 3  # neighbouring tensors are not always read in the order in which they lie
+
+Pages: TypeAlias = "OrderedDict[tuple[str, int], Buffer]"  # by address and number
 
 
 class BlobSource:
@@ -51,12 +54,13 @@ class BlobSource:
 class HttpSource:
     """A file at an address whose server answers range requests."""
 
-    def __init__(self, url: str, buffers: Buffers) -> None:
+    def __init__(self, url: str, buffers: Buffers, pages: Pages | None = None) -> None:
+        """`pages` may be shared, so that the parts of a model take no more memory than one."""
         self.url = url
         self.name = url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] or url
         self._buffers = buffers
         self._size: int | None = None
-        self._pages: OrderedDict[int, Buffer] = OrderedDict()
+        self._pages: Pages = OrderedDict() if pages is None else pages
 
     async def size(self) -> int:
         if self._size is None:
@@ -91,13 +95,14 @@ class HttpSource:
 
     async def _page(self, index: int) -> Buffer:
         """Bytes [index * PAGE, …) of the file; the last few pages are kept."""
-        if index not in self._pages:
+        key = self.url, index
+        if key not in self._pages:
             start, end = index * PAGE, min((index + 1) * PAGE, await self.size())
-            self._pages[index] = await self._fetch(start, end)
+            self._pages[key] = await self._fetch(start, end)
             while len(self._pages) > PAGES_KEPT:
                 self._pages.popitem(last=False)
-        self._pages.move_to_end(index)
-        return self._pages[index]
+        self._pages.move_to_end(key)
+        return self._pages[key]
 
     async def _fetch(self, start: int, end: int) -> Buffer:
         stream = None
@@ -113,6 +118,15 @@ class HttpSource:
         if self._buffers.length(data) != end - start:
             raise SourceError(f"{self.url}: the server ended before byte {end}; try again")
         return data
+
+
+def http_parts(url: str, buffers: Buffers) -> list[HttpSource]:
+    """The file at an address; if its name says that it is one of several parts, all of them."""
+    path, mark, query = url.partition("?")
+    folder, slash, name = path.rpartition("/")
+    pages: Pages = OrderedDict()
+    addresses = [f"{folder}{slash}{part}{mark}{query}" for part in part_names(name)]
+    return [HttpSource(address, buffers, pages) for address in addresses]
 
 
 class HttpShards:

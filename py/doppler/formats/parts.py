@@ -1,0 +1,34 @@
+"""Names of split GGUF files: NAME-00001-of-00003.gguf. No NumPy here: the page starts without."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
+
+
+def part_names(name: str) -> tuple[str, ...]:
+    """Names of all parts of the set that a file's name is of; that name alone for any other."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return (name,)
+    stem, count, suffix = match[1], int(match[3]), match[4]
+    return tuple(f"{stem}-{number + 1:05d}-of-{count:05d}{suffix}" for number in range(count))
+
+
+def part_number(name: str) -> tuple[int, int] | None:
+    """What a part's name says: its number, from 1, and how many there are."""
+    match = _NAME.fullmatch(name)
+    return (int(match[2]), int(match[3])) if match else None
+
+
+def whole_name(name: str) -> str:
+    """A file's name without .gguf and without what says which part it is."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
+
+
+def models_among(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The GGUF models among a folder's files, each as the names of its parts, there or not."""
+    return sorted({part_names(name) for name in names if name.lower().endswith(".gguf")})
