@@ -57,7 +57,7 @@ export function ownModel() {
   const hint = el(
     "span",
     { class: "quiet" },
-    "A .gguf of a Gemma 3 or Llama model, or all its parts at once; or drop it here.",
+    "A .gguf of a Gemma 3, Llama or Qwen model, or all its parts at once; or drop it here.",
   );
   const own = el(
     "div",
