@@ -197,7 +197,7 @@ def test_gemma_files_may_say_which_layers_slide_and_their_base() -> None:
     for pattern, windows in (([False, True], [0, 7]), (2, [7, 0]), (1, [0, 0])):
         changes = {key: pattern, "gemma3.rope.freq_base_swa": 4321.0}
         header = read(gguf_bytes(gemma | changes, llama_tensors()))
-        config = config_from_gguf(header, ())
+        _, config = config_from_gguf(header, ())
         assert [layer.window for layer in config.layers] == windows
         assert [config.ropes[layer.rope].base == 4321 for layer in config.layers] == [
             window > 0 for window in windows
@@ -238,7 +238,7 @@ def test_config_of_gemma() -> None:
         "gemma3.rope.scaling.factor": 8.0,
     }
     tensors = {"token_embd.weight": ("F32", (10, 64), bytes(2560))}
-    config = config_from_gguf(read(gguf_bytes(metadata, tensors)), ())
+    _, config = config_from_gguf(read(gguf_bytes(metadata, tensors)), ())
     assert [layer.window for layer in config.layers] == [512] * 5 + [0, 512]
     assert [layer.rope for layer in config.layers] == [0] * 5 + [1, 0]
     local, everywhere = config.ropes

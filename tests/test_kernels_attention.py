@@ -120,6 +120,8 @@ def output_case(
         "eps": 0.0,
         "offset": 0.0,
         "heads": case.params["heads"],
+        "experts": 0,
+        "used": 0,
     }
     arrays = {
         "codes": padded(matrix, cols),
@@ -129,6 +131,6 @@ def output_case(
         "out": np.zeros(rows, np.float32),
     }
     constants |= {"TEAM": 8, "ROWS": 2, "DEPTH": 1, "TOKENS": 1}
-    constants["SPLITS"] = case.params["splits"]
+    constants |= {"SPLITS": case.params["splits"], "EXPERTS": 0}
     made = Case("matvec_subgroup", constants, arrays, params, ["out"])
     return made, matrix @ out.ravel()

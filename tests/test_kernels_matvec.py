@@ -30,7 +30,7 @@ def folded_case(
     weight, post = normal(rng, cols), normal(rng, cols)
     matrix = normal(rng, gates, cols)
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation, "BIAS": 0}
-    constants |= {"STAGE": more.get("stage", 1), "SPLITS": 0}
+    constants |= {"STAGE": more.get("stage", 1), "SPLITS": 0, "EXPERTS": 0}
     if kernel == "matvec_subgroup":
         constants |= {"TEAM": more["team"], "ROWS": more["together"], "DEPTH": more["depth"]}
         constants["TOKENS"] = 1
@@ -54,6 +54,8 @@ def folded_case(
         "eps": EPS,
         "offset": offset,
         "heads": 0,
+        "experts": 0,
+        "used": 0,
     }
     t = tokens - 1 if last else 0
     h, v = references.norm(

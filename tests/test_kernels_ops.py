@@ -291,7 +291,7 @@ def test_gate(gpu_page: GpuPage, activation: Activation) -> None:
                     "out": np.zeros((tokens + 1, up0 + 4), np.float32),
                     "state": state(tokens),
                 },
-                {"ffn": ffn, "in_stride": 2 * up0, "up0": up0, "out_stride": up0 + 4},
+                {"ffn": ffn, "in_stride": 2 * up0, "up0": up0, "out_stride": up0 + 4, "each": 1},
                 ["out"],
                 tokens + 1,
             )

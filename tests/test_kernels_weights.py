@@ -13,7 +13,8 @@ from gguf.quants import dequantize
 
 from doppler import references
 from doppler.formats.blocks import BLOCK_TYPES
-from doppler.weights import FORMS, WIDER, plane_sizes
+from doppler.stacks import WIDER
+from doppler.weights import FORMS, plane_sizes
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]
@@ -135,9 +136,11 @@ def product_case(
         "x_stride": x.shape[1],
         "out0": out0,
         "out_stride": stride,
+        "experts": 0,
+        "used": 0,
     }
     constants = {"FORM": FORMS[kind], "ACTIVATION": more.get("activation", 0)}
-    constants["BIAS"] = int(bias is not None)
+    constants |= {"BIAS": int(bias is not None), "EXPERTS": 0}
     if kernel.startswith("matmul"):
         params["cols"] = cols
     else:

@@ -14,9 +14,10 @@ from safetensors import deserialize
 from doppler.buffers import MemoryBuffers
 from doppler.config import Layer, Rope
 from doppler.errors import DopplerError, FormatError, UnsupportedError
-from doppler.formats.architectures import check_tensors, gguf_names, of_gguf
+from doppler.formats.architectures import of_gguf
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_safetensors
+from doppler.formats.tensor_names import check_tensors, gguf_names
 from doppler.source import FileSource, folder_sources
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -221,7 +222,7 @@ def test_configs_that_are_refused(
 
 
 def test_names() -> None:
-    gemma = of_gguf("gemma3", "x")
+    gemma = of_gguf("gemma3", False, "x")
     names = {
         "model.embed_tokens.weight": "token_embd.weight",
         "language_model.model.layers.3.pre_feedforward_layernorm.weight": "blk.3.ffn_norm.weight",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from doppler.decode import team
+from doppler.matvec import team
 from doppler.tuning import MOST_AHEAD, Cut, near, unknown
 from paper_engine import large_gpu, paper_engine, synthetic
 

@@ -30,8 +30,8 @@ def test_every_file_is_fetched() -> None:
 def test_kernels_run_on_every_adapter(name: str) -> None:
     """The limits that Gpu asks for, and no optional feature but where the plan asks for it."""
     shader = SHADERS[name]
-    # Norms of branches are not folded into matvecs with biases (decode.py): never are there both.
-    never = {"bias"} if "post" in {b.name for b in shader.bindings} else set()
+    # Norms of branches are folded into no matvec with biases or of experts: never are there both.
+    never = {"bias", "chosen"} if "post" in {b.name for b in shader.bindings} else set()
     storage = [b for b in shader.bindings if b.access != "uniform" and b.name not in never]
     assert len(storage) <= LEAST["maxStorageBuffersPerShaderStage"]
     assert len({b.index for b in shader.bindings}) == len(shader.bindings)
@@ -50,7 +50,7 @@ def test_planes_come_before_the_kernels_that_use_them() -> None:
     shader = SHADERS["matvec_subgroup"]
     assert shader.source.startswith("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n")
     assert [b.name for b in shader.bindings][:3] == ["codes", "high", "scales"]
-    names = {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "SPLITS", "STAGE", "BIAS"}
+    names = {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "SPLITS", "STAGE", "BIAS", "EXPERTS"}
     assert shader.overrides == names | {"TEAM", "ROWS", "DEPTH", "TOKENS"}
 
 

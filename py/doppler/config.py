@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from doppler.errors import FormatError, UnsupportedError
 
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "swiglu_clamped"]
 RopePairs = Literal["half", "interleaved"]
 RopeScaling = Literal["none", "linear", "llama3", "factors", "yarn"]
 
@@ -112,9 +112,42 @@ class Layer:
     rope: int = 0
 
 
+MOST_EXPERTS = 1024  # kernels/route.wgsl
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The FFN of every layer as a mixture: `count` of them, of which a token uses `used`.
+
+    Their outputs are added up in shares: the softmax of the router's logits over those used
+    (`normed`), or over all.
+    """
+
+    count: int
+    used: int
+    normed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.used <= self.count:
+            raise FormatError(
+                f"config: a token uses {self.used} of {self.count} experts; it must be at least "
+                "one and at most all"
+            )
+        if self.count > MOST_EXPERTS:
+            raise UnsupportedError(
+                f"config: {self.count} experts are more than the {MOST_EXPERTS} that kernels take"
+            )
+
+
+EXPERT_PARTS = ("ffn_gate", "ffn_up", "ffn_down")  # matrices of an expert, by GGUF's names
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shapes and switches of a dense decoder. Widths are in elements, `context` in tokens."""
+    """Shapes and switches of a decoder. Widths are in elements, `context` in tokens.
+
+    `ffn` is the width of each expert where there are `experts`.
+    """
 
     architecture: str  # for people to read; no code may branch on it
     hidden: int
@@ -136,6 +169,7 @@ class ModelConfig:
     post_norms: bool = False  # RMSNorm on each branch before it joins the residual stream
     tied: bool = True  # the output head is the embedding
     rope_pairs: RopePairs = "half"  # GGUF of arch llama is permuted for interleaved pairs
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"):
@@ -155,9 +189,10 @@ class ModelConfig:
             raise UnsupportedError(
                 f"config: head_dim is {self.head_dim}; the kernels take multiples of 4 up to 256"
             )
-        if self.activation not in ("silu", "gelu_tanh"):
-            raise FormatError(f"config: activation {self.activation!r} is not silu or gelu_tanh")
-        if not {*self.biases} <= self._layer_shapes().keys():
+        if self.activation not in get_args(Activation):
+            known = ", ".join(get_args(Activation))
+            raise FormatError(f"config: activation {self.activation!r} is not one of {known}")
+        if not {*self.biases} <= {*self._layer_shapes(), *self._expert_shapes()}:
             raise FormatError(f"config: biases are of {', '.join(self.biases)}")
         for rope in self.ropes:
             if rope.factors and len(rope.factors) != self.head_dim // 2:
@@ -181,16 +216,38 @@ class ModelConfig:
         return self.kv_heads * self.head_dim
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor the model needs, by its GGUF name -> shape (rows, columns) or (width,)."""
+        """Every tensor the model needs, by its GGUF name -> shape (rows, columns) or (width,).
+
+        In the order of use; what belongs to an expert comes together.
+        """
         shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (self.vocab, self.hidden)}
+        layer = self._layer_shapes()
         for i in range(len(self.layers)):
-            layer = self._layer_shapes()
             shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
-            shapes |= {f"blk.{i}.{name}.bias": layer[name][:1] for name in self.biases}
+            biased = [name for name in self.biases if name in layer]
+            shapes |= {f"blk.{i}.{name}.bias": layer[name][:1] for name in biased}
+            for expert in range(self.experts.count if self.experts else 0):
+                shapes |= self.expert_shapes(i, expert)
         shapes["output_norm.weight"] = (self.hidden,)
         if not self.tied:
             shapes["output.weight"] = (self.vocab, self.hidden)
         return shapes
+
+    def expert_shapes(self, layer: int, expert: int) -> dict[str, tuple[int, ...]]:
+        """The tensors of one expert, as `tensor_shapes` has them."""
+        parts = self._expert_shapes()
+        shapes: dict[str, tuple[int, ...]] = {
+            f"blk.{layer}.{part}.{expert}.weight": shape for part, shape in parts.items()
+        }
+        biased = [part for part in parts if part in self.biases]
+        shapes |= {f"blk.{layer}.{part}.{expert}.bias": parts[part][:1] for part in biased}
+        return shapes
+
+    def _expert_shapes(self) -> dict[str, tuple[int, ...]]:
+        if self.experts is None:
+            return {}
+        up, down = (self.ffn, self.hidden), (self.hidden, self.ffn)
+        return dict(zip(EXPERT_PARTS, (up, up, down), strict=True))
 
     def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
         h, q, kv = self.hidden, self.q_width, self.kv_width
@@ -201,10 +258,12 @@ class ModelConfig:
             "attn_v": (kv, h),
             "attn_output": (h, q),
             "ffn_norm": (h,),
-            "ffn_gate": (self.ffn, h),
-            "ffn_up": (self.ffn, h),
-            "ffn_down": (h, self.ffn),
         }
+        if self.experts is None:
+            shapes |= {"ffn_gate": (self.ffn, h), "ffn_up": (self.ffn, h)}
+            shapes["ffn_down"] = (h, self.ffn)
+        else:
+            shapes["ffn_gate_inp"] = (self.experts.count, h)
         if self.qk_norm:
             shapes |= {"attn_q_norm": (self.head_dim,), "attn_k_norm": (self.head_dim,)}
         if self.post_norms:
@@ -219,6 +278,8 @@ class ModelConfig:
         data = asdict(self)
         if not self.biases:
             del data["biases"]
+        if self.experts is None:
+            del data["experts"]
         for rope in data["ropes"]:
             if rope["scaling"] != "yarn":
                 for name in ("beta_fast", "beta_slow", "whole_pairs", "magnitude"):
@@ -235,6 +296,8 @@ class ModelConfig:
             )
             fields["biases"] = tuple(fields.get("biases", ()))
             fields["layers"] = tuple(Layer(**layer) for layer in fields["layers"])
+            if fields.get("experts") is not None:
+                fields["experts"] = Experts(**fields["experts"])
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise FormatError(f"config in the manifest: {error}") from error

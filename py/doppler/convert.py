@@ -18,8 +18,8 @@ import numpy as np
 from doppler.buffers import Buffer, Buffers
 from doppler.config import ModelConfig
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
-from doppler.formats.architectures import check_tensors, gguf_names
-from doppler.formats.blocks import BlockType
+from doppler.formats.content import Content
+from doppler.formats.experts import split_experts
 from doppler.formats.gguf import Gguf
 from doppler.formats.gguf_config import ROPE_FACTORS, config_from_gguf
 from doppler.formats.gguf_split import read_model
@@ -27,24 +27,21 @@ from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import vocabulary_from_files
 from doppler.formats.parts import models_among, part_names, whole_name
 from doppler.formats.quants import dequantize
-from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_json
+from doppler.formats.safetensors import read_checkpoint, read_json
+from doppler.formats.tensor_names import check_tensors, gguf_names, our_name
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
+from doppler.layout import Place, lay_out
 from doppler.manifest import (
-    ALIGNMENT,
-    BLOCK_SIZE,
     MANIFEST_FILE,
     SHARD_SIZE,
     TOKENIZER_FILE,
     Manifest,
     Shard,
-    Tensor,
     TokenizerInfo,
 )
 from doppler.pieces import Piece, fill
 from doppler.source import FileSource, Progress, Source, folder_sources
 from doppler.storage import Storage
-
-_DENSE = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -72,14 +69,17 @@ async def convert_gguf(
     gguf = await read_model(sources, buffers)
     factors = await _rope_factors(gguf, buffers)
     with _naming(gguf.name):
-        config = config_from_gguf(gguf, factors)
-    tensors = {key: t for key, t in gguf.tensors.items() if key != ROPE_FACTORS}
-    check_tensors(config, {key: t.shape for key, t in tensors.items()}, gguf.name)
-    places = {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
+        architecture, config = config_from_gguf(gguf, factors)
+    contents = {
+        our_name(architecture, key): Content(key, t.type, t.shape, t.source, t.offset)
+        for key, t in gguf.tensors.items()
+        if key != ROPE_FACTORS
+    }
+    places = _places(config, contents, buffers, gguf.name)
     title = gguf.metadata.get("general.name")
     license_ = gguf.metadata.get("general.license")
     vocabulary = vocabulary_from_gguf(gguf.metadata, gguf.name)
-    manifest, pieces = _lay_out(config, places, name, title if isinstance(title, str) else name)
+    manifest, pieces = lay_out(config, places, name, title if isinstance(title, str) else name)
     manifest = replace(manifest, license=license_ if isinstance(license_, str) else None)
     model = _Model(manifest, pieces, vocabulary)
     return await _write(model, storage, buffers, shard_size, progress)
@@ -105,21 +105,31 @@ async def convert_safetensors(
         architecture, config = config_from_hf(data, "config.json")
     checkpoint = await read_checkpoint(files, buffers)
     where = "the checkpoint"
-    renamed = gguf_names(architecture, checkpoint, where)
-    tensors: dict[str, SafeTensor] = {renamed[key]: checkpoint[key] for key in renamed}
+    contents = {
+        name: checkpoint[key].content
+        for key, name in gguf_names(architecture, checkpoint, where).items()
+    }
     if config.tied:
-        tensors.pop("output.weight", None)
-    check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
-    places = {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
+        contents.pop("output.weight", None)
+    places = _places(config, contents, buffers, where)
     vocabulary = await vocabulary_from_files(files, buffers)
-    manifest, pieces = _lay_out(config, places, name, name)
+    manifest, pieces = lay_out(config, places, name, name)
     model = _Model(manifest, pieces, vocabulary)
     return await _write(model, storage, buffers, shard_size, progress)
 
 
+def _places(
+    config: ModelConfig, contents: Mapping[str, Content], buffers: Buffers, where: str
+) -> dict[str, Place]:
+    """Where each of the model's tensors is. Raises FormatError where they are not the config's."""
+    tensors = split_experts(config, contents, buffers)
+    check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
+    return {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
+
+
 async def convert_tensors(
     config: ModelConfig,
-    places: Mapping[str, tuple[Source, int, BlockType]],
+    places: Mapping[str, Place],
     storage: Storage,
     buffers: Buffers,
     *,
@@ -129,7 +139,7 @@ async def convert_tensors(
     progress: Progress | None = None,
 ) -> Manifest:
     """Writes a model without a tokenizer: `places` has source, offset and type of each tensor."""
-    manifest, pieces = _lay_out(config, places, name, title)
+    manifest, pieces = lay_out(config, places, name, title)
     return await _write(_Model(manifest, pieces, None), storage, buffers, shard_size, progress)
 
 
@@ -265,37 +275,6 @@ async def _rope_factors(gguf: Gguf, buffers: Buffers) -> tuple[float, ...]:
     if not (np.isfinite(values) & (values > 0)).all():
         raise FormatError(f"{gguf.name}: {ROPE_FACTORS} holds divisors that are not positive")
     return tuple(values.tolist())
-
-
-def _lay_out(
-    config: ModelConfig,
-    places: Mapping[str, tuple[Source, int, BlockType]],
-    name: str,
-    title: str,
-) -> tuple[Manifest, tuple[Piece, ...]]:
-    """Gives every tensor its range of the byte space, in the order of use."""
-    tensors, pieces, at = [], [], 0
-    for key, shape in config.tensor_shapes().items():
-        source, offset, block = places[key]
-        if len(shape) == 1 and block.name not in _DENSE:
-            raise FormatError(f"{source.name}: {key!r} is a vector of type {block.name}")
-        length = block.tensor_bytes(shape)
-        tensors.append(Tensor(key, block.name, shape, at, length))
-        pieces.append(Piece(source, offset, at, length))
-        at += -(-length // ALIGNMENT) * ALIGNMENT
-    manifest = Manifest(
-        name=name,
-        title=title,
-        license=None,
-        config=config,
-        tokenizer=None,
-        tensors=tuple(tensors),
-        bytes=at,
-        block_size=BLOCK_SIZE,
-        blocks=(),
-        shards=(),
-    )
-    return manifest, tuple(pieces)
 
 
 async def _write(

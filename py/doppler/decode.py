@@ -6,21 +6,16 @@ residuals are folded into the matvecs that read them (kernels/vector.wgsl).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 from doppler.gpu import Slice
-from doppler.plan import ACTIVATIONS, PlannedModel, Step
-from doppler.tuning import Cut, kind_of
+from doppler.matvec import Prologue, matvec, power, staged
+from doppler.mixture import combine, route
+from doppler.plan import ACTIVATIONS, PlannedModel, Rows, Step
 from doppler.weights import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
-MOST_TOKENS = 8  # of a batch that a matvec takes
-REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
-MANY_ROWS = 8192  # from which on they keep a large GPU busy
-FEW_ROWS = 2048
-GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
 MOST_TURNING = 32  # threads of attention_decode that rotate a head
 KEY_LANES = 16  # threads of attention_decode that share a key
 VALUE_LANES, MOST_VALUE_LANES = 2, 8  # and four columns of the values, at most
@@ -29,16 +24,6 @@ SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by
 FEW_RUNS, MANY_RUNS = 32, 264  # of all key-value heads, for contexts that are short or long
 MOST_FOLDED = 16  # runs a head that a matvec joins
 MOST_SPLITS = 128
-
-
-class Prologue(IntEnum):
-    """What a matvec makes of its activations first (kernels/vector.wgsl)."""
-
-    NONE = 0
-    NORM = 1
-    ADD_NORM = 2
-    POST_NORM = 3
-    JOIN = 4
 
 
 @dataclass(frozen=True)
@@ -77,8 +62,7 @@ class DecodePlan:
             steps += self._stack(f"{prefix}.attn_qkv", fold, m.qkv)
             steps += self._attend(index, reach)
             post = model.post_norm(index, "post_attention_norm")
-            steps += self._gate_up(index, Fold(m.x, f"{prefix}.ffn_norm", m.x_next, post))
-            steps += self._plain(f"{prefix}.ffn_down", m.gated)
+            steps += self._ffn(index, Fold(m.x, f"{prefix}.ffn_norm", m.x_next, post))
         return steps
 
     def head(self) -> list[Step]:
@@ -133,16 +117,34 @@ class DecodePlan:
     def _stack(self, name: str, fold: Fold, out: Slice) -> Iterator[Step]:
         return self._project(self._model.weights.stacks[name], fold, out, name)
 
-    def _gate_up(self, index: int, fold: Fold) -> Iterator[Step]:
+    def _ffn(self, index: int, fold: Fold) -> Iterator[Step]:
+        """x and branch -> branch, by the FFN or by the experts that the token uses."""
+        m, prefix = self._model.memory, f"blk.{index}"
+        if self._model.config.experts is None:
+            yield from self._gate_up(index, fold)
+            yield from self._plain(f"{prefix}.ffn_down", m.gated)
+            return
+        router = f"{prefix}.ffn_gate_inp"
+        matrix = self._model.weights.matrices[f"{router}.weight"]
+        yield from self._project((matrix,), fold, m.routes, router, is_exact=True)
+        yield route(self._model, 1, index)
+        again = Fold(m.x_next, fold.weight) if self._folds else None
+        yield from self._gate_up(index, again)
+        yield from experts_down(self._model, 1, index)
+        yield combine(self._model, 1, index)
+
+    def _gate_up(self, index: int, fold: Fold | None) -> Iterator[Step]:
         """One step where gate and up are one matrix that is bound at once, three where not."""
         model, m, name = self._model, self._model.memory, f"blk.{index}.ffn_gate_up"
-        stack = model.weights.stacks[name]
+        stack, rows = model.weights.stacks[name], Rows.OF_TOKENS
+        if model.config.experts is not None:
+            rows = Rows.OF_TOKENS_FOR_EXPERTS
         if model.is_apart(name):
-            yield from self._project(stack, fold, m.gate_up, name)
+            yield from self._project(stack, fold, m.gate_up, name, rows=rows)
             yield model.gate(1, index)
         else:
             activation = ACTIVATIONS[model.config.activation]
-            yield from self._project(stack, fold, m.gated, name, activation)
+            yield from self._project(stack, fold, m.gated, name, activation, rows)
 
     def _plain(self, name: str, x: Slice) -> list[Step]:
         model = self._model
@@ -150,21 +152,41 @@ class DecodePlan:
         return matvec(model, matrix, {"x": x, "out": model.memory.branch}, name)
 
     def _project(
-        self, stack: Sequence[Matrix], fold: Fold, out: Slice, label: str, activation: int = 0
+        self,
+        stack: Sequence[Matrix],
+        fold: Fold | None,
+        out: Slice,
+        label: str,
+        activation: int = 0,
+        rows: Rows = Rows.OF_TOKENS,
+        is_exact: bool = False,
     ) -> Iterator[Step]:
-        """Every matrix of a stack, each to its place: a multiple of four columns of the output."""
+        """Every matrix of a stack, each to its place: a multiple of four columns of the output.
+
+        Without `fold`, of what was normed for the step before.
+        """
         model = self._model
-        bindings, prologue = self._folded(fold)
-        if not self._folds:
+        if fold is not None and not self._folds:
             first = fold.next is None
             yield model.norm(1, "embedding" if first else label, fold.weight, fold.post)
-            bindings, prologue = {"x": model.memory.normed}, Prologue.NONE
-        start = 0
+        bindings, prologue = {"x": model.memory.normed}, Prologue.NONE
+        if fold is not None and self._folds:
+            bindings, prologue = self._folded(fold)
+        start, stride = 0, model.widths.ffn if activation else model.widths.gate_up
         for matrix in stack:
             yield from matvec(
-                model, matrix, {**bindings, "out": out}, label, prologue, activation, start
+                model,
+                matrix,
+                {**bindings, "out": out},
+                label,
+                prologue,
+                activation,
+                start,
+                out_stride=stride if rows else 0,
+                rows=rows,
+                is_exact=is_exact,
             )
-            start += aligned(matrix.rows, 4)
+            start += aligned(matrix.height, 4)
 
     def _folded(self, fold: Fold) -> tuple[dict[str, Slice], Prologue]:
         """What a matvec binds to compute `fold` itself, and its PROLOGUE."""
@@ -178,67 +200,14 @@ class DecodePlan:
         return {**bindings, "post": vectors[f"{fold.post}.weight"]}, Prologue.POST_NORM
 
 
-def matvec(
-    model: PlannedModel,
-    matrix: Matrix,
-    bindings: Mapping[str, Slice],
-    label: str,
-    prologue: Prologue = Prologue.NONE,
-    activation: int = 0,
-    start: int = 0,
-    last: bool = False,
-    splits: int = 0,
-    tokens: int = 1,
-    out_stride: int = 0,
-) -> list[Step]:
-    """out[start:] = matrix · what the prologue makes of x, a step for each slice of the matrix.
-
-    `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
-    token instead of its first; `splits` is how many runs of attention there are to join. With
-    subgroups, `tokens` may be a batch of up to MOST_TOKENS, for which each weight is read once;
-    their outputs are `out_stride` apart.
-    """
-    kernel = "matvec"
-    constants = {
-        "FORM": matrix.form,
-        "COLS": matrix.columns,
-        "PROLOGUE": prologue,
-        "ACTIVATION": activation,
-        "SPLITS": splits,
-        "BIAS": int(matrix.bias is not None),
-    }
-    # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
-    stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
-    constants["STAGE"] = int(stages and tokens == 1 and staged(model, matrix.columns))
-    if model.adapter.subgroup_size:
-        kernel = "matvec_half" if model.adapter.half else "matvec_subgroup"
-    steps = []
-    for part in matrix.slices:
-        if model.adapter.subgroup_size:
-            kind = kind_of(kernel, constants, part.rows)
-            cut = model.cuts.get(kind) or team(part.rows, matrix.columns, activation)
-            constants = {**constants, **cut.constants(), "TOKENS": tokens}
-        params = {
-            "rows": part.rows,
-            "row0": part.row0,
-            "x_stride": aligned(matrix.columns, 4),
-            "out_stride": out_stride,
-            "out0": start,
-            "last": int(last),
-            "eps": model.config.norm_eps,
-            "offset": model.config.norm_offset,
-            "heads": model.config.heads,
-        }
-        bound = {**bindings, **part.bindings(), "state": model.memory.state}
-        if matrix.bias is not None:
-            bound["bias"] = matrix.bias
-        steps.append(Step(kernel, constants, bound, params, tokens, label))
-    return steps
-
-
-def staged(model: PlannedModel, columns: int) -> bool:
-    """Whether a matvec's activations fit the adapter's workgroup memory."""
-    return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
+def experts_down(model: PlannedModel, batch: int, index: int) -> list[Step]:
+    """gated -> downs, a slot each."""
+    m, name = model.memory, f"blk.{index}.ffn_down"
+    (matrix,) = model.weights.stacks[name]
+    bindings, stride = {"x": m.gated, "out": m.downs}, model.widths.hidden
+    return matvec(
+        model, matrix, bindings, name, tokens=batch, out_stride=stride, rows=Rows.OF_SLOTS
+    )
 
 
 def parts_of(head_dim: int, keys: int) -> int:
@@ -248,28 +217,10 @@ def parts_of(head_dim: int, keys: int) -> int:
     """
     columns = aligned(head_dim, 4) // 4
     most = MOST_VALUE_LANES if keys > SHORT_KEYS else VALUE_LANES
-    return min(_power(256 // columns), most)
+    return min(power(256 // columns), most)
 
 
 def splits_of(keys: int, groups: int) -> int:
     """Runs into which attention cuts up to `keys` keys of each of `groups` groups of heads."""
     runs, most = (FEW_RUNS, MOST_FOLDED) if keys <= SHORT_KEYS else (MANY_RUNS, MOST_SPLITS)
     return max(min(runs // groups, keys // SPLIT_KEYS, most), 1)
-
-
-def team(rows: int, columns: int, activation: int) -> Cut:
-    """The rule of thumb for a matvec's cut (docs/experiments.md).
-
-    Where there are few rows, as many threads a row as find a group each; once there are enough of
-    them to keep a GPU busy, fewer, of which each has more to do.
-    """
-    groups = aligned(columns, 32) // 32
-    if rows >= MANY_ROWS:
-        return Cut(min(max(_power(groups // GROUPS_A_THREAD), 4), 16), 2, 2)
-    threads = min(max(_power(groups // 2), 4), 64 if rows < FEW_ROWS else 32)
-    return Cut(threads, 2 if activation else 1, 1)
-
-
-def _power(number: int) -> int:
-    """The largest power of two that is not above `number`."""
-    return 1 << max(number, 1).bit_length() - 1

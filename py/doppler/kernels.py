@@ -30,6 +30,7 @@ Constants = Mapping[str, Number]
 SHARED = (
     "state",
     "planes",
+    "rows",
     "product",
     "vector",
     "team",
@@ -59,6 +60,9 @@ FILES = (
     "attention_decode",
     "attention_join",
     "gate",
+    "route",
+    "assign",
+    "combine",
     "draft",
     "read",
     "sample_blocks",
@@ -66,7 +70,21 @@ FILES = (
 )
 # Bindings that a dispatch may go without, where its constants say that they are not touched.
 OPTIONAL = frozenset(
-    {"high", "scales", "branch", "post", "weight", "next", "bias", "q_norm", "k_norm", "walk"}
+    {
+        "high",
+        "scales",
+        "branch",
+        "post",
+        "weight",
+        "next",
+        "bias",
+        "chosen",
+        "order",
+        "tiles",
+        "q_norm",
+        "k_norm",
+        "walk",
+    }
 )
 MOST_WORKGROUPS = 65535  # in one dimension of a grid
 MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
@@ -83,8 +101,13 @@ def _spread(count: int) -> Grid:
     return _over(count, y), y, 1
 
 
+def _slots(p: Mapping[str, Any]) -> int:
+    """Rows that a matvec computes: one, or one for each expert that a token uses."""
+    return int(p["tokens"]) if p["EXPERTS"] else 1
+
+
 def _team_grid(p: Mapping[str, Any]) -> Grid:
-    return min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE), 1, 1
+    return min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE), 1, _slots(p)
 
 
 # Workgroups from params and number of tokens, p; the shares are those of each file's header.
@@ -105,7 +128,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
         _over(p["tokens"], 64 * p["TOKEN_TILES"]),
         1,
     ),
-    "matvec": lambda p: _spread(_over(p["rows"], 128)),
+    "matvec": lambda p: (*_spread(_over(p["rows"], 128))[:2], _slots(p)),
     "matvec_subgroup": _team_grid,
     "matvec_half": _team_grid,
     "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
@@ -122,6 +145,9 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     ),
     "attention_join": lambda p: (p["heads"], 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
+    "route": lambda p: (p["tokens"], 1, 1),
+    "assign": lambda _: (1, 1, 1),
+    "combine": lambda p: (_over(p["stride"], 256), p["tokens"], 1),
     "draft": lambda _: (1, 1, 1),
     "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
     "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),

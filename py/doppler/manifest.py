@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -39,6 +39,16 @@ class Tensor:
     name: str
     type: str
     shape: tuple[int, ...]
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ExpertRange:
+    """All tensors of one expert of a layer: whole blocks of the byte space, from `offset` on."""
+
+    layer: int
+    expert: int
     offset: int
     bytes: int
 
@@ -80,6 +90,7 @@ class Manifest:
     block_size: int
     blocks: tuple[str, ...]
     shards: tuple[Shard, ...]
+    experts: tuple[ExpertRange, ...] = ()  # by layer and number
 
     @cached_property
     def identity(self) -> str:
@@ -124,7 +135,9 @@ class Manifest:
         return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
 
     def _description(self) -> dict[str, Any]:
+        experts = {"experts": [asdict(expert) for expert in self.experts]} if self.experts else {}
         return {
+            **experts,
             "config": self.config.to_json(),
             "tokenizer": None if self.tokenizer is None else asdict(self.tokenizer),
             "tensors": [asdict(tensor) for tensor in self.tensors],
@@ -168,7 +181,12 @@ def _parse(data: Any) -> Manifest:
         block_size=_field(description, "block_size", int),
         blocks=tuple(_field(description, "blocks", list)),
         shards=tuple(_shard(item) for item in _field(data, "shards", list)),
+        experts=tuple(_expert(item) for item in description.get("experts", ())),
     )
+
+
+def _expert(data: Any) -> ExpertRange:
+    return ExpertRange(*(_field(data, field.name, int) for field in fields(ExpertRange)))
 
 
 def _tensor(data: Any) -> Tensor:
@@ -227,6 +245,7 @@ def _hash(value: Any, what: str) -> str:
 def _check(manifest: Manifest) -> None:
     _check_tensors(manifest)
     _check_blocks(manifest)
+    _check_experts(manifest)
     _check_shards(manifest)
 
 
@@ -262,6 +281,24 @@ def _check_blocks(manifest: Manifest) -> None:
         raise FormatError(f"{len(manifest.blocks)} blocks of {size} are not {manifest.bytes} bytes")
     for index, value in enumerate(manifest.blocks):
         _hash(value, f"the hash of block {index}")
+
+
+def _check_experts(manifest: Manifest) -> None:
+    config, size = manifest.config, manifest.block_size
+    count = config.experts.count if config.experts else 0
+    wanted = [(layer, expert) for layer in range(len(config.layers)) for expert in range(count)]
+    if [(e.layer, e.expert) for e in manifest.experts] != wanted:
+        raise FormatError(f"the ranges of experts are not those of {len(wanted)}, by layer")
+    for e in manifest.experts:
+        end = e.offset + e.bytes
+        if e.offset < 0 or e.offset % size or e.bytes % size or end > manifest.bytes:
+            raise FormatError(
+                f"expert {e.expert} of layer {e.layer} is no whole number of blocks at {e.offset}"
+            )
+        for name in config.expert_shapes(e.layer, e.expert):
+            tensor = manifest.tensor(name)
+            if tensor.offset < e.offset or tensor.offset + tensor.bytes > end:
+                raise FormatError(f"tensor {name!r} lies outside the range of its expert")
 
 
 def _check_shards(manifest: Manifest) -> None:

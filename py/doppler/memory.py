@@ -17,6 +17,7 @@ from doppler.config import ModelConfig, Rope
 from doppler.decode import MOST_SPLITS
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.kernels import Kernels
+from doppler.mixture import CPU_TILE, most_tiles
 from doppler.plan import Memory, Step, Widths
 from doppler.sampler import Sampling, blocks_of
 from doppler.weights import aligned
@@ -136,7 +137,18 @@ class EngineMemory:
             top_ids=self._own(gpu, 4 * blocks_of(c.vocab), "activations", "top ids"),
             history=self._own(gpu, 4 * self.context, "activations", "history"),
             walk=self._own(gpu, 4, "activations", "walk"),
+            **self._slots(gpu, rows),
         )
+
+    def _slots(self, gpu: Gpu, rows: int) -> dict[str, Slice]:
+        """What says which experts the tokens of a batch use; nothing where there are none."""
+        experts = self._config.experts
+        if experts is None:
+            return {}
+        slots = rows * experts.used
+        sizes = {"chosen": 4 * slots, "shares": 4 * slots, "order": 4 * slots}
+        sizes["tiles"] = 16 * most_tiles(slots, experts.count, CPU_TILE)
+        return {name: self._own(gpu, size, "activations", name) for name, size in sizes.items()}
 
     def _layers(self) -> range:
         return range(len(self._config.layers))

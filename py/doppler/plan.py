@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from doppler import sampler
 from doppler.adapter import Adapter
 from doppler.config import ModelConfig
-from doppler.gpu import Slice
+from doppler.gpu import GpuBuffer, Slice
 from doppler.tiles import tile_of
 from doppler.weights import Matrix, Weights, aligned
 
@@ -22,12 +23,24 @@ if TYPE_CHECKING:
 
 Number = int | float
 
-ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}  # kernels/activation.wgsl
+ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # kernels/activation.wgsl
+NOTHING = Slice(GpuBuffer(None, 0, "activations", None), 0, 0)  # that a plan does not bind
+
+
+class Rows(IntEnum):
+    """What a product's rows of activations are (EXPERTS in kernels/rows.wgsl)."""
+
+    OF_TOKENS = 0  # multiplied by one matrix
+    OF_TOKENS_FOR_EXPERTS = 1  # by each expert that the token uses
+    OF_SLOTS = 2  # one for each of them, and by its own expert
 
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel to run over `tokens` tokens (of which the state says how many are real)."""
+    """One kernel to run over `tokens` tokens (of which the state says how many are real).
+
+    Where experts multiply, those are the tokens' slots, or places in tiles that may stay empty.
+    """
 
     kernel: str
     constants: Mapping[str, Number]
@@ -47,11 +60,13 @@ class Widths:
     gate_up: int
     up0: int
     ffn: int
+    routes: int  # router's logits
+    used: int  # experts, each with rows of its own in gate_up, gated and downs
     are_whole: bool  # no row ends within a vec4
 
     @classmethod
     def of(cls, config: ModelConfig) -> Widths:
-        ffn = aligned(config.ffn, 4)
+        ffn, experts = aligned(config.ffn, 4), config.experts
         return cls(
             hidden=aligned(config.hidden, 4),
             qkv=aligned(config.q_width + 2 * config.kv_width, 4),
@@ -59,21 +74,27 @@ class Widths:
             gate_up=2 * ffn,
             up0=ffn,
             ffn=ffn,
+            routes=aligned(experts.count, 4) if experts else 0,
+            used=experts.used if experts else 0,
             are_whole=not any(n % 4 for n in (config.hidden, config.q_width, config.ffn)),
         )
 
     def by_buffer(self) -> dict[str, int]:
         """Elements a token needs in each activation buffer, by the names of `Memory`."""
-        return {
+        each = max(self.used, 1)
+        sizes = {
             "x": self.hidden,
             "x_next": self.hidden,
             "normed": self.hidden,
             "branch": self.hidden,
             "qkv": self.qkv,
             "attended": self.attended,
-            "gate_up": self.gate_up,
-            "gated": self.ffn,
+            "gate_up": each * self.gate_up,
+            "gated": each * self.ffn,
+            "routes": self.routes,
+            "downs": self.used * self.hidden,
         }
+        return {name: size for name, size in sizes.items() if size}
 
 
 @dataclass(frozen=True)
@@ -103,6 +124,13 @@ class Memory:
     top_ids: Slice
     history: Slice  # [context] ids so far
     walk: Slice  # the row of a batch with drafts that is sampled next
+    # Of a mixture of experts only:
+    routes: Slice = NOTHING  # the router's logits
+    chosen: Slice = NOTHING  # experts, by slot: those that the first token uses, then the second's
+    shares: Slice = NOTHING  # of a slot in its token's output
+    order: Slice = NOTHING  # slots by expert
+    tiles: Slice = NOTHING  # of `order`, none with slots of two experts
+    downs: Slice = NOTHING  # a slot each: outputs of the experts
 
 
 @dataclass(frozen=True)
@@ -236,12 +264,14 @@ class PlannedModel:
         return len(stack) > 1 or len(stack[0].slices) > 1
 
     def gate(self, batch: int, index: int) -> Step:
-        """gate and up, computed apart -> gated."""
+        """gate and up, computed apart -> gated; with experts, of each slot."""
         c, m, w = self.config, self.memory, self.widths
+        each = max(w.used, 1)
         params = {"ffn": c.ffn, "in_stride": w.gate_up, "up0": w.up0, "out_stride": w.ffn}
+        params["each"] = each
         constants = {"ACTIVATION": ACTIVATIONS[c.activation]}
         bindings = {"gate_up": m.gate_up, "out": m.gated, "state": m.state}
-        return Step("gate", constants, bindings, params, batch, f"blk.{index}.gate")
+        return Step("gate", constants, bindings, params, each * batch, f"blk.{index}.gate")
 
     def sample(self) -> list[Step]:
         """Logits -> the next token, into tokens[0], the ring, history and the state."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from doppler.decode import matvec
 from doppler.gpu import Slice
-from doppler.plan import ACTIVATIONS, PlannedModel, Step
-from doppler.projection import Place, project
+from doppler.matvec import matvec
+from doppler.mixture import assign, combine, route
+from doppler.plan import ACTIVATIONS, PlannedModel, Rows, Step
+from doppler.projection import Place, project, takes_matvecs
 from doppler.weights import aligned
 
 
@@ -52,24 +53,52 @@ class PrefillPlan:
         yield model.norm(batch, f"{prefix}.attention", f"{prefix}.ffn_norm", post)
 
     def _ffn(self, batch: int, index: int) -> Iterator[Step]:
-        model, m, w, prefix = self._model, self._model.memory, self._model.widths, f"blk.{index}"
-        name = f"{prefix}.ffn_gate_up"
+        model, m, prefix = self._model, self._model.memory, f"blk.{index}"
+        if model.config.experts is None:
+            yield from self._gate_up(batch, index, Rows.OF_TOKENS)
+            yield from self._plain(batch, f"{prefix}.ffn_down", m.gated)
+        else:
+            yield from self._experts(batch, index)
+        post = model.post_norm(index, "post_ffw_norm")
+        yield model.norm(batch, f"{prefix}.ffn", model.following(index), post)
+
+    def _gate_up(self, batch: int, index: int, rows: Rows) -> Iterator[Step]:
+        model, m, w, name = (
+            self._model,
+            self._model.memory,
+            self._model.widths,
+            f"blk.{index}.ffn_gate_up",
+        )
         if model.is_apart(name):
-            yield from self._stack(name, Place(m.gate_up, w.gate_up, batch))
+            yield from self._stack(name, Place(m.gate_up, w.gate_up, batch, rows=rows))
             yield model.gate(batch, index)
         else:
             activation = ACTIVATIONS[model.config.activation]
-            yield from self._stack(name, Place(m.gated, w.ffn, batch, activation=activation))
-        yield from self._plain(batch, f"{prefix}.ffn_down", m.gated)
-        post = model.post_norm(index, "post_ffw_norm")
-        yield model.norm(batch, f"{prefix}.ffn", model.following(index), post)
+            place = Place(m.gated, w.ffn, batch, activation=activation, rows=rows)
+            yield from self._stack(name, place)
+
+    def _experts(self, batch: int, index: int) -> Iterator[Step]:
+        """normed -> branch, through the experts that each token uses."""
+        model, m, w = self._model, self._model.memory, self._model.widths
+        router, down = f"blk.{index}.ffn_gate_inp", f"blk.{index}.ffn_down"
+        matrix = model.weights.matrices[f"{router}.weight"]
+        place = Place(m.routes, w.routes, batch)
+        yield from project(model, matrix, m.normed, place, router, is_exact=True)
+        yield route(model, batch, index)
+        if not takes_matvecs(model, batch):
+            yield assign(model, batch, index)
+        yield from self._gate_up(batch, index, Rows.OF_TOKENS_FOR_EXPERTS)
+        (matrix,) = model.weights.stacks[down]
+        place = Place(m.downs, w.hidden, batch, rows=Rows.OF_SLOTS)
+        yield from project(model, matrix, m.gated, place, down)
+        yield combine(model, batch, index)
 
     def _stack(self, name: str, place: Place) -> Iterator[Step]:
         """Every matrix of a stack, each to its place: a multiple of four columns of the output."""
         model = self._model
         for matrix in model.weights.stacks[name]:
             yield from project(model, matrix, model.memory.normed, place, name)
-            place = replace(place, start=place.start + aligned(matrix.rows, 4))
+            place = replace(place, start=place.start + aligned(matrix.height, 4))
 
     def _plain(self, batch: int, name: str, x: Slice) -> Iterator[Step]:
         """One matrix, x -> branch."""

@@ -112,6 +112,9 @@ def _least(step: Step, seen: int) -> tuple[int, int]:
         return keys * each, 4 * step.tokens * keys * int(p["heads"]) * width
     if step.kernel.startswith("mat"):
         planes = sum(bound[name].size for name in ("codes", "high", "scales") if name in bound)
-        columns = int(step.constants.get("COLS") or p["cols"])
-        return planes, 2 * step.tokens * int(p["rows"]) * columns
+        columns, rows = int(step.constants.get("COLS") or p["cols"]), step.tokens
+        if p["experts"]:
+            rows = bound["order"].size // 4 if "order" in bound else step.tokens
+            planes = planes * min(rows, int(p["experts"])) // int(p["experts"])
+        return planes, 2 * rows * int(p["rows"]) * columns
     return 0, 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from doppler.decode import MOST_TOKENS, matvec
 from doppler.gpu import Slice
-from doppler.plan import Number, PlannedModel, Step
+from doppler.matvec import MOST_TOKENS, matvec
+from doppler.mixture import TILE, experts_of, places, tile_size
+from doppler.plan import Number, PlannedModel, Rows, Step
 from doppler.weights import Matrix, aligned
 
 
@@ -32,13 +33,17 @@ MATRIX_TILES = tuple(
     Tiling(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens}, least)
     for rows, tokens, least in ((4, 2, 128), (2, 2, 32), (2, 1, 0))
 )
+# With experts, those whose tokens are a tile's (mixture.py).
+EXPERT_TILES = tuple(tiling for tiling in TILES if tiling.tokens == TILE)
+EXPERT_MATRIX_TILES = tuple(tiling for tiling in MATRIX_TILES if tiling.tokens == TILE)
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a batch's products go: row stride of `out`, first column, number of tokens.
 
-    activation: 0, or what makes one number of a gate and its up (kernels/activation.wgsl).
+    activation: 0, or what makes one number of a gate and its up (kernels/activation.wgsl). With
+    experts, `out` has a row for each slot.
     """
 
     out: Slice
@@ -46,16 +51,27 @@ class Place:
     tokens: int
     start: int = 0
     activation: int = 0
+    rows: Rows = Rows.OF_TOKENS
+
+
+def takes_matvecs(model: PlannedModel, tokens: int) -> bool:
+    """Whether so few tokens are matvecs' work, with the sums that they would have alone."""
+    return tokens <= MOST_TOKENS and model.adapter.subgroup_size > 0
 
 
 def project(
-    model: PlannedModel, matrix: Matrix, x: Slice, place: Place, label: str
+    model: PlannedModel,
+    matrix: Matrix,
+    x: Slice,
+    place: Place,
+    label: str,
+    is_exact: bool = False,
 ) -> Iterator[Step]:
     """out[t, start:] = matrix · x[t]: a step for each slice of the matrix.
 
-    A few tokens are matvecs' work, with the sums that they would have alone.
+    is_exact: in f32 whatever the adapter's precision.
     """
-    if place.tokens <= MOST_TOKENS and model.adapter.subgroup_size:
+    if takes_matvecs(model, place.tokens):
         yield from matvec(
             model,
             matrix,
@@ -65,34 +81,47 @@ def project(
             start=place.start,
             tokens=place.tokens,
             out_stride=place.stride,
+            rows=place.rows,
+            is_exact=is_exact,
         )
         return
-    kernel, cut = kernel_of(model, matrix, place.tokens)
     shared = {"x": x, "out": place.out, "state": model.memory.state}
     if matrix.bias is not None:
         shared["bias"] = matrix.bias
+    tokens = place.tokens
+    if place.rows:
+        bound = places(model, place.tokens)
+        shared |= bound
+        tokens = bound["tiles"].size // 16 * tile_size(model)
+    kernel, cut = kernel_of(model, matrix.height, tokens, place.rows, is_exact)
     constants = {"FORM": matrix.form, "ACTIVATION": place.activation, **cut}
-    constants["BIAS"] = int(matrix.bias is not None)
+    constants |= {"BIAS": int(matrix.bias is not None), "EXPERTS": place.rows}
     for part in matrix.slices:
         params: dict[str, Number] = {
-            "rows": part.rows,
+            "rows": matrix.height if place.rows else part.rows,
             "cols": matrix.columns,
             "row0": part.row0,
             "x_stride": aligned(matrix.columns, 4),
             "out_stride": place.stride,
             "out0": place.start,
+            "experts": part.rows // matrix.height if place.rows else 0,
+            "used": experts_of(model).used if place.rows else 0,
         }
-        yield Step(kernel, constants, {**part.bindings(), **shared}, params, place.tokens, label)
+        yield Step(kernel, constants, {**part.bindings(), **shared}, params, tokens, label)
 
 
-def kernel_of(model: PlannedModel, matrix: Matrix, tokens: int) -> tuple[str, Mapping[str, Number]]:
-    """A kernel and the constants that cut its work."""
+def kernel_of(
+    model: PlannedModel, height: int, tokens: int, rows: Rows, is_exact: bool
+) -> tuple[str, Mapping[str, Number]]:
+    """A kernel and the constants that cut its work, for a matrix of `height` rows."""
     adapter = model.adapter
     if adapter.is_cpu:
         return "matmul", {}
-    if adapter.matrix_units:
-        return "matmul_subgroup_matrix", tiling_of(MATRIX_TILES, matrix.rows, tokens)
-    return "matmul_tile", {**tiling_of(TILES, matrix.rows, tokens), "HALF": int(adapter.half)}
+    if adapter.matrix_units and not is_exact:
+        tilings = EXPERT_MATRIX_TILES if rows else MATRIX_TILES
+        return "matmul_subgroup_matrix", tiling_of(tilings, height, tokens)
+    tiling = tiling_of(EXPERT_TILES if rows else TILES, height, tokens)
+    return "matmul_tile", {**tiling, "HALF": int(adapter.half and not is_exact)}
 
 
 def tiling_of(tilings: tuple[Tiling, ...], rows: int, tokens: int) -> Mapping[str, Number]:

@@ -88,13 +88,28 @@ def attention(
 
 
 def gate(gates: Array, ups: Array, activation: Activation) -> Array:
-    """act(gates) · ups, act being silu or GELU's tanh approximation."""
-    if activation == "silu":
+    """act(gates) · ups, act being silu or GELU's tanh approximation.
+
+    GPT-OSS's swiglu_clamped: gates up to 7, ups within ±7, (ups + 1) · gates · σ(1.702 gates).
+    """
+    if activation == "swiglu_clamped":
+        gates, ups = np.minimum(gates, 7.0), np.clip(ups, -7.0, 7.0) + 1
+        share = 1 / (1 + np.exp(-1.702 * gates))
+    elif activation == "silu":
         share = 1 / (1 + np.exp(-gates))
     else:
         share = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gates + 0.044715 * gates**3)))
     out: Array = gates * share * ups
     return out
+
+
+def route(logits: Array, used: int, normed: bool) -> tuple[npt.NDArray[np.int64], Array]:
+    """Experts of each token [n, used], from the router's logits [n, experts], and their shares."""
+    chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :used]
+    kept = np.take_along_axis(logits, chosen, -1)
+    weights = np.exp(kept - kept[:, :1])
+    all_of_them = weights if normed else np.exp(logits - kept[:, :1])
+    return chosen, weights / all_of_them.sum(axis=-1, keepdims=True)
 
 
 def read(words: npt.NDArray[np.uint32], workgroups: int) -> npt.NDArray[np.uint32]:
@@ -207,9 +222,12 @@ class _Tensors:
         return self.weights(f"blk.{self.index}.{name}.weight")
 
     def project(self, name: str, x: Array) -> Array:
-        """Matrix `name` times x [n, columns], and its bias -> [n, rows]."""
+        """Matrix `name` times x [n, columns], and its bias -> [n, rows].
+
+        An expert's is named PART.EXPERT.
+        """
         out = matmul(self(name), x)
-        if name in self.config.biases:
+        if name.split(".")[0] in self.config.biases:
             out = out + self.weights(f"blk.{self.index}.{name}.bias")
         return out
 
@@ -221,9 +239,26 @@ def _block(config: ModelConfig, layer: Layer, weight: _Tensors, x: Array) -> Arr
     branch = weight.project("attn_output", _attend(config, layer, weight, normed))
     post = weight("post_attention_norm") if config.post_norms else None
     x, normed = norm(x, branch, post, weight("ffn_norm"), eps, offset)
-    gates, ups = weight.project("ffn_gate", normed), weight.project("ffn_up", normed)
-    branch = weight.project("ffn_down", gate(gates, ups, config.activation))
+    branch = _ffn(config, weight, normed)
     return x + (rms(branch, weight("post_ffw_norm"), eps, offset) if config.post_norms else branch)
+
+
+def _ffn(config: ModelConfig, weight: _Tensors, normed: Array) -> Array:
+    """Normed states [n, hidden] -> what the FFN adds to x [n, hidden]."""
+
+    def feed(x: Array, expert: str = "") -> Array:
+        gates, ups = weight.project(f"ffn_gate{expert}", x), weight.project(f"ffn_up{expert}", x)
+        return weight.project(f"ffn_down{expert}", gate(gates, ups, config.activation))
+
+    if config.experts is None:
+        return feed(normed)
+    logits = weight.project("ffn_gate_inp", normed)
+    chosen, shares = route(logits, config.experts.used, config.experts.normed)
+    out = np.zeros_like(normed)
+    for expert in np.unique(chosen):
+        tokens, slots = np.nonzero(chosen == expert)
+        out[tokens] += shares[tokens, slots, None] * feed(normed[tokens], f".{expert}")
+    return out
 
 
 def _attend(config: ModelConfig, layer: Layer, weight: _Tensors, normed: Array) -> Array:

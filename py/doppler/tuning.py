@@ -47,7 +47,7 @@ Cuts = Mapping[str, Cut]  # by what `kind_of` says
 
 def kind_of(kernel: str, constants: Mapping[str, int | float], rows: int) -> str:
     """What the best cut depends on, besides the device."""
-    names = ("FORM", "COLS", "PROLOGUE", "ACTIVATION")
+    names = ("FORM", "COLS", "PROLOGUE", "ACTIVATION", "EXPERTS")
     return f"{kernel} {rows} rows {' '.join(f'{name} {constants[name]:g}' for name in names)}"
 
 

@@ -7,13 +7,13 @@ limit is cut by rows into slices, each with planes of its own.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from doppler.errors import DeviceError, FormatError, UnsupportedError
 from doppler.gpu import Gpu, GpuBuffer, Slice
 from doppler.manifest import Manifest, Tensor
+from doppler.stacks import Run, stacks
 
 FORMS: Mapping[str, int] = {
     "F32": 0,
@@ -32,14 +32,6 @@ FORMS: Mapping[str, int] = {
     "Q3_K": 13,
     "Q2_K": 14,
 }
-# Matrices that multiply the same activations: one matrix, and so one dispatch, where types agree.
-STACKS: Mapping[str, tuple[str, ...]] = {
-    "attn_qkv": ("attn_q", "attn_k", "attn_v"),
-    "ffn_gate_up": ("ffn_gate", "ffn_up"),
-}
-# What a type becomes, without loss, where it is stacked with that: a few more bits for some
-# matrices spare a dispatch a layer.
-WIDER: Mapping[str, str] = {"Q4_0": "Q5_0", "Q5_0": "Q8_0"}
 ALIGNMENT = 256  # of a binding's offset: minStorageBufferOffsetAlignment by default
 
 
@@ -107,13 +99,22 @@ class MatrixSlice:
 
 @dataclass(frozen=True)
 class Matrix:
-    """[rows, columns] weights of one form on the GPU; one tensor, or several one below another."""
+    """[rows, columns] weights of one form on the GPU; one tensor, or several one below another.
+
+    Those of `experts` (0: it is no mixture) are all of the same height, and none is cut by slices.
+    """
 
     rows: int
     columns: int
     form: int
     slices: tuple[MatrixSlice, ...]
     bias: Slice | None = None  # float32, a number a row
+    experts: int = 0
+
+    @property
+    def height(self) -> int:
+        """Rows of one expert, or all."""
+        return self.rows // max(self.experts, 1)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Weights:
     """A model's tensors on the GPU: matrices as planes, vectors as float32, by GGUF name.
 
     `stacks` has what multiplies the same activations, by STACKS' names ("blk.0.attn_qkv"): the
-    matrices one below another, as few as their types allow.
+    matrices one below another, as few as their types allow. With experts it also has their
+    "ffn_down", one matrix of all of them.
     """
 
     matrices: dict[str, Matrix]
@@ -152,39 +154,14 @@ def allocate_weights(gpu: Gpu, manifest: Manifest) -> Weights:
     return room.weights()
 
 
-def _stacks(manifest: Manifest) -> Iterator[tuple[str, list[list[Tensor]]]]:
-    """Each stack's name and its runs of tensors that become one matrix."""
-    tensors = {tensor.name: tensor for tensor in manifest.tensors}
-    for index in range(len(manifest.config.layers)):
-        for name, members in STACKS.items():
-            runs: list[list[Tensor]] = []
-            parts = [tensors[f"blk.{index}.{member}.weight"] for member in members]
-            agree = _common_type(parts) is not None
-            for tensor in parts:
-                # Relayout starts at words, so what stands above must be a multiple of four rows.
-                fits = runs and (agree or runs[-1][0].type == tensor.type)
-                if fits and runs[-1][-1].shape[0] % 4 == 0:
-                    runs[-1].append(tensor)
-                else:
-                    runs.append([tensor])
-            yield f"blk.{index}.{name}", runs
-
-
-def _common_type(tensors: Sequence[Tensor]) -> str | None:
-    """The type that all of them are, or can become without loss."""
-    types = {tensor.type for tensor in tensors}
-    if len(types) == 1:
-        return types.pop()
-    return next((wide for own, wide in WIDER.items() if types == {own, wide}), None)
-
-
 class _Room:
     """The buffers of a model's weights while they are made."""
 
     def __init__(self, gpu: Gpu, manifest: Manifest) -> None:
         self._gpu, self._manifest = gpu, manifest
-        self._stacks = dict(_stacks(manifest))
-        self._runs = {t.name: run for runs in self._stacks.values() for run in runs for t in run}
+        self._stacks = dict(stacks(manifest))
+        runs = [run for runs in self._stacks.values() for run in runs]
+        self._runs = {tensor.name: run for run in runs for tensor in run.tensors}
         self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Slice] = {}
         self._shapes = {tensor.name: tensor.shape for tensor in manifest.tensors}
@@ -193,11 +170,11 @@ class _Room:
 
     def weights(self) -> Weights:
         made = self._matrices
-        stacks = {
-            name: tuple(made[run[0].name] for run in runs if run[0].name in made)
+        stacked = {
+            name: tuple(made[run.first] for run in runs if run.first in made)
             for name, runs in self._stacks.items()
         }
-        return Weights(made, stacks, self._vectors, self._places, tuple(self._owned))
+        return Weights(made, stacked, self._vectors, self._places, tuple(self._owned))
 
     def add(self, tensor: Tensor) -> None:
         if tensor.type not in FORMS:
@@ -219,44 +196,44 @@ class _Room:
             )
 
     def _add_matrix(self, tensor: Tensor) -> None:
-        run = self._runs.get(tensor.name, [tensor])
-        first = run[0].name
-        if first not in self._matrices:
-            self._matrices[first] = self._matrix(run)
-        above = itertools.takewhile(lambda t: t.name != tensor.name, run)
-        self._places[tensor.name] = (self._matrices[first], sum(t.shape[0] for t in above))
+        run = self._runs.get(tensor.name, Run((tensor,)))
+        if run.first not in self._matrices:
+            self._matrices[run.first] = matrix = self._matrix(run)
+            self._places |= {part.name: (matrix, row) for part, row in run.places()}
 
-    def _matrix(self, run: Sequence[Tensor]) -> Matrix:
-        rows, columns = sum(tensor.shape[0] for tensor in run), run[0].shape[1]
-        form, name = FORMS[_common_type(run) or run[0].type], run[0].name
+    def _matrix(self, run: Run) -> Matrix:
+        rows, columns = run.rows, run.tensors[0].shape[1]
+        form, name = FORMS[run.type], run.first
         sizes = plane_sizes(form, columns)
-        step = self._rows_a_slice(name, sizes)
+        # Pieces of a tensor that relayout moves start at words: after a multiple of four rows.
+        step = self._rows_a_slice(name, sizes, rows // run.experts if run.experts else 4)
         slices = tuple(
             self._allocate(name, sizes, row0, min(step, rows - row0))
             for row0 in range(0, rows, step)
         )
-        return Matrix(rows, columns, form, slices, self._bias(run, rows))
+        return Matrix(rows, columns, form, slices, self._bias(run), run.experts)
 
-    def _bias(self, run: Sequence[Tensor], rows: int) -> Slice | None:
+    def _bias(self, run: Run) -> Slice | None:
         """Room for the biases of a run of tensors, each where its rows are; zeros for none."""
-        names = [f"{tensor.name.removesuffix('weight')}bias" for tensor in run]
-        if not self._shapes.keys() & names:
+        names = {tensor.name: f"{tensor.name.removesuffix('weight')}bias" for tensor in run.tensors}
+        if self._shapes.keys().isdisjoint(names.values()):
             return None
-        buffer, row = self._own(aligned(4 * rows, 16), f"{run[0].name} bias"), 0
-        for name, tensor in zip(names, run, strict=True):
-            if name in self._shapes:
-                self._vectors[name] = Slice(buffer, 4 * row, 4 * tensor.shape[0])
-            row += tensor.shape[0]
+        buffer = self._own(aligned(4 * run.rows, 16), f"{run.first} bias")
+        for tensor, row in run.places():
+            if names[tensor.name] in self._shapes:
+                place = Slice(buffer, 4 * row, 4 * tensor.shape[0])
+                self._vectors[names[tensor.name]] = place
         return Slice(buffer, 0, buffer.size)
 
-    def _rows_a_slice(self, name: str, sizes: PlaneSizes) -> int:
+    def _rows_a_slice(self, name: str, sizes: PlaneSizes, step: int) -> int:
+        """As many as can be bound at once: a multiple of `step`."""
         binding = self._gpu.limits["maxStorageBufferBindingSize"] // max(
             sizes.codes, sizes.high, sizes.scales
         )
         whole = (self._gpu.limits["maxBufferSize"] - 3 * ALIGNMENT) // sizes.row
-        rows = min(binding, whole) // 4 * 4  # relayout pieces start at words
-        if rows < 4:
-            raise DeviceError(f"{name}: the adapter cannot bind four of its rows at once")
+        rows = min(binding, whole) // step * step
+        if rows < step:
+            raise DeviceError(f"{name}: the adapter cannot bind {step} of its rows at once")
         return rows
 
     def _allocate(self, name: str, sizes: PlaneSizes, row0: int, rows: int) -> MatrixSlice:

@@ -18,7 +18,7 @@ _BINDING = re.compile(
     r"@group\(0\)\s*@binding\((\d+)\)\s*var<(uniform|storage)(?:,\s*(read|read_write))?>\s*(\w+)\s*:"
 )
 _ARRAY_BINDING = re.compile(
-    r"@group\(0\)\s*@binding\(\d+\)\s*var<storage,[^>]*>\s*(\w+)\s*:\s*array<(\w+)>;"
+    r"@group\(0\)\s*@binding\(\d+\)\s*var<storage,\s*(\w+)>\s*(\w+)\s*:\s*array<(\w+)>;"
 )
 _OVERRIDE = re.compile(r"^override\s+(\w+)\s*:", re.MULTILINE)
 _PARAMS = re.compile(r"^struct Params\s*\{(.*?)\}", re.MULTILINE | re.DOTALL)
@@ -59,15 +59,17 @@ class Shader:
         )
 
     def variant(self, absent: Collection[str], half: bool) -> str:
-        """The source with the `absent` bindings, runtime-sized arrays, as private variables.
+        """The source with the `absent` bindings, runtime-sized arrays, as constants, or as private
+        variables where they are written.
 
         A dispatch costs the browser's GPU process a third of a microsecond for each binding; a
-        variant that never touches one is better off without it. `half` makes Real, in kernels that
+        variant that never touches one is better off without it. A constant, unlike a variable, is
+        the same for all threads: barriers may depend on it. `half` makes Real, in kernels that
         have that alias, f16.
         """
         source = f"enable f16;\n{self.source.replace(_REAL, 'alias Real = f16;')}"
         return _ARRAY_BINDING.sub(
-            lambda m: f"var<private> {m[1]}: array<{m[2]}, 1>;" if m[1] in absent else m[0],
+            lambda m: _stand_in(*m.groups()) if m[2] in absent else m[0],
             source if half else self.source,
         )
 
@@ -90,6 +92,13 @@ def parse(name: str, sources: Mapping[str, str]) -> Shader:
         frozenset(_OVERRIDE.findall(bare)),
         tuple((field, _CODES[kind]) for field, kind in fields),
     )
+
+
+def _stand_in(mode: str, name: str, kind: str) -> str:
+    """What has the type of an array binding and is none."""
+    if mode == "read":
+        return f"const {name} = array<{kind}, 1>();"
+    return f"var<private> {name}: array<{kind}, 1>;"
 
 
 def _access(space: str, mode: str) -> Access:

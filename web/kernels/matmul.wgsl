@@ -3,6 +3,7 @@
 // uses: planes
 // uses: state
 // uses: activation
+// uses: rows
 // uses: product
 //
 // x [batch, x_stride] f32, out [batch, out_stride] f32. A thread computes 4 rows × 8 tokens in
@@ -23,23 +24,26 @@ fn sums_of(rows: Rows, base: u32, at: u32) -> vec4f {
     total(multiply(rows.r2, v)), total(multiply(rows.r3, v)));
 }
 
-fn store(t: u32, row: u32, sums: vec4f) {
-  store_two(t, row, sums.xy);
-  store_two(t, row + 2u, sums.zw);
+fn store_four(t: u32, row: u32, sums: vec4f) {
+  store(t, row, sums.xy);
+  store(t, row + 2u, sums.zw);
 }
 
 @compute @workgroup_size(32, 2)
-fn main(@builtin(global_invocation_id) id: vec3u) {
+fn main(
+  @builtin(global_invocation_id) id: vec3u,
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_id) local: vec3u,
+) {
+  let span = take_tile(workgroup.y, 16u);
   let row = id.x * 4u;
-  let t = id.y * 8u;
-  if (row >= params.rows || t >= state.count) {
+  let t = span.x + local.y * 8u;
+  if (row >= params.rows || t >= span.y) {
     return;
   }
   let rows = vec4u(row_of(row), row_of(row + 1u), row_of(row + 2u), row_of(row + 3u));
-  let stride = params.x_stride / 4u;
-  let last = vec4u(state.count - 1u);
-  let base = min(vec4u(t, t + 1u, t + 2u, t + 3u), last) * stride;
-  let base4 = min(vec4u(t + 4u, t + 5u, t + 6u, t + 7u), last) * stride;
+  let base = vec4u(x_base(t), x_base(t + 1u), x_base(t + 2u), x_base(t + 3u));
+  let base4 = vec4u(x_base(t + 4u), x_base(t + 5u), x_base(t + 6u), x_base(t + 7u));
   var sums0 = vec4f(); // of the first token, for each row
   var sums1 = vec4f();
   var sums2 = vec4f();
@@ -74,12 +78,12 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     sums6 += sums_of(b, base4.z, 8u * g + 4u);
     sums7 += sums_of(b, base4.w, 8u * g + 4u);
   }
-  store(t, row, sums0);
-  store(t + 1u, row, sums1);
-  store(t + 2u, row, sums2);
-  store(t + 3u, row, sums3);
-  store(t + 4u, row, sums4);
-  store(t + 5u, row, sums5);
-  store(t + 6u, row, sums6);
-  store(t + 7u, row, sums7);
+  store_four(t, row, sums0);
+  store_four(t + 1u, row, sums1);
+  store_four(t + 2u, row, sums2);
+  store_four(t + 3u, row, sums3);
+  store_four(t + 4u, row, sums4);
+  store_four(t + 5u, row, sums5);
+  store_four(t + 6u, row, sums6);
+  store_four(t + 7u, row, sums7);
 }

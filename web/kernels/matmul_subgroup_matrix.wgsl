@@ -6,6 +6,7 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 // uses: planes
 // uses: state
 // uses: activation
+// uses: rows
 // uses: product
 //
 // A workgroup of 8 subgroups of 32 computes 32 · ROW_TILES rows × 64 · TOKEN_TILES tokens, 32 columns
@@ -51,8 +52,7 @@ fn small(v: vec4f) -> vec4h {
 
 // Vec4 index % 8 of group g of token t, which is a thread's own.
 fn activations(t: u32, g: u32, index: u32) -> vec4f {
-  let base = min(t + index / 8u, state.count - 1u) * (params.x_stride / 4u);
-  return load_x(base, 8u * g + index % 8u);
+  return load_x(x_base(t + index / 8u), 8u * g + index % 8u);
 }
 
 fn carry(row0: u32, t0: u32, g: u32, index: u32) -> Carried {
@@ -118,13 +118,13 @@ fn right(row: u32, column: u32) -> Right {
 }
 
 // By way of workgroup memory, since a matrix at the edge may not be stored whole.
-fn store(sums: Sums, token: u32, row: u32, subgroup: u32, lane: u32) {
+fn store_matrix(sums: Sums, token: u32, row: u32, subgroup: u32, lane: u32) {
   let start = subgroup * SIZE * SIZE;
   subgroupMatrixStore(&results, start, sums, false, SIZE); // row after row
   workgroupBarrier();
   for (var i = 2u * lane; i < SIZE * SIZE; i += 64u) {
     let two = X_SCALE * vec2f(results[start + i], results[start + i + 1u]);
-    store_two(token + i / SIZE, row + i % SIZE, two);
+    store(token + i / SIZE, row + i % SIZE, two);
   }
   workgroupBarrier();
 }
@@ -135,8 +135,9 @@ fn main(
   @builtin(local_invocation_index) index: u32,
 ) {
   let row0 = workgroup.x * ROWS;
-  let t0 = workgroup.y * TOKENS;
-  if (t0 >= state.count) {
+  let span = take_tile(workgroup.y, TOKENS);
+  let t0 = span.x;
+  if (t0 >= span.y) {
     return;
   }
   let subgroup = index / 32u;
@@ -184,18 +185,18 @@ fn main(
   }
   let t = t0 + token;
   let r = row0 + row;
-  store(sums00, t, r, subgroup, lane);
-  store(sums01, t, r + SIZE, subgroup, lane);
+  store_matrix(sums00, t, r, subgroup, lane);
+  store_matrix(sums01, t, r + SIZE, subgroup, lane);
   if (ROW_TILES > 2u) {
-    store(sums02, t, r + 2u * SIZE, subgroup, lane);
-    store(sums03, t, r + 3u * SIZE, subgroup, lane);
+    store_matrix(sums02, t, r + 2u * SIZE, subgroup, lane);
+    store_matrix(sums03, t, r + 3u * SIZE, subgroup, lane);
   }
   if (TOKEN_TILES > 1u) {
-    store(sums10, t + SIZE, r, subgroup, lane);
-    store(sums11, t + SIZE, r + SIZE, subgroup, lane);
+    store_matrix(sums10, t + SIZE, r, subgroup, lane);
+    store_matrix(sums11, t + SIZE, r + SIZE, subgroup, lane);
     if (ROW_TILES > 2u) {
-      store(sums12, t + SIZE, r + 2u * SIZE, subgroup, lane);
-      store(sums13, t + SIZE, r + 3u * SIZE, subgroup, lane);
+      store_matrix(sums12, t + SIZE, r + 2u * SIZE, subgroup, lane);
+      store_matrix(sums13, t + SIZE, r + 3u * SIZE, subgroup, lane);
     }
   }
 }

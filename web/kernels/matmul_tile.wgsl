@@ -4,6 +4,7 @@
 // uses: planes
 // uses: state
 // uses: activation
+// uses: rows
 // uses: product
 //
 // A workgroup of 256 threads computes 64 · ROW_BLOCKS rows × 64 · TOKEN_BLOCKS tokens (1 or 2 each),
@@ -80,7 +81,7 @@ fn carry_weights(row: u32, g: u32, i: u32) -> Block {
 }
 
 fn activations(t: u32, at: u32) -> vec4f {
-  return load_x(min(t, state.count - 1u) * (params.x_stride / 4u), at) / SCALE;
+  return load_x(x_base(t), at) / SCALE;
 }
 
 fn carry_tokens(t: u32, g: u32, i: u32) -> Block {
@@ -133,11 +134,11 @@ fn gathered(sums: Sums, part: Block) -> Sums {
 }
 
 fn store_token(t: u32, row: u32, sums: vec4f) {
-  store_two(t, row, SCALE * sums.xy);
-  store_two(t, row + 2u, SCALE * sums.zw);
+  store(t, row, SCALE * sums.xy);
+  store(t, row + 2u, SCALE * sums.zw);
 }
 
-fn store(t: u32, row: u32, sums: Sums) {
+fn store_block(t: u32, row: u32, sums: Sums) {
   store_token(t, row, sums.v0);
   store_token(t + 1u, row, sums.v1);
   store_token(t + 2u, row, sums.v2);
@@ -150,8 +151,9 @@ fn main(
   @builtin(local_invocation_index) index: u32,
 ) {
   let row0 = workgroup.x * 4u * W_LANES;
-  let t0 = workgroup.y * 4u * X_LANES;
-  if (t0 >= state.count) {
+  let span = take_tile(workgroup.y, 4u * X_LANES);
+  let t0 = span.x;
+  if (t0 >= span.y) {
     return;
   }
   let r = index % 16u;
@@ -205,14 +207,14 @@ fn main(
   }
   let row = row0 + 4u * r;
   let token = t0 + 4u * t;
-  store(token, row, sums00);
+  store_block(token, row, sums00);
   if (TOKEN_BLOCKS > 1u) {
-    store(token + 64u, row, sums01);
+    store_block(token + 64u, row, sums01);
   }
   if (ROW_BLOCKS > 1u) {
-    store(token, row + 64u, sums10);
+    store_block(token, row + 64u, sums10);
   }
   if (ROW_BLOCKS * TOKEN_BLOCKS == 4u) {
-    store(token + 64u, row + 64u, sums11);
+    store_block(token + 64u, row + 64u, sums11);
   }
 }

@@ -3,6 +3,7 @@
 // uses: planes
 // uses: state
 // uses: activation
+// uses: rows
 // uses: vector
 //
 // A thread computes 4 rows, a workgroup 128: no subgroups, so that it runs everywhere, and little
@@ -45,6 +46,9 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let number = workgroup.y * grid.x + workgroup.x;
+  if (!take_slot(workgroup.z)) {
+    return;
+  }
   stage(lane, number == 0u);
   let r = (number * 32u + lane) * 4u;
   if (r >= params.rows) {
@@ -57,6 +61,6 @@ fn main(
     sums += vec4f(
       product(rows.x, g, v), product(rows.y, g, v), product(rows.z, g, v), product(rows.w, g, v));
   }
-  store_two(r, sums.xy, 0u);
-  store_two(r + 2u, sums.zw, 0u);
+  store_two(out_base(0u), r, sums.xy);
+  store_two(out_base(0u), r + 2u, sums.zw);
 }

@@ -5,6 +5,7 @@ diagnostic(off, subgroup_uniformity);
 // uses: planes
 // uses: state
 // uses: activation
+// uses: rows
 // uses: vector
 // uses: team
 

@@ -1,15 +1,18 @@
-// What the matmuls share: bindings, parameters, activations in vec4s. Put before those whose header says
-// "uses: product"; it needs planes.wgsl, activation.wgsl and state.wgsl.
-
-override BIAS: u32;
+// What the matmuls share: bindings, parameters, and which tokens a workgroup takes. Put before those whose
+// header says "uses: product"; it needs planes.wgsl, activation.wgsl, rows.wgsl and state.wgsl.
+//
+// Numbers t are tokens of the batch; with EXPERTS they are places in `order`, which has the slots of all
+// tokens (see rows.wgsl) by expert, and a workgroup takes one of `tiles`, which are cut by assign.wgsl.
 
 struct Params {
-  rows: u32, // of this slice
+  rows: u32, // of this slice, or of an expert
   cols: u32,
-  row0: u32, // its first row in the whole matrix
+  row0: u32, // the slice's first row in the whole matrix
   x_stride: u32, // elements a token
   out_stride: u32,
   out0: u32, // where the matrix's first row goes in a token's output
+  experts: u32, // in this slice
+  used: u32, // of them by a token
 }
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
@@ -17,6 +20,31 @@ struct Params {
 @group(0) @binding(5) var<storage, read> state: State;
 @group(0) @binding(6) var<uniform> params: Params;
 @group(0) @binding(7) var<storage, read> bias: array<f32>; // of the whole matrix's rows
+@group(0) @binding(8) var<storage, read> order: array<u32>;
+@group(0) @binding(9) var<storage, read> tiles: array<vec4u>; // expert, first place, one past the last
+
+var<private> past: u32; // one past the last number of this workgroup
+
+// The first number, and one past the last, of tile y, each tile having up to `size` of them; none of an
+// expert that is not in this slice.
+fn take_tile(y: u32, size: u32) -> vec2u {
+  var span = vec2u(y * size, state.count);
+  if (EXPERTS > 0u) {
+    let tile = tiles[y];
+    span = select(vec2u(), tile.yz, take_expert(tile.x));
+  }
+  past = span.y;
+  return span;
+}
+
+// The first vec4 in x of number t, or of the last one.
+fn x_base(t: u32) -> u32 {
+  var row = min(t, past - 1u);
+  if (EXPERTS > 0u) {
+    row = row_of_slot(order[row]);
+  }
+  return row * (params.x_stride / 4u);
+}
 
 fn load_x(base: u32, at: u32) -> vec4f {
   if (FORM < 3u && at >= (params.cols + 3u) / 4u) {
@@ -30,33 +58,14 @@ fn load_half(base: u32, at: u32) -> Half {
   return Half(load_x(base, at), load_x(base, at + 1u), load_x(base, at + 2u), load_x(base, at + 3u));
 }
 
-fn row_of(r: u32) -> u32 {
-  return row_of_rows(r, params.rows);
-}
-
-fn biased(r: u32, sum: f32) -> f32 {
-  if (BIAS == 1u) {
-    return sum + bias[params.row0 + r];
-  }
-  return sum;
-}
-
-// Stores what token t has of rows r and r + 1, if there are such.
-fn store_two(t: u32, r: u32, sums: vec2f) {
-  if (t >= state.count) {
+// Stores what number t has of rows r and r + 1, if there are such.
+fn store(t: u32, r: u32, sums: vec2f) {
+  if (t >= past) {
     return;
   }
-  let at = t * params.out_stride + params.out0;
-  if (ACTIVATION > 0u) {
-    if (r < params.rows) {
-      out[at + r / 2u] = activate(vec4f(sums.x)).x * sums.y;
-    }
-    return;
+  var row = t;
+  if (EXPERTS > 0u) {
+    row = order[t];
   }
-  if (r < params.rows) {
-    out[at + params.row0 + r] = biased(r, sums.x);
-  }
-  if (r + 1u < params.rows) {
-    out[at + params.row0 + r + 1u] = biased(r + 1u, sums.y);
-  }
+  store_two(row * params.out_stride + params.out0, r, sums);
 }

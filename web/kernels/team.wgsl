@@ -84,13 +84,14 @@ fn add_products(sums: vec4f, packed: array<Packed, 4>, g: u32, token: u32) -> ve
 }
 
 fn store(r: u32, sums: vec4f, token: u32) {
+  let base = out_base(token);
   if (ROWS > 1u) {
-    store_two(r, sums.xy, token);
-  } else if (r < params.rows) {
-    out[params.out0 + token * params.out_stride + params.row0 + r] = biased(r, sums.x);
+    store_two(base, r, sums.xy);
+  } else {
+    store_one(base, r, sums.x);
   }
   if (ROWS > 2u) {
-    store_two(r + 2u, sums.zw, token);
+    store_two(base, r + 2u, sums.zw);
   }
 }
 
@@ -139,5 +140,7 @@ fn main(
   @builtin(subgroup_size) subgroup_size: u32,
 ) {
   lanes = subgroup_size;
-  multiply_rows(index, workgroup.y * grid.x + workgroup.x, grid.x * grid.y, subgroup_size);
+  if (take_slot(workgroup.z)) {
+    multiply_rows(index, workgroup.y * grid.x + workgroup.x, grid.x * grid.y, subgroup_size);
+  }
 }

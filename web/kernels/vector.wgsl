@@ -1,14 +1,16 @@
 // What the matvecs share: bindings, parameters, and the activations of one token, which the prologue
 // leaves in workgroup memory (STAGE 1), unless they are too many for it: then they are read where they
 // lie (STAGE 0, with PROLOGUE 0 only). Put before those whose header says "uses: vector"; it needs
-// planes.wgsl, activation.wgsl and state.wgsl.
+// planes.wgsl, activation.wgsl, rows.wgsl and state.wgsl.
 //
-// PROLOGUE 0: v = x[t] for t = last ? count - 1 : 0. Otherwise norms and residual
+// PROLOGUE 0: v = x[t] for t = last ? count - 1 : 0, or for the row of slot z with EXPERTS (z being the
+// workgroup's, and `chosen` the expert of each slot; see rows.wgsl). Otherwise norms and residual
 // are folded in, so that they cost no dispatch of their own: h = x (PROLOGUE 1), x + branch (2) or
 // x + rms(branch) · (post + offset) (3), where rms(v) = v / sqrt(mean(v²) + eps), and
 // v = rms(h) · (weight + offset). Every workgroup computes them for itself; the first one stores h in
 // `next`, which is not x, since others still read that. PROLOGUE 4 joins the runs of attention as
-// attention_join.wgsl does: x is its parts [SPLITS, COLS], branch its marks [SPLITS, heads].
+// attention_join.wgsl does: x is its parts [SPLITS, COLS], branch its marks [SPLITS, heads]. With EXPERTS
+// there are PROLOGUE 0 and 1 only.
 //
 // A kernel says what activations are staged as: `Staged`, a vec4 of the numbers that its product takes,
 // and keep(v), which makes one; restored(s) is v again, nearly.
@@ -16,7 +18,6 @@
 // x, branch, next [.., x_stride] f32, pads zero; post, weight [COLS]. x_stride is COLS rounded up to a
 // multiple of 4.
 
-override BIAS: u32;
 override COLS: u32;
 override PROLOGUE: u32;
 override NORMED = PROLOGUE > 0u && PROLOGUE < 4u;
@@ -30,8 +31,8 @@ override HAS_MINIMUM = FORM == 4u || FORM == 6u || FORM == 8u || FORM == 9u;
 override SUMMED = max(STEP * STAGE * u32(HAS_MINIMUM), 1u);
 
 struct Params {
-  rows: u32, // of this slice
-  row0: u32, // its first row in the whole matrix
+  rows: u32, // of this slice, or of an expert
+  row0: u32, // the slice's first row in the whole matrix
   x_stride: u32,
   out_stride: u32,
   out0: u32, // where the matrix's first row goes in the output
@@ -39,6 +40,8 @@ struct Params {
   eps: f32,
   offset: f32,
   heads: u32,
+  experts: u32, // in this slice
+  used: u32, // of them by a token
 }
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
@@ -50,6 +53,9 @@ struct Params {
 @group(0) @binding(9) var<storage, read> state: State;
 @group(0) @binding(10) var<uniform> params: Params;
 @group(0) @binding(11) var<storage, read> bias: array<f32>; // of the whole matrix's rows
+@group(0) @binding(12) var<storage, read> chosen: array<u32>; // experts, by slot
+
+var<private> slot: u32;
 
 var<workgroup> staged: array<Staged, STAGED>;
 var<workgroup> group_sums: array<f32, SUMMED>; // of what is staged, where minimums are to be multiplied
@@ -60,9 +66,27 @@ fn place(i: u32) -> u32 {
   return (i % 8u) * STEP + i / 8u;
 }
 
+// Turns to the expert of slot z; false where there is nothing to do for this slice.
+fn take_slot(z: u32) -> bool {
+  if (EXPERTS == 0u) {
+    return true;
+  }
+  slot = z;
+  return z < state.count * params.used && take_expert(chosen[z]);
+}
+
 // The first vec4 in x of the first token that is multiplied.
 fn token_base() -> u32 {
-  return select(0u, state.count - 1u, params.last == 1u) * (params.x_stride / 4u);
+  var row = select(0u, state.count - 1u, params.last == 1u);
+  if (EXPERTS > 0u) {
+    row = row_of_slot(slot);
+  }
+  return row * (params.x_stride / 4u);
+}
+
+// Where the outputs of a token begin, or those of the slot.
+fn out_base(token: u32) -> u32 {
+  return params.out0 + select(token, slot, EXPERTS > 0u) * params.out_stride;
 }
 
 fn lying(i: u32, token: u32) -> vec4f {
@@ -133,35 +157,6 @@ fn joined(i: u32) -> vec4f {
     total += weight;
   }
   return sum / total;
-}
-
-fn row_of(r: u32) -> u32 {
-  return row_of_rows(r, params.rows);
-}
-
-fn biased(r: u32, sum: f32) -> f32 {
-  if (BIAS == 1u) {
-    return sum + bias[params.row0 + r];
-  }
-  return sum;
-}
-
-// Stores a token's sums of rows r and r + 1.
-fn store_two(r: u32, sums: vec2f, token: u32) {
-  let base = params.out0 + token * params.out_stride;
-  let at = base + params.row0 + r;
-  if (ACTIVATION > 0u) {
-    if (r < params.rows) {
-      out[base + r / 2u] = activate(vec4f(sums.x)).x * sums.y;
-    }
-    return;
-  }
-  if (r < params.rows) {
-    out[at] = biased(r, sums.x);
-  }
-  if (r + 1u < params.rows) {
-    out[at + 1u] = biased(r + 1u, sums.y);
-  }
 }
 
 // Stages v. total_of(value, index, at), which each kernel has in its own way, is the workgroup's sum, taken

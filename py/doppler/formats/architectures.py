@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from doppler.config import Activation, Layer, ModelConfig, RopePairs
+from doppler.config import Activation, Layer, RopePairs
 from doppler.errors import FormatError, UnsupportedError
 
 _LLAMA_LAYER = {
@@ -24,71 +24,110 @@ _LLAMA_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# Of experts, "*" being the number of one; stacked ones have the names of formats/experts.py.
+_EXPERTS_LAYER = _LLAMA_LAYER | {
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.*.gate_proj": "ffn_gate.*",
+    "mlp.experts.*.up_proj": "ffn_up.*",
+    "mlp.experts.*.down_proj": "ffn_down.*",
+    "mlp.experts.gate_up_proj": "ffn_gate_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+}
+_MIXTRAL_LAYER = _EXPERTS_LAYER | {
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "block_sparse_moe.experts.*.w1": "ffn_gate.*",
+    "block_sparse_moe.experts.*.w3": "ffn_up.*",
+    "block_sparse_moe.experts.*.w2": "ffn_down.*",
+}
+_GPT_OSS_LAYER = _LLAMA_LAYER | {
+    "self_attn.sinks": "attn_sinks",
+    "mlp.router": "ffn_gate_inp",
+    "mlp.experts.gate_up_proj": "ffn_gate_up_columns",
+    "mlp.experts.down_proj": "ffn_down_columns",
+}
 _GEMMA3_LAYER = _LLAMA_LAYER | {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
 }
-_QWEN3_LAYER = _LLAMA_LAYER | {
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-}
-_OUTER = {
-    "embed_tokens.weight": "token_embd.weight",
-    "norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
+_HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 _QWEN_DEFAULTS = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "rope_theta": 10_000.0,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
 }
-_TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "model.")
 MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
-_IGNORED = ("vision_tower.", "multi_modal_projector.", "vision_model.")
+
+
+@dataclass(frozen=True)
+class ExpertKeys:
+    """Where config.json says how many experts there are, how wide, and how they are added up."""
+
+    count: tuple[str, ...] = ("num_local_experts", "num_experts")  # whichever is there
+    ffn: str = "intermediate_size"
+    normed: str | None = None  # None: shares of those used always add up to one
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What a checkpoint's metadata leaves to be known. Bases are of rope, windows in tokens."""
 
-    name: str  # general.architecture in GGUF, and the prefix of its keys
+    name: str
     hf_types: tuple[str, ...]  # model_type in config.json
     hf_layer: Mapping[str, str]  # module of a layer -> its GGUF name
     hf_defaults: Mapping[str, Any]  # what config.json may omit
-    hf_norm_offset: float  # GGUF has the offset added already
     gguf_pairs: RopePairs
     activation: Activation
+    gguf: str = ""  # general.architecture, and the prefix of its keys; empty: the name
+    gguf_renamed: Mapping[str, str] = field(default_factory=dict)  # tensors of a layer
+    hf_norm_offset: float = 0.0  # GGUF has the offset added already
+    hf_activation: str = ""  # what config.json calls the activation; empty: as all do
     biases: tuple[str, ...] = ()  # matrices of a layer that have one
     embedding_scaled: bool = False  # embeddings × √hidden
     qk_norm: bool = False
     post_norms: bool = False
-    global_every: int = 0  # every n-th layer sees all keys, the others a window; 0: all see all
-    local_base: float = 0.0  # of the layers with a window
+    sinks: bool = False
+    experts: ExpertKeys | None = None
+    # Which layers see a window only, where there is one: all but every n-th, all, or those from
+    # config.json's max_window_layers on (of which GGUF knows nothing).
+    sliding: Literal["none", "pattern", "all", "later"] = "none"
+    global_every: int = 0  # the n of the pattern
+    local_base: float = 0.0  # of the layers with a window; 0: there is one rope for all
+    yarn_whole_pairs: bool = True  # where GGUF says nothing
     query_scalars: Mapping[int, float] = field(default_factory=dict)  # by layers; else head_dim
 
+    @property
+    def gguf_name(self) -> str:
+        """general.architecture."""
+        return self.gguf or self.name
+
     def layers(self, count: int, window: int, every: int | None = None) -> tuple[Layer, ...]:
-        """Layer i (from 0) is global where (i + 1) % every == 0; ropes are (local, global)."""
-        if count > MOST_LAYERS:
-            raise FormatError(f"config: {count} layers are more than the {MOST_LAYERS} that can be")
-        every = self.global_every if every is None else every
-        if not every:
-            return (Layer(),) * count
-        return tuple(
-            Layer(window=0, rope=1) if (i + 1) % every == 0 else Layer(window=window, rope=0)
-            for i in range(count)
-        )
+        """Those of a pattern, where layer i (from 0) is global if (i + 1) % every == 0."""
+        every = every or self.global_every
+        return tuple(self.layer(0 if (i + 1) % every == 0 else window) for i in range(count))
+
+    def layer(self, window: int) -> Layer:
+        """One that sees a window, or all keys (0); of two ropes, the first is for windows."""
+        return Layer(window, int(self.local_base > 0 and window == 0))
+
+
+def checked_count(layers: int) -> int:
+    """A number of layers. Raises FormatError for one that cannot be."""
+    if layers > MOST_LAYERS:
+        raise FormatError(f"config: {layers} layers are more than the {MOST_LAYERS} that can be")
+    return layers
 
 
 ARCHITECTURES = (
     Architecture(
         name="gemma3",
         hf_types=("gemma3_text", "gemma3"),
-        hf_layer=_GEMMA3_LAYER,
+        hf_layer=_GEMMA3_LAYER | _HEAD_NORMS,
         hf_defaults={
             "vocab_size": 262208,
             "hidden_size": 2304,
@@ -111,6 +150,7 @@ ARCHITECTURES = (
         embedding_scaled=True,
         qk_norm=True,
         post_norms=True,
+        sliding="pattern",
         global_every=6,
         local_base=10_000.0,
         query_scalars={62: 168.0},  # the 27B: hidden / heads
@@ -126,7 +166,6 @@ ARCHITECTURES = (
             "tie_word_embeddings": False,
             "rope_theta": 10_000.0,
         },
-        hf_norm_offset=0.0,
         gguf_pairs="interleaved",
         activation="silu",
     ),
@@ -135,27 +174,103 @@ ARCHITECTURES = (
         hf_types=("qwen2",),
         hf_layer=_LLAMA_LAYER,
         hf_defaults=_QWEN_DEFAULTS,
-        hf_norm_offset=0.0,
         gguf_pairs="half",
         activation="silu",
         biases=("attn_q", "attn_k", "attn_v"),
+        sliding="later",
     ),
     Architecture(
         name="qwen3",
         hf_types=("qwen3",),
-        hf_layer=_QWEN3_LAYER,
+        hf_layer=_LLAMA_LAYER | _HEAD_NORMS,
         hf_defaults={**_QWEN_DEFAULTS, "head_dim": 128},
-        hf_norm_offset=0.0,
         gguf_pairs="half",
         activation="silu",
         qk_norm=True,
+        sliding="later",
+    ),
+    Architecture(
+        name="qwen3moe",
+        hf_types=("qwen3_moe",),
+        hf_layer=_EXPERTS_LAYER | _HEAD_NORMS,
+        hf_defaults={
+            **_QWEN_DEFAULTS,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "norm_topk_prob": False,
+        },
+        gguf_pairs="half",
+        activation="silu",
+        qk_norm=True,
+        experts=ExpertKeys(ffn="moe_intermediate_size", normed="norm_topk_prob"),
+        sliding="all",
+    ),
+    Architecture(
+        name="mixtral",
+        hf_types=("mixtral",),
+        hf_layer=_MIXTRAL_LAYER,
+        hf_defaults={
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 1_000_000.0,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+        gguf="llama",
+        gguf_pairs="interleaved",
+        activation="silu",
+        experts=ExpertKeys(),
+        sliding="all",
+    ),
+    Architecture(
+        name="gpt-oss",
+        hf_types=("gpt_oss",),
+        hf_layer=_GPT_OSS_LAYER,
+        hf_defaults={
+            "head_dim": 64,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 150_000.0,
+            "sliding_window": 128,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 4,
+            "attention_bias": True,
+        },
+        gguf_pairs="half",
+        gguf_renamed={"post_attention_norm": "ffn_norm"},
+        hf_activation="silu",
+        activation="swiglu_clamped",
+        biases=(
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate_inp",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ),
+        sinks=True,
+        experts=ExpertKeys(),
+        sliding="pattern",
+        global_every=2,
+        yarn_whole_pairs=False,
     ),
 )
 
 
-def of_gguf(name: Any, where: str) -> Architecture:
+def of_gguf(name: Any, has_experts: bool, where: str) -> Architecture:
     """The architecture of that general.architecture; UnsupportedError where there is none."""
-    return _find({a.name: a for a in ARCHITECTURES}, name, where)
+    known = {(a.gguf_name, a.experts is not None): a for a in ARCHITECTURES}
+    if (name, not has_experts) in known and (name, has_experts) not in known:
+        kind = "with" if has_experts else "without"
+        raise UnsupportedError(f"{where}: Doppler does not know {name} {kind} experts")
+    return _find({key: a for (key, has), a in known.items() if has is has_experts}, name, where)
 
 
 def of_hf(model_type: Any, where: str) -> Architecture:
@@ -166,65 +281,7 @@ def of_hf(model_type: Any, where: str) -> Architecture:
 def _find(known: Mapping[str, Architecture], name: Any, where: str) -> Architecture:
     if not isinstance(name, str) or name not in known:
         raise UnsupportedError(
-            f"{where}: Doppler does not know the architecture {name!r}; it knows {', '.join(known)}"
+            f"{where}: Doppler does not know the architecture {name!r}; it knows "
+            f"{', '.join(sorted({a.name for a in ARCHITECTURES}))}"
         )
     return known[name]
-
-
-def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> dict[str, str]:
-    """Hugging Face tensor names -> GGUF names. What belongs to no text model is left out.
-
-    Raises UnsupportedError for a tensor that the architecture does not have (a bias, say): to leave
-    it out would change the model.
-    """
-    renamed: dict[str, str] = {}
-    for name in names:
-        short = _without_prefix(name)
-        if short.startswith(_IGNORED) or short.endswith("rotary_emb.inv_freq"):
-            continue
-        gguf = _OUTER.get(short) or _layer_name(architecture, short)
-        if gguf is None:
-            raise UnsupportedError(
-                f"{where}: tensor {name!r} is none that a {architecture.name} model has here; "
-                "Doppler does not support this variant"
-            )
-        renamed[name] = gguf
-    return renamed
-
-
-def _without_prefix(name: str) -> str:
-    prefix = next((p for p in _TEXT_PREFIXES if name.startswith(p)), "")
-    return name[len(prefix) :]
-
-
-def _layer_name(architecture: Architecture, short: str) -> str | None:
-    """layers.3.self_attn.q_proj.weight -> blk.3.attn_q.weight; None for what it does not know."""
-    parts = short.split(".")
-    if len(parts) < 4 or parts[0] != "layers" or not parts[1].isdigit():
-        return None
-    module = architecture.hf_layer.get(".".join(parts[2:-1]))
-    has = parts[-1] == "weight" or (parts[-1] == "bias" and module in architecture.biases)
-    return f"blk.{int(parts[1])}.{module}.{parts[-1]}" if module and has else None
-
-
-def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """FormatError for a tensor that is missing or misshapen, UnsupportedError for an unknown one.
-
-    `shapes` are by GGUF name.
-    """
-    wanted = config.tensor_shapes()
-    for name, shape in wanted.items():
-        if name not in shapes:
-            raise FormatError(
-                f"{where}: tensor {name!r} of shape {shape} is missing; the file is incomplete"
-            )
-        if shapes[name] != shape:
-            raise FormatError(
-                f"{where}: tensor {name!r} has shape {shapes[name]}, the config asks for {shape}"
-            )
-    for name in shapes:
-        if name not in wanted:
-            raise UnsupportedError(
-                f"{where}: tensor {name!r} is none that a {config.architecture} model has here; "
-                "Doppler does not support this variant"
-            )

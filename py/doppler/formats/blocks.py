@@ -60,6 +60,9 @@ BLOCK_TYPES = {
 BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}
 
 
+BYTES = BlockType("U8", -1, 1, 1)  # no weights: what others are put together of
+
+
 def block_type(name: str) -> BlockType:
     """The type of that name; UnsupportedError where there is none."""
     if name not in BLOCK_TYPES:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from doppler.config import Layer, ModelConfig, Rope, yarn_magnitude
+from doppler.config import Experts, Layer, ModelConfig, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.architectures import Architecture, of_gguf
+from doppler.formats.architectures import Architecture, checked_count, of_gguf
 from doppler.formats.gguf import Gguf
 
 _REFUSED: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> when they do not
@@ -21,11 +21,18 @@ _REFUSED: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic ->
     "logit_scale": (0, 1),
     "residual_scale": (0, 1),
     "rope.scale_linear": (0, 1),
+    "expert_shared_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_weights_scale": (0, 1),
+    "expert_gating_func": (0, 1, 3),  # softmax, of all or of those used
+    "leading_dense_block_count": (0,),
 }
 ROPE_FACTORS = "rope_freqs.weight"  # one divisor of the inverse frequency for each pair
 
 
-def config_from_gguf(gguf: Gguf, rope_factors: tuple[float, ...]) -> ModelConfig:
+def config_from_gguf(
+    gguf: Gguf, rope_factors: tuple[float, ...]
+) -> tuple[Architecture, ModelConfig]:
     """The config of a file whose `rope_freqs.weight` holds `rope_factors` (empty: it has none).
 
     Raises UnsupportedError for an architecture or a setting that Doppler does not know, FormatError
@@ -33,38 +40,39 @@ def config_from_gguf(gguf: Gguf, rope_factors: tuple[float, ...]) -> ModelConfig
     """
     keys = _Keys(gguf)
     architecture = keys.architecture
-    if keys.integer("expert_count", 0):
-        raise UnsupportedError(f"{gguf.name} is a mixture of experts, which Doppler cannot run yet")
     for key, neutral in _REFUSED.items():
         if keys.get(key) not in (None, *neutral):
             raise UnsupportedError(
-                f"{gguf.name}: {architecture.name}.{key} is {keys.get(key)!r:.60}, which Doppler "
-                "cannot do"
+                f"{gguf.name}: {architecture.gguf_name}.{key} is {keys.get(key)!r:.60}, which "
+                "Doppler cannot do"
             )
     hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
     count = keys.integer("block_count")
     head_dim = _head_dim(keys, hidden, heads)
-    return ModelConfig(
+    config = ModelConfig(
         architecture=architecture.name,
         hidden=hidden,
         heads=heads,
         kv_heads=keys.integer("attention.head_count_kv", heads),
         head_dim=head_dim,
-        ffn=keys.integer("feed_forward_length"),
+        ffn=_ffn(keys),
         vocab=_vocab(gguf),
         context=keys.integer("context_length"),
         norm_eps=_short(keys.number("attention.layer_norm_rms_epsilon")),
         query_scale=architecture.query_scalars.get(count, head_dim) ** -0.5,
         activation=architecture.activation,
         ropes=_ropes(keys, rope_factors),
-        layers=_layers(keys, count),
+        layers=_layers(keys, checked_count(count)),
         embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
         biases=architecture.biases,
         qk_norm=architecture.qk_norm,
         post_norms=architecture.post_norms,
         tied="output.weight" not in gguf.tensors,
         rope_pairs=architecture.gguf_pairs,
+        sinks=architecture.sinks,
+        experts=_experts(keys),
     )
+    return architecture, config
 
 
 class _Keys:
@@ -73,12 +81,12 @@ class _Keys:
     def __init__(self, gguf: Gguf) -> None:
         self.file = gguf.name
         self._metadata = gguf.metadata
-        self.architecture: Architecture = of_gguf(
-            gguf.metadata.get("general.architecture"), gguf.name
-        )
+        name = gguf.metadata.get("general.architecture")
+        has_experts = bool(gguf.metadata.get(f"{name}.expert_count"))
+        self.architecture: Architecture = of_gguf(name, has_experts, gguf.name)
 
     def get(self, key: str) -> Any:
-        value = self._metadata.get(f"{self.architecture.name}.{key}")
+        value = self._metadata.get(f"{self.architecture.gguf_name}.{key}")
         if isinstance(value, np.ndarray) and value.size:  # one value a layer
             if (value != value[0]).any():
                 raise UnsupportedError(f"{self.file}: {key} differs between layers")
@@ -87,7 +95,7 @@ class _Keys:
 
     def list(self, key: str) -> list[Any] | None:
         """One value a layer; None where there is none or one for all."""
-        value = self._metadata.get(f"{self.architecture.name}.{key}")
+        value = self._metadata.get(f"{self.architecture.gguf_name}.{key}")
         return value.tolist() if isinstance(value, np.ndarray) else None
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -107,7 +115,8 @@ class _Keys:
         return float(value)
 
     def _message(self, key: str, value: Any, kind: str) -> str:
-        return f"{self.file}: {self.architecture.name}.{key} is {value!r:.60}, and must be {kind}"
+        name = f"{self.architecture.gguf_name}.{key}"
+        return f"{self.file}: {name} is {value!r:.60}, and must be {kind}"
 
 
 def _short(value: float) -> float:
@@ -129,6 +138,21 @@ def _head_dim(keys: _Keys, hidden: int, heads: int) -> int:
     return head_dim
 
 
+def _ffn(keys: _Keys) -> int:
+    """The width of the FFN, or of each expert, which has a key of its own where they differ."""
+    if keys.architecture.experts is not None and keys.get("expert_feed_forward_length"):
+        return keys.integer("expert_feed_forward_length")
+    return keys.integer("feed_forward_length")
+
+
+def _experts(keys: _Keys) -> Experts | None:
+    """llama.cpp's rule: shares of those used add up to one, unless a file says otherwise."""
+    if keys.architecture.experts is None:
+        return None
+    normed = keys.get("expert_weights_norm") is not False
+    return Experts(keys.integer("expert_count"), keys.integer("expert_used_count"), normed)
+
+
 def _vocab(gguf: Gguf) -> int:
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None:
@@ -139,8 +163,10 @@ def _vocab(gguf: Gguf) -> int:
 def _layers(keys: _Keys, count: int) -> tuple[Layer, ...]:
     """Files of some converters say which layers slide: every n-th does not, or a flag for each."""
     architecture = keys.architecture
-    if not architecture.global_every:
-        return architecture.layers(count, 0)
+    if architecture.sliding == "all":
+        return (architecture.layer(keys.integer("attention.sliding_window", 0)),) * count
+    if architecture.sliding != "pattern":
+        return (architecture.layer(0),) * count
     window = keys.integer("attention.sliding_window")
     slides = keys.list("attention.sliding_window_pattern")
     if slides is None:
@@ -150,7 +176,7 @@ def _layers(keys: _Keys, count: int) -> tuple[Layer, ...]:
         raise FormatError(
             f"{keys.file}: sliding_window_pattern is of {len(slides)} layers, the model of {count}"
         )
-    return tuple(Layer(window, 0) if slide else Layer(0, 1) for slide in slides)
+    return tuple(architecture.layer(window if slide else 0) for slide in slides)
 
 
 def _ropes(keys: _Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
@@ -166,8 +192,9 @@ def _ropes(keys: _Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
         rope = _yarn(keys, base)
     elif factors:
         rope = Rope(base, "factors", factors=factors)
-    local = Rope(keys.number("rope.freq_base_swa", architecture.local_base or base))
-    return (local, rope) if architecture.global_every else (rope,)
+    if not architecture.local_base:
+        return (rope,)
+    return Rope(keys.number("rope.freq_base_swa", architecture.local_base)), rope
 
 
 def _yarn(keys: _Keys, base: float) -> Rope:
@@ -181,5 +208,6 @@ def _yarn(keys: _Keys, base: float) -> Rope:
         original_context=keys.integer("rope.scaling.original_context_length"),
         beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
+        whole_pairs=keys.architecture.yarn_whole_pairs,
         magnitude=given * yarn_magnitude(factor),
     )

@@ -6,19 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doppler.config import Activation, Layer, ModelConfig, Rope, yarn_magnitude
+from doppler.config import Activation, Experts, Layer, ModelConfig, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.architectures import Architecture, of_hf
+from doppler.formats.architectures import Architecture, ExpertKeys, checked_count, of_hf
 
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _REFUSED = (  # settings that change the arithmetic where they are set
-    "attention_bias",
     "mlp_bias",
     "final_logit_softcapping",
     "attn_logit_softcapping",
     "use_bidirectional_attention",
-    "use_sliding_window",
+    "mlp_only_layers",
+    "shared_expert_intermediate_size",
+    "n_shared_experts",
 )
+_ASKED = {"swiglu_limit": 7.0, "decoder_sparse_step": 1}  # where they are given
 
 
 def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, ModelConfig]:
@@ -37,6 +39,12 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
         if fields.get(key):
             raise UnsupportedError(
                 f"{where}: {key} is {fields.get(key)!r}, which Doppler cannot do"
+            )
+    asked = {**_ASKED, "attention_bias": "attn_output" in architecture.biases}
+    for key, value in asked.items():
+        if fields.get(key) not in (None, value):
+            raise UnsupportedError(
+                f"{where}: {key} is {fields.get(key)!r}; Doppler can do {value!r} only"
             )
     return architecture, _config(architecture, fields)
 
@@ -91,12 +99,14 @@ def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
         heads=heads,
         kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=head_dim,
-        ffn=fields.integer("intermediate_size"),
+        ffn=fields.integer(
+            architecture.experts.ffn if architecture.experts else "intermediate_size"
+        ),
         vocab=fields.integer("vocab_size"),
         context=fields.integer("max_position_embeddings"),
         norm_eps=fields.number("rms_norm_eps"),
         query_scale=_query_scale(fields, head_dim),
-        activation=_activation(fields),
+        activation=_activation(architecture, fields),
         ropes=_ropes(architecture, fields),
         layers=_layers(architecture, fields),
         norm_offset=architecture.hf_norm_offset,
@@ -106,7 +116,17 @@ def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
         post_norms=architecture.post_norms,
         tied=fields.get("tie_word_embeddings") is True,
         rope_pairs="half",
+        sinks=architecture.sinks,
+        experts=_experts(architecture.experts, fields),
     )
+
+
+def _experts(keys: ExpertKeys | None, fields: _Fields) -> Experts | None:
+    if keys is None:
+        return None
+    count = next((key for key in keys.count if fields.get(key) is not None), keys.count[0])
+    normed = keys.normed is None or fields.get(keys.normed) is True
+    return Experts(fields.integer(count), fields.integer("num_experts_per_tok"), normed)
 
 
 def _query_scale(fields: _Fields, head_dim: int) -> float:
@@ -116,32 +136,41 @@ def _query_scale(fields: _Fields, head_dim: int) -> float:
     return float(scalar**-0.5)
 
 
-def _activation(fields: _Fields) -> Activation:
+def _activation(architecture: Architecture, fields: _Fields) -> Activation:
     name = fields.get("hidden_activation") or fields.get("hidden_act")
-    if not isinstance(name, str) or name not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise UnsupportedError(f"{fields.where}: activation {name!r} is not one of {known}")
-    return _ACTIVATIONS[name]
+    known = _ACTIVATIONS
+    if architecture.hf_activation:
+        known = {architecture.hf_activation: architecture.activation}
+    if not isinstance(name, str) or name not in known:
+        raise UnsupportedError(
+            f"{fields.where}: activation {name!r} is not one of {', '.join(known)}"
+        )
+    return known[name]
 
 
 def _layers(architecture: Architecture, fields: _Fields) -> tuple[Layer, ...]:
     """`layer_types` says it layer by layer; older files have the pattern's length, or nothing."""
-    count = fields.integer("num_hidden_layers")
-    if not architecture.global_every:
-        return architecture.layers(count, 0)
-    window = fields.integer("sliding_window")
-    types = fields.get("layer_types")
-    if types is None:
+    count, types = checked_count(fields.integer("num_hidden_layers")), fields.get("layer_types")
+    if types is not None:
+        return _typed_layers(architecture, fields, count)
+    if architecture.sliding == "pattern":
         every = fields.integer("_sliding_window_pattern", architecture.global_every)
         every = fields.integer("sliding_window_pattern", every)
         if every < 1:
             raise FormatError(f"{fields.where}: sliding_window_pattern is {every}, not 1 or more")
-        return architecture.layers(count, window, every)
-    kinds = {"sliding_attention": Layer(window, 0), "full_attention": Layer(0, 1)}
-    known = isinstance(types, list) and all(kind in [*kinds] for kind in types)
-    if not known or len(types) != count:
-        raise FormatError(f"{fields.where}: layer_types must name {count} layers of {list(kinds)}")
-    return tuple(kinds[kind] for kind in types)
+        return architecture.layers(count, fields.integer("sliding_window"), every)
+    slides = architecture.sliding != "none" and fields.get("use_sliding_window") is not False
+    window = fields.integer("sliding_window", 0) if slides else 0
+    first = fields.integer("max_window_layers") if architecture.sliding == "later" else 0
+    return tuple(architecture.layer(window if i >= first else 0) for i in range(count))
+
+
+def _typed_layers(architecture: Architecture, fields: _Fields, count: int) -> tuple[Layer, ...]:
+    types, known = fields.get("layer_types"), ("sliding_attention", "full_attention")
+    if not isinstance(types, list) or len(types) != count or not {*map(str, types)} <= {*known}:
+        raise FormatError(f"{fields.where}: layer_types must name {count} layers of {list(known)}")
+    window = fields.integer("sliding_window") if known[0] in types else 0
+    return tuple(architecture.layer(window if kind == known[0] else 0) for kind in types)
 
 
 def _ropes(architecture: Architecture, fields: _Fields) -> tuple[Rope, ...]:
@@ -158,7 +187,7 @@ def _ropes(architecture: Architecture, fields: _Fields) -> tuple[Rope, ...]:
         local = _object(parameters, "sliding_attention", fields.where) or local
     else:
         plain = {**plain, **parameters}
-    if not architecture.global_every:
+    if not architecture.local_base:
         return (_rope(plain, fields),)
     return _rope(local, fields), _rope(plain, fields)
 

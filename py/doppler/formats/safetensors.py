@@ -13,7 +13,8 @@ from typing import Any
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.blocks import BlockType, block_type
+from doppler.formats.blocks import BYTES, BlockType, block_type
+from doppler.formats.content import Content
 from doppler.source import Source
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -21,6 +22,7 @@ SINGLE_FILE = "model.safetensors"
 
 _LARGEST_HEADER = 100_000_000  # what the format itself allows
 _KINDS = ("F32", "F16", "BF16")
+_PARTS = ("_blocks", "_scales")  # of MXFP4 weights, the bytes of which lie apart
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,20 @@ class SafeTensor:
     bytes: int
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is bytes of weights that have others in another tensor."""
+        return self.kind == "U8" and self.name.endswith(_PARTS)
+
+    @property
+    def content(self) -> Content:
+        """Where its bytes are. UnsupportedError for a dtype that Doppler does not know."""
+        return Content(self.name, self.type, self.shape, self.source, self.offset)
+
+    @property
     def type(self) -> BlockType:
         """UnsupportedError for a dtype that Doppler does not know."""
+        if self.is_part:
+            return BYTES
         if self.kind not in _KINDS:
             raise UnsupportedError(
                 f"{self.source.name}: tensor {self.name!r} is of type {self.kind}, "
@@ -103,7 +117,11 @@ def _tensor(name: str, item: Any, source: Source, start: int) -> SafeTensor:
     if not sane:
         raise FormatError(f"{source.name}: the header's entry of tensor {name!r} is damaged")
     tensor = SafeTensor(name, kind, shape, source, start + first, end - first)
-    if kind in _KINDS and shape and tensor.bytes != tensor.type.tensor_bytes(shape):
+    if (
+        (kind in _KINDS or tensor.is_part)
+        and shape
+        and tensor.bytes != tensor.type.tensor_bytes(shape)
+    ):
         raise FormatError(
             f"{source.name}: tensor {name!r} of shape {shape} and type {kind} has {tensor.bytes} "
             f"bytes instead of {tensor.type.tensor_bytes(shape)}"

@@ -1,0 +1,64 @@
+"""Where a tensor's bytes are: in a file as they lie there, or computed from what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from doppler.buffers import Buffer, Buffers
+from doppler.formats.blocks import BlockType
+from doppler.source import Source
+
+
+@dataclass(frozen=True)
+class Content:
+    """A tensor of `shape`, from `offset` of a source on. `name` is what the file calls it."""
+
+    name: str
+    type: BlockType
+    shape: tuple[int, ...]
+    source: Source
+    offset: int
+
+    @property
+    def bytes(self) -> int:
+        """Its length."""
+        return self.type.tensor_bytes(self.shape)
+
+
+class Latest:
+    """Keeps what was computed last: its bytes are asked for in pieces, one after another."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._data = b""
+
+    async def get(self, key: object, compute: Callable[[], Awaitable[bytes]]) -> bytes:
+        """What `compute` gives, unless `key` is the last one's."""
+        if self._key is not key:
+            self._data = await compute()
+            self._key = key
+        return self._data
+
+
+class Computed:
+    """A source whose bytes are computed when they are read, all at once."""
+
+    def __init__(
+        self,
+        name: str,
+        length: int,
+        compute: Callable[[], Awaitable[bytes]],
+        latest: Latest,
+        buffers: Buffers,
+    ) -> None:
+        self.name = name
+        self._length, self._compute, self._latest, self._buffers = length, compute, latest, buffers
+
+    async def size(self) -> int:
+        return self._length
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        data = await self._latest.get(self, self._compute)
+        assert len(data) == self._length, self.name
+        return self._buffers.from_bytes(data[offset : offset + length])

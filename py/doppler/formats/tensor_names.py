@@ -1,0 +1,106 @@
+"""Tensors by GGUF's names, whatever a checkpoint calls them; and whether all of them are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from doppler.config import ModelConfig
+from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.architectures import Architecture
+
+_OUTER = {
+    "embed_tokens.weight": "token_embd.weight",
+    "norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "model.")
+_IGNORED = ("vision_tower.", "multi_modal_projector.", "vision_model.")
+_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_KINDS = {".": ("weight", "bias"), "_": ("bias", "blocks", "scales")}
+_EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
+
+
+def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> dict[str, str]:
+    """Hugging Face tensor names -> GGUF names. What belongs to no text model is left out.
+
+    Raises UnsupportedError for a tensor that the architecture does not have (a bias, say): to leave
+    it out would change the model.
+    """
+    renamed: dict[str, str] = {}
+    for name in names:
+        short = _without_prefix(name)
+        if short.startswith(_IGNORED) or short.endswith("rotary_emb.inv_freq"):
+            continue
+        gguf = _OUTER.get(short) or _layer_name(architecture, short)
+        if gguf is None:
+            raise UnsupportedError(
+                f"{where}: tensor {name!r} is none that a {architecture.name} model has here; "
+                "Doppler does not support this variant"
+            )
+        renamed[name] = gguf
+    return renamed
+
+
+def our_name(architecture: Architecture, name: str) -> str:
+    """A GGUF file's tensor name -> ours, which are GGUF's, but that a few mean something else."""
+    parts = name.split(".")
+    if len(parts) > 2 and parts[0] == "blk":
+        parts[2] = architecture.gguf_renamed.get(parts[2], parts[2])
+    return ".".join(parts)
+
+
+def _without_prefix(name: str) -> str:
+    prefix = next((p for p in _TEXT_PREFIXES if name.startswith(p)), "")
+    return name[len(prefix) :]
+
+
+def _layer_name(architecture: Architecture, short: str) -> str | None:
+    """layers.3.self_attn.q_proj.weight -> blk.3.attn_q.weight; None for what it does not know."""
+    match = _LAYER.fullmatch(short)
+    if match is None:
+        return None
+    layer, path = match.groups()
+    expert = _EXPERT.search(path)
+    path, kind = _kind_of(_EXPERT.sub("*", path))
+    module = architecture.hf_layer.get(path)
+    if module is None or (kind == "bias" and not _has_bias(architecture, module)):
+        return None
+    number = str(int(expert[0])) if expert else ""
+    return f"blk.{int(layer)}.{module.replace('*', number)}.{kind}"
+
+
+def _kind_of(path: str) -> tuple[str, str]:
+    """(module, kind of tensor); a parameter that is no module's is its own weight."""
+    for separator in (".", "_"):
+        head, _, kind = path.rpartition(separator)
+        if head and kind in _KINDS[separator]:
+            return head, kind
+    return path, "weight"
+
+
+def _has_bias(architecture: Architecture, module: str) -> bool:
+    return any(module.startswith(name) for name in architecture.biases)
+
+
+def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """FormatError for a tensor that is missing or misshapen, UnsupportedError for an unknown one.
+
+    `shapes` are by GGUF name.
+    """
+    wanted = config.tensor_shapes()
+    for name, shape in wanted.items():
+        if name not in shapes:
+            raise FormatError(
+                f"{where}: tensor {name!r} of shape {shape} is missing; the file is incomplete"
+            )
+        if shapes[name] != shape:
+            raise FormatError(
+                f"{where}: tensor {name!r} has shape {shapes[name]}, the config asks for {shape}"
+            )
+    for name in shapes:
+        if name not in wanted:
+            raise UnsupportedError(
+                f"{where}: tensor {name!r} is none that a {config.architecture} model has here; "
+                "Doppler does not support this variant"
+            )

@@ -1,0 +1,123 @@
+"""One token's product with a matrix, or a few tokens': which kernel, what is folded into it, how
+threads share the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from doppler.gpu import Slice
+from doppler.mixture import experts_of
+from doppler.plan import PlannedModel, Rows, Step
+from doppler.tuning import Cut, kind_of
+from doppler.weights import Matrix, aligned
+
+MOST_TOKENS = 8  # of a batch that a matvec takes
+REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
+MANY_ROWS = 8192  # from which on they keep a large GPU busy
+FEW_ROWS = 2048
+GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
+
+
+class Prologue(IntEnum):
+    """What a matvec makes of its activations first (kernels/vector.wgsl)."""
+
+    NONE = 0
+    NORM = 1
+    ADD_NORM = 2
+    POST_NORM = 3
+    JOIN = 4
+
+
+def matvec(
+    model: PlannedModel,
+    matrix: Matrix,
+    bindings: Mapping[str, Slice],
+    label: str,
+    prologue: Prologue = Prologue.NONE,
+    activation: int = 0,
+    start: int = 0,
+    last: bool = False,
+    splits: int = 0,
+    tokens: int = 1,
+    out_stride: int = 0,
+    rows: Rows = Rows.OF_TOKENS,
+    is_exact: bool = False,
+) -> list[Step]:
+    """out[start:] = matrix · what the prologue makes of x, a step for each slice of the matrix.
+
+    `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
+    token instead of its first; `splits` is how many runs of attention there are to join. With
+    subgroups, `tokens` may be a batch of up to MOST_TOKENS, for which each weight is read once;
+    their outputs are `out_stride` apart, or those of their slots where `rows` are for experts.
+    `is_exact` computes in f32 whatever the adapter's precision.
+    """
+    kernel = "matvec"
+    constants = {
+        "FORM": matrix.form,
+        "COLS": matrix.columns,
+        "PROLOGUE": prologue,
+        "ACTIVATION": activation,
+        "SPLITS": splits,
+        "BIAS": int(matrix.bias is not None),
+        "EXPERTS": rows,
+    }
+    used = experts_of(model).used if rows else 0
+    at_once = 1 if rows else tokens  # that a workgroup multiplies
+    # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
+    stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
+    constants["STAGE"] = int(stages and at_once == 1 and staged(model, matrix.columns))
+    if model.adapter.subgroup_size:
+        is_half = model.adapter.half and not is_exact
+        kernel = "matvec_half" if is_half else "matvec_subgroup"
+    steps = []
+    for part in matrix.slices:
+        height = matrix.height if rows else part.rows
+        if model.adapter.subgroup_size:
+            kind = kind_of(kernel, constants, height)
+            cut = model.cuts.get(kind) or team(height * max(used, 1), matrix.columns, activation)
+            constants = {**constants, **cut.constants(), "TOKENS": at_once}
+        params = {
+            "rows": height,
+            "row0": part.row0,
+            "x_stride": aligned(matrix.columns, 4),
+            "out_stride": out_stride,
+            "out0": start,
+            "last": int(last),
+            "eps": model.config.norm_eps,
+            "offset": model.config.norm_offset,
+            "heads": model.config.heads,
+            "experts": part.rows // height if rows else 0,
+            "used": used,
+        }
+        bound = {**bindings, **part.bindings(), "state": model.memory.state}
+        if rows:
+            bound["chosen"] = model.memory.chosen
+        if matrix.bias is not None:
+            bound["bias"] = matrix.bias
+        steps.append(Step(kernel, constants, bound, params, tokens * max(used, 1), label))
+    return steps
+
+
+def staged(model: PlannedModel, columns: int) -> bool:
+    """Whether a matvec's activations fit the adapter's workgroup memory."""
+    return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
+
+
+def team(rows: int, columns: int, activation: int) -> Cut:
+    """The rule of thumb for a matvec's cut (docs/experiments.md).
+
+    Where there are few rows, as many threads a row as find a group each; once there are enough of
+    them to keep a GPU busy, fewer, of which each has more to do.
+    """
+    groups = aligned(columns, 32) // 32
+    if rows >= MANY_ROWS:
+        return Cut(min(max(power(groups // GROUPS_A_THREAD), 4), 16), 2, 2)
+    threads = min(max(power(groups // 2), 4), 64 if rows < FEW_ROWS else 32)
+    return Cut(threads, 2 if activation else 1, 1)
+
+
+def power(number: int) -> int:
+    """The largest power of two that is not above `number`."""
+    return 1 << max(number, 1).bit_length() - 1

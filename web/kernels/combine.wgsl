@@ -1,0 +1,30 @@
+// out[t] = Σ_j shares[t · used + j] · x[t · used + j]: what the experts that a token uses give together.
+// uses: state
+//
+// x [batch · used, stride] f32, shares [batch · used], out [batch, stride]; stride is a multiple of 4. A
+// thread does a vec4; x runs over them, y over tokens.
+
+struct Params {
+  stride: u32,
+  used: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> shares: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(3) var<storage, read> state: State;
+@group(0) @binding(4) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let width = params.stride / 4u;
+  if (id.y >= state.count || id.x >= width) {
+    return;
+  }
+  var sum = vec4f();
+  for (var j = 0u; j < params.used; j++) {
+    let slot = id.y * params.used + j;
+    sum += shares[slot] * x[slot * width + id.x];
+  }
+  out[id.y * width + id.x] = sum;
+}
