@@ -133,6 +133,7 @@ class ModelConfig:
     embedding_scale: float = 1.0
     biases: tuple[str, ...] = ()  # matrices of a layer that have one, by their GGUF names
     qk_norm: bool = False  # RMSNorm over each head of q and k, before rope
+    sinks: bool = False  # a logit a query head joins the softmax, unscaled, and is dropped
     post_norms: bool = False  # RMSNorm on each branch before it joins the residual stream
     tied: bool = True  # the output head is the embedding
     rope_pairs: RopePairs = "half"  # GGUF of arch llama is permuted for interleaved pairs
@@ -207,6 +208,8 @@ class ModelConfig:
         }
         if self.qk_norm:
             shapes |= {"attn_q_norm": (self.head_dim,), "attn_k_norm": (self.head_dim,)}
+        if self.sinks:
+            shapes["attn_sinks"] = (self.heads,)
         if self.post_norms:
             shapes |= {"post_attention_norm": (h,), "post_ffw_norm": (h,)}
         return shapes
@@ -219,6 +222,8 @@ class ModelConfig:
         data = asdict(self)
         if not self.biases:
             del data["biases"]
+        if not self.sinks:
+            del data["sinks"]
         for rope in data["ropes"]:
             if rope["scaling"] != "yarn":
                 for name in ("beta_fast", "beta_slow", "whole_pairs", "magnitude"):

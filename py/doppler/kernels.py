@@ -66,7 +66,19 @@ FILES = (
 )
 # Bindings that a dispatch may go without, where its constants say that they are not touched.
 OPTIONAL = frozenset(
-    {"high", "scales", "branch", "post", "weight", "next", "bias", "q_norm", "k_norm", "walk"}
+    {
+        "high",
+        "scales",
+        "branch",
+        "post",
+        "weight",
+        "next",
+        "bias",
+        "q_norm",
+        "k_norm",
+        "walk",
+        "sinks",
+    }
 )
 MOST_WORKGROUPS = 65535  # in one dimension of a grid
 MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
