@@ -13,7 +13,16 @@ from doppler.config import Rope, RopePairs
 from doppler.decode import parts_of
 from doppler.memory import rope_table
 from gpu_page import Case, GpuPage
-from test_kernels_ops import assert_close, cache_type, normal, padded, state
+from test_kernels_ops import (
+    SINKS,
+    assert_close,
+    bound_sinks,
+    cache_type,
+    normal,
+    padded,
+    sinks_at,
+    state,
+)
 
 Array = npt.NDArray[Any]
 # (heads, kv heads, head dim, tokens before, window, splits)
@@ -27,8 +36,11 @@ SHAPES = (
 )
 
 
+@pytest.mark.parametrize("sinks_are", SINKS)
 @pytest.mark.parametrize("pairs", ["half", "interleaved"])
-def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
+def test_attention_of_one_token(
+    gpu_page: GpuPage, pairs: RopePairs, sinks_are: float | None
+) -> None:
     rng = np.random.default_rng(5)
     context, eps, offset, rope = 310, 1e-6, 1.0, Rope(10000.0)
     decode, exact = [], []
@@ -48,6 +60,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
         position = np.array([before])
         q, k = (references.rotate(part, position, frequencies, pairs) for part in (q, k))
         keys[:, before] = values[:, before] = 9.0
+        sinks = sinks_at(rng, heads, sinks_are)
         arrays = {
             "qkv": padded(qkv, width),
             "q_norm": q_norm.astype(np.float32),
@@ -58,9 +71,10 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
             "parts": np.full((splits, heads, dim), 7.0, np.float32),
             "marks": np.full((splits, heads), 7.0, np.float32),
             "state": state(1, before),
+            **bound_sinks(sinks),
         }
         constants = {"HEAD_DIM": dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(normed)}
-        constants["KV_HALF"] = int(half)
+        constants |= {"KV_HALF": int(half), "SINKS": int(sinks is not None)}
         constants["LANES"] = 4  # SwiftShader's subgroups have no more
         constants |= {"PARTS": min(4, parts_of(dim, before * 40)), "TURN": 4}
         params = {
@@ -75,10 +89,10 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
         }
         outputs = ["keys", "values", "parts", "marks"]
         decode.append(Case("attention_decode", constants, arrays, params, outputs))
-        exact.append((q, k[0], v[0]))
+        exact.append((q, k[0], v[0], sinks))
     results = gpu_page.run(decode)
     joins = []
-    for case, result, (q, k, v) in zip(decode, results, exact, strict=True):
+    for case, result, (q, k, v, sinks) in zip(decode, results, exact, strict=True):
         before = int(case.arrays["state"][0])
         for name, own in (("keys", k), ("values", v)):
             assert_close(result[name][:, before], own)
@@ -86,7 +100,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs) -> None:
             np.testing.assert_array_equal(*rest)
         kept = [result[name][:, : before + 1].astype(np.float64) for name in ("keys", "values")]
         window, scale = int(case.params["window"]), case.params["scale"]
-        out = references.attention(q, kept[0], kept[1], before, window, scale)[0]
+        out = references.attention(q, kept[0], kept[1], before, window, scale, sinks)[0]
         joins += [join_case(case, result, out), output_case(rng, case, result, out)]
     joined = gpu_page.run([case for case, _ in joins])
     for (_, out), result in zip(joins, joined, strict=True):

@@ -11,7 +11,15 @@ import pytest
 from doppler import references
 from doppler.tiles import MOST_THREADS, Tile, tile_of
 from gpu_page import Case, GpuPage
-from test_kernels_ops import assert_close, normal, padded, state
+from test_kernels_ops import (
+    SINKS,
+    assert_close,
+    bound_sinks,
+    normal,
+    padded,
+    sinks_at,
+    state,
+)
 
 Array = npt.NDArray[Any]
 BASE_BYTES = 1 << 14  # workgroup memory that every adapter has
@@ -28,7 +36,11 @@ PLACES = (
 
 
 def case_of(
-    rng: np.random.Generator, place: tuple[int, int, int, int, int], tile: Tile, half: bool
+    rng: np.random.Generator,
+    place: tuple[int, int, int, int, int],
+    tile: Tile,
+    half: bool,
+    sinks_are: float | None,
 ) -> tuple[Case, Array]:
     """A case (the last token of its batch is not real) and the exact output."""
     heads, kv_heads, position, tokens, window = place
@@ -39,12 +51,14 @@ def case_of(
     for part in kept:
         part[:, position + tokens :] = 100.0  # what nobody may see
     keys, values = (part.astype(np.float16 if half else np.float32) for part in kept)
+    sinks = sinks_at(rng, heads, sinks_are)
     arrays = {
         "qkv": padded(q, q_stride),
         "keys": keys,
         "values": values,
         "out": np.zeros((tokens + 1, out_stride), np.float32),
         "state": state(tokens, position),
+        **bound_sinks(sinks),
     }
     params = {
         "heads": heads,
@@ -55,7 +69,7 @@ def case_of(
         "window": window,
         "scale": dim**-0.5,
     }
-    constants = {**tile.constants(), "KV_HALF": int(half)}
+    constants = {**tile.constants(), "KV_HALF": int(half), "SINKS": int(sinks is not None)}
     case = Case("attention_flash", constants, arrays, params, ["out"], tokens + 1)
     exact = references.attention(
         q[:tokens].reshape(tokens, heads, dim),
@@ -64,6 +78,7 @@ def case_of(
         position,
         window,
         dim**-0.5,
+        sinks,
     )
     return case, exact.reshape(tokens, -1)
 
@@ -78,9 +93,9 @@ def test_attention_of_batches(gpu_page: GpuPage) -> None:
         Tile(head_dim=64, rows=16, keys=32, chunk=16, values=32, keep_q=0),
     ]
     made = [
-        case_of(rng, place, tile, half=index % 2 == 1)
+        case_of(rng, place, tile, index % 2 == 1, SINKS[(index + number) % 4])
         for index, tile in enumerate(tiles)
-        for place in PLACES
+        for number, place in enumerate(PLACES)
     ]
     for (_, exact), result in zip(made, gpu_page.run([case for case, _ in made]), strict=True):
         tokens, width = exact.shape

@@ -53,6 +53,21 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape, np.float32).astype(np.float64)
 
 
+# Where a head's sinks lie, scores being around 0 and seldom beyond ±10: there are none, they take
+# part, take nearly all, take nothing.
+SINKS = (None, 0.0, 15.0, -60.0)
+
+
+def sinks_at(rng: np.random.Generator, heads: int, at: float | None) -> Array | None:
+    """A sink a head, around `at`, as float64; None for None."""
+    return None if at is None else (at + normal(rng, heads)).astype(np.float32).astype(np.float64)
+
+
+def bound_sinks(sinks: Array | None) -> dict[str, Array]:
+    """What a kernel binds of them."""
+    return {} if sinks is None else {"sinks": sinks.astype(np.float32)}
+
+
 def norm_case(
     rng: np.random.Generator, width: int, tokens: int, branch: bool, post: bool
 ) -> tuple[Case, tuple[Array, Array]]:
@@ -217,6 +232,7 @@ def attention_case(
     tokens: int,
     window: int,
     half: bool,
+    sinks_are: float | None,
 ) -> tuple[Case, Array]:
     """A case (the last token of its batch is not real) and the exact output."""
     q_heads, kv_heads = heads
@@ -227,13 +243,14 @@ def attention_case(
     keys, values = (
         normal(rng, kv_heads, context, head_dim).astype(cache_type(half)) for _ in range(2)
     )
-    scale = head_dim**-0.5
+    scale, sinks = head_dim**-0.5, sinks_at(rng, q_heads, sinks_are)
     arrays = {
         "qkv": padded(q, q_stride),
         "keys": keys,
         "values": values,
         "out": np.zeros((tokens + 1, out_stride), np.float32),
         "state": state(tokens, position),
+        **bound_sinks(sinks),
     }
     params = {
         "heads": q_heads,
@@ -244,11 +261,11 @@ def attention_case(
         "window": window,
         "scale": scale,
     }
-    constants = {"HEAD_DIM": head_dim, "KV_HALF": int(half)}
+    constants = {"HEAD_DIM": head_dim, "KV_HALF": int(half), "SINKS": int(sinks is not None)}
     case = Case("attention", constants, arrays, params, ["out"], tokens + 1)
     queries = q[:tokens].reshape(tokens, q_heads, head_dim)
     exact_keys, exact_values = keys.astype(np.float64), values.astype(np.float64)
-    exact = references.attention(queries, exact_keys, exact_values, position, window, scale)
+    exact = references.attention(queries, exact_keys, exact_values, position, window, scale, sinks)
     return case, exact.reshape(tokens, -1)
 
 
@@ -257,11 +274,13 @@ def test_attention(gpu_page: GpuPage) -> None:
     rng = np.random.default_rng(2)
     places = ((0, 1), (0, 17), (63, 2), (190, 3))
     made = [
-        attention_case(rng, heads, head_dim, position, tokens, window, half=heads == (4, 2))
+        attention_case(
+            rng, heads, head_dim, position, tokens, window, heads == (4, 2), SINKS[index % 4]
+        )
         for heads in ((3, 1), (4, 2))
         for head_dim in (16, 64, 80, 256)
         for position, tokens in places
-        for window in (0, 1, 70, position + tokens, 1000)
+        for index, window in enumerate((0, 1, 70, position + tokens, 1000), start=position)
     ]
     results = gpu_page.run([case for case, _ in made])
     for (_, exact), result in zip(made, results, strict=True):

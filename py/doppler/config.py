@@ -166,6 +166,7 @@ class ModelConfig:
     embedding_scale: float = 1.0
     biases: tuple[str, ...] = ()  # matrices of a layer that have one, by their GGUF names
     qk_norm: bool = False  # RMSNorm over each head of q and k, before rope
+    sinks: bool = False  # a logit a query head joins the softmax, unscaled, and is dropped
     post_norms: bool = False  # RMSNorm on each branch before it joins the residual stream
     tied: bool = True  # the output head is the embedding
     rope_pairs: RopePairs = "half"  # GGUF of arch llama is permuted for interleaved pairs
@@ -266,6 +267,8 @@ class ModelConfig:
             shapes["ffn_gate_inp"] = (self.experts.count, h)
         if self.qk_norm:
             shapes |= {"attn_q_norm": (self.head_dim,), "attn_k_norm": (self.head_dim,)}
+        if self.sinks:
+            shapes["attn_sinks"] = (self.heads,)
         if self.post_norms:
             shapes |= {"post_attention_norm": (h,), "post_ffw_norm": (h,)}
         return shapes
@@ -278,6 +281,8 @@ class ModelConfig:
         data = asdict(self)
         if not self.biases:
             del data["biases"]
+        if not self.sinks:
+            del data["sinks"]
         if self.experts is None:
             del data["experts"]
         for rope in data["ropes"]:

@@ -109,8 +109,9 @@ class DecodePlan:
             "TURN": min(model.adapter.subgroup_size, MOST_TURNING),
             "LANES": min(model.adapter.subgroup_size, KEY_LANES),
             "PARTS": parts_of(model.config.head_dim, keys),
+            "SINKS": int(model.config.sinks),
         }
-        bindings = {**rope.bindings, "parts": m.parts, "marks": m.marks}
+        bindings = {**rope.bindings, **model.sinks(index), "parts": m.parts, "marks": m.marks}
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
 

@@ -84,6 +84,7 @@ OPTIONAL = frozenset(
         "q_norm",
         "k_norm",
         "walk",
+        "sinks",
     }
 )
 MOST_WORKGROUPS = 65535  # in one dimension of a grid

@@ -251,12 +251,18 @@ class PlannedModel:
             "out": m.attended,
             "state": m.state,
         }
+        bindings |= self.sinks(index)
         kernel, constants = "attention", {"HEAD_DIM": c.head_dim}
         if batch > 1 and not self.adapter.is_cpu:
             tile = tile_of(c.head_dim, self.adapter.workgroup_bytes)
             kernel, constants = "attention_flash", tile.constants()
-        constants = {**constants, "KV_HALF": int(self.half_cache)}
+        constants = {**constants, "KV_HALF": int(self.half_cache), "SINKS": int(c.sinks)}
         return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
+
+    def sinks(self, index: int) -> dict[str, Slice]:
+        """What kernels with SINKS bind for layer `index`."""
+        name = f"blk.{index}.attn_sinks.weight"
+        return {"sinks": self.weights.vectors[name]} if self.config.sinks else {}
 
     def is_apart(self, name: str) -> bool:
         """Whether a stack is several matrices, or one that is bound in slices."""

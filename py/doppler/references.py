@@ -68,11 +68,18 @@ def rotate(x: Array, positions: Array, frequencies: Array, pairs: RopePairs) -> 
 
 
 def attention(
-    q: Array, keys: Array, values: Array, position: int, window: int, scale: float
+    q: Array,
+    keys: Array,
+    values: Array,
+    position: int,
+    window: int,
+    scale: float,
+    sinks: Array | None = None,
 ) -> Array:
     """Causal attention of q [n, heads, d], at positions from `position` on -> [n, heads, d].
 
-    keys, values [kv_heads, positions, d]. A window w > 0 lets position p see keys above p - w.
+    keys, values [kv_heads, positions, d]. A window w > 0 lets position p see keys above p - w. A sink,
+    one of each head, is a score without a value: it takes a share that goes nowhere.
     """
     heads, kv_heads = q.shape[1], keys.shape[0]
     out = np.empty_like(q)
@@ -82,8 +89,10 @@ def attention(
         for head in range(heads):
             kv = head // (heads // kv_heads)
             scores = scale * (keys[kv, start:end] @ q[t, head])
+            if sinks is not None:
+                scores = np.append(scores, sinks[head])
             shares = np.exp(scores - scores.max())
-            out[t, head] = shares @ values[kv, start:end] / shares.sum()
+            out[t, head] = shares[: end - start] @ values[kv, start:end] / shares.sum()
     return out
 
 
@@ -275,4 +284,6 @@ def _attend(config: ModelConfig, layer: Layer, weight: _Tensors, normed: Array) 
     q = rope.magnitude * rotate(q, positions, frequencies, config.rope_pairs)
     k = rope.magnitude * rotate(k, positions, frequencies, config.rope_pairs)
     keys, values = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
-    return attention(q, keys, values, 0, layer.window, config.query_scale).reshape(n, -1)
+    sinks = weight("attn_sinks") if config.sinks else None
+    out = attention(q, keys, values, 0, layer.window, config.query_scale, sinks)
+    return out.reshape(n, -1)

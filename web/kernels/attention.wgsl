@@ -1,15 +1,18 @@
 // Causal attention with grouped heads: out[t, h] = softmax_k(scale · q[t, h] · K[k]) · V over keys
 // k <= p = position + t, and k > p - window where window > 0. Head h reads key-value head
-// h / (heads / kv_heads).
+// h / (heads / kv_heads). With SINKS, a logit of the head joins the softmax and is dropped: weights sum
+// to less than 1.
 // uses: state
 // uses: cache
 //
 // qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
-// multiple of 4 and at most 256. out [batch, out_stride]. A workgroup does one head (x) of one token
-// (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread for the sum
-// over values (threads left over share the tile's keys); the softmax is rescaled from tile to tile.
+// multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does one head (x) of
+// one token (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread for
+// the sum over values (threads left over share the tile's keys); the softmax is rescaled from tile to
+// tile.
 
 override HEAD_DIM: u32;
+override SINKS: u32;
 override WIDTH = HEAD_DIM / 4u; // vec4s a head
 override PARTS = 64u / (HEAD_DIM / 4u); // threads that share one vec4 of the output
 
@@ -29,6 +32,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(4) var<storage, read> state: State;
 @group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read> sinks: array<f32>;
 
 const LOWEST = -3.0e38;
 
@@ -57,6 +61,10 @@ fn main(
   var largest = LOWEST;
   var total = 0.0;
   var sum = vec4f();
+  if (SINKS == 1u) {
+    largest = sinks[head];
+    total = select(0.0, 1.0, part == 0u); // of a part each: the sink is added once
+  }
   for (var start = span.x; start < span.y; start += 64u) {
     let tile = min(64u, span.y - start);
     var score = LOWEST;

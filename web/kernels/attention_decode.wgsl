@@ -9,7 +9,7 @@ diagnostic(off, subgroup_uniformity);
 // qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
 // multiple of 8 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
 // marks [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
-// matvec weighs the runs. A workgroup of 256 threads does one run (x) of one key-value head (y) for four
+// matvec weighs the runs. sinks [heads] join the softmax of the first run. A workgroup of 256 threads does one run (x) of one key-value head (y) for four
 // of its query heads (z), so that every key is read once for the four. Three powers of two, none larger
 // than a subgroup: TURN threads (32 at most, and a 64th of HEAD_DIM at least) rotate a head, LANES share
 // a key for the scores, and PARTS (with PARTS · HEAD_DIM / 4 at most 256) a vec4 of the head for the
@@ -23,6 +23,7 @@ override QK_NORM: u32;
 override LANES: u32;
 override PARTS: u32;
 override TURN: u32;
+override SINKS: u32;
 override WIDTH = HEAD_DIM / 4u; // vec4s a head
 override TURNS = (HEAD_DIM / 8u + TURN - 1u) / TURN; // pairs of vec4s that a thread turns
 
@@ -47,6 +48,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> marks: array<f32>;
 @group(0) @binding(8) var<storage, read> state: State;
 @group(0) @binding(9) var<uniform> params: Params;
+@group(0) @binding(10) var<storage, read> sinks: array<f32>;
 
 const LOWEST = -3.0e38;
 const MOST_TURNS = 8u;
@@ -234,6 +236,12 @@ fn main(
   let column = min(index / PARTS, WIDTH - 1u);
   var largest = vec4f(LOWEST); // a component a head
   var total = vec4f();
+  if (SINKS == 1u && workgroup.x == 0u) {
+    let last = head0 + count - 1u;
+    largest = vec4f(sinks[head0], sinks[min(head0 + 1u, last)], sinks[min(head0 + 2u, last)],
+      sinks[min(head0 + 3u, last)]);
+    total = vec4f(1.0);
+  }
   var sum0 = vec4f();
   var sum1 = vec4f();
   var sum2 = vec4f();

@@ -4,10 +4,10 @@
 // uses: cache
 //
 // qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
-// multiple of 4 and at most 256. out [batch, out_stride]. A workgroup does ROWS rows (x) of one
-// key-value head (y); a row is a token and one of the head's query heads, the tokens counting slower,
-// and the last rows, which see most keys, go first. Scores: a thread does 4 rows × 4 keys, from q and k
-// transposed in workgroup memory, CHUNK dimensions at a time (q stays there where KEEP_Q is 1).
+// multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does ROWS rows (x)
+// of one key-value head (y); a row is a token and one of the head's query heads, the tokens counting
+// slower, and the last rows, which see most keys, go first. Scores: a thread does 4 rows × 4 keys, from q
+// and k transposed in workgroup memory, CHUNK dimensions at a time (q stays there where KEEP_Q is 1).
 // Sums: a thread does 8 rows × 8 columns, from VALUES values at a time in workgroup memory.
 //
 // ROWS is a multiple of 8, KEYS of 4, CHUNK a multiple of 4 that divides HEAD_DIM; VALUES divides KEYS.
@@ -18,6 +18,7 @@ override KEYS: u32;
 override CHUNK: u32;
 override VALUES: u32;
 override KEEP_Q: u32;
+override SINKS: u32;
 override WIDTH = HEAD_DIM / 4u; // vec4s a head
 override PART = CHUNK / 4u; // and a chunk of it
 override ROW_FOURS = ROWS / 4u;
@@ -44,6 +45,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(4) var<storage, read> state: State;
 @group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read> sinks: array<f32>;
 
 const LOWEST = -3.0e38;
 const LOG2_E = 1.44269504;
@@ -63,9 +65,13 @@ fn token_of(row: u32) -> u32 {
   return row * params.kv_heads / params.heads;
 }
 
-fn place_of(row: u32, kv_head: u32, stride: u32) -> u32 {
+fn head_of(row: u32, kv_head: u32) -> u32 {
   let group = params.heads / params.kv_heads;
-  return token_of(row) * (stride / 4u) + (kv_head * group + row % group) * WIDTH;
+  return kv_head * group + row % group;
+}
+
+fn place_of(row: u32, kv_head: u32, stride: u32) -> u32 {
+  return token_of(row) * (stride / 4u) + head_of(row, kv_head) * WIDTH;
 }
 
 // Dimensions 4c .. 4c + CHUNK - 1 of q, scaled, transposed to row `base` on.
@@ -199,6 +205,12 @@ fn main(
   }
   var largest = vec4f(LOWEST);
   var total = vec4f(); // over this thread's keys
+  if (SINKS == 1u) {
+    largest = LOG2_E * vec4f(
+      sinks[head_of(row, kv_head)], sinks[head_of(row + 1u, kv_head)],
+      sinks[head_of(row + 2u, kv_head)], sinks[head_of(row + 3u, kv_head)]);
+    total = select(vec4f(), vec4f(1.0), four_keys == 0u); // each row's sink is added once
+  }
 
   let column = index % COLUMN_PAIRS;
   let eight = index / COLUMN_PAIRS;

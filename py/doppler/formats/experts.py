@@ -33,8 +33,8 @@ Array = npt.NDArray[np.generic]
 def split_experts(
     config: ModelConfig, tensors: Mapping[str, Content], buffers: Buffers
 ) -> dict[str, Content]:
-    """All tensors by name, those of experts apart: instead of
-    blk.0.ffn_gate_exps.weight there are blk.0.ffn_gate.0.weight and so on. What a model without experts has stays as it is.
+    """All tensors by name, those of experts apart: for blk.0.ffn_gate_exps.weight there are
+    blk.0.ffn_gate.0.weight and so on. What a model without experts has stays as it is.
 
     Raises FormatError where a stacked tensor's shape is not the config's.
     """

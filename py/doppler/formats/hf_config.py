@@ -92,16 +92,14 @@ def _object(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
 
 def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    head_dim = fields.integer("head_dim", hidden // max(heads, 1))
+    head_dim, keys = fields.integer("head_dim", hidden // max(heads, 1)), architecture.experts
     return ModelConfig(
         architecture=architecture.name,
         hidden=hidden,
         heads=heads,
         kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=head_dim,
-        ffn=fields.integer(
-            architecture.experts.ffn if architecture.experts else "intermediate_size"
-        ),
+        ffn=fields.integer(keys.ffn if keys else "intermediate_size"),
         vocab=fields.integer("vocab_size"),
         context=fields.integer("max_position_embeddings"),
         norm_eps=fields.number("rms_norm_eps"),
@@ -117,7 +115,7 @@ def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
         tied=fields.get("tie_word_embeddings") is True,
         rope_pairs="half",
         sinks=architecture.sinks,
-        experts=_experts(architecture.experts, fields),
+        experts=_experts(keys, fields),
     )
 
 

@@ -117,11 +117,8 @@ def _tensor(name: str, item: Any, source: Source, start: int) -> SafeTensor:
     if not sane:
         raise FormatError(f"{source.name}: the header's entry of tensor {name!r} is damaged")
     tensor = SafeTensor(name, kind, shape, source, start + first, end - first)
-    if (
-        (kind in _KINDS or tensor.is_part)
-        and shape
-        and tensor.bytes != tensor.type.tensor_bytes(shape)
-    ):
+    is_known = (kind in _KINDS or tensor.is_part) and len(shape) > 0
+    if is_known and tensor.bytes != tensor.type.tensor_bytes(shape):
         raise FormatError(
             f"{source.name}: tensor {name!r} of shape {shape} and type {kind} has {tensor.bytes} "
             f"bytes instead of {tensor.type.tensor_bytes(shape)}"
