@@ -23,14 +23,20 @@ from transformers import (
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
@@ -42,11 +48,14 @@ class Fixture:
 
     model: type[PreTrainedModel]
     config: PretrainedConfig
+    seed: int
     prompt: int
     kept: int  # positions whose logits are kept, from the end
     types: tuple[torch.dtype, ...]
     parts: int = 1
     wrapped: bool = False  # as the text part of Gemma3ForConditionalGeneration
+    original: bool = False  # experts one by one, as Mixtral was published
+    mxfp4: bool = False  # experts' matrices as blocks and scales
     norm_mean: float = 0.0
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -68,6 +77,30 @@ def ropes(**full: Any) -> dict[str, Any]:
     }
 
 
+def gpt_oss(**changes: Any) -> GptOssConfig:
+    """A small GPT-OSS, whose YaRN shows within 96 tokens."""
+    return GptOssConfig(
+        vocab_size=304,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts_per_tok=4,
+        sliding_window=16,
+        max_position_embeddings=1024,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 150_000.0,
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 64,
+        },
+        **changes,
+    )
+
+
 def fixtures() -> dict[str, Fixture]:
     """The checkpoints by name. Sizes are odd where the architecture lets them be."""
     return {
@@ -85,6 +118,7 @@ def fixtures() -> dict[str, Fixture]:
                 sliding_window=16,
                 rope_parameters=ropes(),
             ),
+            seed=0,
             prompt=96,
             kept=96,
             types=(BF16,),
@@ -103,6 +137,7 @@ def fixtures() -> dict[str, Fixture]:
                 sliding_window=16,
                 rope_parameters=ropes(rope_type="linear", factor=8.0),
             ),
+            seed=1,
             prompt=96,
             kept=96,
             types=(BF16, F16, BF16, F16, F32),
@@ -131,6 +166,7 @@ def fixtures() -> dict[str, Fixture]:
                     "original_max_position_embeddings": 64,  # so that 96 tokens show the scaling
                 },
             ),
+            seed=2,
             prompt=96,
             kept=96,
             types=(BF16, F32, F16),
@@ -151,6 +187,7 @@ def fixtures() -> dict[str, Fixture]:
                 tie_word_embeddings=True,
                 rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
             ),
+            seed=3,
             prompt=96,
             kept=96,
             types=(BF16,),
@@ -176,6 +213,7 @@ def fixtures() -> dict[str, Fixture]:
                     "original_max_position_embeddings": 32,  # so that 96 tokens show the scaling
                 },
             ),
+            seed=4,
             prompt=96,
             kept=96,
             types=(F16, BF16),
@@ -195,9 +233,80 @@ def fixtures() -> dict[str, Fixture]:
                 sliding_window=64,
                 rope_parameters=ropes(),
             ),
+            seed=3,
             prompt=700,
             kept=1,
             types=(BF16,),
+        ),
+        "mixtral-like": Fixture(
+            MixtralForCausalLM,
+            MixtralConfig(
+                vocab_size=305,
+                hidden_size=64,
+                intermediate_size=52,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                num_local_experts=6,
+                num_experts_per_tok=2,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-5,
+                sliding_window=None,
+                tie_word_embeddings=False,
+                rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+            ),
+            seed=5,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+            original=True,
+        ),
+        "gpt-oss-like": Fixture(
+            GptOssForCausalLM,
+            gpt_oss(hidden_size=76, intermediate_size=44, num_local_experts=9),
+            seed=6,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "gpt-oss-mxfp4-like": Fixture(
+            GptOssForCausalLM,
+            gpt_oss(hidden_size=64, intermediate_size=96, num_local_experts=8),
+            seed=7,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+            mxfp4=True,
+        ),
+        "qwen3moe-like": Fixture(
+            Qwen3MoeForCausalLM,
+            Qwen3MoeConfig(
+                vocab_size=303,
+                hidden_size=60,
+                intermediate_size=100,
+                moe_intermediate_size=42,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=32,
+                num_experts=7,
+                num_experts_per_tok=3,
+                norm_topk_prob=False,
+                use_sliding_window=True,
+                sliding_window=16,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-6,
+                tie_word_embeddings=False,
+                rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+            ),
+            seed=8,
+            prompt=96,
+            kept=96,
+            types=(BF16, F32),
+            norm_mean=1.0,
         ),
     }
 
@@ -210,13 +319,52 @@ def fill(model: PreTrainedModel, fixture: Fixture) -> dict[str, torch.Tensor]:
             if weight.dim() == 1:
                 value = fixture.norm_mean + 0.3 * torch.randn(weight.shape)
                 kind = fixture.types[-1]
+            elif name.endswith(("_bias", ".bias")):
+                value = torch.randn(weight.shape)
+                kind = fixture.types[-1]
             else:
-                spread = 0.25 if "embed_tokens" in name else weight.shape[1] ** -0.5
+                # [.., rows, columns], but of GPT-OSS's experts [expert, columns, rows].
+                inner = weight.shape[1 if fixture.config.model_type == "gpt_oss" else -1]
+                spread = 0.25 if "embed_tokens" in name else inner**-0.5
                 value = spread * torch.randn(weight.shape)
                 kind = fixture.types[index % len(fixture.types)]
-            stored[name] = value.to(kind)
-            weight.copy_(stored[name].float())
+            if fixture.mxfp4 and weight.dim() == 3:
+                value, parts = mxfp4(weight.shape)
+                stored |= {f"{name}_{part}": data for part, data in parts.items()}
+                weight.copy_(value)
+            else:
+                stored[name] = value.to(kind)
+                weight.copy_(stored[name].float())
     return stored
+
+
+def mxfp4(shape: torch.Size) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Random weights [experts, columns, rows], and the blocks and scales that stand for them."""
+    experts, columns, rows = shape
+    codes = torch.randint(0, 16, (experts, rows, columns // 32, 32), dtype=torch.uint8)
+    exponents = torch.randint(121, 124, (experts, rows, columns // 32), dtype=torch.uint8)
+    magnitudes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    values = torch.cat([magnitudes, -magnitudes])[codes.long()]
+    weights = torch.ldexp(values, exponents.int()[..., None] - 127)
+    blocks = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    matrix = weights.reshape(experts, rows, columns).transpose(1, 2)
+    return matrix, {"blocks": blocks, "scales": exponents}
+
+
+def one_by_one(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Mixtral's tensors by the names under which it was published: those of each expert apart."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in stored.items():
+        old = name.replace(".mlp.", ".block_sparse_moe.")
+        for expert in range(len(value) if value.dim() == 3 else 0):
+            prefix = f"{old.rpartition('.')[0]}.{expert}"
+            parts = {"w2": value[expert]}
+            if name.endswith("gate_up_proj"):
+                parts = dict(zip(("w1", "w3"), value[expert].chunk(2), strict=True))
+            found |= {f"{prefix}.{part}.weight": data.clone() for part, data in parts.items()}
+        if value.dim() < 3:
+            found[old] = value
+    return found
 
 
 def save(folder: Path, stored: dict[str, torch.Tensor], fixture: Fixture) -> None:
@@ -225,6 +373,8 @@ def save(folder: Path, stored: dict[str, torch.Tensor], fixture: Fixture) -> Non
     if fixture.wrapped:
         config = Gemma3Config(text_config=fixture.config, architectures=["Gemma3"])
         stored = {f"language_model.{name}": value for name, value in stored.items()}
+    if fixture.original:
+        stored = one_by_one(stored)
     stored |= fixture.extra
     config.save_pretrained(folder)
     if fixture.parts == 1:
@@ -245,6 +395,7 @@ def make(folder: Path, fixture: Fixture) -> None:
     """Writes one fixture and says how its logits spread."""
     folder.mkdir(parents=True, exist_ok=True)
     fixture.config._attn_implementation = "eager"
+    fixture.config._experts_implementation = "eager"  # others want widths in multiples of 16 bytes
     model = fixture.model(fixture.config).float().eval()
     stored = fill(model, fixture)
     ids = torch.randint(0, fixture.config.vocab_size, (fixture.prompt,))
@@ -256,10 +407,10 @@ def make(folder: Path, fixture: Fixture) -> None:
 
 
 def main() -> None:
-    """Every fixture, each from its own seed."""
+    """Every fixture."""
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures")
-    for seed, (name, fixture) in enumerate(fixtures().items()):
-        torch.manual_seed(seed)
+    for name, fixture in fixtures().items():
+        torch.manual_seed(fixture.seed)
         make(root / name, fixture)
 
 

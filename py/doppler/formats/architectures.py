@@ -266,11 +266,11 @@ ARCHITECTURES = (
 
 def of_gguf(name: Any, has_experts: bool, where: str) -> Architecture:
     """The architecture of that general.architecture; UnsupportedError where there is none."""
-    known = {(a.gguf_name, a.experts is not None): a for a in ARCHITECTURES}
-    if (name, not has_experts) in known and (name, has_experts) not in known:
+    known = {a.gguf_name: a for a in ARCHITECTURES if (a.experts is not None) is has_experts}
+    if isinstance(name, str) and name not in known and name in {a.gguf_name for a in ARCHITECTURES}:
         kind = "with" if has_experts else "without"
         raise UnsupportedError(f"{where}: Doppler does not know {name} {kind} experts")
-    return _find({key: a for (key, has), a in known.items() if has is has_experts}, name, where)
+    return _find(known, name, where)
 
 
 def of_hf(model_type: Any, where: str) -> Architecture:
