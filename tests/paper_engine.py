@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from doppler.adapter import adapter_of
-from doppler.command.synth import SHAPES, type_of
+from doppler.command.shapes import SHAPES
+from doppler.command.synth import type_of
 from doppler.engine import Engine
 from doppler.formats.blocks import BLOCK_TYPES
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind
@@ -76,7 +77,7 @@ def synthetic(shape: str) -> Manifest:
     config = SHAPES[shape]
     tensors = []
     for name, extents in config.tensor_shapes().items():
-        kind = type_of(name, extents, len(config.layers))
+        kind = type_of(config, name, extents)
         size = BLOCK_TYPES[kind].tensor_bytes(extents)
         tensors.append(Tensor(name, kind, tuple(extents), 0, size))
     return Manifest(

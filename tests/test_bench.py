@@ -19,7 +19,7 @@ from doppler.command.bench.kernel_times import lines
 from doppler.command.bench.plot import svg
 from doppler.command.bench.report import tables
 from doppler.command.browser import Browser
-from doppler.command.synth import SHAPES
+from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.manifest import MANIFEST_FILE, Manifest
 

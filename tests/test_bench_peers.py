@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, Page, Playwright
 
 from doppler.buffers import MemoryBuffers
 from doppler.command.browser import Browser, launched
-from doppler.command.synth import SHAPES
+from doppler.command.shapes import SHAPES
 from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
 from doppler.storage.folder import FolderStorage

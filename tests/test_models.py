@@ -38,7 +38,17 @@ from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REFERENCES = Path(__file__).parent / "references"
-TINY = ("gemma3-1b-like", "gemma3-4b-like", "llama32-like", "qwen2-like", "qwen3-like")
+TINY = (
+    "gemma3-1b-like",
+    "gemma3-4b-like",
+    "llama32-like",
+    "qwen2-like",
+    "qwen3-like",
+    "mixtral-like",
+    "gpt-oss-like",
+    "gpt-oss-mxfp4-like",
+    "qwen3moe-like",
+)
 LONG = "gemma3-long"
 SUNK = "gemma3-1b-like-with-sinks"
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from doppler.cli import main
-from doppler.command.synth import SHAPES, type_of
+from doppler.command.shapes import SHAPES
+from doppler.command.synth import type_of
 from doppler.formats.blocks import BLOCK_TYPES
 
 MILLION = 1e6
@@ -24,6 +25,8 @@ MILLION = 1e6
         ("gemma-3-4b", 3880.3, 2243),
         ("llama-3.2-1b", 1235.8, 714),
         ("llama-3.2-3b", 3212.7, 1852),
+        ("mixtral-8x7b", 46702.8, 27252),
+        ("gpt-oss-20b", 20914.8, 12097),
     ],
 )
 def test_shapes_are_those_of_the_models(shape: str, parameters: float, megabytes: int) -> None:
@@ -33,11 +36,12 @@ def test_shapes_are_those_of_the_models(shape: str, parameters: float, megabytes
     assert sum(np.prod(extents) for extents in shapes.values()) / MILLION == pytest.approx(
         parameters, abs=0.1
     )
-    types = {name: type_of(name, extents, len(config.layers)) for name, extents in shapes.items()}
+    types = {name: type_of(config, name, extents) for name, extents in shapes.items()}
     size = sum(BLOCK_TYPES[types[name]].tensor_bytes(extents) for name, extents in shapes.items())
     assert size / MILLION == pytest.approx(megabytes, abs=1)
     kinds = Counter(types.values())
-    assert kinds["F32"] == sum(len(extents) == 1 for extents in shapes.values())
+    routers = len(config.layers) if config.experts else 0
+    assert kinds["F32"] == sum(len(extents) == 1 for extents in shapes.values()) + routers
 
 
 def test_a_synthetic_model_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ def prepare(terminal: Terminal, synth: bool) -> dict[str, int]:
         catalogue.fetch(catalogue.find(MODEL), report, GGUF.parent)
     export()
     if synth and not SYNTH.exists():
-        from doppler.command.synth import SHAPES  # a run needs neither these nor their packages
+        from doppler.command.shapes import SHAPES  # a run needs neither these nor their packages
         from peers.synth_gguf import write
 
         write(SHAPES["gemma-3-1b"], GGUF, SYNTH)

@@ -16,19 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from doppler.buffers import Buffer, Buffers, MemoryBuffers
+from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
-from doppler.config import Layer, ModelConfig, Rope
+from doppler.config import ModelConfig
 from doppler.convert import convert_tensors
 from doppler.errors import RequestError
 from doppler.formats.blocks import BLOCK_TYPES, BlockType
 from doppler.formats.quants import dequantize
+from doppler.layout import Place
 from doppler.manifest import Manifest
-from doppler.source import Progress, Source
+from doppler.source import Progress
 from doppler.storage import Storage
 from doppler.storage.folder import FolderStorage
 
 RUN_BLOCKS = 65521  # the largest prime below 2^16
 NARROW = 1024  # columns
+SHIFT_BLOCKS = 4099  # between the beginnings of two tensors in their run
 SAMPLE_BLOCKS = 512  # of which the deviation is taken
 # Where a block's f16 scales are, and its integer ones: with small integers the f16 scales stay
 # normal numbers.
@@ -38,66 +41,10 @@ SCALES: Mapping[str, tuple[int, ...]] = {
     "Q8_0": (0,),
     "Q4_K": (0, 2),
     "Q6_K": (208,),
+    "MXFP4": (),  # an exponent of all blocks
 }
+EXPONENTS = (120, 123)  # of MXFP4 blocks, before they are scaled: from .. to
 SMALL_SCALES: Mapping[str, slice] = {"Q4_K": slice(4, 16), "Q6_K": slice(192, 208)}
-
-
-def _gemma(
-    hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, **more: int
-) -> ModelConfig:
-    """Gemma 3: five layers with a window, then one without. GGUF stores 1 + w of the norms."""
-    scaling = Rope(1e6, "linear", 8.0) if more["factor"] > 1 else Rope(1e6)
-    return ModelConfig(
-        architecture="gemma3",
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=256,
-        ffn=ffn,
-        vocab=vocab,
-        context=more["context"],
-        norm_eps=1e-6,
-        query_scale=256**-0.5,
-        activation="gelu_tanh",
-        ropes=(Rope(1e4), scaling),
-        layers=tuple(
-            Layer(0, 1) if i % 6 == 5 else Layer(more["window"], 0) for i in range(more["layers"])
-        ),
-        embedding_scale=hidden**0.5,
-        qk_norm=True,
-        post_norms=True,
-    )
-
-
-def _llama(hidden: int, heads: int, head_dim: int, layers: int) -> ModelConfig:
-    """Llama 3.2, as GGUF has it: q and k permuted for interleaved pairs."""
-    return ModelConfig(
-        architecture="llama",
-        hidden=hidden,
-        heads=heads,
-        kv_heads=8,
-        head_dim=head_dim,
-        ffn=8192,
-        vocab=128256,
-        context=131072,
-        norm_eps=1e-5,
-        query_scale=head_dim**-0.5,
-        activation="silu",
-        ropes=(Rope(5e5, "llama3", 32.0, 1.0, 4.0, 8192),),
-        layers=(Layer(),) * layers,
-        rope_pairs="interleaved",
-    )
-
-
-SHAPES: Mapping[str, ModelConfig] = {
-    "gemma-3-270m": _gemma(640, 4, 1, 2048, 262144, layers=18, window=512, context=32768, factor=1),
-    "gemma-3-1b": _gemma(1152, 4, 1, 6912, 262144, layers=26, window=512, context=32768, factor=1),
-    "gemma-3-4b": _gemma(
-        2560, 8, 4, 10240, 262208, layers=34, window=1024, context=131072, factor=8
-    ),
-    "llama-3.2-1b": _llama(2048, 32, 64, 16),
-    "llama-3.2-3b": _llama(3072, 24, 128, 28),
-}
 
 
 def write(shape: str, folder: Path, terminal: Terminal, *, layers: int | None = None) -> Manifest:
@@ -129,23 +76,36 @@ async def synth(
         if not 1 <= layers <= len(config.layers):
             raise RequestError(f"{shape} has 1 to {len(config.layers)} layers, not {layers}")
         config = replace(config, layers=config.layers[:layers])
-    places: dict[str, tuple[Source, int, BlockType]] = {}
-    for number, (key, extents) in enumerate(config.tensor_shapes().items()):
-        block = BLOCK_TYPES[type_of(key, extents, len(config.layers))]
-        source = _Repeated(key, _run(block, extents[-1], np.random.default_rng(number)))
-        places[key] = (source, 0, block)
+    places = _places(config)
     title = f"{shape}, random weights"
     return await convert_tensors(
         config, places, storage, buffers, name=name, title=title, progress=progress
     )
 
 
-def type_of(name: str, extents: tuple[int, ...], layers: int) -> str:
+def _places(config: ModelConfig) -> dict[str, Place]:
+    """Each tensor's run, which those of the same kind share: others begin at other blocks of it."""
+    runs: dict[tuple[str, int, bool], _Repeated] = {}
+    places: dict[str, Place] = {}
+    for number, (key, extents) in enumerate(config.tensor_shapes().items()):
+        block = BLOCK_TYPES[type_of(config, key, extents)]
+        kind = block.name, extents[-1], key.endswith("norm.weight")
+        if kind not in runs:
+            runs[kind] = _Repeated(str(kind), _run(block, *kind[1:], np.random.default_rng(number)))
+        places[key] = (runs[kind], number * SHIFT_BLOCKS * block.bytes, block)
+    return places
+
+
+def type_of(config: ModelConfig, name: str, extents: tuple[int, ...]) -> str:
     """The block type that a file like Q4_K_M has: more bits for values and down in outer layers,
-    and for a model so narrow that errors would show (Gemma 3 270M as it is published).
+    and for a model so narrow that errors would show (Gemma 3 270M as it is published). A model
+    with sinks, which is trained with experts in MXFP4, has everything else in Q8_0 (GPT-OSS).
     """
-    if len(extents) == 1:
+    layers = len(config.layers)
+    if len(extents) == 1 or "ffn_gate_inp" in name:
         return "F32"
+    if config.sinks:
+        return "MXFP4" if "ffn_" in name else "Q8_0"
     wide, small = extents[-1] % 256 == 0, extents[-1] < NARROW
     if name.startswith("blk."):
         index, outer = int(name.split(".")[1]), max(layers // 8, 1)
@@ -171,15 +131,20 @@ class _Repeated:
         return memoryview(self._run * copies)[start : start + length]
 
 
-def _run(block: BlockType, columns: int, rng: np.random.Generator) -> bytes:
+def _run(block: BlockType, columns: int, is_norm: bool, rng: np.random.Generator) -> bytes:
     """Random blocks of one type whose weights have the deviation 1/sqrt(columns)."""
-    if block.name == "F32":  # a norm's weights
-        return (1 + 0.1 * rng.standard_normal(columns)).astype("<f4").tobytes()
+    if block.name == "F32":  # norms are about 1; the router, biases and sinks about 0
+        spread = 0.1 if is_norm else columns**-0.5
+        return (int(is_norm) + spread * rng.standard_normal(RUN_BLOCKS)).astype("<f4").tobytes()
     raw = rng.integers(0, 256, (RUN_BLOCKS, block.bytes), dtype=np.uint8)
     if block.name in SMALL_SCALES:
         raw[:, SMALL_SCALES[block.name]] &= 0x0F
     _set_scales(raw, block.name, 1.0, 1.0)
     sample = raw[:SAMPLE_BLOCKS]
+    if block.name == "MXFP4":
+        raw[:, 0] = rng.integers(*EXPONENTS, RUN_BLOCKS)
+        raw[:, 0] -= round(float(np.log2(_weights(block, sample).std() * columns**0.5)))
+        return raw.tobytes()
     if block.name == "Q4_K":  # w = d · scale · q - dmin · least: dmin such that the mean is 0
         _set_scales(sample, block.name, 1.0, 0.0)
         mean = _weights(block, sample).mean()

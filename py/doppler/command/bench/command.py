@@ -9,7 +9,8 @@ from doppler.command.bench.measure import Bench, bench
 from doppler.command.bench.plot import svg
 from doppler.command.bench.report import tables
 from doppler.command.browser import find_browser
-from doppler.command.synth import SHAPES, write
+from doppler.command.shapes import SHAPES
+from doppler.command.synth import write
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import ROOT
 from doppler.errors import RequestError

@@ -1,0 +1,113 @@
+"""Full shapes of published models, for `doppler synth`: data that their files would have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from doppler.config import EXPERT_PARTS, Experts, Layer, ModelConfig, Rope, yarn_magnitude
+
+
+def _gemma(
+    hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, **more: int
+) -> ModelConfig:
+    """Gemma 3: five layers with a window, then one without. GGUF stores 1 + w of the norms."""
+    scaling = Rope(1e6, "linear", 8.0) if more["factor"] > 1 else Rope(1e6)
+    return ModelConfig(
+        architecture="gemma3",
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=256,
+        ffn=ffn,
+        vocab=vocab,
+        context=more["context"],
+        norm_eps=1e-6,
+        query_scale=256**-0.5,
+        activation="gelu_tanh",
+        ropes=(Rope(1e4), scaling),
+        layers=tuple(
+            Layer(0, 1) if i % 6 == 5 else Layer(more["window"], 0) for i in range(more["layers"])
+        ),
+        embedding_scale=hidden**0.5,
+        qk_norm=True,
+        post_norms=True,
+    )
+
+
+def _llama(hidden: int, heads: int, head_dim: int, layers: int) -> ModelConfig:
+    """Llama 3.2, as GGUF has it: q and k permuted for interleaved pairs."""
+    return ModelConfig(
+        architecture="llama",
+        hidden=hidden,
+        heads=heads,
+        kv_heads=8,
+        head_dim=head_dim,
+        ffn=8192,
+        vocab=128256,
+        context=131072,
+        norm_eps=1e-5,
+        query_scale=head_dim**-0.5,
+        activation="silu",
+        ropes=(Rope(5e5, "llama3", 32.0, 1.0, 4.0, 8192),),
+        layers=(Layer(),) * layers,
+        rope_pairs="interleaved",
+    )
+
+
+_MIXTRAL = ModelConfig(
+    architecture="mixtral",
+    hidden=4096,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    ffn=14336,
+    vocab=32000,
+    context=32768,
+    norm_eps=1e-5,
+    query_scale=128**-0.5,
+    activation="silu",
+    ropes=(Rope(1e6),),
+    layers=(Layer(),) * 32,
+    tied=False,
+    rope_pairs="interleaved",
+    experts=Experts(8, 2),
+)
+_GPT_OSS = ModelConfig(
+    architecture="gpt-oss",
+    hidden=2880,
+    heads=64,
+    kv_heads=8,
+    head_dim=64,
+    ffn=2880,
+    vocab=201088,
+    context=131072,
+    norm_eps=1e-5,
+    query_scale=64**-0.5,
+    activation="swiglu_clamped",
+    ropes=(
+        Rope(
+            150_000.0,
+            "yarn",
+            32.0,
+            original_context=4096,
+            whole_pairs=False,
+            magnitude=yarn_magnitude(32.0),
+        ),
+    ),
+    layers=tuple(Layer(0 if i % 2 else 128) for i in range(24)),
+    biases=("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp", *EXPERT_PARTS),
+    tied=False,
+    sinks=True,
+    experts=Experts(32, 4),
+)
+SHAPES: Mapping[str, ModelConfig] = {
+    "gemma-3-270m": _gemma(640, 4, 1, 2048, 262144, layers=18, window=512, context=32768, factor=1),
+    "gemma-3-1b": _gemma(1152, 4, 1, 6912, 262144, layers=26, window=512, context=32768, factor=1),
+    "gemma-3-4b": _gemma(
+        2560, 8, 4, 10240, 262208, layers=34, window=1024, context=131072, factor=8
+    ),
+    "llama-3.2-1b": _llama(2048, 32, 64, 16),
+    "llama-3.2-3b": _llama(3072, 24, 128, 28),
+    "mixtral-8x7b": _MIXTRAL,
+    "gpt-oss-20b": _GPT_OSS,
+}
