@@ -26,6 +26,15 @@ DISPATCHES = {
     "smollm2-135m-instruct": (154, 184, 184),
 }
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
+# Bytes of keys and values in f16 at a context of 4,096 and of 32,768 tokens, with batches of 512.
+CACHES = {
+    "gemma-3-1b": (39_845_888, 157_286_400),
+    "gemma-3-4b": (266_338_304, 853_540_864),
+    "llama-3.2-1b": (134_217_728, 1_073_741_824),
+    "llama-3.2-3b": (469_762_048, 3_758_096_384),
+    "gemma-3-270m": (28_311_552, 116_391_936),
+    "smollm2-135m-instruct": (94_371_840, 754_974_720),
+}
 # Megabytes of weights that a token reads: body and head.
 MEGABYTES = {
     "gemma-3-1b": 576.4,
@@ -107,6 +116,16 @@ def test_memory(manifest: Manifest, gpu: type[PaperGpu]) -> None:
     paper_engine(manifest, held, CONTEXT)
     weights, kv = held.held["weights"], held.held["kv"]
     assert held.held.total() <= MOST_MEMORY * (weights + kv)
-    assert kv == 2 * 2 * manifest.config.kv_width * CONTEXT * len(manifest.config.layers)
     stored = sum(tensor.bytes for tensor in manifest.tensors)
     assert stored <= weights <= 1.013 * stored
+
+
+@pytest.mark.parametrize(("context", "at"), [(CONTEXT, 0), (32768, 1)])
+def test_cache(name: str, manifest: Manifest, context: int, at: int) -> None:
+    """A layer with a window keeps that and a batch, not the whole context."""
+    held, config, batch = large_gpu(), manifest.config, 512
+    paper_engine(manifest, held, context, batch)
+    kept = sum(
+        min(layer.window + batch, context) if layer.window else context for layer in config.layers
+    )
+    assert held.held["kv"] == 2 * 2 * config.kv_width * kept == CACHES[name][at]

@@ -18,6 +18,7 @@ from test_kernels_ops import (
     assert_close,
     bound_sinks,
     cache_type,
+    in_ring,
     normal,
     padded,
     sinks_at,
@@ -25,14 +26,19 @@ from test_kernels_ops import (
 )
 
 Array = npt.NDArray[Any]
-# (heads, kv heads, head dim, tokens before, window, splits)
+# (heads, kv heads, head dim, tokens before, window, splits, slots of a ring or 0)
 SHAPES = (
-    (1, 1, 8, 0, 0, 1),
-    (3, 1, 16, 5, 0, 8),
-    (4, 2, 24, 40, 16, 3),
-    (5, 1, 64, 300, 0, 2),
-    (8, 1, 128, 70, 64, 32),
-    (4, 1, 256, 150, 0, 4),
+    (1, 1, 8, 0, 0, 1, 0),
+    (3, 1, 16, 5, 0, 8, 0),
+    (4, 2, 24, 40, 16, 3, 0),
+    (5, 1, 64, 300, 0, 2, 0),
+    (8, 1, 128, 70, 64, 32, 0),
+    (4, 1, 256, 150, 0, 4, 0),
+    (4, 2, 24, 40, 16, 3, 16),
+    (3, 1, 64, 10, 16, 2, 16),
+    (8, 1, 128, 127, 64, 32, 64),
+    (5, 1, 32, 305, 280, 1, 290),
+    (4, 1, 16, 308, 1, 4, 5),
 )
 
 
@@ -44,14 +50,12 @@ def test_attention_of_one_token(
     rng = np.random.default_rng(5)
     context, eps, offset, rope = 310, 1e-6, 1.0, Rope(10000.0)
     decode, exact = [], []
-    for index, (heads, kv_heads, dim, before, window, splits) in enumerate(SHAPES):
+    for index, (heads, kv_heads, dim, before, window, splits, slots) in enumerate(SHAPES):
         half = (index % 2 == 0) == (pairs == "half")
         normed = index % 3 != 1
         width = (heads + 2 * kv_heads) * dim
         qkv, q_norm, k_norm = normal(rng, 1, width), normal(rng, dim), normal(rng, dim)
-        keys, values = (
-            normal(rng, kv_heads, context, dim).astype(cache_type(half)) for _ in range(2)
-        )
+        kept = [normal(rng, kv_heads, before + 1, dim).astype(cache_type(half)) for _ in range(2)]
         q, k, v = np.split(qkv.reshape(1, -1, dim), [heads, heads + kv_heads], axis=1)
         if normed:
             q = references.rms(q, q_norm, eps, offset)
@@ -59,7 +63,10 @@ def test_attention_of_one_token(
         frequencies = np.array(rope.inverse_frequencies(dim))
         position = np.array([before])
         q, k = (references.rotate(part, position, frequencies, pairs) for part in (q, k))
-        keys[:, before] = values[:, before] = 9.0
+        for part in kept:
+            part[:, before] = 9.0
+        capacity = slots or context
+        keys, values = (in_ring(part, capacity) for part in kept)
         sinks = sinks_at(rng, heads, sinks_are)
         arrays = {
             "qkv": padded(qkv, width),
@@ -74,13 +81,14 @@ def test_attention_of_one_token(
             **bound_sinks(sinks),
         }
         constants = {"HEAD_DIM": dim, "PAIRS": int(pairs == "interleaved"), "QK_NORM": int(normed)}
-        constants |= {"KV_HALF": int(half), "SINKS": int(sinks is not None)}
+        constants |= {"KV_HALF": int(half), "SINKS": int(sinks is not None), "RING": int(slots > 0)}
         constants["LANES"] = 4  # SwiftShader's subgroups have no more
         constants |= {"PARTS": min(4, parts_of(dim, before * 40)), "TURN": 4}
         params = {
             "heads": heads,
             "kv_heads": kv_heads,
             "context": context,
+            "capacity": capacity,
             "window": window,
             "splits": splits,
             "scale": dim**-0.5,
@@ -89,18 +97,20 @@ def test_attention_of_one_token(
         }
         outputs = ["keys", "values", "parts", "marks"]
         decode.append(Case("attention_decode", constants, arrays, params, outputs))
-        exact.append((q, k[0], v[0], sinks))
+        exact.append((q, k[0], v[0], sinks, kept))
     results = gpu_page.run(decode)
     joins = []
-    for case, result, (q, k, v, sinks) in zip(decode, results, exact, strict=True):
+    for case, result, (q, k, v, sinks, kept) in zip(decode, results, exact, strict=True):
         before = int(case.arrays["state"][0])
-        for name, own in (("keys", k), ("values", v)):
-            assert_close(result[name][:, before], own)
-            rest = [np.delete(arrays[name], before, axis=1) for arrays in (result, case.arrays)]
+        slot = before % int(case.params["capacity"])
+        for name, own, part in (("keys", k, kept[0]), ("values", v, kept[1])):
+            assert_close(result[name][:, slot], own)
+            rest = [np.delete(arrays[name], slot, axis=1) for arrays in (result, case.arrays)]
             np.testing.assert_array_equal(*rest)
-        kept = [result[name][:, : before + 1].astype(np.float64) for name in ("keys", "values")]
+            part[:, before] = result[name][:, slot]
+        keys, values = (part.astype(np.float64) for part in kept)
         window, scale = int(case.params["window"]), case.params["scale"]
-        out = references.attention(q, kept[0], kept[1], before, window, scale, sinks)[0]
+        out = references.attention(q, keys, values, before, window, scale, sinks)[0]
         joins += [join_case(case, result, out), output_case(rng, case, result, out)]
     joined = gpu_page.run([case for case, _ in joins])
     for (_, out), result in zip(joins, joined, strict=True):

@@ -15,6 +15,7 @@ from test_kernels_ops import (
     SINKS,
     assert_close,
     bound_sinks,
+    in_ring,
     normal,
     padded,
     sinks_at,
@@ -33,6 +34,13 @@ PLACES = (
     (2, 2, 3, 70, 33),
     (6, 2, 40, 9, 1000),
 )
+# The same where keys lie in a ring that has no more slots than it needs.
+RINGS = (
+    (5, 1, 90, 14, 20),
+    (3, 1, 64, 23, 1),
+    (4, 2, 150, 37, 33),
+    (2, 2, 70, 1, 70),
+)
 
 
 def case_of(
@@ -41,21 +49,21 @@ def case_of(
     tile: Tile,
     half: bool,
     sinks_are: float | None,
+    ring: bool,
 ) -> tuple[Case, Array]:
     """A case (the last token of its batch is not real) and the exact output."""
     heads, kv_heads, position, tokens, window = place
     dim, context = tile.head_dim, position + tokens + 3
+    capacity = window + tokens - 1 if ring else context
     q_stride, out_stride = (heads + 2 * kv_heads) * dim + 4, heads * dim + 4
     q = 3 * normal(rng, tokens + 1, heads * dim)
     kept = [normal(rng, kv_heads, context, dim) for _ in range(2)]
-    for part in kept:
-        part[:, position + tokens :] = 100.0  # what nobody may see
     keys, values = (part.astype(np.float16 if half else np.float32) for part in kept)
     sinks = sinks_at(rng, heads, sinks_are)
     arrays = {
         "qkv": padded(q, q_stride),
-        "keys": keys,
-        "values": values,
+        "keys": in_ring(keys[:, : position + tokens], capacity),
+        "values": in_ring(values[:, : position + tokens], capacity),
         "out": np.zeros((tokens + 1, out_stride), np.float32),
         "state": state(tokens, position),
         **bound_sinks(sinks),
@@ -66,10 +74,12 @@ def case_of(
         "q_stride": q_stride,
         "out_stride": out_stride,
         "context": context,
+        "capacity": capacity,
         "window": window,
         "scale": dim**-0.5,
     }
-    constants = {**tile.constants(), "KV_HALF": int(half), "SINKS": int(sinks is not None)}
+    constants = {**tile.constants(), "KV_HALF": int(half), "RING": int(ring)}
+    constants["SINKS"] = int(sinks is not None)
     case = Case("attention_flash", constants, arrays, params, ["out"], tokens + 1)
     exact = references.attention(
         q[:tokens].reshape(tokens, heads, dim),
@@ -93,9 +103,11 @@ def test_attention_of_batches(gpu_page: GpuPage) -> None:
         Tile(head_dim=64, rows=16, keys=32, chunk=16, values=32, keep_q=0),
     ]
     made = [
-        case_of(rng, place, tile, index % 2 == 1, SINKS[(index + number) % 4])
+        case_of(
+            rng, place, tile, index % 2 == 1, SINKS[(index + number) % 4], number >= len(PLACES)
+        )
         for index, tile in enumerate(tiles)
-        for number, place in enumerate(PLACES)
+        for number, place in enumerate((*PLACES, *RINGS))
     ]
     for (_, exact), result in zip(made, gpu_page.run([case for case, _ in made]), strict=True):
         tokens, width = exact.shape

@@ -63,6 +63,16 @@ def sinks_at(rng: np.random.Generator, heads: int, at: float | None) -> Array | 
     return None if at is None else (at + normal(rng, heads)).astype(np.float32).astype(np.float64)
 
 
+def in_ring(kept: Array, capacity: int) -> Array:
+    """Keys or values [kv_heads, positions, d] where a ring [kv_heads, capacity, d] has them: the
+    latest position of each slot, and what would show where there is none.
+    """
+    out = np.full((kept.shape[0], capacity, kept.shape[2]), 100.0, kept.dtype)
+    for position in range(kept.shape[1]):
+        out[:, position % capacity] = kept[:, position]
+    return out
+
+
 def bound_sinks(sinks: Array | None) -> dict[str, Array]:
     """What a kernel binds of them."""
     return {} if sinks is None else {"sinks": sinks.astype(np.float32)}
@@ -124,6 +134,7 @@ def rope_case(
     position: int,
     rope: Rope,
     half: bool,
+    capacity: int | None = None,
 ) -> tuple[Case, tuple[Array, Array, Array]]:
     """A case of three real tokens in a batch of four, and the exact q, k, v."""
     (q_heads, kv_heads), tokens, eps, offset = heads, 3, 1e-6, 1.0
@@ -132,7 +143,7 @@ def rope_case(
     stride = width + 4
     qkv = normal(rng, tokens + 1, width)
     q_norm, k_norm = normal(rng, head_dim), normal(rng, head_dim)
-    cache = np.zeros((kv_heads, context, head_dim), cache_type(half))
+    cache = np.zeros((kv_heads, capacity or context, head_dim), cache_type(half))
     arrays = {
         "qkv": padded(qkv, stride),
         "angles": np.array(rope_table(rope, head_dim, context)),
@@ -149,6 +160,7 @@ def rope_case(
             "PAIRS": int(pairs == "interleaved"),
             "QK_NORM": int(qk_norm),
             "KV_HALF": int(half),
+            "RING": int(capacity is not None),
         },
         arrays,
         {
@@ -156,6 +168,7 @@ def rope_case(
             "kv_heads": kv_heads,
             "stride": stride,
             "context": context,
+            "capacity": capacity or context,
             "eps": eps,
             "offset": offset,
         },
@@ -206,12 +219,21 @@ def test_rope(gpu_page: GpuPage) -> None:
         )
     ]
     made += [rope_case(rng, (3, 1), 4, "half", False, 99_997, rope, half=False) for rope in ROPES]
+    made += [
+        rope_case(rng, (4, 2), 64, "half", True, position, ROPES[0], half, capacity=11)
+        for position, half in (
+            (2, False),
+            (9, True),
+            (43, False),
+            (109, True),
+        )  # also cut by the end
+    ]
     for (case, (q, k, v)), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
         tokens, heads, head_dim = q.shape
         position = int(case.arrays["state"][0])
         out = result["qkv"][:tokens, : heads * head_dim].reshape(q.shape)
         assert_close(out, q)
-        real = slice(position, position + tokens)
+        real = (position + np.arange(tokens)) % case.params["capacity"]
         assert_close(result["keys"][:, real].transpose(1, 0, 2), k)
         values = result["values"][:, real].transpose(1, 0, 2)
         assert_close(values, v)
@@ -233,10 +255,14 @@ def attention_case(
     window: int,
     half: bool,
     sinks_are: float | None,
+    ring: bool,
 ) -> tuple[Case, Array]:
-    """A case (the last token of its batch is not real) and the exact output."""
+    """A case (the last token of its batch is not real) and the exact output. A ring has no more
+    slots than it needs.
+    """
     q_heads, kv_heads = heads
     context = position + tokens + 3
+    capacity = window + tokens - 1 if ring else context
     q_stride = (q_heads + 2 * kv_heads) * head_dim + 4
     out_stride = q_heads * head_dim + 4
     q = 3 * normal(rng, tokens + 1, q_heads * head_dim)
@@ -246,8 +272,8 @@ def attention_case(
     scale, sinks = head_dim**-0.5, sinks_at(rng, q_heads, sinks_are)
     arrays = {
         "qkv": padded(q, q_stride),
-        "keys": keys,
-        "values": values,
+        "keys": in_ring(keys[:, : position + tokens], capacity),
+        "values": in_ring(values[:, : position + tokens], capacity),
         "out": np.zeros((tokens + 1, out_stride), np.float32),
         "state": state(tokens, position),
         **bound_sinks(sinks),
@@ -258,10 +284,12 @@ def attention_case(
         "q_stride": q_stride,
         "out_stride": out_stride,
         "context": context,
+        "capacity": capacity,
         "window": window,
         "scale": scale,
     }
-    constants = {"HEAD_DIM": head_dim, "KV_HALF": int(half), "SINKS": int(sinks is not None)}
+    constants = {"HEAD_DIM": head_dim, "KV_HALF": int(half), "RING": int(ring)}
+    constants["SINKS"] = int(sinks is not None)
     case = Case("attention", constants, arrays, params, ["out"], tokens + 1)
     queries = q[:tokens].reshape(tokens, q_heads, head_dim)
     exact_keys, exact_values = keys.astype(np.float64), values.astype(np.float64)
@@ -275,12 +303,13 @@ def test_attention(gpu_page: GpuPage) -> None:
     places = ((0, 1), (0, 17), (63, 2), (190, 3))
     made = [
         attention_case(
-            rng, heads, head_dim, position, tokens, window, heads == (4, 2), SINKS[index % 4]
+            rng, heads, head_dim, position, tokens, window, heads == (4, 2), SINKS[index % 4], ring
         )
         for heads in ((3, 1), (4, 2))
         for head_dim in (16, 64, 80, 256)
         for position, tokens in places
         for index, window in enumerate((0, 1, 70, position + tokens, 1000), start=position)
+        for ring in (False, True)[: 2 if 0 < window <= position else 1]
     ]
     results = gpu_page.run([case for case, _ in made])
     for (_, exact), result in zip(made, results, strict=True):

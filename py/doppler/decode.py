@@ -97,7 +97,7 @@ class DecodePlan:
         """qkv -> what each of `splits` runs of up to `keys` keys gives alone, and its mark."""
         model, m = self._model, self._model.memory
         rope, layer = model.rope(1, index), model.config.layers[index]
-        names = ("heads", "kv_heads", "context", "eps", "offset")
+        names = ("heads", "kv_heads", "context", "capacity", "eps", "offset")
         params = {
             **{name: rope.params[name] for name in names},
             "window": layer.window,

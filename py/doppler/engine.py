@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from doppler.adapter import Adapter
+from doppler.cache import CachedIds
 from doppler.config import ModelConfig
 from doppler.decode import DecodePlan
 from doppler.errors import RequestError
@@ -57,14 +58,21 @@ class Engine:
         self.half_cache, self.adapter = memory.half_cache, adapter
         self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
         model = PlannedModel(
-            config, weights, memory.token, memory.context, adapter, memory.half_cache, cuts
+            config,
+            weights,
+            memory.token,
+            memory.context,
+            memory.capacities,
+            adapter,
+            memory.half_cache,
+            cuts,
         )
         if self.batch > 1:
             memory.add_batch(gpu, lambda m: PrefillPlan(replace(model, memory=m)).all(self.batch))
             model = replace(model, memory=memory.token)
         self._plan(model)
         self._recordings: dict[str, Recording] = {}
-        self._cached: list[int] = []  # ids whose keys and values are in the cache
+        self._cached = CachedIds(config.layers, memory.capacities, memory.context)
         self._cancelled = False
         self._prefill_ms = 0.0  # a token, measured; 0 while unknown
         self._pace = Pace()  # of decoding
@@ -100,10 +108,14 @@ class Engine:
 
     @asynccontextmanager
     async def _lent(self, turn: asyncio.Lock) -> AsyncIterator[None]:
-        """Decoding steps may run meanwhile: at the cache's end, where a conversation comes last."""
+        """Decoding steps may run meanwhile: at the cache's end, where a conversation comes last.
+
+        That place a layer with a window has for earlier positions too: they count as overwritten.
+        """
         async with turn, self._gpu.scope("measuring kernels"):
             last = self.context - 1
-            del self._cached[last:]
+            self._cached.cut(last)
+            self._cached.mark(self.context)
             self._memory.write_sampling(self._gpu, self._kernels, Sampling(greedy=True), [])
             self._memory.write_batch(self._gpu, [1], last, 0)
             yield
@@ -164,12 +176,13 @@ class Engine:
     ) -> Generation:
         """Continues `ids`; `accept` gets each new id and returns False to stop after it.
 
-        Keys and values of the longest prefix shared with what the cache holds are reused.
+        Keys and values of the longest prefix shared with what the cache holds are reused, unless
+        what its end sees was overwritten.
         """
         self.check(ids)
         self._cancelled = False
         clock = Clock()
-        reused = self._rewind(ids)
+        reused = self._cached.rewind(ids)
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
         batch = await self._prefill(ids, reused, sampling.seed, on_prefill)
         limit = min(max_tokens, self.context - len(ids))
@@ -182,7 +195,7 @@ class Engine:
         if not self._cancelled and limit > 0:
             self._run_head(batch)
             reason = await self._decode(limit, accept, out, clock, len(ids), speculation)
-            self._cached += out[:-1]
+            self._cached.extend(out[:-1])
         if reason == "length" and limit < max_tokens:
             reason = "context"
         return clock.generation(out, reason, reused, len(ids), speculation)
@@ -197,7 +210,7 @@ class Engine:
         self.check(ids)
         if not 1 <= batch <= self.batch:
             raise RequestError(f"batch is {batch}; this model was loaded for 1 to {self.batch}")
-        self._cached = []
+        self._cached.cut(0)
         for start in range(0, len(ids), batch):
             piece = ids[start : start + batch]
             self._memory.write_batch(self._gpu, piece, start, 0)
@@ -209,7 +222,7 @@ class Engine:
         """GPU time of every dispatch that a token takes after `tokens` of context, or, where
         `batch` is more than 1, that a prefill batch takes. The KV cache is lost.
         """
-        self._cached = []
+        self._cached.cut(0)
         rewind = partial(self._memory.write_batch, self._gpu, [1] * batch, tokens, 0)
         return await profile(self._gpu, self._kernels, self.steps(tokens, batch), tokens, rewind)
 
@@ -233,16 +246,6 @@ class Engine:
         self._run(f"logits {row}", lambda: self._prefill_plan.head_of_all(HEAD_ROWS, x, out))
         return await memory.read_logits(self._gpu, out, rows)
 
-    def _rewind(self, ids: Sequence[int]) -> int:
-        """Tokens of `ids` that the cache holds already; the last is always run again."""
-        shared = 0
-        for cached, wanted in zip(self._cached, ids[:-1], strict=False):
-            if cached != wanted:
-                break
-            shared += 1
-        self._cached = self._cached[:shared]
-        return shared
-
     async def _prefill(
         self, ids: Sequence[int], start: int, seed: int, on_prefill: Callable[[int, int], None]
     ) -> int:
@@ -254,7 +257,7 @@ class Engine:
             began = time.perf_counter()
             self._memory.write_batch(self._gpu, piece, start, seed)
             self._run_body(size, start)
-            self._cached += piece
+            self._cached.extend(piece)
             start += len(piece)
             if start < len(ids):
                 await self._gpu.done()
@@ -318,6 +321,7 @@ class Engine:
                 name, steps = "drafts", self._draft_steps
             recording = self._recording(name, steps)
             self._kernels.run(*[recording] * flight.steps)
+            self._cached.mark(position + flight.most)
         return flight
 
     def _ahead(self, drafts: bool) -> int:

@@ -1,7 +1,8 @@
 """What a running model keeps on the GPU besides its weights, and how the host writes and reads it.
 
 Allocated once when a model is loaded: activations for the largest batch, the KV cache for the
-whole context, rope tables, the state that decode steps share, and the ring of sampled ids.
+whole context, or for what a layer's window makes of it, rope tables, the state that decode steps
+share, and the ring of sampled ids.
 """
 
 from __future__ import annotations
@@ -31,6 +32,18 @@ RING_AT = 256  # bytes into the buffer that state and ring share
 MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
 HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked for
 ROPE_STEP = 64  # positions in the fine rope table (kernels/rope.wgsl)
+CAPACITY_STEP = 64  # positions by which the cache of a layer with a window grows
+
+
+def capacity_of(window: int, context: int, batch: int) -> int:
+    """Positions that the cache of a layer with that window (0: none) holds.
+
+    A batch is written before its first token looks back: that one's window must still be there. It
+    must be, too, where an answer ended and what was queued behind it has been run.
+    """
+    if not window:
+        return context
+    return min(context, aligned(window + max(batch, 2 * MOST_AHEAD), CAPACITY_STEP))
 
 
 def rope_table(rope: Rope, head_dim: int, context: int) -> array[float]:
@@ -75,6 +88,7 @@ class EngineMemory:
         self, gpu: Gpu, config: ModelConfig, context: int, batch: int, half_cache: bool
     ) -> None:
         self.context, self.batch, self.half_cache = context, batch, half_cache
+        self.capacities = tuple(capacity_of(it.window, context, batch) for it in config.layers)
         self._config = config
         self._widths = Widths.of(config)
         self._owned: list[GpuBuffer] = []
@@ -117,15 +131,14 @@ class EngineMemory:
         }
         control = self._own(gpu, RING_AT + 4 * RING, "activations", "state and ring")
         logits = 4 * aligned(c.vocab, 4)
-        cache_bytes = (2 if self.half_cache else 4) * c.kv_width * self.context
         return Memory(
             **activations,
             logits=self._own(gpu, logits, "activations", "logits")
             if self.batch == 1
             else _stand_in(logits),
             angles=tuple(self._rope(gpu, rope) for rope in c.ropes),
-            keys=tuple(self._own(gpu, cache_bytes, "kv", f"keys {i}") for i in self._layers()),
-            values=tuple(self._own(gpu, cache_bytes, "kv", f"values {i}") for i in self._layers()),
+            keys=self._cache(gpu, "keys"),
+            values=self._cache(gpu, "values"),
             parts=self._own(gpu, 4 * MOST_SPLITS * c.q_width, "activations", "parts"),
             marks=self._own(gpu, 8 * MOST_SPLITS * c.heads, "activations", "marks"),
             tokens=self._own(gpu, 4 * rows, "activations", "tokens"),
@@ -150,8 +163,12 @@ class EngineMemory:
         sizes["tiles"] = 16 * most_tiles(slots, experts.count, CPU_TILE)
         return {name: self._own(gpu, size, "activations", name) for name, size in sizes.items()}
 
-    def _layers(self) -> range:
-        return range(len(self._config.layers))
+    def _cache(self, gpu: Gpu, label: str) -> tuple[Slice, ...]:
+        each = (2 if self.half_cache else 4) * self._config.kv_width
+        return tuple(
+            self._own(gpu, each * capacity, "kv", f"{label} {index}")
+            for index, capacity in enumerate(self.capacities)
+        )
 
     def _own(self, gpu: Gpu, size: int, kind: MemoryKind, label: str) -> Slice:
         buffer = gpu.buffer(aligned(size, 16), kind, label)

@@ -111,7 +111,7 @@ class Memory:
     gated: Slice
     logits: Slice  # [vocab] of the last token
     angles: tuple[Slice, ...]  # rope tables, one for each of config.ropes
-    keys: tuple[Slice, ...]  # a layer each: [kv_heads, context, head_dim], f16 or f32
+    keys: tuple[Slice, ...]  # a layer each: [kv_heads, its capacity, head_dim], f16 or f32
     values: tuple[Slice, ...]
     parts: Slice  # of attended, a run of keys each
     marks: Slice
@@ -140,7 +140,10 @@ class PlannedModel:
     config: ModelConfig
     weights: Weights
     memory: Memory
-    context: int  # the KV cache's length
+    context: int  # positions that there can be
+    capacities: tuple[
+        int, ...
+    ]  # those that each layer's cache holds: position p lies at p % capacity
     adapter: Adapter
     half_cache: bool  # keys and values are f16
     cuts: Cuts = field(default_factory=dict)  # measured to be quicker than the rule
@@ -220,13 +223,14 @@ class PlannedModel:
             "HEAD_DIM": c.head_dim,
             "PAIRS": int(c.rope_pairs == "interleaved"),
             "QK_NORM": int(c.qk_norm),
-            "KV_HALF": int(self.half_cache),
+            **self._cached(index),
         }
         params = {
             "heads": c.heads,
             "kv_heads": c.kv_heads,
             "stride": self.widths.qkv,
             "context": self.context,
+            "capacity": self.capacities[index],
             "eps": c.norm_eps,
             "offset": c.norm_offset,
         }
@@ -241,6 +245,7 @@ class PlannedModel:
             "q_stride": w.qkv,
             "out_stride": w.attended,
             "context": self.context,
+            "capacity": self.capacities[index],
             "window": c.layers[index].window,
             "scale": c.query_scale,
         }
@@ -256,8 +261,13 @@ class PlannedModel:
         if batch > 1 and not self.adapter.is_cpu:
             tile = tile_of(c.head_dim, self.adapter.workgroup_bytes)
             kernel, constants = "attention_flash", tile.constants()
-        constants = {**constants, "KV_HALF": int(self.half_cache), "SINKS": int(c.sinks)}
+        constants = {**constants, **self._cached(index), "SINKS": int(c.sinks)}
         return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
+
+    def _cached(self, index: int) -> dict[str, int]:
+        """Constants of kernels/cache.wgsl for layer `index`."""
+        is_ring = self.capacities[index] < self.context
+        return {"KV_HALF": int(self.half_cache), "RING": int(is_ring)}
 
     def sinks(self, index: int) -> dict[str, Slice]:
         """What kernels with SINKS bind for layer `index`."""

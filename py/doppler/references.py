@@ -78,8 +78,8 @@ def attention(
 ) -> Array:
     """Causal attention of q [n, heads, d], at positions from `position` on -> [n, heads, d].
 
-    keys, values [kv_heads, positions, d]. A window w > 0 lets position p see keys above p - w. A
-    sink, one of each head, is a score without a value: it takes a share that goes nowhere.
+    keys, values [kv_heads, positions, d]. A window w > 0 lets position p see keys above p - w.
+    sinks [heads]: scores without a value, which take a share of the softmax that goes nowhere.
     """
     heads, kv_heads = q.shape[1], keys.shape[0]
     out = np.empty_like(q)

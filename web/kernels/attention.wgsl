@@ -5,7 +5,7 @@
 // uses: state
 // uses: cache
 //
-// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, capacity, HEAD_DIM], HEAD_DIM a
 // multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does one head (x) of
 // one token (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread for
 // the sum over values (threads left over share the tile's keys); the softmax is rescaled from tile to
@@ -22,6 +22,7 @@ struct Params {
   q_stride: u32,
   out_stride: u32,
   context: u32,
+  capacity: u32,
   window: u32,
   scale: f32,
 }
@@ -55,7 +56,8 @@ fn main(
   }
   let span = workgroupUniformLoad(&range);
   let query = t * (params.q_stride / 4u) + head * WIDTH;
-  let kv = (head / (params.heads / params.kv_heads)) * params.context * WIDTH;
+  let kv = (head / (params.heads / params.kv_heads)) * params.capacity * WIDTH;
+  let lap = lap_of(span.x);
   let column = lane % WIDTH;
   let part = lane / WIDTH;
   var largest = LOWEST;
@@ -69,7 +71,7 @@ fn main(
     let tile = min(64u, span.y - start);
     var score = LOWEST;
     if (lane < tile) {
-      let key = kv + (start + lane) * WIDTH;
+      let key = kv + slot_of(start - lap + lane) * WIDTH;
       var product = vec4f();
       for (var i = 0u; i < WIDTH; i++) {
         product += qkv[query + i] * key_at(key + i);
@@ -89,7 +91,7 @@ fn main(
     total *= fade;
     if (part < PARTS) {
       for (var i = part; i < tile; i += PARTS) {
-        sum += shares[i] * value_at(kv + (start + i) * WIDTH + column);
+        sum += shares[i] * value_at(kv + slot_of(start - lap + i) * WIDTH + column);
         total += shares[i];
       }
     }

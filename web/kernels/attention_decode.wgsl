@@ -6,16 +6,17 @@ diagnostic(off, subgroup_uniformity);
 // uses: cache
 // uses: cache_write
 //
-// qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
-// multiple of 8 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
+// qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, capacity, HEAD_DIM], HEAD_DIM
+// a multiple of 8 and at most 256. parts [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
 // marks [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
-// matvec weighs the runs. sinks [heads] join the softmax of the first run. A workgroup of 256 threads does one run (x) of one key-value head (y) for four
-// of its query heads (z), so that every key is read once for the four. Three powers of two, none larger
-// than a subgroup: TURN threads (32 at most, and a 64th of HEAD_DIM at least) rotate a head, LANES share
-// a key for the scores, and PARTS (with PARTS · HEAD_DIM / 4 at most 256) a vec4 of the head for the
-// values. What all threads need to know of all keys, every subgroup finds for itself, since waiting is
-// most of what is done here. Whoever has the token's own key writes it to the cache first; where two
-// workgroups do (more than four query heads), they write the same.
+// matvec weighs the runs. sinks [heads] join the softmax of the first run. A workgroup of 256 threads
+// does one run (x) of one key-value head (y) for four of its query heads (z), so that every key is read
+// once for the four. Three powers of two, none larger than a subgroup: TURN threads (32 at most, and a
+// 64th of HEAD_DIM at least) rotate a head, LANES share a key for the scores, and PARTS (with PARTS ·
+// HEAD_DIM / 4 at most 256) a vec4 of the head for the values. What all threads need to know of all
+// keys, every subgroup finds for itself, since waiting is most of what is done here. Whoever has the
+// token's own key writes it to the cache first; where two workgroups do (more than four query heads),
+// they write the same.
 
 override HEAD_DIM: u32;
 override PAIRS: u32;
@@ -31,6 +32,7 @@ struct Params {
   heads: u32,
   kv_heads: u32,
   context: u32,
+  capacity: u32,
   window: u32,
   splits: u32,
   scale: f32,
@@ -149,14 +151,14 @@ fn products(k: vec4f, i: u32) -> vec4f {
     dot(turned[3u * WIDTH + i], k));
 }
 
-// Scores of `size` keys from vec4 `at` of the cache on; a thread has two at once, so that it waits for
-// both together.
-fn score(at: u32, size: u32, index: u32) {
+// Scores of `size` keys, the first of them `ahead` of the lap (cache.wgsl); `kv` is where their head lies
+// in the cache. A thread has two at once, so that it waits for both together.
+fn score(kv: u32, ahead: u32, size: u32, index: u32) {
   for (var start = 0u; start < size; start += 512u / LANES) {
     let first = start + index / LANES;
     let second = first + 256u / LANES;
-    let at_first = at + min(first, size - 1u) * WIDTH;
-    let at_second = at + min(second, size - 1u) * WIDTH;
+    let at_first = kv + slot_of(ahead + min(first, size - 1u)) * WIDTH;
+    let at_second = kv + slot_of(ahead + min(second, size - 1u)) * WIDTH;
     var score0 = vec4f();
     var score1 = vec4f();
     for (var i = index % LANES; i < WIDTH; i += LANES) {
@@ -192,11 +194,11 @@ fn total_of(size: u32, lane: u32) -> vec4f {
   return subgroupAdd(sum);
 }
 
-// Values of keys i, i + PARTS, .. of `size` from vec4 `at` of the cache on.
-fn load_eight(at: u32, i: u32, size: u32) -> array<vec4f, 8> {
+// A column of the values of keys i, i + PARTS, .. of those `size`; `column` is that of the head's first.
+fn load_eight(column: u32, ahead: u32, i: u32, size: u32) -> array<vec4f, 8> {
   var out: array<vec4f, 8>;
   for (var n = 0u; n < 8u; n++) {
-    out[n] = value_at(at + min(i + n * PARTS, size - 1u) * WIDTH);
+    out[n] = value_at(column + slot_of(ahead + min(i + n * PARTS, size - 1u)) * WIDTH);
   }
   return out;
 }
@@ -227,9 +229,10 @@ fn main(
   let run = (seen + params.splits - 1u) / params.splits;
   let first = min(end - seen + workgroup.x * run, end);
   let stop = min(first + run, end);
-  let kv = kv_head * params.context * WIDTH;
+  let kv = kv_head * params.capacity * WIDTH;
+  let lap = lap_of(end - seen);
   let keeps = stop == end && first < stop;
-  turn_heads(head0, count, kv_head, kv + (end - 1u) * WIDTH, keeps, index);
+  turn_heads(head0, count, kv_head, kv + slot_of(end - 1u - lap) * WIDTH, keeps, index);
   storageBarrier();
   workgroupBarrier();
   let part = index % PARTS;
@@ -249,9 +252,9 @@ fn main(
   for (var start = first; start < stop; start += 256u) {
     let size = min(256u, stop - start);
     // Values are asked for before there are scores, and eight at a time: waiting is all there is here.
-    let place = kv + start * WIDTH + column;
-    var eight = load_eight(place, part, size);
-    score(kv + start * WIDTH, size, index);
+    let ahead = start - lap;
+    var eight = load_eight(kv + column, ahead, part, size);
+    score(kv, ahead, size, index);
     workgroupBarrier();
     let top = max(largest, largest_of(size, lane));
     let fade = exp(largest - top);
@@ -267,7 +270,7 @@ fn main(
     sum3 *= fade.w;
     for (var i = part; i < size; i += 8u * PARTS) {
       if (i > part) {
-        eight = load_eight(place, i, size);
+        eight = load_eight(kv + column, ahead, i, size);
       }
       for (var n = 0u; n < 8u; n++) {
         let key = i + n * PARTS;

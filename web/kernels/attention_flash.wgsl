@@ -3,7 +3,7 @@
 // uses: state
 // uses: cache
 //
-// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, context, HEAD_DIM], HEAD_DIM a
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, capacity, HEAD_DIM], HEAD_DIM a
 // multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does ROWS rows (x)
 // of one key-value head (y); a row is a token and one of the head's query heads, the tokens counting
 // slower, and the last rows, which see most keys, go first. Scores: a thread does 4 rows × 4 keys, from q
@@ -35,6 +35,7 @@ struct Params {
   q_stride: u32,
   out_stride: u32,
   context: u32,
+  capacity: u32,
   window: u32,
   scale: f32,
 }
@@ -91,16 +92,17 @@ fn stage_queries(c: u32, base: u32, index: u32) {
   }
 }
 
-// The same of keys `start` on; `kv` is where their head lies in the cache.
+// The same of keys `start` on, counted from the beginning of a lap (cache.wgsl); `kv` is where their head
+// lies in the cache.
 fn stage_keys(start: u32, end: u32, kv: u32, c: u32, index: u32) {
   for (var i = index; i < PART * KEY_FOURS; i += THREADS) {
     let d = i % PART;
     let key = start + 4u * (i / PART);
     let four = transpose(mat4x4f(
-      key_at(kv + min(key, end - 1u) * WIDTH + c + d),
-      key_at(kv + min(key + 1u, end - 1u) * WIDTH + c + d),
-      key_at(kv + min(key + 2u, end - 1u) * WIDTH + c + d),
-      key_at(kv + min(key + 3u, end - 1u) * WIDTH + c + d)));
+      key_at(kv + slot_of(min(key, end - 1u)) * WIDTH + c + d),
+      key_at(kv + slot_of(min(key + 1u, end - 1u)) * WIDTH + c + d),
+      key_at(kv + slot_of(min(key + 2u, end - 1u)) * WIDTH + c + d),
+      key_at(kv + slot_of(min(key + 3u, end - 1u)) * WIDTH + c + d)));
     let at = d * (KEY_FOURS + 1u) + i / PART;
     let step = PART * (KEY_FOURS + 1u);
     staged[at] = four[0];
@@ -112,7 +114,7 @@ fn stage_keys(start: u32, end: u32, kv: u32, c: u32, index: u32) {
 
 fn stage_values(start: u32, end: u32, kv: u32, index: u32) {
   for (var i = index; i < VALUES * WIDTH; i += THREADS) {
-    staged[i] = value_at(kv + min(start + i / WIDTH, end - 1u) * WIDTH + i % WIDTH);
+    staged[i] = value_at(kv + slot_of(min(start + i / WIDTH, end - 1u)) * WIDTH + i % WIDTH);
   }
 }
 
@@ -185,10 +187,11 @@ fn main(
     return;
   }
   let last = state.count * group - 1u;
-  let kv = kv_head * params.context * WIDTH;
+  let kv = kv_head * params.capacity * WIDTH;
   let end = min(state.position + token_of(min(row0 + ROWS - 1u, last)) + 1u, params.context);
   let least = state.position + token_of(row0) + 1u;
   let begin = select(0u, least - min(least, params.window), params.window > 0u);
+  let lap = lap_of(begin);
 
   let rows = index % ROW_FOURS;
   let four_keys = index / ROW_FOURS;
@@ -227,7 +230,7 @@ fn main(
       if (KEEP_Q == 0u || start == begin) {
         stage_queries(c, base, index);
       }
-      stage_keys(start, end, kv, c, index);
+      stage_keys(start - lap, end - lap, kv, c, index);
       workgroupBarrier();
       if (index < SCORERS) {
         s += scores(base, rows, four_keys);
@@ -260,7 +263,7 @@ fn main(
       if (k > 0u) {
         workgroupBarrier();
       }
-      stage_values(start + k, end, kv, index);
+      stage_values(start - lap + k, end - lap, kv, index);
       workgroupBarrier();
       if (k == 0u && index < SUMMERS) {
         let fade0 = fades[2u * eight];

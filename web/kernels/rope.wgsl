@@ -6,7 +6,7 @@
 // uses: cache_write
 //
 // qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
-// [kv_heads, context, HEAD_DIM]; token t goes to place position + t. A workgroup does one head (x) of
+// [kv_heads, capacity, HEAD_DIM]; token t goes to the slot of position + t, if that is below context. A workgroup does one head (x) of
 // one token (y): x < heads is q, then k, then v.
 
 override HEAD_DIM: u32;
@@ -18,6 +18,7 @@ struct Params {
   kv_heads: u32,
   stride: u32,
   context: u32,
+  capacity: u32,
   eps: f32,
   offset: f32,
 }
@@ -64,7 +65,8 @@ fn main(
   }
   if (!is_query) {
     let kv_head = (head - params.heads) % params.kv_heads;
-    let place = (kv_head * params.context + position) * (HEAD_DIM / 4u);
+    let slot = position - lap_of(position);
+    let place = (kv_head * params.capacity + slot) * (HEAD_DIM / 4u);
     for (var i = lane; i < HEAD_DIM / 4u; i += 32u) {
       let at = base + 4u * i;
       if (head < params.heads + params.kv_heads) {
