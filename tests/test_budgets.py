@@ -103,10 +103,11 @@ def test_memory(manifest: Manifest, gpu: type[PaperGpu]) -> None:
     """What there is besides weights and cache is small; weights are as large as their file, but for
     those that were made wider to be stacked.
     """
-    held = gpu()
-    paper_engine(manifest, held, CONTEXT)
-    weights, kv = held.held["weights"], held.held["kv"]
-    assert held.held.total() <= MOST_MEMORY * (weights + kv)
+    paper = gpu()
+    paper_engine(manifest, paper, CONTEXT)
+    held = paper.memory()
+    weights, kv = held["weights"], held["kv"]
+    assert held["total"] <= MOST_MEMORY * (weights + kv)
     assert kv == 2 * 2 * manifest.config.kv_width * CONTEXT * len(manifest.config.layers)
     stored = sum(tensor.bytes for tensor in manifest.tensors)
     assert stored <= weights <= 1.013 * stored

@@ -48,12 +48,19 @@ _DENSE = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
-class _Model:
-    """What is to be written, before any byte of it has been read."""
+class Outline:
+    """What is to be written, read from headers alone, before any byte of the weights."""
 
-    manifest: Manifest  # without blocks and shards
+    manifest: Manifest  # without tokenizer, blocks and shards
     pieces: tuple[Piece, ...]
     vocabulary: Vocabulary | None
+
+    @property
+    def bytes(self) -> int:
+        """What shards, tokenizer and manifest will take, the last about right."""
+        tokenizer = 0 if self.vocabulary is None else len(self.vocabulary.json)
+        digests = 80 * -(-self.manifest.bytes // BLOCK_SIZE)
+        return self.manifest.bytes + tokenizer + digests + 300 * len(self.manifest.tensors)
 
 
 async def convert_gguf(
@@ -69,6 +76,12 @@ async def convert_gguf(
 
     Raises FormatError or UnsupportedError before anything is written where files cannot be used.
     """
+    outline = await outline_gguf(sources, buffers, name)
+    return await write_outline(outline, storage, buffers, shard_size, progress)
+
+
+async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -> Outline:
+    """A GGUF model before it is written. Raises FormatError, UnsupportedError or SourceError."""
     gguf = await read_model(sources, buffers)
     factors = await _rope_factors(gguf, buffers)
     with _naming(gguf.name):
@@ -81,8 +94,7 @@ async def convert_gguf(
     vocabulary = vocabulary_from_gguf(gguf.metadata, gguf.name)
     manifest, pieces = _lay_out(config, places, name, title if isinstance(title, str) else name)
     manifest = replace(manifest, license=license_ if isinstance(license_, str) else None)
-    model = _Model(manifest, pieces, vocabulary)
-    return await _write(model, storage, buffers, shard_size, progress)
+    return Outline(manifest, pieces, vocabulary)
 
 
 async def convert_safetensors(
@@ -95,6 +107,12 @@ async def convert_safetensors(
     progress: Progress | None = None,
 ) -> Manifest:
     """Writes the model of a Hugging Face folder, given as its files by name."""
+    outline = await outline_safetensors(files, buffers, name)
+    return await write_outline(outline, storage, buffers, shard_size, progress)
+
+
+async def outline_safetensors(files: Mapping[str, Source], buffers: Buffers, name: str) -> Outline:
+    """A Hugging Face folder's model before it is written. Raises what outline_gguf does."""
     if "config.json" not in files:
         raise FormatError(
             "the folder has no config.json: give a Hugging Face checkpoint's folder, or a .gguf "
@@ -113,8 +131,7 @@ async def convert_safetensors(
     places = {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
     vocabulary = await vocabulary_from_files(files, buffers)
     manifest, pieces = _lay_out(config, places, name, name)
-    model = _Model(manifest, pieces, vocabulary)
-    return await _write(model, storage, buffers, shard_size, progress)
+    return Outline(manifest, pieces, vocabulary)
 
 
 async def convert_tensors(
@@ -130,7 +147,8 @@ async def convert_tensors(
 ) -> Manifest:
     """Writes a model without a tokenizer: `places` has source, offset and type of each tensor."""
     manifest, pieces = _lay_out(config, places, name, title)
-    return await _write(_Model(manifest, pieces, None), storage, buffers, shard_size, progress)
+    outline = Outline(manifest, pieces, None)
+    return await write_outline(outline, storage, buffers, shard_size, progress)
 
 
 async def convert_path(
@@ -158,7 +176,7 @@ async def convert_path(
             progress=progress,
         )
     files = folder_sources(path)
-    parts = _gguf_of(files, path)
+    parts = gguf_among(files, str(path))
     if parts:
         return await convert_gguf(
             parts, storage, buffers, name=name, shard_size=shard_size, progress=progress
@@ -174,7 +192,7 @@ def _parts_beside(path: Path) -> list[Source]:
     return [FileSource(part) for part in paths if part == path or part.exists()]
 
 
-def _gguf_of(files: Mapping[str, Source], folder: Path) -> list[Source]:
+def gguf_among(files: Mapping[str, Source], folder: str) -> list[Source]:
     """The files of a folder's GGUF model; none where it is a folder of safetensors."""
     models = models_among(files)
     if not models or any(name.endswith(".safetensors") for name in files):
@@ -298,14 +316,15 @@ def _lay_out(
     return manifest, tuple(pieces)
 
 
-async def _write(
-    model: _Model,
+async def write_outline(
+    outline: Outline,
     storage: Storage,
     buffers: Buffers,
     shard_size: int,
     progress: Progress | None,
 ) -> Manifest:
-    manifest = model.manifest
+    """Reads the weights and writes the model. Raises SourceError and StorageError on the way."""
+    manifest = outline.manifest
     if shard_size <= 0 or shard_size % manifest.block_size:
         raise RequestError(
             f"a shard size of {shard_size} is no multiple of the block size {manifest.block_size}"
@@ -316,7 +335,7 @@ async def _write(
     for index, start in enumerate(range(0, manifest.bytes, shard_size)):
         length = min(shard_size, manifest.bytes - start)
         data = buffers.empty(length)
-        await fill(data, start, start + length, model.pieces, buffers)
+        await fill(data, start, start + length, outline.pieces, buffers)
         for at in range(0, length, manifest.block_size):
             end = min(at + manifest.block_size, length)
             blocks.append(buffers.blake3(buffers.part(data, at, end)))
@@ -326,7 +345,7 @@ async def _write(
         shards.append(Shard(file, start, length, *hashes))
         if progress:
             progress(start + length, manifest.bytes)
-    tokenizer = await _write_tokenizer(model.vocabulary, storage, buffers)
+    tokenizer = await _write_tokenizer(outline.vocabulary, storage, buffers)
     manifest = replace(manifest, tokenizer=tokenizer, blocks=tuple(blocks), shards=tuple(shards))
     text = manifest.to_json().encode()
     await _replace_file(storage, MANIFEST_FILE, buffers.from_bytes(text), len(text))

@@ -7,7 +7,7 @@ unfinished download can go on and a damaged block can be fetched again.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,19 +19,22 @@ from pyodide.ffi import JsException, to_js
 
 from doppler.buffers import Buffer
 from doppler.errors import CorruptError, DopplerError, FormatError, SourceError
+from doppler.inspection import Candidate, facts
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.buffers import PageBuffers
-from doppler.page.opfs import OpfsRoot, reserve, room
-from doppler.page.source import BlobSource, HttpShards, fetch_bytes, fetch_text, http_parts
+from doppler.page.given import Asked, fetched, picked
+from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
+from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.progress import Progress
 from doppler.shards import ShardStore
-from doppler.source import Source
 from doppler.storage import Storage
 from doppler.tokenizer import PageEncoding, PageTemplate, Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from doppler.convert import Outline
 
 ORIGIN_FILE = "origin.json"
 
@@ -99,6 +102,7 @@ class Library:
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
         self._tidied = False
+        self._seen: tuple[tuple[Any, ...], Outline] | None = None  # what was inspected last
 
     async def usage(self) -> dict[str, Any]:
         """Bytes: the browser's quota and our own count of what is stored."""
@@ -136,48 +140,72 @@ class Library:
             await storage.close()
         return manifest.identity
 
-    async def import_url(self, url: str, name: str | None, emit: Emit) -> str:
-        """Converts the .gguf at an address, with the parts beside it; returns the identity."""
-        sources = http_parts(urljoin(js.location.href, url), self._buffers)
-        return await self._import(sources, name, emit)
+    async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
+        """A model that is stored or could be, as headers tell; and bytes that are free for it."""
+        if asked.id is not None:
+            candidates = [await self._candidate(asked.id)]
+        else:
+            outline = await self._outline(asked)
+            vocabulary = outline.vocabulary
+            chats = vocabulary is not None and vocabulary.chat_template is not None
+            has_tokenizer = vocabulary is not None
+            candidates = [Candidate(outline.manifest, outline.bytes, has_tokenizer, chats)]
+        return candidates, await free_bytes(max(candidate.bytes for candidate in candidates))
 
-    async def import_file(self, files: Sequence[Any], name: str | None, emit: Emit) -> str:
-        """Converts a .gguf that a person picked, or all parts of one; returns the identity."""
-        return await self._import([BlobSource(file) for file in files], name, emit)
+    async def import_given(self, asked: Asked, emit: Emit) -> str:
+        """Converts the model of an address or of files; returns the identity."""
+        outline = await self._outline(asked)
+        self._seen = None  # if this fails, trying again reads everything again
+        await reserve(outline.bytes, outline.manifest.title)
+        from doppler.convert import write_outline
 
-    async def _import(self, sources: Sequence[Source], name: str | None, emit: Emit) -> str:
-        await reserve(sum([await source.size() for source in sources]), sources[0].name)
-        await runtime.loadNumpy()  # who only uses what is stored need not wait for it
-        from doppler.convert import convert_gguf, model_name
-
+        progress = Progress(emit, "import")
         async with self._root.importing() as unfinished:
-            manifest = await convert_gguf(
-                sources,
-                unfinished.storage,
-                self._buffers,
-                name=name or model_name(sources[0].name),
-                shard_size=SHARD_SIZE,
-                progress=Progress(emit, "import"),
+            manifest = await write_outline(
+                outline, unfinished.storage, self._buffers, SHARD_SIZE, progress
             )
             await unfinished.keep(manifest.identity)
         return manifest.identity
 
+    async def _outline(self, asked: Asked) -> Outline:
+        """Of what is given; kept until the next, since whoever inspects a model may import it."""
+        if self._seen is None or self._seen[0] != asked.key:
+            self._seen = None
+            await runtime.loadNumpy()  # who only uses what is stored need not wait for it
+            if asked.url is not None:
+                given = await fetched(urljoin(js.location.href, asked.url), self._buffers)
+            else:
+                given = picked(asked.files, asked.folder)
+            self._seen = asked.key, await given.outline(asked.name, self._buffers)
+        return self._seen[1]
+
+    async def _candidate(self, identity: str) -> Candidate:
+        """A stored model, and what it lacks."""
+        manifest = await self._manifest(identity)
+        info = manifest.tokenizer
+        chats = info is not None and info.chat_template is not None
+        lacking = max(0, manifest.bytes - await self._root.usage(identity))
+        return Candidate(manifest, lacking, info is not None, chats)
+
     @asynccontextmanager
     async def open(self, identity: str) -> AsyncIterator[Stored]:
         """A stored model with its files open. Raises SourceError where there is none."""
-        text = await self._root.manifest_text(identity)
-        if text is None:
-            raise SourceError(
-                f"there is no model {identity[:12]}… in this browser's storage: download or import "
-                "it first"
-            )
-        manifest = Manifest.from_json(text, f"stored model {identity[:12]}…")
+        manifest = await self._manifest(identity)
         origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
         storage = await self._root.open(identity)
         try:
             yield self._stored(manifest, storage, json.loads(origin)["url"] if origin else None)
         finally:
             await storage.close()
+
+    async def _manifest(self, identity: str) -> Manifest:
+        text = await self._root.manifest_text(identity)
+        if text is None:
+            raise SourceError(
+                f"there is no model {identity[:12]}… in this browser's storage: download or import "
+                "it first"
+            )
+        return Manifest.from_json(text, f"stored model {identity[:12]}…")
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
         """Writes float32 rows into a file of doppler/tmp, for the page to offer as a download."""
@@ -217,20 +245,12 @@ class Library:
             await storage.close()
         origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
         tokenizer = manifest.tokenizer
+        chats = tokenizer is not None and tokenizer.chat_template is not None
         return {
             "id": identity,
-            "name": manifest.name,
-            "title": manifest.title,
-            "architecture": manifest.config.architecture,
-            "quantization": manifest.quantization,
-            "parameters": manifest.parameters,
-            "bytes": manifest.bytes,
+            **facts(manifest, tokenizer is not None, chats),
             "stored_bytes": stored,
             "complete": complete,
-            "chat": tokenizer is not None and tokenizer.chat_template is not None,
-            "tokenizer": tokenizer is not None,
-            "context": manifest.config.context,
-            "license": manifest.license,
             "url": json.loads(origin)["url"] if origin else None,
             "problem": None,
         }
