@@ -41,6 +41,7 @@ from doppler.manifest import (
     TokenizerInfo,
 )
 from doppler.pieces import Piece, fill
+from doppler.quantized import Place, quantized
 from doppler.source import FileSource, Progress, Source, folder_sources
 from doppler.storage import Storage
 
@@ -91,10 +92,26 @@ async def convert_safetensors(
     buffers: Buffers,
     *,
     name: str,
+    quant: str = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Writes the model of a Hugging Face folder, given as its files by name."""
+    """Writes the model of a Hugging Face folder, given as its files by name.
+
+    `quant` is one of QUANTS: what matrices of floats become on the way.
+    """
+    config, floats = await read_places(files, buffers)
+    places = quantized(floats, config.tensor_shapes(), quant, buffers)
+    vocabulary = await vocabulary_from_files(files, buffers)
+    manifest, pieces = _lay_out(config, places, name, name)
+    model = _Model(manifest, pieces, vocabulary)
+    return await _write(model, storage, buffers, shard_size, progress)
+
+
+async def read_places(
+    files: Mapping[str, Source], buffers: Buffers
+) -> tuple[ModelConfig, Mapping[str, Place]]:
+    """The model of a Hugging Face folder: its config, and its tensors by GGUF name."""
     if "config.json" not in files:
         raise FormatError(
             "the folder has no config.json: give a Hugging Face checkpoint's folder, or a .gguf "
@@ -110,11 +127,7 @@ async def convert_safetensors(
     if config.tied:
         tensors.pop("output.weight", None)
     check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
-    places = {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
-    vocabulary = await vocabulary_from_files(files, buffers)
-    manifest, pieces = _lay_out(config, places, name, name)
-    model = _Model(manifest, pieces, vocabulary)
-    return await _write(model, storage, buffers, shard_size, progress)
+    return config, {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
 
 
 async def convert_tensors(
@@ -139,32 +152,35 @@ async def convert_path(
     buffers: Buffers,
     *,
     name: str | None = None,
+    quant: str = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
     """Converts what lies at a path of this machine; the model is named for it.
 
     That is a .gguf, any part of a split one whose others lie beside it, a folder with one such
-    model, or a folder of safetensors.
+    model, or a folder of safetensors, which alone can be quantised (`quant`).
     """
     name = name or model_name(path.name)
-    if not path.is_dir():
-        return await convert_gguf(
-            _parts_beside(path),
-            storage,
-            buffers,
-            name=name,
-            shard_size=shard_size,
-            progress=progress,
-        )
-    files = folder_sources(path)
-    parts = _gguf_of(files, path)
+    files = folder_sources(path) if path.is_dir() else {}
+    parts = _gguf_of(files, path) if path.is_dir() else _parts_beside(path)
     if parts:
+        if quant != "none":
+            raise RequestError(
+                f"{path} is a GGUF model: a GGUF file is quantised already and taken as it is; "
+                "convert it without --quant, or the safetensors checkpoint that it was made from"
+            )
         return await convert_gguf(
             parts, storage, buffers, name=name, shard_size=shard_size, progress=progress
         )
     return await convert_safetensors(
-        files, storage, buffers, name=name, shard_size=shard_size, progress=progress
+        files,
+        storage,
+        buffers,
+        name=name,
+        quant=quant,
+        shard_size=shard_size,
+        progress=progress,
     )
 
 
