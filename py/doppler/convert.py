@@ -41,6 +41,7 @@ from doppler.manifest import (
     TokenizerInfo,
 )
 from doppler.pieces import Piece, fill
+from doppler.quantized import Place, quantized
 from doppler.source import FileSource, Progress, Source, folder_sources
 from doppler.storage import Storage
 
@@ -103,16 +104,38 @@ async def convert_safetensors(
     buffers: Buffers,
     *,
     name: str,
+    quant: str = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Writes the model of a Hugging Face folder, given as its files by name."""
-    outline = await outline_safetensors(files, buffers, name)
-    return await write_outline(outline, storage, buffers, shard_size, progress)
+    """Writes the model of a Hugging Face folder, given as its files by name.
+
+    `quant` is one of QUANTS: what matrices of floats become on the way.
+    """
+    outlines = await outline_safetensors(files, buffers, name, (quant,))
+    return await write_outline(outlines[quant], storage, buffers, shard_size, progress)
 
 
-async def outline_safetensors(files: Mapping[str, Source], buffers: Buffers, name: str) -> Outline:
-    """A Hugging Face folder's model before it is written. Raises what outline_gguf does."""
+async def outline_safetensors(
+    files: Mapping[str, Source], buffers: Buffers, name: str, quants: Sequence[str]
+) -> dict[str, Outline]:
+    """A Hugging Face folder's model before it is written, for each of `quants`.
+
+    Raises what outline_gguf does, and RequestError for what is none of QUANTS.
+    """
+    config, floats = await read_places(files, buffers)
+    vocabulary = await vocabulary_from_files(files, buffers)
+    shapes, outlines = config.tensor_shapes(), {}
+    for quant in quants:
+        places = quantized(floats, shapes, quant, buffers)
+        outlines[quant] = Outline(*_lay_out(config, places, name, name), vocabulary)
+    return outlines
+
+
+async def read_places(
+    files: Mapping[str, Source], buffers: Buffers
+) -> tuple[ModelConfig, Mapping[str, Place]]:
+    """The model of a Hugging Face folder: its config, and its tensors by GGUF name."""
     if "config.json" not in files:
         raise FormatError(
             "the folder has no config.json: give a Hugging Face checkpoint's folder, or a .gguf "
@@ -128,10 +151,7 @@ async def outline_safetensors(files: Mapping[str, Source], buffers: Buffers, nam
     if config.tied:
         tensors.pop("output.weight", None)
     check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
-    places = {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
-    vocabulary = await vocabulary_from_files(files, buffers)
-    manifest, pieces = _lay_out(config, places, name, name)
-    return Outline(manifest, pieces, vocabulary)
+    return config, {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
 
 
 async def convert_tensors(
@@ -157,32 +177,35 @@ async def convert_path(
     buffers: Buffers,
     *,
     name: str | None = None,
+    quant: str = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
     """Converts what lies at a path of this machine; the model is named for it.
 
     That is a .gguf, any part of a split one whose others lie beside it, a folder with one such
-    model, or a folder of safetensors.
+    model, or a folder of safetensors, which alone can be quantised (`quant`).
     """
     name = name or model_name(path.name)
-    if not path.is_dir():
-        return await convert_gguf(
-            _parts_beside(path),
-            storage,
-            buffers,
-            name=name,
-            shard_size=shard_size,
-            progress=progress,
-        )
-    files = folder_sources(path)
-    parts = gguf_among(files, str(path))
+    files = folder_sources(path) if path.is_dir() else {}
+    parts = gguf_among(files, str(path)) if path.is_dir() else _parts_beside(path)
     if parts:
+        if quant != "none":
+            raise RequestError(
+                f"{path} is a GGUF model: a GGUF file is quantised already and taken as it is; "
+                "convert it without --quant, or the safetensors checkpoint that it was made from"
+            )
         return await convert_gguf(
             parts, storage, buffers, name=name, shard_size=shard_size, progress=progress
         )
     return await convert_safetensors(
-        files, storage, buffers, name=name, shard_size=shard_size, progress=progress
+        files,
+        storage,
+        buffers,
+        name=name,
+        quant=quant,
+        shard_size=shard_size,
+        progress=progress,
     )
 
 

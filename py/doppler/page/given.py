@@ -13,6 +13,7 @@ from pyodide.ffi import JsException
 
 from doppler.buffers import Buffer, Buffers
 from doppler.errors import RequestError, SourceError
+from doppler.formats.blocks import QUANTS
 from doppler.formats.parts import part_names
 from doppler.page.addresses import folder_name, in_folder, is_gguf, is_in_checkpoint, resolved
 from doppler.page.source import BlobSource, http_files, refused, unreachable
@@ -36,7 +37,8 @@ ABSENT = (403, 404, 410)  # 403: what stores answer that do not tell what they h
 class Asked:
     """Which model is meant: a stored one by its id, one at an address, or one of files.
 
-    `folder` is the name of the folder that the files are; `name` what to call the model.
+    `folder` is the name of the folder that the files are; `name` what to call the model; `quant`
+    what its floats become.
     """
 
     id: str | None = None
@@ -44,6 +46,7 @@ class Asked:
     files: Sequence[Any] = ()
     folder: str | None = None
     name: str | None = None
+    quant: str = "none"
 
     @classmethod
     def of(cls, args: Mapping[str, Any], files: Any) -> Asked:
@@ -53,7 +56,7 @@ class Asked:
                 "say which model: its address as url, or a list of Files as fourth argument"
             )
         names = {key: args.get(key) for key in ("id", "url", "folder", "name")}
-        return cls(**names, files=files or ())
+        return cls(**names, files=files or (), quant=args.get("quant") or "none")
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -69,18 +72,25 @@ class Given:
     files: Mapping[str, Source]
     folder: str | None
 
-    async def outline(self, name: str | None, buffers: Buffers) -> Outline:
-        """The model that the files are, under a name of its own or theirs. NumPy must be there."""
+    async def outlines(self, name: str | None, buffers: Buffers) -> dict[str, Outline]:
+        """The model that the files are, for each of QUANTS that can be had of it.
+
+        It is called `name`, or else like the files. NumPy must have been loaded.
+        """
         from doppler.convert import gguf_among, model_name, outline_gguf, outline_safetensors
 
         parts = list(self.files.values())
         if self.folder is not None or self._has_checkpoint:
             parts = gguf_among(self.files, self.folder or "what was chosen")
         if parts:
-            return await outline_gguf(parts, buffers, name or model_name(parts[0].name))
+            return {"none": await outline_gguf(parts, buffers, name or model_name(parts[0].name))}
         title = self.folder or "model"
-        outline = await outline_safetensors(self.files, buffers, name or model_name(title))
-        return replace(outline, manifest=replace(outline.manifest, title=title))
+        name = name or model_name(title)
+        outlines = await outline_safetensors(self.files, buffers, name, QUANTS)
+        return {
+            quant: replace(outline, manifest=replace(outline.manifest, title=title))
+            for quant, outline in outlines.items()
+        }
 
     @property
     def _has_checkpoint(self) -> bool:

@@ -18,7 +18,7 @@ import js
 from pyodide.ffi import JsException, to_js
 
 from doppler.buffers import Buffer
-from doppler.errors import CorruptError, DopplerError, FormatError, SourceError
+from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.inspection import Candidate, facts
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.buffers import PageBuffers
@@ -102,7 +102,9 @@ class Library:
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
         self._tidied = False
-        self._seen: tuple[tuple[Any, ...], Outline] | None = None  # what was inspected last
+        self._seen: tuple[tuple[Any, ...], dict[str, Outline]] | None = (
+            None  # what was inspected last
+        )
 
     async def usage(self) -> dict[str, Any]:
         """Bytes: the browser's quota and our own count of what is stored."""
@@ -143,19 +145,21 @@ class Library:
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, as headers tell; and bytes that are free for it."""
         if asked.id is not None:
-            candidates = [await self._candidate(asked.id)]
+            candidates = [await self._stored_candidate(asked.id)]
         else:
-            outline = await self._outline(asked)
-            vocabulary = outline.vocabulary
-            chats = vocabulary is not None and vocabulary.chat_template is not None
-            has_tokenizer = vocabulary is not None
-            candidates = [Candidate(outline.manifest, outline.bytes, has_tokenizer, chats)]
+            outlines = await self._outlines(asked)
+            candidates = [_candidate(outline, quant) for quant, outline in outlines.items()]
         return candidates, await free_bytes(max(candidate.bytes for candidate in candidates))
 
     async def import_given(self, asked: Asked, emit: Emit) -> str:
         """Converts the model of an address or of files; returns the identity."""
-        outline = await self._outline(asked)
+        outlines = await self._outlines(asked)
         self._seen = None  # if this fails, trying again reads everything again
+        if asked.quant not in outlines:
+            raise RequestError(
+                f"quant is {asked.quant!r:.60}; this model can be stored as {', '.join(outlines)}"
+            )
+        outline = outlines[asked.quant]
         await reserve(outline.bytes, outline.manifest.title)
         from doppler.convert import write_outline
 
@@ -167,7 +171,7 @@ class Library:
             await unfinished.keep(manifest.identity)
         return manifest.identity
 
-    async def _outline(self, asked: Asked) -> Outline:
+    async def _outlines(self, asked: Asked) -> dict[str, Outline]:
         """Of what is given; kept until the next, since whoever inspects a model may import it."""
         if self._seen is None or self._seen[0] != asked.key:
             self._seen = None
@@ -176,10 +180,10 @@ class Library:
                 given = await fetched(urljoin(js.location.href, asked.url), self._buffers)
             else:
                 given = picked(asked.files, asked.folder)
-            self._seen = asked.key, await given.outline(asked.name, self._buffers)
+            self._seen = asked.key, await given.outlines(asked.name, self._buffers)
         return self._seen[1]
 
-    async def _candidate(self, identity: str) -> Candidate:
+    async def _stored_candidate(self, identity: str) -> Candidate:
         """A stored model, and what it lacks."""
         manifest = await self._manifest(identity)
         info = manifest.tokenizer
@@ -265,3 +269,9 @@ class Library:
         if not self._tidied:
             self._tidied = True
             await self._root.tidy()
+
+
+def _candidate(outline: Outline, quant: str) -> Candidate:
+    vocabulary = outline.vocabulary
+    chats = vocabulary is not None and vocabulary.chat_template is not None
+    return Candidate(outline.manifest, outline.bytes, vocabulary is not None, chats, quant)
