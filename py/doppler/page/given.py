@@ -62,7 +62,7 @@ class Asked:
     def key(self) -> tuple[Any, ...]:
         """The same for what was given before and has not changed since."""
         files = [(file.name, file.size, file.lastModified) for file in self.files]
-        return self.url, tuple(files), self.folder, self.name
+        return self.url, tuple(files), self.folder
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Given:
     files: Mapping[str, Source]
     folder: str | None
 
-    async def outlines(self, name: str | None, buffers: Buffers) -> dict[str, Outline]:
-        """The model that the files are, for each of QUANTS that can be had of it.
+    async def outlines(self, buffers: Buffers) -> dict[str, Outline]:
+        """The model that the files are, called like them, for each of QUANTS that it can be had in.
 
-        It is called `name`, or else like the files. NumPy must have been loaded.
+        NumPy must have been loaded.
         """
         from doppler.convert import gguf_among, model_name, outline_gguf, outline_safetensors
 
@@ -83,10 +83,9 @@ class Given:
         if self.folder is not None or self._has_checkpoint:
             parts = gguf_among(self.files, self.folder or "what was chosen")
         if parts:
-            return {"none": await outline_gguf(parts, buffers, name or model_name(parts[0].name))}
+            return {"none": await outline_gguf(parts, buffers, model_name(parts[0].name))}
         title = self.folder or "model"
-        name = name or model_name(title)
-        outlines = await outline_safetensors(self.files, buffers, name, QUANTS)
+        outlines = await outline_safetensors(self.files, buffers, model_name(title), QUANTS)
         return {
             quant: replace(outline, manifest=replace(outline.manifest, title=title))
             for quant, outline in outlines.items()

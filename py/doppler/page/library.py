@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -160,6 +160,8 @@ class Library:
                 f"quant is {asked.quant!r:.60}; this model can be stored as {', '.join(outlines)}"
             )
         outline = outlines[asked.quant]
+        name = asked.name or outline.manifest.name
+        outline = replace(outline, manifest=replace(outline.manifest, name=name))
         await reserve(outline.bytes, outline.manifest.title)
         from doppler.convert import write_outline
 
@@ -180,7 +182,7 @@ class Library:
                 given = await fetched(urljoin(js.location.href, asked.url), self._buffers)
             else:
                 given = picked(asked.files, asked.folder)
-            self._seen = asked.key, await given.outlines(asked.name, self._buffers)
+            self._seen = asked.key, await given.outlines(self._buffers)
         return self._seen[1]
 
     async def _stored_candidate(self, identity: str) -> Candidate:
