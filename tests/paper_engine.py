@@ -1,46 +1,21 @@
 """An engine on paper: the plans of a model of any size on any adapter, without a GPU or weights.
 
-Only the device is played: it hands out buffers that hold nothing. What plans bind, and how much of
-it, is what weights.py, memory.py and the plans decide for a page.
+Only the device is played (paper.py). What plans bind, and how much of it, is what weights.py,
+memory.py and the plans decide for a page.
 """
 
 from __future__ import annotations
-
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
 
 from doppler.adapter import adapter_of
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
 from doppler.engine import Engine
 from doppler.formats.blocks import BLOCK_TYPES
-from doppler.gpu import Gpu, GpuBuffer, MemoryKind
 from doppler.kernels import Kernels
 from doppler.manifest import BLOCK_SIZE, Manifest, Tensor
 from doppler.memory import EngineMemory
+from doppler.paper import PaperGpu
 from doppler.weights import Weights, allocate_weights
-
-
-@dataclass
-class PaperGpu:
-    """An adapter by its limits; counts the bytes that it would hold."""
-
-    limits: Mapping[str, int]
-    features: frozenset[str] = frozenset()
-    subgroup_size: int = 0
-    is_cpu: bool = False
-    has_matrix_units: bool = False
-    held: Counter[str] = field(default_factory=Counter)
-
-    def buffer(self, size: int, kind: MemoryKind, label: str) -> GpuBuffer:
-        assert size <= self.limits["maxBufferSize"], label
-        self.held[kind] += size
-        return GpuBuffer(cast(Gpu, self), size, kind, None)
-
-    def write(self, buffer: GpuBuffer, offset: int, data: bytes) -> None:
-        assert offset + len(data) <= buffer.size
 
 
 def large_gpu() -> PaperGpu:
@@ -98,10 +73,9 @@ def paper_engine(
     manifest: Manifest, gpu: PaperGpu, context: int = 4096, batch: int = 512
 ) -> tuple[Engine, Weights]:
     """The engine that a page would have, with keys and values in f16."""
-    device, config = cast(Gpu, gpu), manifest.config
-    weights = allocate_weights(device, manifest)
-    memory = EngineMemory(device, config, context, batch, True)
-    no_kernels: Any = None  # plans are made without them
-    adapter = adapter_of(device, "shader-f16" in gpu.features, {})
-    engine = Engine(device, cast(Kernels, no_kernels), config, weights, memory, adapter, {})
+    config = manifest.config
+    weights = allocate_weights(gpu, manifest)
+    memory = EngineMemory(gpu, config, context, batch, True)
+    adapter = adapter_of(gpu, "shader-f16" in gpu.features, {})
+    engine = Engine(gpu, Kernels(gpu, {}), config, weights, memory, adapter, {})
     return engine, weights

@@ -112,10 +112,11 @@ def test_memory(manifest: Manifest, gpu: type[PaperGpu]) -> None:
     """What there is besides weights and cache is small; weights are as large as their file, but for
     those that were made wider to be stacked.
     """
-    held = gpu()
-    paper_engine(manifest, held, CONTEXT)
-    weights, kv = held.held["weights"], held.held["kv"]
-    assert held.held.total() <= MOST_MEMORY * (weights + kv)
+    paper = gpu()
+    paper_engine(manifest, paper, CONTEXT)
+    held = paper.memory()
+    weights, kv = held["weights"], held["kv"]
+    assert held["total"] <= MOST_MEMORY * (weights + kv)
     stored = sum(tensor.bytes for tensor in manifest.tensors)
     assert stored <= weights <= 1.013 * stored
 
@@ -128,4 +129,4 @@ def test_cache(name: str, manifest: Manifest, context: int, at: int) -> None:
     kept = sum(
         min(layer.window + batch, context) if layer.window else context for layer in config.layers
     )
-    assert held.held["kv"] == 2 * 2 * config.kv_width * kept == CACHES[name][at]
+    assert held.memory()["kv"] == 2 * 2 * config.kv_width * kept == CACHES[name][at]

@@ -170,7 +170,7 @@ def config_error(kind: type[DopplerError], message: str, **changes: object) -> N
 
 def test_configs_that_are_refused() -> None:
     config_error(UnsupportedError, "architecture 'mamba'", general__architecture="mamba")
-    config_error(UnsupportedError, "mixture of experts", llama__expert_count=8)
+    config_error(FormatError, "expert_used_count is None", llama__expert_count=8)
     config_error(UnsupportedError, "'longrope'", llama__rope__scaling__type="longrope")
     config_error(FormatError, "scaling.factor is None", llama__rope__scaling__type="yarn")
     config_error(

@@ -8,23 +8,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import doppler_runtime as runtime
 
 from doppler.bandwidth import measure_bandwidth
 from doppler.engine import Engine
-from doppler.errors import DeviceError, RequestError
+from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu import Gpu
+from doppler.inspection import inspection, refusal
 from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Emit, Model
 from doppler.page.cuts import KeptCuts
+from doppler.page.given import Asked
 from doppler.page.library import Library
 from doppler.page.tuner import Tuner
 from doppler.request import Room
 from doppler.timeline import Timeline
 
 Args = dict[str, Any]
+T = TypeVar("T")
 
 
 class Api:
@@ -38,14 +41,15 @@ class Api:
         self._busy: str | None = None
         self._tuner = Tuner()
         self._opening = asyncio.Lock()
-        self._transfers: set[asyncio.Task[str]] = set()
+        self._transfers: set[asyncio.Task[Any]] = set()
         self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
             "device": self._device,
             "storage": self._storage,
             "models": self._models,
             "download": self._download,
-            "import_url": self._import_url,
-            "import_file": self._import_file,
+            "inspect": self._inspect,
+            "import_url": self._import,
+            "import_file": self._import,
             "delete": self._delete,
             "load": self._alone(self._load),
             "unload": self._alone(self._unload),
@@ -111,11 +115,17 @@ class Api:
             self._gpu.destroy()
         self._gpu = self._kernels = self._model = None
 
-    async def _device(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def _gpu_or_why_not(self) -> Gpu | DeviceError:
         try:
             gpu, _ = await self._any_gpu()
         except DeviceError as error:
-            return {"ok": False, "problem": str(error), "adapter": {}, "features": [], "limits": {}}
+            return error
+        return gpu
+
+    async def _device(self, args: Args, emit: Emit, files: Any) -> Any:
+        gpu = await self._gpu_or_why_not()
+        if isinstance(gpu, DeviceError):
+            return {"ok": False, "problem": str(gpu), "adapter": {}, "features": [], "limits": {}}
         return {
             "ok": True,
             "problem": None,
@@ -131,16 +141,22 @@ class Api:
         return await self._library.models()
 
     async def _download(self, args: Args, emit: Emit, files: Any) -> Any:
-        return await self._transferred(self._library.download(_text(args, "url"), emit))
-
-    async def _import_url(self, args: Args, emit: Emit, files: Any) -> Any:
         url = _text(args, "url")
-        return await self._transferred(self._library.import_url(url, args.get("name"), emit))
+        return {"id": await self._transferred(self._library.download(url, emit))}
 
-    async def _import_file(self, args: Args, emit: Emit, files: Any) -> Any:
-        if not files:
-            raise RequestError("import_file needs files: pass a list of Files as fourth argument")
-        return await self._transferred(self._library.import_file(files, args.get("name"), emit))
+    async def _inspect(self, args: Args, emit: Emit, files: Any) -> Any:
+        asked = Asked.of(args, files)
+        try:
+            candidates, free = await self._transferred(self._library.inspect(asked))
+        except RequestError:
+            raise  # of who asked, not of the model
+        except DopplerError as error:
+            return refusal(error)
+        return inspection(candidates, await self._gpu_or_why_not(), free, args)
+
+    async def _import(self, args: Args, emit: Emit, files: Any) -> Any:
+        asked = Asked.of({**args, "id": None}, files)
+        return {"id": await self._transferred(self._library.import_given(asked, emit))}
 
     async def _delete(self, args: Args, emit: Emit, files: Any) -> Any:
         identity = _text(args, "id")
@@ -234,12 +250,12 @@ class Api:
         gpu, kernels = await self._any_gpu()
         return await self._running(measure_bandwidth(gpu, kernels))
 
-    async def _transferred(self, work: Coroutine[Any, Any, str]) -> Any:
-        """Awaits a download or import, which `cancel` may end."""
+    async def _transferred(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits a download, import or inspection, which `cancel` may end."""
         task = asyncio.ensure_future(work)
         self._transfers.add(task)
         try:
-            return {"id": await task}
+            return await task
         except asyncio.CancelledError:
             raise RequestError(
                 "cancelled: a download goes on from here when it is started again"

@@ -79,6 +79,8 @@ def _add_pull(commands: Any) -> None:
 
 
 def _add_convert(commands: Any) -> None:
+    from doppler.formats.blocks import QUANTS
+
     command = _command(
         commands,
         "convert",
@@ -87,6 +89,9 @@ def _add_convert(commands: Any) -> None:
     )
     command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--quant", choices=QUANTS, default="none", help="of a safetensors folder's matrices (none)"
+    )
     command.add_argument(
         "--shard-size", type=byte_count, metavar="N", help="bytes, or 4M: a multiple of 1M (16M)"
     )
@@ -204,6 +209,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
                 storage,
                 buffers,
                 name=args.output.resolve().name,
+                quant=args.quant,
                 shard_size=SHARD_SIZE if args.shard_size is None else args.shard_size,
                 progress=report,
             )

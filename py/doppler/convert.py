@@ -40,17 +40,25 @@ from doppler.manifest import (
     TokenizerInfo,
 )
 from doppler.pieces import Piece, fill
+from doppler.quantized import quantized
 from doppler.source import FileSource, Progress, Source, folder_sources
 from doppler.storage import Storage
 
 
 @dataclass(frozen=True)
-class _Model:
-    """What is to be written, before any byte of it has been read."""
+class Outline:
+    """What is to be written, read from headers alone, before any byte of the weights."""
 
-    manifest: Manifest  # without blocks and shards
+    manifest: Manifest  # without tokenizer, blocks and shards
     pieces: tuple[Piece, ...]
     vocabulary: Vocabulary | None
+
+    @property
+    def bytes(self) -> int:
+        """What shards, tokenizer and manifest will take, the last about right."""
+        tokenizer = 0 if self.vocabulary is None else len(self.vocabulary.json)
+        digests = 80 * -(-self.manifest.bytes // self.manifest.block_size)
+        return self.manifest.bytes + tokenizer + digests + 300 * len(self.manifest.tensors)
 
 
 async def convert_gguf(
@@ -66,6 +74,12 @@ async def convert_gguf(
 
     Raises FormatError or UnsupportedError before anything is written where files cannot be used.
     """
+    outline = await outline_gguf(sources, buffers, name)
+    return await write_outline(outline, storage, buffers, shard_size, progress)
+
+
+async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -> Outline:
+    """A GGUF model before it is written. Raises FormatError, UnsupportedError or SourceError."""
     gguf = await read_model(sources, buffers)
     factors = await _rope_factors(gguf, buffers)
     with _naming(gguf.name):
@@ -81,8 +95,7 @@ async def convert_gguf(
     vocabulary = vocabulary_from_gguf(gguf.metadata, gguf.name)
     manifest, pieces = lay_out(config, places, name, title if isinstance(title, str) else name)
     manifest = replace(manifest, license=license_ if isinstance(license_, str) else None)
-    model = _Model(manifest, pieces, vocabulary)
-    return await _write(model, storage, buffers, shard_size, progress)
+    return Outline(manifest, pieces, vocabulary)
 
 
 async def convert_safetensors(
@@ -91,10 +104,38 @@ async def convert_safetensors(
     buffers: Buffers,
     *,
     name: str,
+    quant: str = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Writes the model of a Hugging Face folder, given as its files by name."""
+    """Writes the model of a Hugging Face folder, given as its files by name.
+
+    `quant` is one of QUANTS: what matrices of floats become on the way.
+    """
+    outlines = await outline_safetensors(files, buffers, name, (quant,))
+    return await write_outline(outlines[quant], storage, buffers, shard_size, progress)
+
+
+async def outline_safetensors(
+    files: Mapping[str, Source], buffers: Buffers, name: str, quants: Sequence[str]
+) -> dict[str, Outline]:
+    """A Hugging Face folder's model before it is written, for each of `quants`.
+
+    Raises what outline_gguf does, and RequestError for what is none of QUANTS.
+    """
+    config, floats = await read_places(files, buffers)
+    vocabulary = await vocabulary_from_files(files, buffers)
+    shapes, outlines = config.tensor_shapes(), {}
+    for quant in quants:
+        places = quantized(floats, shapes, quant, buffers)
+        outlines[quant] = Outline(*lay_out(config, places, name, name), vocabulary)
+    return outlines
+
+
+async def read_places(
+    files: Mapping[str, Source], buffers: Buffers
+) -> tuple[ModelConfig, Mapping[str, Place]]:
+    """The model of a Hugging Face folder: its config, and its tensors by GGUF name."""
     if "config.json" not in files:
         raise FormatError(
             "the folder has no config.json: give a Hugging Face checkpoint's folder, or a .gguf "
@@ -111,11 +152,7 @@ async def convert_safetensors(
     }
     if config.tied:
         contents.pop("output.weight", None)
-    places = _places(config, contents, buffers, where)
-    vocabulary = await vocabulary_from_files(files, buffers)
-    manifest, pieces = lay_out(config, places, name, name)
-    model = _Model(manifest, pieces, vocabulary)
-    return await _write(model, storage, buffers, shard_size, progress)
+    return config, _places(config, contents, buffers, where)
 
 
 def _places(
@@ -140,7 +177,8 @@ async def convert_tensors(
 ) -> Manifest:
     """Writes a model without a tokenizer: `places` has source, offset and type of each tensor."""
     manifest, pieces = lay_out(config, places, name, title)
-    return await _write(_Model(manifest, pieces, None), storage, buffers, shard_size, progress)
+    outline = Outline(manifest, pieces, None)
+    return await write_outline(outline, storage, buffers, shard_size, progress)
 
 
 async def convert_path(
@@ -149,32 +187,35 @@ async def convert_path(
     buffers: Buffers,
     *,
     name: str | None = None,
+    quant: str = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
     """Converts what lies at a path of this machine; the model is named for it.
 
     That is a .gguf, any part of a split one whose others lie beside it, a folder with one such
-    model, or a folder of safetensors.
+    model, or a folder of safetensors, which alone can be quantised (`quant`).
     """
     name = name or model_name(path.name)
-    if not path.is_dir():
-        return await convert_gguf(
-            _parts_beside(path),
-            storage,
-            buffers,
-            name=name,
-            shard_size=shard_size,
-            progress=progress,
-        )
-    files = folder_sources(path)
-    parts = _gguf_of(files, path)
+    files = folder_sources(path) if path.is_dir() else {}
+    parts = gguf_among(files, str(path)) if path.is_dir() else _parts_beside(path)
     if parts:
+        if quant != "none":
+            raise RequestError(
+                f"{path} is a GGUF model: a GGUF file is quantised already and taken as it is; "
+                "convert it without --quant, or the safetensors checkpoint that it was made from"
+            )
         return await convert_gguf(
             parts, storage, buffers, name=name, shard_size=shard_size, progress=progress
         )
     return await convert_safetensors(
-        files, storage, buffers, name=name, shard_size=shard_size, progress=progress
+        files,
+        storage,
+        buffers,
+        name=name,
+        quant=quant,
+        shard_size=shard_size,
+        progress=progress,
     )
 
 
@@ -184,7 +225,7 @@ def _parts_beside(path: Path) -> list[Source]:
     return [FileSource(part) for part in paths if part == path or part.exists()]
 
 
-def _gguf_of(files: Mapping[str, Source], folder: Path) -> list[Source]:
+def gguf_among(files: Mapping[str, Source], folder: str) -> list[Source]:
     """The files of a folder's GGUF model; none where it is a folder of safetensors."""
     models = models_among(files)
     if not models or any(name.endswith(".safetensors") for name in files):
@@ -277,14 +318,15 @@ async def _rope_factors(gguf: Gguf, buffers: Buffers) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
-async def _write(
-    model: _Model,
+async def write_outline(
+    outline: Outline,
     storage: Storage,
     buffers: Buffers,
     shard_size: int,
     progress: Progress | None,
 ) -> Manifest:
-    manifest = model.manifest
+    """Reads the weights and writes the model. Raises SourceError and StorageError on the way."""
+    manifest = outline.manifest
     if shard_size <= 0 or shard_size % manifest.block_size:
         raise RequestError(
             f"a shard size of {shard_size} is no multiple of the block size {manifest.block_size}"
@@ -295,7 +337,7 @@ async def _write(
     for index, start in enumerate(range(0, manifest.bytes, shard_size)):
         length = min(shard_size, manifest.bytes - start)
         data = buffers.empty(length)
-        await fill(data, start, start + length, model.pieces, buffers)
+        await fill(data, start, start + length, outline.pieces, buffers)
         for at in range(0, length, manifest.block_size):
             end = min(at + manifest.block_size, length)
             blocks.append(buffers.blake3(buffers.part(data, at, end)))
@@ -305,7 +347,7 @@ async def _write(
         shards.append(Shard(file, start, length, *hashes))
         if progress:
             progress(start + length, manifest.bytes)
-    tokenizer = await _write_tokenizer(model.vocabulary, storage, buffers)
+    tokenizer = await _write_tokenizer(outline.vocabulary, storage, buffers)
     manifest = replace(manifest, tokenizer=tokenizer, blocks=tuple(blocks), shards=tuple(shards))
     text = manifest.to_json().encode()
     await _replace_file(storage, MANIFEST_FILE, buffers.from_bytes(text), len(text))

@@ -109,12 +109,17 @@ class Manifest:
         return self._by_name[name]
 
     @property
-    def quantization(self) -> str:
-        """The block type that most bytes have."""
+    def bytes_by_type(self) -> dict[str, int]:
+        """Bytes of the tensors of each block type, the most first."""
         sizes: Counter[str] = Counter()
         for tensor in self.tensors:
             sizes[tensor.type] += tensor.bytes
-        return sizes.most_common(1)[0][0]
+        return dict(sizes.most_common())
+
+    @property
+    def quantization(self) -> str:
+        """The block type that most bytes have."""
+        return next(iter(self.bytes_by_type))
 
     @property
     def parameters(self) -> int:

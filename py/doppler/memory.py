@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from doppler.arena import share
 from doppler.config import ModelConfig, Rope
 from doppler.decode import MOST_SPLITS
+from doppler.errors import DeviceError
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.kernels import Kernels
 from doppler.mixture import CPU_TILE, most_tiles
@@ -117,6 +118,12 @@ class EngineMemory:
         self.slices = replace(self.token, **shared)
         self.token = replace(self.token, logits=self.slices.logits)
 
+    def write_tables(self, gpu: Gpu) -> None:
+        """Fills what never changes: the rope tables."""
+        for rope, angles in zip(self._config.ropes, self.token.angles, strict=True):
+            table = rope_table(rope, self._config.head_dim, self.context)
+            gpu.write(angles.buffer, 0, table.tobytes())
+
     def destroy(self) -> None:
         """Gives every buffer back."""
         for buffer in self._owned:
@@ -131,12 +138,13 @@ class EngineMemory:
         }
         control = self._own(gpu, RING_AT + 4 * RING, "activations", "state and ring")
         logits = 4 * aligned(c.vocab, 4)
+        angles = 4 * c.head_dim * (ROPE_STEP + -(-self.context // ROPE_STEP))
         return Memory(
             **activations,
             logits=self._own(gpu, logits, "activations", "logits")
             if self.batch == 1
             else _stand_in(logits),
-            angles=tuple(self._rope(gpu, rope) for rope in c.ropes),
+            angles=tuple(self._own(gpu, angles, "activations", "rope table") for _ in c.ropes),
             keys=self._cache(gpu, "keys"),
             values=self._cache(gpu, "values"),
             parts=self._own(gpu, 4 * MOST_SPLITS * c.q_width, "activations", "parts"),
@@ -171,15 +179,15 @@ class EngineMemory:
         )
 
     def _own(self, gpu: Gpu, size: int, kind: MemoryKind, label: str) -> Slice:
+        most = gpu.limits["maxStorageBufferBindingSize"]
+        if size > most:  # it is bound whole
+            raise DeviceError(
+                f"{label}: {size} bytes are more than the {most} that this adapter binds at once; "
+                "use a smaller model, context or batch"
+            )
         buffer = gpu.buffer(aligned(size, 16), kind, label)
         self._owned.append(buffer)
         return Slice(buffer, 0, buffer.size)
-
-    def _rope(self, gpu: Gpu, rope: Rope) -> Slice:
-        table = rope_table(rope, self._config.head_dim, self.context)
-        out = self._own(gpu, len(table) * table.itemsize, "activations", "rope table")
-        gpu.write(out.buffer, 0, table.tobytes())
-        return out
 
     def write_batch(self, gpu: Gpu, ids: Sequence[int], position: int, seed: int) -> None:
         """Sets the batch that the next recording runs on, and starts a new generation."""

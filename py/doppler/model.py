@@ -82,6 +82,7 @@ class Model:
                         gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
                     )
                     undo.callback(memory.destroy)
+                    memory.write_tables(gpu)
                     adapter = adapter_of(gpu, room.half_products(gpu), room.adapter)
                     engine = Engine(gpu, kernels, manifest.config, weights, memory, adapter, cuts)
             told = _Compiling(emit)

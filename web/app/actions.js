@@ -3,8 +3,11 @@
 import { client } from "./client.js";
 import { create } from "./conversations.js";
 import { failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
+import { deleteModel } from "./library.js";
+import { bytes } from "./format.js";
 import {
   clearProblem,
+  confirmed,
   problemOf,
   showProblem,
   showRequirements,
@@ -12,7 +15,7 @@ import {
 } from "./notices.js";
 import { recall, set, state } from "./store.js";
 
-/** @import {Conversation, Entry, Failure, Problem} from "./types.js" */
+/** @import {Conversation, Entry, Failure, Problem, StoredModel} from "./types.js" */
 
 /**
  * Run something; when it fails, say so with the actions that help.
@@ -89,15 +92,27 @@ export async function settle() {
 }
 
 /**
- * @param {Pick<Entry, "title" | "stored" | "source">} entry fetched if need be, loaded, and shown
+ * Delete a stored model, if the person confirms it.
+ * @param {StoredModel} stored
+ * @returns {Promise<boolean>} whether it is gone
+ */
+export async function askDelete({ id, title, stored_bytes: size }) {
+  const text = `This frees ${bytes(size)}. To use it again it has to be fetched again.`;
+  if (!(await confirmed(`Delete ${title ?? id.slice(0, 8)}?`, text, "Delete"))) return false;
+  return attempt(() => deleteModel(id));
+}
+
+/**
+ * @param {Pick<Entry, "title" | "stored" | "source"> & {context?: number}} entry fetched if need
+ *     be, loaded (with room for so many tokens), and shown
  * @returns {Promise<boolean>}
  */
-export async function choose({ title, stored, source }) {
+export async function choose({ title, stored, source, context }) {
   if (state.loading) return false;
   const id = stored?.complete ? stored.id : null;
   const loaded = id !== null && id === state.model?.id;
   return attempt(async () => {
-    if (!loaded) await useModel(title, id, source);
+    if (!loaded) await useModel(title, id, source, context);
     showFitting(); // also where it worked only when tried again
   });
 }

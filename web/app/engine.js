@@ -2,14 +2,13 @@
 
 import { client } from "./client.js";
 import { history, save } from "./conversations.js";
-import { keepModels } from "./offline.js";
+import { chooseContext, contextFor, obtain } from "./library.js";
 import { recall, remember, set, settingsFor, state } from "./store.js";
 
-/** @import {Conversation, Entry, Failure, Generation, GenerationResult} from "./types.js" */
+/** @import {Conversation, Failure, Generation, GenerationResult} from "./types.js" */
 /** @import {DopplerEvent, Message, Source} from "./types.js" */
 
 export const LAST_MODEL = "doppler.lastModel";
-const SOURCES = "doppler.sources";
 const SAVE_EVERY_MS = 1500;
 const CHANGE_STORAGE = ["download", "import_url", "import_file", "delete", "load"];
 
@@ -28,49 +27,25 @@ export async function refresh() {
   set({ models, storage });
 }
 
-/** @param {string} name @returns {Source | null} where a half-fetched model was coming from */
-export const knownSource = (name) => recall(SOURCES)?.[name] ?? null;
-
-/**
- * Bring a model into storage; what is already there is not fetched again.
- * @param {Source} source
- * @returns {Promise<string>} its id
- */
-async function obtain(source) {
-  await keepModels();
-  if (source.kind === "address") remember(SOURCES, { ...recall(SOURCES), [source.name]: source });
-  const { id } =
-    source.kind === "manifest"
-      ? await client.call("download", { url: source.url })
-      : source.kind === "address"
-        ? await client.call("import_url", { url: source.url, name: source.name })
-        : await client.call("import_file", { name: source.name }, null, source.files);
-  return id;
-}
-
 /**
  * Fetch what is missing of a model, then load it.
  * @param {string} title
  * @param {string | null} id of a model that is wholly stored
  * @param {Source | null} source
+ * @param {number | null} [context] tokens, where they were chosen for it
  */
-export async function useModel(title, id, source) {
+export async function useModel(title, id, source, context = null) {
   set({ loading: title });
   try {
-    id ??= source && (await obtain(source));
-    await client.call("load", {
-      id,
-      ...(state.settings.context && { context: state.settings.context }),
-    });
+    const model = id ?? (source && (await obtain(source)));
+    if (context && model) chooseContext(model, context);
+    const most = state.models.find((stored) => stored.id === model)?.context ?? Infinity;
+    const asked = context ?? (model && contextFor(model));
+    const wanted = asked && Math.min(asked, most);
+    await client.call("load", { id: model, ...(wanted && { context: wanted }) });
   } finally {
     set({ loading: null });
   }
-}
-
-/** @param {Entry} entry */
-export async function deleteModel(entry) {
-  if (!entry.stored) return;
-  await client.call("delete", { id: entry.stored.id });
 }
 
 // Whoever loads a model, a button or window.doppler, it is the model that the page then uses.

@@ -1,10 +1,10 @@
 /** The models view: what is stored, what the server offers, the catalogue, and one's own files. */
 
 import { byId, button, el, icon, iconButton } from "./dom.js";
-import { deleteModel, knownSource } from "./engine.js";
+import { details } from "./details.js";
+import { knownSource } from "./library.js";
 import { bytes, parameters } from "./format.js";
-import { choose, attempt } from "./actions.js";
-import { confirmed } from "./notices.js";
+import { askDelete, choose } from "./actions.js";
 import { ownModel } from "./own.js";
 import { set, state, watch } from "./store.js";
 
@@ -141,18 +141,10 @@ function loadButton(entry) {
 }
 
 /** @param {Entry} entry */
-async function askDelete(entry) {
-  const size = bytes(entry.stored?.stored_bytes ?? 0);
-  const text = `This frees ${size}. To use it again it has to be fetched again.`;
-  if (await confirmed(`Delete ${entry.title}?`, text, "Delete")) {
-    attempt(() => deleteModel(entry));
-  }
-}
-
-/** @param {Entry} entry */
 function row(entry) {
   const warning = warningOf(entry);
-  const remove = () => askDelete(entry);
+  const { stored } = entry;
+  const remove = () => stored && askDelete(stored);
   const props = { class: "model", "data-testid": "model", "data-name": entry.name };
   return el(
     "li",
@@ -168,10 +160,10 @@ function row(entry) {
     el(
       "div",
       { class: "actions" },
-      entry.stored &&
-        iconButton("trash", `Delete ${entry.title}`, remove, { class: "icon-button" }),
+      stored && iconButton("trash", `Delete ${entry.title}`, remove, { class: "icon-button" }),
       loadButton(entry),
     ),
+    stored && !stored.problem && details(stored),
   );
 }
 

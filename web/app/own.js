@@ -1,77 +1,87 @@
-/** Models of one's own: a .gguf (or all parts of one) that is opened or dropped, or its address. */
+/** Models of one's own: files or a folder that are picked or dropped on the page, or an address. */
 
-import { choose } from "./actions.js";
 import { button, el } from "./dom.js";
+import { ofDropped, ofPicked } from "./folder.js";
+import { offer } from "./offer.js";
 
-/** @param {string} file its name, without its ending and the number of a part */
-const modelName = (file) => file.replace(/(-\d{5}-of-\d{5})?\.gguf$/i, "");
-
-/** @param {FileList} list */
-function openFiles(list) {
-  const files = [...list];
-  if (files.length === 0) return;
-  const [{ name }] = files;
-  const about = { title: name, group: /** @type {const} */ ("catalogue"), stored: null };
-  choose({ ...about, source: { kind: "file", files, name: modelName(name) } });
-}
+/** @import {Source} from "./types.js" */
 
 /** @param {HTMLInputElement} input */
 function openAddress(input) {
-  const name = decodeURIComponent(new URL(input.value).pathname.split("/").pop() ?? "model");
-  const source = /** @type {const} */ ({ kind: "address", url: input.value });
-  choose({ title: name, stored: null, source: { ...source, name: modelName(name) } }).then(
-    (worked) => worked && (input.value = ""),
+  const url = input.value.trim();
+  const names = new URL(url).pathname.split("/").filter(Boolean);
+  const title = decodeURIComponent(names.pop() ?? url);
+  offer(
+    title,
+    async () => ({ kind: "address", url }),
+    () => (input.value = ""),
   );
 }
 
-export function ownModel() {
-  const input = el("input", {
-    type: "file",
-    accept: ".gguf",
-    multiple: true,
-    hidden: true,
-    "data-testid": "open-file",
-  });
+/**
+ * An input that is not seen, and the button that opens it.
+ * @param {string} label
+ * @param {string} testid
+ * @param {Record<string, unknown>} props
+ * @param {(files: File[]) => {title: string, source: () => Promise<Source>}} given
+ */
+function picker(label, testid, props, given) {
+  const input = el("input", { type: "file", hidden: true, "data-testid": testid, ...props });
   input.addEventListener("change", () => {
-    if (input.files) openFiles(input.files);
+    const files = [...(input.files ?? [])];
     input.value = "";
+    if (files.length === 0) return;
+    const { title, source } = given(files);
+    offer(title, source);
   });
+  return [button(label, () => input.click()), input];
+}
+
+/** @param {File[]} files */
+const ofFiles = (files) => ({
+  title: files[0].name,
+  source: async () => /** @type {Source} */ ({ kind: "files", files, folder: null }),
+});
+
+/** @param {HTMLElement} own is shown to be where files may fall, which is anywhere on the page */
+function acceptDrops(own) {
+  for (const type of /** @type {const} */ (["dragover", "dragleave", "drop"])) {
+    document.addEventListener(type, (event) => {
+      const { dataTransfer } = event;
+      if (!dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      own.classList.toggle("over", type === "dragover");
+      const given = type === "drop" && ofDropped(dataTransfer);
+      if (given) offer(given.title, given.source);
+    });
+  }
+}
+
+export function ownModel() {
+  const accept = ".gguf,.safetensors,.json,.jinja";
+  const hint = el(
+    "p",
+    { class: "quiet" },
+    "A .gguf file, all parts of a split one, or the folder of a Hugging Face checkpoint (config.json and .safetensors) of a Gemma 3, Llama or Qwen model; or drop it anywhere on this page. What it is and what it takes is shown before anything is stored.",
+  );
   const address = el("input", {
     type: "url",
     required: true,
     placeholder: "https://…/model.gguf",
-    "aria-label": "Address of a GGUF file",
+    "aria-label": "Address of a GGUF file or of a model's folder",
     "data-testid": "open-address",
   });
-  const form = el(
-    "form",
-    {},
-    address,
-    el("button", { class: "button", type: "submit" }, "Open address"),
-  );
+  const submit = el("button", { class: "button", type: "submit" }, "Open address");
+  const form = el("form", {}, address, submit);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     openAddress(address);
   });
-  const open = button("Open a file…", () => input.click());
-  const hint = el(
-    "span",
-    { class: "quiet" },
-    "A .gguf of a Gemma 3, Llama or Qwen model, or all its parts at once; or drop it here.",
-  );
-  const own = el(
-    "div",
-    { class: "own" },
-    el("div", { class: "file-row" }, open, input, hint),
-    form,
-  );
-  for (const type of ["dragover", "dragleave", "drop"]) {
-    own.addEventListener(type, (event) => {
-      event.preventDefault();
-      own.classList.toggle("over", type === "dragover");
-      const files = type === "drop" && /** @type {DragEvent} */ (event).dataTransfer?.files;
-      if (files) openFiles(files);
-    });
-  }
+  const pickers = [
+    ...picker("Open a file…", "open-file", { accept, multiple: true }, ofFiles),
+    ...picker("Open a folder…", "open-folder", { webkitdirectory: true }, ofPicked),
+  ];
+  const own = el("div", { class: "own" }, el("div", { class: "file-row" }, ...pickers), hint, form);
+  acceptDrops(own);
   return el("section", { class: "group" }, el("h2", {}, "Your own"), own);
 }

@@ -3,6 +3,7 @@
 import { restartEngine, reloadModel } from "./actions.js";
 import { isEmpty, save } from "./conversations.js";
 import { button, byId, el, iconButton } from "./dom.js";
+import { chooseContext } from "./library.js";
 import { DEFAULTS, set, settingsFor, state, watch } from "./store.js";
 
 /** @import {Settings} from "./types.js" */
@@ -155,6 +156,7 @@ function contextField() {
     const { context } = state.settings;
     reload.hidden = !state.model || !context || context === state.model.context;
   });
+  row.addEventListener("input", () => state.model && chooseContext(state.model.id, null));
   row.append(reload);
   return row;
 }

@@ -1,12 +1,18 @@
 // What the page keeps and shows. What crosses to the worker is in ../runtime/messages.d.ts.
 
 import type {
+  Choice,
   Device,
   DopplerEvent,
+  Facts,
+  Fit,
   Generation as GenerationResult,
+  Inspection,
   LoadedModel,
   Memory,
+  Naming,
   OnEvent,
+  Quant,
   Sampling,
   Stage,
   StorageUse,
@@ -14,12 +20,18 @@ import type {
 } from "../runtime/messages.js";
 
 export type {
+  Choice,
   Device,
   DopplerEvent,
+  Facts,
+  Fit,
   GenerationResult,
+  Inspection,
   LoadedModel,
   Memory,
+  Naming,
   OnEvent,
+  Quant,
   Sampling,
   Stage,
   StorageUse,
@@ -76,8 +88,8 @@ export type Entry = {
 /** Where a model comes from, when it is not all here. */
 export type Source =
   | { kind: "manifest"; url: string }
-  | { kind: "address"; url: string; name: string }
-  | { kind: "file"; files: File[]; name: string };
+  | ({ kind: "address"; url: string } & Naming)
+  | ({ kind: "files"; files: File[]; folder: string | null } & Naming);
 
 export type Call = { method: string; args: Record<string, unknown> };
 

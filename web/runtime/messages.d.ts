@@ -62,10 +62,17 @@ export interface Methods {
   models: { args: Empty; result: StoredModel[] };
   /** `url` of a manifest.json, relative to the page or absolute. Goes on where it was cut off. */
   download: { args: { url: string }; result: ModelId };
-  /** A .gguf, or a part of a split one, at an address whose server answers range requests. */
-  import_url: { args: { url: string; name?: string }; result: ModelId };
-  /** A .gguf in `files`, or all parts of a split one in any order. */
-  import_file: { args: { name?: string }; result: ModelId };
+  /**
+   * What a model is and what it takes, read from headers: of one that is stored (`id`), or of what
+   * import_url or import_file would be given. What is wrong with it is an answer too. `context` may
+   * be more than the model's: then that is meant.
+   */
+  inspect: {
+    args: (ModelId | Address | Files) & Omit<LoadArgs, "id" | "limits">;
+    result: Inspection;
+  };
+  import_url: { args: Address & Naming; result: ModelId };
+  import_file: { args: Files & Naming; result: ModelId };
   delete: { args: ModelId; result: Empty };
   load: { args: LoadArgs; result: LoadedModel };
   unload: { args: Empty; result: Empty };
@@ -128,6 +135,80 @@ export interface ModelId {
   id: string;
 }
 
+/**
+ * A .gguf or a part of a split one, a checkpoint's folder (config.json, .safetensors, …) or a file
+ * in it. The server of a .gguf or .safetensors must answer range requests.
+ */
+export interface Address {
+  url: string;
+}
+
+/**
+ * With `files`: a .gguf, all parts of a split one in any order, or the files of a checkpoint.
+ * `folder` is the name of the folder of which they are all the files, which may hold one model.
+ */
+export interface Files {
+  folder?: string;
+}
+
+export interface Naming {
+  /** What to call the model; it is called like the files else. */
+  name?: string;
+  /** What matrices of floats become; of a safetensors checkpoint only. */
+  quant?: Quant;
+}
+
+export type Quant = "none" | "q4_0" | "q8_0";
+
+/** What is in a model. Bytes are of its weights. */
+export interface Facts {
+  name: string;
+  title: string;
+  architecture: string;
+  /** The block type that most bytes have, and the bytes of each, the most first. */
+  quantization: string;
+  types: Record<string, number>;
+  parameters: number;
+  bytes: number;
+  layers: number;
+  vocab: number;
+  /** Tokens, at most. */
+  context: number;
+  /** Whether it has a chat template; others continue text. */
+  chat: boolean;
+  /** Without one the model takes and gives token ids only. */
+  tokenizer: boolean;
+  license: string | null;
+}
+
+export interface Inspection {
+  /** Why the model cannot be used, as an error's name and message; there are no choices then. */
+  problem: { name: string; message: string } | null;
+  /** The model as it can be had: one choice for each quantisation, its own first. */
+  choices: Choice[];
+  /** What decides whether its buffers fit; `problem`: why there is no GPU. Null with a problem. */
+  gpu: { problem: string | null; limits: Record<string, number> } | null;
+}
+
+export interface Choice extends Facts {
+  quant: Quant;
+  /** Tokens: what was asked for, or what a load chooses by itself. */
+  wanted_context: number;
+  /** What a load would hold at several lengths, rising; empty where there is no GPU. */
+  fits: Fit[];
+  /** Bytes that storing it takes beyond what is stored, and how many of these are free. */
+  storage: { needed: number; free: number };
+}
+
+/** How much memory a GPU has, no browser tells: its limits of a buffer and of a binding are known. */
+export interface Fit {
+  context: number;
+  /** Exactly what `load` would report, but for transfers; null where it would be refused. */
+  memory: Memory | null;
+  /** Why it would be refused. */
+  problem: string | null;
+}
+
 export interface Device {
   ok: boolean;
   /** What is missing and what to do; null when ok. */
@@ -145,22 +226,11 @@ export interface StorageUse {
   persisted: boolean;
 }
 
-export interface StoredModel {
+export interface StoredModel extends Facts {
   id: string;
-  name: string;
-  title: string;
-  architecture: string;
-  quantization: string;
-  parameters: number;
-  /** Of the weights: in all, and stored so far. */
-  bytes: number;
+  /** Of its files, so far. */
   stored_bytes: number;
   complete: boolean;
-  /** Whether it has a chat template; others continue text. */
-  chat: boolean;
-  tokenizer: boolean;
-  context: number;
-  license: string | null;
   /** Address of its manifest.json; null where it was imported. */
   url: string | null;
   /** Why a stored model cannot be used (its manifest is damaged); then the rest is missing. */

@@ -57,6 +57,7 @@ BLOCK_TYPES = {
         BlockType("MXFP4", 39, 32, 17),
     )
 }
+QUANTS = ("none", "q4_0", "q8_0")  # what float weights may become when they are converted
 BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}
 
 

@@ -7,9 +7,9 @@ unfinished download can go on and a damaged block can be fetched again.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -18,20 +18,23 @@ import js
 from pyodide.ffi import JsException, to_js
 
 from doppler.buffers import Buffer
-from doppler.errors import CorruptError, DopplerError, FormatError, SourceError
+from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
+from doppler.inspection import Candidate, facts
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.buffers import PageBuffers
-from doppler.page.opfs import OpfsRoot, reserve, room
-from doppler.page.source import BlobSource, HttpShards, fetch_bytes, fetch_text, http_parts
+from doppler.page.given import Asked, fetched, picked
+from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
+from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.progress import Progress
 from doppler.shards import ShardStore
-from doppler.source import Source
 from doppler.storage import Storage
 from doppler.tokenizer import PageEncoding, PageTemplate, Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from doppler.convert import Outline
 
 ORIGIN_FILE = "origin.json"
 
@@ -99,6 +102,9 @@ class Library:
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
         self._tidied = False
+        self._seen: tuple[tuple[Any, ...], dict[str, Outline]] | None = (
+            None  # what was inspected last
+        )
 
     async def usage(self) -> dict[str, Any]:
         """Bytes: the browser's quota and our own count of what is stored."""
@@ -136,48 +142,76 @@ class Library:
             await storage.close()
         return manifest.identity
 
-    async def import_url(self, url: str, name: str | None, emit: Emit) -> str:
-        """Converts the .gguf at an address, with the parts beside it; returns the identity."""
-        sources = http_parts(urljoin(js.location.href, url), self._buffers)
-        return await self._import(sources, name, emit)
+    async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
+        """A model that is stored or could be, as headers tell; and bytes that are free for it."""
+        if asked.id is not None:
+            candidates = [await self._stored_candidate(asked.id)]
+        else:
+            outlines = await self._outlines(asked)
+            candidates = [_candidate(outline, quant) for quant, outline in outlines.items()]
+        return candidates, await free_bytes(max(candidate.bytes for candidate in candidates))
 
-    async def import_file(self, files: Sequence[Any], name: str | None, emit: Emit) -> str:
-        """Converts a .gguf that a person picked, or all parts of one; returns the identity."""
-        return await self._import([BlobSource(file) for file in files], name, emit)
+    async def import_given(self, asked: Asked, emit: Emit) -> str:
+        """Converts the model of an address or of files; returns the identity."""
+        outlines = await self._outlines(asked)
+        self._seen = None  # if this fails, trying again reads everything again
+        if asked.quant not in outlines:
+            raise RequestError(
+                f"quant is {asked.quant!r:.60}; this model can be stored as {', '.join(outlines)}"
+            )
+        outline = outlines[asked.quant]
+        name = asked.name or outline.manifest.name
+        outline = replace(outline, manifest=replace(outline.manifest, name=name))
+        await reserve(outline.bytes, outline.manifest.title)
+        from doppler.convert import write_outline
 
-    async def _import(self, sources: Sequence[Source], name: str | None, emit: Emit) -> str:
-        await reserve(sum([await source.size() for source in sources]), sources[0].name)
-        await runtime.loadNumpy()  # who only uses what is stored need not wait for it
-        from doppler.convert import convert_gguf, model_name
-
+        progress = Progress(emit, "import")
         async with self._root.importing() as unfinished:
-            manifest = await convert_gguf(
-                sources,
-                unfinished.storage,
-                self._buffers,
-                name=name or model_name(sources[0].name),
-                shard_size=SHARD_SIZE,
-                progress=Progress(emit, "import"),
+            manifest = await write_outline(
+                outline, unfinished.storage, self._buffers, SHARD_SIZE, progress
             )
             await unfinished.keep(manifest.identity)
         return manifest.identity
 
+    async def _outlines(self, asked: Asked) -> dict[str, Outline]:
+        """Of what is given; kept until the next, since whoever inspects a model may import it."""
+        if self._seen is None or self._seen[0] != asked.key:
+            self._seen = None
+            await runtime.loadNumpy()  # who only uses what is stored need not wait for it
+            if asked.url is not None:
+                given = await fetched(urljoin(js.location.href, asked.url), self._buffers)
+            else:
+                given = picked(asked.files, asked.folder)
+            self._seen = asked.key, await given.outlines(self._buffers)
+        return self._seen[1]
+
+    async def _stored_candidate(self, identity: str) -> Candidate:
+        """A stored model, and what it lacks."""
+        manifest = await self._manifest(identity)
+        info = manifest.tokenizer
+        chats = info is not None and info.chat_template is not None
+        lacking = max(0, manifest.bytes - await self._root.usage(identity))
+        return Candidate(manifest, lacking, info is not None, chats)
+
     @asynccontextmanager
     async def open(self, identity: str) -> AsyncIterator[Stored]:
         """A stored model with its files open. Raises SourceError where there is none."""
-        text = await self._root.manifest_text(identity)
-        if text is None:
-            raise SourceError(
-                f"there is no model {identity[:12]}… in this browser's storage: download or import "
-                "it first"
-            )
-        manifest = Manifest.from_json(text, f"stored model {identity[:12]}…")
+        manifest = await self._manifest(identity)
         origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
         storage = await self._root.open(identity)
         try:
             yield self._stored(manifest, storage, json.loads(origin)["url"] if origin else None)
         finally:
             await storage.close()
+
+    async def _manifest(self, identity: str) -> Manifest:
+        text = await self._root.manifest_text(identity)
+        if text is None:
+            raise SourceError(
+                f"there is no model {identity[:12]}… in this browser's storage: download or import "
+                "it first"
+            )
+        return Manifest.from_json(text, f"stored model {identity[:12]}…")
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
         """Writes float32 rows into a file of doppler/tmp, for the page to offer as a download."""
@@ -217,20 +251,12 @@ class Library:
             await storage.close()
         origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
         tokenizer = manifest.tokenizer
+        chats = tokenizer is not None and tokenizer.chat_template is not None
         return {
             "id": identity,
-            "name": manifest.name,
-            "title": manifest.title,
-            "architecture": manifest.config.architecture,
-            "quantization": manifest.quantization,
-            "parameters": manifest.parameters,
-            "bytes": manifest.bytes,
+            **facts(manifest, tokenizer is not None, chats),
             "stored_bytes": stored,
             "complete": complete,
-            "chat": tokenizer is not None and tokenizer.chat_template is not None,
-            "tokenizer": tokenizer is not None,
-            "context": manifest.config.context,
-            "license": manifest.license,
             "url": json.loads(origin)["url"] if origin else None,
             "problem": None,
         }
@@ -245,3 +271,9 @@ class Library:
         if not self._tidied:
             self._tidied = True
             await self._root.tidy()
+
+
+def _candidate(outline: Outline, quant: str) -> Candidate:
+    vocabulary = outline.vocabulary
+    chats = vocabulary is not None and vocabulary.chat_template is not None
+    return Candidate(outline.manifest, outline.bytes, vocabulary is not None, chats, quant)

@@ -165,10 +165,15 @@ async def room() -> Room:
     return Room(int(told.quota), used, bool(told.persisted))
 
 
+async def free_bytes(most: int) -> int:
+    """How many bytes can still be stored, up to `most`."""
+    with explained("the browser's storage"):
+        return int(await runtime.freeBytes(most))
+
+
 async def reserve(needed: int, what: str) -> None:
     """Raises StorageError where `needed` bytes do not fit, before any of them is fetched."""
-    with explained("the browser's storage"):
-        free = await runtime.freeBytes(needed)
+    free = await free_bytes(needed)
     if free < needed:
         raise await full(f"{what} does not fit", needed, free)
 

@@ -7,7 +7,7 @@ some block to its end.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import doppler_runtime as runtime
@@ -15,7 +15,6 @@ from pyodide.ffi import JsException
 
 from doppler.buffers import Buffer, Buffers
 from doppler.errors import FormatError, SourceError
-from doppler.formats.parts import part_names
 
 if TYPE_CHECKING:
     from doppler.manifest import Shard
@@ -120,13 +119,10 @@ class HttpSource:
         return data
 
 
-def http_parts(url: str, buffers: Buffers) -> list[HttpSource]:
-    """The file at an address; if its name says that it is one of several parts, all of them."""
-    path, mark, query = url.partition("?")
-    folder, slash, name = path.rpartition("/")
+def http_files(urls: Iterable[str], buffers: Buffers) -> list[HttpSource]:
+    """The files of one model at their addresses."""
     pages: Pages = OrderedDict()
-    addresses = [f"{folder}{slash}{part}{mark}{query}" for part in part_names(name)]
-    return [HttpSource(address, buffers, pages) for address in addresses]
+    return [HttpSource(url, buffers, pages) for url in urls]
 
 
 class HttpShards:

@@ -1,0 +1,122 @@
+"""What a model is and what it takes, told before anything of it is stored or loaded.
+
+Facts come from the manifest that a conversion would write; GPU memory from paper.py, for several
+contexts, so that whoever chooses one sees what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from doppler.config import ModelConfig
+from doppler.errors import DeviceError, DopplerError, UnsupportedError
+from doppler.gpu import Gpu
+from doppler.manifest import Manifest
+from doppler.paper import memory_needed
+from doppler.request import Room
+
+LEAST_CONTEXT = 1024  # offered, where the model has as much
+LIMITS = ("maxBufferSize", "maxStorageBufferBindingSize")  # what decides whether buffers fit
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model as it could be stored. `bytes` are what storing it would take beyond what is there.
+
+    chats: whether it has a chat template; tokenizer: whether it has a tokenizer at all.
+    """
+
+    manifest: Manifest
+    bytes: int
+    tokenizer: bool
+    chats: bool
+    quant: str = "none"
+
+
+def facts(manifest: Manifest, tokenizer: bool, chats: bool) -> dict[str, Any]:
+    """What a manifest says of its model, for people. `bytes` are of the weights."""
+    config = manifest.config
+    return {
+        "name": manifest.name,
+        "title": manifest.title,
+        "architecture": config.architecture,
+        "quantization": manifest.quantization,
+        "types": manifest.bytes_by_type,
+        "parameters": manifest.parameters,
+        "bytes": manifest.bytes,
+        "layers": len(config.layers),
+        "vocab": config.vocab,
+        "context": config.context,
+        "chat": chats,
+        "tokenizer": tokenizer,
+        "license": manifest.license,
+    }
+
+
+def inspection(
+    candidates: Sequence[Candidate], gpu: Gpu | DeviceError, free: int, args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The answer of `inspect`: each candidate with its facts, and what it takes.
+
+    `gpu` is the device, or why there is none; `free` are bytes of storage. `args` are those of a
+    load; a context beyond the model's is taken for the model's.
+    """
+    return {
+        "problem": None,
+        "choices": [_choice(candidate, gpu, free, args) for candidate in candidates],
+        "gpu": _device(gpu),
+    }
+
+
+def refusal(error: DopplerError) -> dict[str, Any]:
+    """The answer of `inspect` where the model cannot be used: why, and what to do about it."""
+    problem = {"name": type(error).__name__, "message": str(error)}
+    return {"problem": problem, "choices": [], "gpu": None}
+
+
+def contexts(config: ModelConfig, asked: int) -> list[int]:
+    """Lengths to choose from: `asked`, the model's own, and powers of two below that."""
+    lengths = {asked, config.context}
+    length = LEAST_CONTEXT
+    while length < config.context:
+        lengths.add(length)
+        length *= 2
+    return sorted(lengths)
+
+
+def _choice(
+    candidate: Candidate, gpu: Gpu | DeviceError, free: int, args: Mapping[str, Any]
+) -> dict[str, Any]:
+    manifest, config = candidate.manifest, candidate.manifest.config
+    asked = args.get("context")
+    if type(asked) is int:
+        asked = min(asked, config.context)
+    wanted = Room.of(config, {**args, "context": asked}).context
+    fits = []
+    if not isinstance(gpu, DeviceError):
+        fits = [_fit(manifest, gpu, args, length) for length in contexts(config, wanted)]
+    return {
+        **facts(manifest, candidate.tokenizer, candidate.chats),
+        "quant": candidate.quant,
+        "wanted_context": wanted,
+        "fits": fits,
+        "storage": {"needed": candidate.bytes, "free": min(free, candidate.bytes)},
+    }
+
+
+def _fit(manifest: Manifest, gpu: Gpu, args: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """What the model takes at a context, or why the device does not take it."""
+    room = Room.of(manifest.config, {**args, "context": context})
+    try:
+        memory = memory_needed(gpu, manifest, room)
+    except (DeviceError, UnsupportedError) as error:
+        return {"context": context, "memory": None, "problem": str(error)}
+    return {"context": context, "memory": memory, "problem": None}
+
+
+def _device(gpu: Gpu | DeviceError) -> dict[str, Any]:
+    if isinstance(gpu, DeviceError):
+        return {"problem": str(gpu), "limits": {}}
+    return {"problem": None, "limits": {name: gpu.limits[name] for name in LIMITS}}

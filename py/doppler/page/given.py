@@ -1,0 +1,172 @@
+"""What a person gives the page as one model: files, a folder, or the address of either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import doppler_runtime as runtime
+from pyodide.ffi import JsException
+
+from doppler.buffers import Buffer, Buffers
+from doppler.errors import RequestError, SourceError
+from doppler.formats.blocks import QUANTS
+from doppler.formats.parts import part_names
+from doppler.page.addresses import folder_name, in_folder, is_gguf, is_in_checkpoint, resolved
+from doppler.page.source import BlobSource, http_files, refused, unreachable
+from doppler.source import Source
+
+if TYPE_CHECKING:
+    from doppler.convert import Outline
+
+CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
+OPTIONAL = (
+    INDEX,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+ABSENT = (403, 404, 410)  # 403: what stores answer that do not tell what they have
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which model is meant: a stored one by its id, one at an address, or one of files.
+
+    `folder` is the name of the folder that the files are; `name` what to call the model; `quant`
+    what its floats become.
+    """
+
+    id: str | None = None
+    url: str | None = None
+    files: Sequence[Any] = ()
+    folder: str | None = None
+    name: str | None = None
+    quant: str = "none"
+
+    @classmethod
+    def of(cls, args: Mapping[str, Any], files: Any) -> Asked:
+        """What a call names, `files` being a JavaScript array or None. Raises RequestError."""
+        if sum(map(bool, (args.get("id"), args.get("url"), files))) != 1:
+            raise RequestError(
+                "say which model: its address as url, or a list of Files as fourth argument"
+            )
+        names = {key: args.get(key) for key in ("id", "url", "folder", "name")}
+        return cls(**names, files=files or (), quant=args.get("quant") or "none")
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The same for what was given before and has not changed since."""
+        files = [(file.name, file.size, file.lastModified) for file in self.files]
+        return self.url, tuple(files), self.folder
+
+
+@dataclass(frozen=True)
+class Given:
+    """Files by name. `folder` is the name of the folder that they are; None for files alone."""
+
+    files: Mapping[str, Source]
+    folder: str | None
+
+    async def outlines(self, buffers: Buffers) -> dict[str, Outline]:
+        """The model that the files are, called like them, for each of QUANTS that it can be had in.
+
+        NumPy must have been loaded.
+        """
+        from doppler.convert import gguf_among, model_name, outline_gguf, outline_safetensors
+
+        parts = list(self.files.values())
+        if self.folder is not None or self._has_checkpoint:
+            parts = gguf_among(self.files, self.folder or "what was chosen")
+        if parts:
+            return {"none": await outline_gguf(parts, buffers, model_name(parts[0].name))}
+        title = self.folder or "model"
+        outlines = await outline_safetensors(self.files, buffers, model_name(title), QUANTS)
+        return {
+            quant: replace(outline, manifest=replace(outline.manifest, title=title))
+            for quant, outline in outlines.items()
+        }
+
+    @property
+    def _has_checkpoint(self) -> bool:
+        return any(name == CONFIG or name.endswith(".safetensors") for name in self.files)
+
+
+def picked(files: Sequence[Any], folder: str | None) -> Given:
+    """JavaScript Files that were picked or dropped: those of a folder, or some alone."""
+    return Given({file.name: BlobSource(file) for file in files}, folder)
+
+
+async def fetched(url: str, buffers: Buffers) -> Given:
+    """What lies at an absolute address: a .gguf with its other parts, or a checkpoint's folder.
+
+    Raises SourceError where nothing is there.
+    """
+    url = resolved(url)
+    if not is_gguf(url):
+        config = await _small(in_folder(url, CONFIG), buffers)
+        if config is not None:
+            return Given(await _folder(url, config, buffers), folder_name(url))
+        if is_in_checkpoint(url):
+            raise SourceError(
+                f"{in_folder(url, CONFIG)} is not there; check the address: it must be that of a "
+                ".gguf file, or of a folder with config.json and .safetensors"
+            )
+    path, mark, query = url.partition("?")
+    above, slash, name = path.rpartition("/")
+    addresses = [f"{above}{slash}{part}{mark}{query}" for part in part_names(name)]
+    return Given({file.url: file for file in http_files(addresses, buffers)}, None)
+
+
+async def _folder(url: str, config: Source, buffers: Buffers) -> dict[str, Source]:
+    """The files of a checkpoint's folder: small ones are fetched, weights are read as asked."""
+    found = await asyncio.gather(*(_small(in_folder(url, name), buffers) for name in OPTIONAL))
+    files: dict[str, Source] = {CONFIG: config}
+    files |= {name: file for name, file in zip(OPTIONAL, found, strict=True) if file is not None}
+    names = [SINGLE]
+    if INDEX in files:
+        index = files[INDEX]
+        names = _named(buffers.to_bytes(await index.read(0, await index.size())))
+    weights = http_files([in_folder(url, name) for name in names], buffers)
+    return {**files, **dict(zip(names, weights, strict=True))}
+
+
+def _named(index: bytes) -> list[str]:
+    """The files of its own folder that an index names; what is wrong with it is told later."""
+    try:
+        names = sorted(set(json.loads(index)["weight_map"].values()))
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return []
+    return [name for name in names if isinstance(name, str) and "/" not in name]
+
+
+class _Fetched:
+    """A small file, whole."""
+
+    def __init__(self, name: str, data: Buffer, buffers: Buffers) -> None:
+        self.name, self._data, self._buffers = name, data, buffers
+
+    async def size(self) -> int:
+        return self._buffers.length(self._data)
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        if offset + length > await self.size():
+            raise SourceError(f"{self.name} is cut short: get it again")
+        return self._buffers.part(self._data, offset, offset + length)
+
+
+async def _small(url: str, buffers: Buffers) -> Source | None:
+    """A small file at an address; None where there is none."""
+    try:
+        answer = await runtime.fetchBytes(url)
+    except JsException as error:
+        raise unreachable(url, error) from error
+    if answer.status in ABSENT:
+        return None
+    if answer.status != 200:
+        raise refused(url, answer.status)
+    return _Fetched(url, answer.data, buffers)

@@ -1,0 +1,64 @@
+"""What a load would hold on the GPU, found by the code that allocates, on a device that is paper.
+
+Nothing is uploaded or compiled; the engine's plans are made, since activations share memory as the
+plans let them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from doppler.adapter import adapter_of
+from doppler.engine import Engine
+from doppler.gpu import Gpu, GpuBuffer, MemoryKind
+from doppler.kernels import Kernels
+from doppler.manifest import Manifest
+from doppler.memory import EngineMemory
+from doppler.request import Room
+from doppler.weights import allocate_weights
+
+
+class PaperGpu(Gpu):
+    """An adapter by its limits and features, whose buffers hold nothing: they are only counted."""
+
+    def __init__(
+        self,
+        limits: Mapping[str, int],
+        features: frozenset[str] = frozenset(),
+        subgroup_size: int = 0,
+        is_cpu: bool = False,
+        has_matrix_units: bool = False,
+    ) -> None:
+        self.limits, self.features = dict(limits), features
+        self.subgroup_size, self.is_cpu = subgroup_size, is_cpu
+        self.has_matrix_units = has_matrix_units
+        self._memory = dict.fromkeys(get_args(MemoryKind), 0)
+
+    @classmethod
+    def like(cls, gpu: Gpu) -> PaperGpu:
+        """One of which plans and allocations come out as on `gpu`."""
+        return cls(gpu.limits, gpu.features, gpu.subgroup_size, gpu.is_cpu, gpu.has_matrix_units)
+
+    def write(self, buffer: GpuBuffer, offset: int, data: bytes | Any) -> None:
+        """Goes nowhere."""
+        assert offset + len(data) <= buffer.size
+
+    def _create(self, size: int, kind: MemoryKind, label: str, usage: int) -> GpuBuffer:
+        self._memory[kind] += size
+        return GpuBuffer(None, size, kind, None)
+
+
+def memory_needed(gpu: Gpu, manifest: Manifest, room: Room) -> dict[str, int]:
+    """Bytes by kind, and their total, that the model would hold on `gpu` once it is loaded.
+
+    Raises what the load would raise at once: UnsupportedError for a block type without kernels,
+    DeviceError where a buffer is larger than the adapter allows.
+    """
+    paper = PaperGpu.like(gpu)
+    half_cache, half = room.half_cache(paper), room.half_products(paper)
+    weights = allocate_weights(paper, manifest)
+    memory = EngineMemory(paper, manifest.config, room.context, room.batch, half_cache)
+    adapter = adapter_of(paper, half, room.adapter)
+    Engine(paper, Kernels(paper, {}), manifest.config, weights, memory, adapter, {})
+    return paper.memory()

@@ -1,0 +1,58 @@
+/** What a stored model is, and whether it fits at a context that can be chosen here. */
+
+import { attempt } from "./actions.js";
+import { button, el } from "./dom.js";
+import { useModel } from "./engine.js";
+import { chooseContext, inspect } from "./library.js";
+import { ModelChoice } from "./choice.js";
+import { state, watch } from "./store.js";
+
+/** @import {StoredModel} from "./types.js" */
+
+/**
+ * Of models whose details are open: kept, since the list is drawn anew again and again.
+ * @type {Map<string, HTMLElement>}
+ */
+const open = new Map();
+
+watch(["device"], () => open.clear()); // another device may take less
+
+/** @param {StoredModel} stored @param {HTMLElement} place */
+async function fill(stored, place) {
+  place.replaceChildren(el("p", { class: "quiet" }, "Reading…"));
+  await attempt(async () => {
+    const inspection = await inspect(stored.id);
+    if (inspection.problem) {
+      place.replaceChildren(el("p", { class: "short" }, inspection.problem.message));
+      return;
+    }
+    const facts = new ModelChoice(inspection);
+    const reload = button("Load it again with this context", () =>
+      attempt(() => useModel(stored.title, stored.id, null)),
+    );
+    facts.onChange = () => {
+      chooseContext(stored.id, facts.context);
+      const { model } = state;
+      reload.hidden = model?.id !== stored.id || model.context === facts.context || !facts.fits;
+    };
+    reload.hidden = true;
+    place.replaceChildren(facts.element, reload);
+  });
+}
+
+/** @param {StoredModel} stored */
+export function details(stored) {
+  const element = el("details", { open: open.has(stored.id), "data-testid": "details" });
+  const place = open.get(stored.id) ?? el("div");
+  element.append(el("summary", {}, "What this model is"), place);
+  element.addEventListener("toggle", () => {
+    if (element.open === open.has(stored.id)) return;
+    if (!element.open) {
+      open.delete(stored.id);
+      return;
+    }
+    open.set(stored.id, place);
+    fill(stored, place);
+  });
+  return element;
+}

@@ -1,0 +1,62 @@
+/** The models of this browser: where they come from, what they are, the context chosen for each. */
+
+import { client } from "./client.js";
+import { keepModels } from "./offline.js";
+import { recall, remember, state } from "./store.js";
+
+/** @import {Inspection, Source} from "./types.js" */
+
+const SOURCES = "doppler.sources";
+const CONTEXTS = "doppler.contexts";
+
+/** @param {string} name @returns {Source | null} where a half-fetched model was coming from */
+export const knownSource = (name) => recall(SOURCES)?.[name] ?? null;
+
+/**
+ * Bring a model into storage; what is already there is not fetched again.
+ * @param {Source} source
+ * @returns {Promise<string>} its id
+ */
+export async function obtain(source) {
+  await keepModels();
+  if (source.kind === "manifest") {
+    return (await client.call("download", { url: source.url })).id;
+  }
+  const { kind, name, quant } = source;
+  if (kind === "files") {
+    const args = { folder: source.folder, name, quant };
+    return (await client.call("import_file", args, null, source.files)).id;
+  }
+  if (name) remember(SOURCES, { ...recall(SOURCES), [name]: source });
+  return (await client.call("import_url", { url: source.url, name, quant })).id;
+}
+
+/** @param {string} id @returns {number | null} tokens: for this model, or as the settings say */
+export const contextFor = (id) => recall(CONTEXTS)?.[id] ?? state.settings.context;
+
+/**
+ * @param {string} id
+ * @param {number | null} context that the model is loaded with from now on; null: as settings say
+ */
+export function chooseContext(id, context) {
+  remember(CONTEXTS, { ...recall(CONTEXTS), [id]: context ?? undefined });
+}
+
+/**
+ * What a model is and what it takes, before it is stored or loaded.
+ * @param {Source | string} model or the id of a stored one
+ * @returns {Promise<Inspection>}
+ */
+export function inspect(model) {
+  const wanted = typeof model === "string" ? contextFor(model) : state.settings.context;
+  const args = wanted ? { context: wanted } : {};
+  if (typeof model === "string") return client.call("inspect", { ...args, id: model });
+  if (model.kind !== "files") return client.call("inspect", { ...args, url: model.url });
+  return client.call("inspect", { ...args, folder: model.folder }, null, model.files);
+}
+
+/** @param {string} id */
+export async function deleteModel(id) {
+  await client.call("delete", { id });
+  chooseContext(id, null);
+}
