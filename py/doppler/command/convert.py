@@ -29,13 +29,15 @@ class Report:
     """What was quantised and what was not; how good the model is still, where that was measured."""
 
     quant: str
-    kept: tuple[str, ...]  # matrices that are floats still
+    matrices: int
+    kept: tuple[str, ...]  # those that are floats still
     text: str | None
     quality: Quality | None
 
     def described(self) -> dict[str, Any]:
         """As plain data: what quality.json holds."""
-        data: dict[str, Any] = {"quant": self.quant, "kept": list(self.kept)}
+        data: dict[str, Any] = {"quant": self.quant, "matrices": self.matrices}
+        data["kept"] = list(self.kept)
         if self.quality is not None:
             data |= {"text": self.text, **self.quality.described()}
         return data
@@ -44,8 +46,9 @@ class Report:
         lines = []
         if self.kept:
             lines.append(
-                f"{len(self.kept)} matrices stay as they were ({self.kept[0]}, ...): their rows "
-                "are no whole number of blocks of 32 weights, or they choose a mixture's experts"
+                f"matrices left as they were: {len(self.kept)} of {self.matrices} "
+                f"({self.kept[0]} first); their rows are no whole number of blocks of 32 weights, "
+                "or they choose a mixture's experts"
             )
         if self.quality is not None:
             lines.append(
@@ -93,13 +96,10 @@ def _text(args: argparse.Namespace) -> str:
 def _report(args: argparse.Namespace, manifest: Manifest, text: str, terminal: Terminal) -> Report:
     from doppler.command.quality import measure, random_ids, token_ids
 
-    kept = tuple(
-        tensor.name
-        for tensor in manifest.tensors
-        if len(tensor.shape) == 2 and block_type(tensor.type).elements == 1
-    )
+    matrices = [tensor for tensor in manifest.tensors if len(tensor.shape) == 2]
+    kept = tuple(tensor.name for tensor in matrices if block_type(tensor.type).elements == 1)
     if not args.quality_tokens:
-        return Report(args.quant, kept, None, None)
+        return Report(args.quant, len(matrices), kept, None, None)
     ids = token_ids(manifest, args.output, text, args.quality_tokens)
     about = "built-in text" if args.text is None else args.text.name
     if ids is None:
@@ -107,4 +107,4 @@ def _report(args: argparse.Namespace, manifest: Manifest, text: str, terminal: T
         about = "random ids: the model has no tokenizer"
     with terminal.bar("measure quality") as progress:
         quality = measure(args.source, manifest, args.output, ids, progress)
-    return Report(args.quant, kept, about, quality)
+    return Report(args.quant, len(matrices), kept, about, quality)
