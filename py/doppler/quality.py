@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from doppler.buffers import Buffers
 from doppler.formats.quants import Floats, dequantize
-from doppler.quantized import Place
+from doppler.layout import Place
 
 PIECE = 1 << 20  # weights dequantised at once: a whole number of blocks of every type
 Doubles = npt.NDArray[np.float64]

@@ -17,9 +17,9 @@ from doppler.convert import read_places
 from doppler.errors import FormatError, RequestError, SourceError
 from doppler.formats.blocks import block_type
 from doppler.formats.quants import Floats
+from doppler.layout import Place
 from doppler.manifest import TOKENIZER_FILE, Manifest
 from doppler.quality import Quality, compare, read_weights
-from doppler.quantized import Place
 from doppler.shards import ShardStore
 from doppler.source import folder_sources
 from doppler.storage.folder import FolderStorage
