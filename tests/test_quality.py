@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
-from checkpoint_files import write_checkpoint, write_tokenizer
+from checkpoint_files import write_as_checkpoint, write_checkpoint, write_tokenizer
 from doppler.cli import main
 from doppler.command.quality import measure, token_ids
 from doppler.command.sample_text import TEXT
@@ -105,6 +105,17 @@ def test_report_without_a_tokenizer(tmp_path: Path, name: str) -> None:
     assert 0 < np.linalg.norm(before - after) / np.linalg.norm(before) < 0.03
     assert 0 < report["kl_mean"] < 2e-3
     assert report["agreement"] >= 0.9
+
+
+def test_report_on_a_real_model(tmp_path: Path, models: Path) -> None:
+    """SmolLM2 in Q8_0 is almost as it was; 29.0 is the perplexity that the original has."""
+    source = write_as_checkpoint(models / "smollm2-135m-instruct", tmp_path / "hf")
+    report = convert(source, tmp_path / "q", "--quant", "q8_0")["quality"]
+    assert (report["tokens"], report["kept"]) == (256, [])
+    assert 1e-4 < report["kl_mean"] < 3e-3
+    assert report["agreement"] > 0.96
+    assert report["perplexity_before"] == pytest.approx(29.0, abs=0.2)
+    assert report["perplexity"] == pytest.approx(report["perplexity_before"], rel=0.01)
 
 
 def test_fewer_bits_cost_more(tmp_path: Path) -> None:

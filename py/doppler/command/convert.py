@@ -84,12 +84,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[Manifest, Report 
 
 
 def _text(args: argparse.Namespace) -> str:
-    from doppler.command.quality import read_text
-
     if args.text is None:
         return TEXT
     if args.quant == "none":
         raise RequestError("--text is what the quality of a --quant is measured on: give both")
+    from doppler.command.quality import read_text
+
     return read_text(args.text)
 
 
