@@ -85,6 +85,16 @@ used = [s for s in engine.steps(0, 1) if s.label == "head"]
 seen = kept == {**others, head: Cut.of(used[0])} and kept[head] in near(Cut.of(step), False)
 str(seen and not unknown(engine._tuned_steps(), kept))
 """
+# Steps of a token at the cache's end, as they run while kernels are measured.
+LEND = """
+import asyncio, doppler.api
+engine = doppler.api._api._model.engine
+async with engine._lent(asyncio.Lock()):
+    recording = engine._kernels.record_steps(engine._tuned_steps())
+    engine._kernels.run(*[recording] * 3)
+    await engine._gpu.done()
+recording.destroy()
+"""
 LARGE = 10 << 20  # bytes that an image has at least
 
 
@@ -134,6 +144,24 @@ def test_kernels_are_measured_beside_their_use(app: App) -> None:
     app.run(BEGIN_TUNING)
     app.call("unload")
     app.call("tune")  # nothing is left to wait for
+
+
+@pytest.mark.parametrize(("name", "reused"), [("tiny-chat", 265), ("tiny-base", 0)])
+def test_steps_at_the_end_of_the_cache_disturb_nothing(app: App, name: str, reused: int) -> None:
+    """Position 1,023 lies where 255 does in layers with a window: the prompt is run anew there."""
+    app.get(name)
+    (model,) = [m for m in app.call("models") if m["name"] == name]
+    room = {"context": 1024, "batch": 32, "adapter": {"is_cpu": False, "subgroup_size": 4}}
+    app.call("load", id=model["id"], **room)
+    asked = {"max_tokens": 6, "ignore_eos": True, "sampling": {"greedy": True}}
+    ids = [3 + n % 200 for n in range(260)]
+    first = app.call("complete", prompt_ids=ids, **asked)["generated_ids"]
+    app.run(LEND)
+    after = app.call("complete", prompt_ids=[*ids, *first, 5], **asked)
+    assert after["reused_tokens"] == reused
+    app.call("load", id=model["id"], **room)
+    fresh = app.call("complete", prompt_ids=[*ids, *first, 5], **asked)
+    assert after["generated_ids"] == fresh["generated_ids"]
 
 
 def test_timeline_of_the_start(app: App) -> None:
