@@ -1,7 +1,7 @@
 // Keys and values as they are kept: f16 pairs (KV_HALF 1) or f32 (0). Put before kernels whose header
 // says "uses: cache"; they bind `keys` and `values` as array<vec2u>, and their params have the capacity, in
 // positions. Places are counted in fours of numbers: [kv_heads, capacity, HEAD_DIM / 4]. Where a window
-// makes less do than the whole context, RING is 1 and position p lies in slot p % capacity; else p is p's.
+// makes less do than the whole context, RING is 1 and position p lies in slot p % capacity; else in slot p.
 
 override KV_HALF: u32;
 override RING: u32;
