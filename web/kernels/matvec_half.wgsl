@@ -28,7 +28,7 @@ fn zero() -> f16 {
     return 1040.0h;
   } else if (FORM == 13u) {
     return 1028.0h;
-  } else if (FORM == 7u || CODEBOOK) {
+  } else if (FORM == 7u || FORM == 12u) {
     return 1152.0h;
   } else if (FORM == 10u) {
     return 1056.0h;
@@ -49,14 +49,24 @@ fn small_codes(a: u32, b: u32) -> vec4h {
   return vec4h(bitcast<vec2h>(a | 0x64006400u), bitcast<vec2h>(b | 0x64006400u)) - zero();
 }
 
+// twice_e2m1 of the nibbles in the low bits of both halves of x, and of y. (Zeros may be negative.)
+fn twice_e2m1_halves(code: vec2u) -> vec4h {
+  let h = bitcast<vec4h>(((code & vec2u(0x00070007u)) << vec2u(9u)) + vec2u(0x3c003c00u));
+  let size = bitcast<vec2u>(min(h, 2.0h * h - 2.0h));
+  return bitcast<vec4h>(size ^ ((code & vec2u(0x00080008u)) << vec2u(12u)));
+}
+
 // Four columns: the low nibbles of a word, and what bits they have in `upper`.
 fn nibbles4(word: u32, upper: u32) -> vec4h {
-  if (CODEBOOK) {
+  if (FORM == 12u) {
     let code = looked_up((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u));
     return small_codes(code.x | (code.z << 16u), code.y | (code.w << 16u));
   }
   var a = word & 0x000f000fu;
   var b = (word >> 8u) & 0x000f000fu;
+  if (FORM == 11u) {
+    return twice_e2m1_halves(vec2u(a, b));
+  }
   if (FORM == 5u || FORM == 6u || FORM == 9u) { // a bit a column
     a |= ((upper << 4u) & 0x10u) | ((upper << 18u) & 0x100000u);
     b |= ((upper << 3u) & 0x10u) | ((upper << 17u) & 0x100000u);

@@ -23,17 +23,15 @@
 // dmin; then eight nibbles each, one a group: the low bits of its scale, of its minimum, and the high two
 // bits of both, the scale's first. Of a Q2_K block: 16 bytes, a scale in the low nibble and a minimum in the
 // high one; then d and dmin. A row's scales begin at a word.
-// Nibbles of MXFP4 and IQ4_NL are places in a codebook. The four words of nibbles of Q3_K and Q2_K are laid
+// Nibbles of MXFP4 are small floats (E2M1: sign, exponent, mantissa), of IQ4_NL places in a codebook. The four words of nibbles of Q3_K and Q2_K are laid
 // one into the other: word n has the low two bits of those of word 2n, and two bits above these, of word
 // 2n + 1; `high` has the third bit of those of word n at bit n of the nibble.
 
 override FORM: u32;
 override PAIRS = FORM > 12u; // two bits of a column, or also a third
-override CODEBOOK = FORM == 11u || FORM == 12u;
 
-// What a nibble stands for with a codebook, a byte each: 128 more than the number, so that none is negative.
-const E2M1 = vec4u(0x83828180u, 0x8c888684u, 0x7d7e7f80u, 0x74787a7cu); // twice the number
-const UNEVEN = vec4u(0x3f2d1801u, 0x766a5d4fu, 0xa6998d81u, 0xf1d9c5b5u);
+// What a nibble of IQ4_NL stands for, a byte each: 128 more than the number, so that none is negative.
+const CODEBOOK = vec4u(0x3f2d1801u, 0x766a5d4fu, 0xa6998d81u, 0xf1d9c5b5u);
 
 @group(0) @binding(0) var<storage, read> codes: array<vec4u>;
 @group(0) @binding(1) var<storage, read> high: array<u32>;
@@ -190,18 +188,29 @@ fn dense(group: Group, i: u32) -> vec4f {
 
 // What the codebook has for four nibbles, plus 128.
 fn looked_up(code: vec4u) -> vec4u {
-  let book = select(E2M1, UNEVEN, FORM == 12u);
   let odd = (code & vec4u(4u)) != vec4u();
-  let first = select(vec4u(book.x), vec4u(book.y), odd);
-  let second = select(vec4u(book.z), vec4u(book.w), odd);
+  let first = select(vec4u(CODEBOOK.x), vec4u(CODEBOOK.y), odd);
+  let second = select(vec4u(CODEBOOK.z), vec4u(CODEBOOK.w), odd);
   let word = select(first, second, code > vec4u(7u));
   return (word >> (8u * (code & vec4u(3u)))) & vec4u(255u);
 }
 
+// Twice what four nibbles are as E2M1. Their exponent and mantissa, as those of a float, make h, which is right
+// from 2 on; below, where E2M1 has no hidden bit, 2 h - 2 is.
+fn twice_e2m1(code: vec4u) -> vec4f {
+  let sign = (code & vec4u(8u)) << vec4u(28u);
+  let h = bitcast<vec4f>((((code & vec4u(7u)) << vec4u(22u)) + vec4u(0x3f800000u)) | sign);
+  let two = bitcast<vec4f>(sign | vec4u(0x40000000u));
+  return h + (clamp(h, vec4f(-2.0), vec4f(2.0)) - two);
+}
+
 // The codes of four columns: nibbles (the low ones of each byte of `word`) with their high bits, or what
-// stands for them in the codebook.
+// stands for them.
 fn values(word: u32, upper: u32) -> vec4f {
   var code = (vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u);
+  if (FORM == 11u) {
+    return twice_e2m1(code);
+  }
   if (FORM == 5u || FORM == 6u || FORM == 9u) {
     code |= (vec4u(upper << 4u) >> vec4u(0u, 1u, 2u, 3u)) & vec4u(16u);
   } else if (FORM == 10u) {
@@ -217,7 +226,7 @@ fn values(word: u32, upper: u32) -> vec4f {
     offset = 32.0;
   } else if (FORM == 13u) {
     offset = 4.0;
-  } else if (CODEBOOK) {
+  } else if (FORM == 12u) {
     code = looked_up(code);
     offset = 128.0;
   }
