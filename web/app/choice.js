@@ -119,7 +119,7 @@ export class ModelChoice {
   #fine() {
     const most = bytes(this.#inspection.gpu?.limits.maxBufferSize ?? 0);
     const text = ` No part of it is above what this GPU takes at once (${most}). ${NOT_KNOWN}`;
-    return el("p", { class: "quiet" }, el("strong", {}, "It fits."), text);
+    return el("p", { class: "quiet" }, el("strong", {}, "It should fit."), text);
   }
 
   #storageProblem() {

@@ -79,8 +79,8 @@ function showChoice(inspection, source, again, onImported) {
     const { context, choice } = facts;
     const { quant, name, title } = choice;
     dialog.close();
-    const chosen = { title, stored: null, source: { ...source, name, quant }, context };
-    choose(chosen).then((worked) => worked && onImported());
+    const chosen = { title, stored: null, source: { ...source, name, quant } };
+    choose(chosen, context).then((worked) => worked && onImported());
   };
   const go = button("Import", take, { class: "button primary", "data-testid": "import" });
   const update = () => (go.disabled = !facts.fits);
