@@ -300,12 +300,15 @@ def make_models(folder: Path) -> Path:
     return convert_all(files, folder / "models", SHARD)
 
 
-def convert_all(sources: Mapping[str, Path], models: Path, shard_size: int = SHARD_SIZE) -> Path:
+def convert_all(
+    sources: Mapping[str, Path], models: Path, shard_size: int = SHARD_SIZE, quant: str = "none"
+) -> Path:
     """The folder `models` with every source converted, by its name."""
     with ThreadPoolExecutor(1) as thread:  # Playwright's loop may be running in this one
         for name, source in sources.items():
             storage, buffers = FolderStorage(models / name), MemoryBuffers()
-            work = convert_path(source, storage, buffers, name=name, shard_size=shard_size)
+            how = {"name": name, "shard_size": shard_size, "quant": quant}
+            work = convert_path(source, storage, buffers, **how)
             thread.submit(asyncio.run, work).result()
     return models
 

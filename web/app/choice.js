@@ -135,8 +135,10 @@ export class ModelChoice {
     if (gpu?.problem) return el("p", { class: "short" }, `It cannot run here: ${gpu.problem}`);
     const problem = this.#fit?.problem;
     if (!problem) return null;
-    const text = `This GPU does not take it at a context of ${tokens(this.context)}. ${problem}.`;
-    return el("div", { class: "short" }, el("p", {}, text), this.#shorter() ?? this.#smaller());
+    const text = `This GPU does not take it at a context of ${tokens(this.context)}.`;
+    const why = el("p", { class: "quiet" }, `${problem}.`);
+    const remedy = this.#shorter() ?? this.#smaller();
+    return el("div", { class: "short" }, el("p", {}, text), why, remedy);
   }
 
   /** A button for the longest context that fits. */
