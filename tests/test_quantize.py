@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import struct
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from checkpoint_files import stored, write_checkpoint
 from doppler.buffers import Buffer, MemoryBuffers
 from doppler.convert import convert_path, verify
 from doppler.errors import FormatError, RequestError, UnsupportedError
@@ -19,7 +20,7 @@ from doppler.formats.blocks import BLOCK_TYPES, QUANTS
 from doppler.formats.quantize import quantize
 from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import read_checkpoint
-from doppler.manifest import BLOCK_SIZE, Manifest
+from doppler.manifest import BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.quantized import PIECE, QuantizedSource, quantized
 from doppler.source import folder_sources
 from doppler.storage.folder import FolderStorage
@@ -99,12 +100,6 @@ class Memory:
         self.reads.append((offset, length))
         assert offset + length <= len(self.data)
         return self.data[offset : offset + length]
-
-
-def stored(weights: Floats, kind: str) -> bytes:
-    if kind == "BF16":
-        return (weights.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-    return weights.astype({"F32": np.float32, "F16": np.float16}[kind]).tobytes()
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
@@ -192,40 +187,8 @@ def test_converted_fixtures(tmp_path: Path, name: str, quant: str) -> None:
     asyncio.run(verify(FolderStorage(tmp_path / "small"), manifest, MemoryBuffers()))
 
 
-def write_checkpoint(folder: Path, vocab: int = 40_000, hidden: int = 96) -> Path:
-    """A BF16 checkpoint of arch llama of one layer; by default its embedding fills some shards."""
-    folder.mkdir()
-    ffn, heads = 80, 4
-    config = {
-        "model_type": "llama",
-        "vocab_size": vocab,
-        "hidden_size": hidden,
-        "intermediate_size": ffn,
-        "num_hidden_layers": 1,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    layer = {f"self_attn.{key}_proj": (hidden, hidden) for key in "qkvo"}
-    layer |= {f"mlp.{key}_proj": (ffn, hidden) for key in ("gate", "up")}
-    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (vocab, hidden), "norm": (hidden,)}
-    shapes |= {f"layers.0.{key}": shape for key, shape in layer.items()}
-    shapes["layers.0.mlp.down_proj"] = (hidden, ffn)
-    shapes |= {f"layers.0.{key}_layernorm": (hidden,) for key in ("input", "post_attention")}
-    rng, header, data = np.random.default_rng(0), {}, b""
-    for name, shape in shapes.items():
-        content = stored(rng.normal(size=shape).astype(np.float32), "BF16")
-        offsets = [len(data), len(data) + len(content)]
-        header[f"model.{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": offsets}
-        data += content
-    text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return folder
-
-
 def test_shards_cut_blocks_anywhere(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "hf")
+    source = write_checkpoint(tmp_path / "hf", 40_000)  # the embedding fills some shards
     cut = convert(source, tmp_path / "cut", "q4_0")
     whole = convert(source, tmp_path / "whole", "q4_0", 16 * BLOCK_SIZE)
     assert len(cut.shards) > 3
@@ -237,7 +200,7 @@ def test_shards_cut_blocks_anywhere(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_quantised_are_named(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "hf", vocab=64)
+    source = write_checkpoint(tmp_path / "hf", 64)
     tensors = asyncio.run(read_checkpoint(folder_sources(source), MemoryBuffers()))
     at = tensors["model.layers.0.mlp.up_proj.weight"].offset
     data = bytearray((source / "model.safetensors").read_bytes())
@@ -254,3 +217,13 @@ def test_a_gguf_is_not_quantised_again(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="without --quant"):
             convert(source, tmp_path / "out", "q8_0")
     assert not (tmp_path / "out").exists()
+
+
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
+    """77 MB of weights: a shard, a read and a few MB of float32 are held, not more."""
+    source = write_checkpoint(tmp_path / "hf", 400_000)
+    tracemalloc.start()
+    convert(source, tmp_path / "out", "q4_0", SHARD_SIZE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20

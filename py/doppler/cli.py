@@ -17,7 +17,7 @@ from threading import Event
 from typing import Any
 
 from doppler import __version__
-from doppler.command.arguments import add_page_options, byte_count, port_number, token_ids
+from doppler.command.arguments import add_page_options, byte_count, count, port_number, token_ids
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import ROOT
 from doppler.errors import DopplerError, RequestError
@@ -91,6 +91,10 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     command.add_argument(
         "--quant", choices=QUANTS, default="none", help="of a safetensors folder's matrices (none)"
+    )
+    command.add_argument("--text", type=Path, metavar="FILE", help="to measure the quality on")
+    command.add_argument(
+        "--quality-tokens", type=count, default=256, metavar="N", help="0: do not measure (256)"
     )
     command.add_argument(
         "--shard-size", type=byte_count, metavar="N", help="bytes, or 4M: a multiple of 1M (16M)"
@@ -197,24 +201,11 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def convert(args: argparse.Namespace, terminal: Terminal) -> None:
-    """Convert one model; its name is that of the output folder."""
-    from doppler.convert import convert_path
-    from doppler.manifest import SHARD_SIZE
+    """Convert one model; tell what quantising it cost, where it was quantised."""
+    from doppler.command.convert import run
 
-    storage, buffers = _folder(args.output)
-    with terminal.bar(f"convert {args.source.name}") as report:
-        manifest = asyncio.run(
-            convert_path(
-                args.source,
-                storage,
-                buffers,
-                name=args.output.resolve().name,
-                quant=args.quant,
-                shard_size=SHARD_SIZE if args.shard_size is None else args.shard_size,
-                progress=report,
-            )
-        )
-    _summarise(manifest, args.output, terminal)
+    manifest, report = run(args, terminal)
+    _summarise(manifest, args.output, terminal, report)
 
 
 def synth(args: argparse.Namespace, terminal: Terminal) -> None:
@@ -290,7 +281,7 @@ def _folder(path: Path) -> tuple[Any, Any]:
     return FolderStorage(path), MemoryBuffers()
 
 
-def _summarise(manifest: Any, folder: Path, terminal: Terminal) -> None:
+def _summarise(manifest: Any, folder: Path, terminal: Terminal, quality: Any = None) -> None:
     data = {
         "name": manifest.name,
         "id": manifest.identity,
@@ -304,6 +295,9 @@ def _summarise(manifest: Any, folder: Path, terminal: Terminal) -> None:
         "tokenizer": manifest.tokenizer is not None,
     }
     text = f"{folder}: {len(manifest.shards)} shards, {len(manifest.blocks)} blocks, all sound"
+    if quality is not None:
+        data["quality"] = quality.described()
+        text = f"{text}\n{quality}".rstrip()
     terminal.result(data, text)
 
 

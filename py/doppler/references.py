@@ -6,6 +6,7 @@ what they are given: float64 in, float64 out. Shapes are without padding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def gate(gates: Array, ups: Array, activation: Activation) -> Array:
     if activation == "silu":
         share = 1 / (1 + np.exp(-gates))
     else:
-        share = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gates + 0.044715 * gates**3)))
+        share = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (gates + 0.044715 * gates**3)))
     out: Array = gates * share * ups
     return out
 
@@ -192,7 +193,7 @@ def forward(
         x = _block(config, layer, _Tensors(config, weights, index), x)
     x = rms(x, weights("output_norm.weight"), config.norm_eps, config.norm_offset)
     head = weights("token_embd.weight" if config.tied else "output.weight")
-    return matmul(head, x).astype(np.float32)
+    return matmul(head, x).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,13 @@ def byte_count(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
+def count(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 256")
+    return int(text)
+
+
 def port_number(text: str) -> int:
     """A TCP port, or 0."""
     if not text.isdecimal() or int(text) > 65535:

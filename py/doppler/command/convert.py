@@ -1,0 +1,110 @@
+"""`doppler convert`: one model into a folder, and what quantising it cost.
+
+The report on that is printed, and kept beside the model as quality.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from doppler.buffers import MemoryBuffers
+from doppler.command.sample_text import TEXT
+from doppler.command.terminal import Terminal
+from doppler.convert import convert_path
+from doppler.errors import RequestError
+from doppler.formats.blocks import block_type
+from doppler.manifest import SHARD_SIZE, Manifest
+from doppler.quality import Quality
+from doppler.storage.folder import FolderStorage
+
+QUALITY_FILE = "quality.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was quantised and what was not; how good the model is still, where that was measured."""
+
+    quant: str
+    matrices: int
+    kept: tuple[str, ...]  # those that are floats still
+    text: str | None
+    quality: Quality | None
+
+    def described(self) -> dict[str, Any]:
+        """As plain data: what quality.json holds."""
+        data: dict[str, Any] = {"quant": self.quant, "matrices": self.matrices}
+        data["kept"] = list(self.kept)
+        if self.quality is not None:
+            data |= {"text": self.text, **self.quality.described()}
+        return data
+
+    def __str__(self) -> str:
+        lines = []
+        if self.kept:
+            lines.append(
+                f"matrices left as they were: {len(self.kept)} of {self.matrices} "
+                f"({self.kept[0]} first); their rows are no whole number of blocks of 32 weights, "
+                "or they choose a mixture's experts"
+            )
+        if self.quality is not None:
+            lines.append(
+                f"quality against the unquantised model, {self.quality.tokens} tokens "
+                f"({self.text}): {self.quality}"
+            )
+        return "\n".join(lines)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> tuple[Manifest, Report | None]:
+    """Converts; the model's name is that of the output folder. A report where it was quantised."""
+    text = _text(args)
+    storage = FolderStorage(args.output)
+    with terminal.bar(f"convert {args.source.name}") as progress:
+        manifest = asyncio.run(
+            convert_path(
+                args.source,
+                storage,
+                MemoryBuffers(),
+                name=args.output.resolve().name,
+                quant=args.quant,
+                shard_size=SHARD_SIZE if args.shard_size is None else args.shard_size,
+                progress=progress,
+            )
+        )
+    asyncio.run(storage.remove(QUALITY_FILE))  # of an earlier conversion
+    if args.quant == "none":
+        return manifest, None
+    report = _report(args, manifest, text, terminal)
+    data = json.dumps(report.described(), indent=1) + "\n"
+    asyncio.run(storage.write(QUALITY_FILE, 0, data.encode()))
+    return manifest, report
+
+
+def _text(args: argparse.Namespace) -> str:
+    if args.text is None:
+        return TEXT
+    if args.quant == "none":
+        raise RequestError("--text is what the quality of a --quant is measured on: give both")
+    from doppler.command.quality import read_text
+
+    return read_text(args.text)
+
+
+def _report(args: argparse.Namespace, manifest: Manifest, text: str, terminal: Terminal) -> Report:
+    from doppler.command.quality import measure, random_ids, token_ids
+
+    matrices = [tensor for tensor in manifest.tensors if len(tensor.shape) == 2]
+    kept = tuple(tensor.name for tensor in matrices if block_type(tensor.type).elements == 1)
+    if not args.quality_tokens:
+        return Report(args.quant, len(matrices), kept, None, None)
+    ids = token_ids(manifest, args.output, text, args.quality_tokens)
+    about = "built-in text" if args.text is None else args.text.name
+    if ids is None:
+        ids = random_ids(manifest.config, args.quality_tokens)
+        about = "random ids: the model has no tokenizer"
+    with terminal.bar("measure quality") as progress:
+        quality = measure(args.source, manifest, args.output, ids, progress)
+    return Report(args.quant, len(matrices), kept, about, quality)
