@@ -139,6 +139,7 @@ class App:
         expect.set_options(timeout=PATIENCE_MS)
         page.add_init_script(KEEP_WORKER)
         self.errors = page.get_by_test_id("error-banner")
+        self.offer = page.get_by_test_id("offer")
         self.answers = page.locator('[data-testid="message"][data-role="assistant"]')
         self.composer = page.get_by_test_id("composer")
         self.editor = page.get_by_test_id("continue-editor")
@@ -174,6 +175,51 @@ class App:
         self.show_models()
         self.row(name).get_by_test_id("load").click()
         self.expect_loaded()
+
+    def pick(self, *paths: Path) -> None:
+        """Chooses files of the disk, or one folder; the card then says what they are."""
+        self.show_models()
+        what = "folder" if paths[0].is_dir() else "file"
+        with self.page.expect_file_chooser() as chooser:
+            self.page.get_by_role("button", name=f"Open a {what}…").click()
+        chooser.value.set_files(paths[0] if what == "folder" else paths)
+
+    def enter(self, url: str) -> None:
+        """Types an address; the card then says what is there."""
+        self.show_models()
+        address = "Address of a GGUF file or of a model's folder"
+        self.page.get_by_role("textbox", name=address).fill(url)
+        self.page.get_by_role("button", name="Open address").click()
+
+    def drop(self, *paths: Path) -> None:
+        """Drops files or folders of the disk on the page, as the browser does it for a person."""
+        self.show_models()
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        devtools = self.page.context.new_cdp_session(self.page)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            place = {"type": kind, "x": 600, "y": 300, "data": data}
+            devtools.send("Input.dispatchDragEvent", place)
+        devtools.detach()
+
+    def take(self) -> None:
+        """Imports what the card shows."""
+        self.offer.get_by_role("button", name="Import").click()
+        expect(self.offer).to_be_hidden()
+
+    def expect_refused(self, *texts: str) -> None:
+        """The card says so, nothing is kept, and the page can be used."""
+        for text in texts:
+            expect(self.offer.get_by_role("alert")).to_contain_text(text)
+        expect(self.offer.get_by_role("button", name="Import")).to_have_count(0)
+        self.offer.get_by_role("button", name="Close").click()
+        self.expect_nothing_kept()
+
+    def expect_nothing_kept(self) -> None:
+        expect(self.offer).to_be_hidden()
+        expect(self.page.get_by_test_id("model-button")).to_contain_text("Choose a model")
+        expect(self.page.get_by_role("button", name="Open a file…")).to_be_enabled()
+        assert self.files() == {}
+        expect(self.page.get_by_test_id("models-stored")).to_have_count(0)
 
     def expect_loaded(self) -> None:
         expect(self.page.locator("#model-dot")).to_have_class("dot on")
@@ -254,12 +300,15 @@ def make_models(folder: Path) -> Path:
     return convert_all(files, folder / "models", SHARD)
 
 
-def convert_all(sources: Mapping[str, Path], models: Path, shard_size: int = SHARD_SIZE) -> Path:
+def convert_all(
+    sources: Mapping[str, Path], models: Path, shard_size: int = SHARD_SIZE, quant: str = "none"
+) -> Path:
     """The folder `models` with every source converted, by its name."""
     with ThreadPoolExecutor(1) as thread:  # Playwright's loop may be running in this one
         for name, source in sources.items():
             storage, buffers = FolderStorage(models / name), MemoryBuffers()
-            work = convert_path(source, storage, buffers, name=name, shard_size=shard_size)
+            how = {"name": name, "shard_size": shard_size, "quant": quant}
+            work = convert_path(source, storage, buffers, **how)
             thread.submit(asyncio.run, work).result()
     return models
 

@@ -18,13 +18,6 @@ CHAT_FILE = "tiny-chat.gguf"
 UNREADABLE = "This file cannot be read"
 UNKNOWN = "This model is of a kind that Doppler does not know"
 UNFETCHED = "The model could not be fetched"
-TRANSFER = """(contents) => {
-  const transfer = new DataTransfer();
-  for (const [name, data] of contents) {
-    transfer.items.add(new File([new Uint8Array(data)], name));
-  }
-  return transfer;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -58,35 +51,10 @@ def server(tiny_models: Path) -> Iterator[ModelServer]:
         yield server
 
 
-def pick(app: App, *paths: Path) -> None:
-    """Chooses files of the disk."""
-    app.show_models()
-    with app.page.expect_file_chooser() as chooser:
-        app.page.get_by_role("button", name="Open a file…").click()
-    chooser.value.set_files(paths)
-
-
-def enter(app: App, url: str) -> None:
-    """Types an address."""
-    app.show_models()
-    app.page.get_by_role("textbox", name="Address of a GGUF file").fill(url)
-    app.page.get_by_role("button", name="Open address").click()
-
-
 def identity_of(tiny_models: Path) -> str:
     """Of the model that the whole file gives."""
     path = tiny_models / "tiny-chat" / MANIFEST_FILE
     return Manifest.from_json(path.read_text(encoding="utf-8"), str(path)).identity
-
-
-def expect_refused(app: App, *texts: str) -> None:
-    """The page says so, has kept nothing, and can be used."""
-    for text in texts:
-        expect(app.errors).to_contain_text(text)
-    expect(app.page.get_by_test_id("model-button")).to_contain_text("Choose a model")
-    expect(app.page.get_by_role("button", name="Open a file…")).to_be_enabled()
-    assert app.files() == {}
-    expect(app.page.get_by_test_id("models-stored")).to_have_count(0)
 
 
 def expect_works(app: App) -> None:
@@ -149,32 +117,32 @@ def test_files_that_are_refused(
 ) -> None:
     path = tmp_path / "picked.gguf"
     path.write_bytes(make((tiny_models.parent / CHAT_FILE).read_bytes()))
-    pick(app, path)
-    expect_refused(app, title, "picked.gguf", message)
+    app.pick(path)
+    app.expect_refused(title, "picked.gguf", message)
 
 
 def test_a_file_of_this_disk(app: App, tiny_models: Path) -> None:
-    pick(app, tiny_models.parent / CHAT_FILE)
+    app.pick(tiny_models.parent / CHAT_FILE)
+    app.take()
     expect_works(app)
 
 
 def test_files_that_are_parts_of_one(app: App, tiny_models: Path, tmp_path: Path) -> None:
     parts = split_gguf(tiny_models.parent / CHAT_FILE, tmp_path / "split", 6)
     assert len(parts) > 3
-    pick(app, parts[1])
+    app.pick(parts[1])
     alone = f"{parts[1].name} is part 2 of {len(parts)}, and part 1 ({parts[0].name}), 3 ("
-    expect_refused(app, UNREADABLE, alone, "choose all of them at once in the page")
-    pick(app, *reversed(parts))
+    app.expect_refused(UNREADABLE, alone, "choose all of them at once in the page")
+    app.pick(*reversed(parts))
+    app.take()
     expect_works(app)
     assert [model["id"] for model in app.call("models")] == [identity_of(tiny_models)]
 
 
 def test_files_that_are_dropped(app: App, tiny_models: Path, tmp_path: Path) -> None:
     parts = split_gguf(tiny_models.parent / CHAT_FILE, tmp_path / "split", 12)
-    app.show_models()
-    contents = [[part.name, list(part.read_bytes())] for part in parts]
-    dropped = app.page.evaluate_handle(TRANSFER, contents)
-    app.page.locator(".own").dispatch_event("drop", {"dataTransfer": dropped})
+    app.drop(*parts)
+    app.take()
     expect_works(app)
     assert [model["id"] for model in app.call("models")] == [identity_of(tiny_models)]
 
@@ -185,18 +153,21 @@ def test_an_address_of_a_part(app: App, tiny_models: Path, tmp_path: Path) -> No
     with model_server(tmp_path / "split") as server:
         content = parts[-1].read_bytes()
         parts[-1].unlink()
-        enter(app, f"{server.url}{parts[0].name}?download=true")
+        app.enter(f"{server.url}{parts[0].name}?download=true")
         missing = f"{server.url}{parts[-1].name}?download=true"
-        expect_refused(app, UNFETCHED, f"{missing}: the server answered 404")
+        expect(app.offer).to_contain_text(UNFETCHED)
+        expect(app.offer).to_contain_text(f"{missing}: the server answered 404")
         parts[-1].write_bytes(content)
-        app.errors.get_by_role("button", name="Try again").click()
+        app.offer.get_by_role("button", name="Try again").click()
+        app.take()
         expect_works(app)
         assert {name for name, _ in server.requests} == names
     assert [model["id"] for model in app.call("models")] == [identity_of(tiny_models)]
 
 
 def test_an_address(app: App, server: ModelServer) -> None:
-    enter(app, f"{server.url}{CHAT_FILE}")
+    app.enter(f"{server.url}{CHAT_FILE}")
+    app.take()
     expect_works(app)
     assert {name for name, _ in server.requests} == {CHAT_FILE}
     server.requests.clear()
@@ -206,20 +177,27 @@ def test_an_address(app: App, server: ModelServer) -> None:
 
 
 def test_an_address_with_nothing_there(app: App, server: ModelServer) -> None:
-    enter(app, f"{server.url}absent.gguf")
-    expect_refused(app, UNFETCHED, "absent.gguf: the server answered 404; check the address")
+    app.enter(f"{server.url}absent.gguf")
+    app.expect_refused(UNFETCHED, "absent.gguf: the server answered 404; check the address")
 
 
 def test_an_address_without_ranges(app: App, server: ModelServer) -> None:
     server.ranges = False
-    enter(app, f"{server.url}{CHAT_FILE}")
-    expect_refused(app, UNFETCHED, "ignores range requests; download the file and open it")
+    app.enter(f"{server.url}{CHAT_FILE}")
+    app.expect_refused(UNFETCHED, "ignores range requests; download the file and open it")
 
 
 def test_an_address_whose_server_breaks_off(app: App, server: ModelServer) -> None:
     server.cut_after = 2 << 20
-    enter(app, f"{server.url}{CHAT_FILE}")
-    expect_refused(app, UNFETCHED, CHAT_FILE)
+    app.enter(f"{server.url}{CHAT_FILE}")
+    app.expect_refused(UNFETCHED, CHAT_FILE)
+    server.cut_after = None
+    app.enter(f"{server.url}{CHAT_FILE}")
+    expect(app.offer.get_by_role("button", name="Import")).to_be_enabled()
+    server.cut_after = 64 << 10
+    app.take()
+    expect(app.errors).to_contain_text(UNFETCHED)
+    app.expect_nothing_kept()
     server.cut_after = None
     app.errors.get_by_role("button", name="Try again").click()
     expect_works(app)
@@ -228,5 +206,5 @@ def test_an_address_whose_server_breaks_off(app: App, server: ModelServer) -> No
 def test_an_address_whose_server_is_gone(app: App, tmp_path: Path) -> None:
     with model_server(tmp_path) as server:
         url = f"{server.url}model.gguf"
-    enter(app, url)
-    expect_refused(app, UNFETCHED, f"{url} cannot be reached")
+    app.enter(url)
+    app.expect_refused(UNFETCHED, f"{url} cannot be reached")

@@ -57,6 +57,21 @@ def test_no_webgpu(context: BrowserContext, server: WatchedServer) -> None:
     page.close()
 
 
+def test_a_file_without_a_gpu(
+    context: BrowserContext, server: WatchedServer, tiny_models: Path
+) -> None:
+    """What it is can be told all the same."""
+    page = open_page(context, server, NO_ADAPTER)
+    page.get_by_test_id("open-file").set_input_files(tiny_models.parent / "tiny-chat.gguf")
+    offer = page.get_by_test_id("offer")
+    expect(offer.get_by_test_id("verdict")).to_contain_text(
+        "It cannot run here: WebGPU found no adapter"
+    )
+    expect(offer.get_by_test_id("facts")).to_contain_text("llama, 2 layers")
+    expect(offer.get_by_role("button", name="Import")).to_be_disabled()
+    page.close()
+
+
 def test_no_adapter(context: BrowserContext, server: WatchedServer) -> None:
     page = open_page(context, server, NO_ADAPTER)
     told = page.get_by_test_id("requirements")

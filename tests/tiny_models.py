@@ -1,4 +1,6 @@
-"""Two tiny models as GGUF files whose random weights say words: what page tests chat with.
+"""Two tiny models whose random weights say words, as GGUF files; one as safetensors, too.
+
+They are what page tests chat with.
 
 Only whole words have an output row, all other tokens' logits are 0: neither end tokens nor halves
 of characters are ever likely, so that answers are as long as they may be and can be read.
@@ -6,12 +8,16 @@ of characters are ever likely, so that answers are as long as they may be and ca
 
 from __future__ import annotations
 
+import json
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
+from doppler.formats.architectures import of_gguf
 from gguf_files import VOCABULARY, Tensors, gguf_bytes
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 256, 4, 2, 64, 1024, 2
@@ -124,3 +130,39 @@ def write_base(path: Path) -> Path:
     tensors = _tensors(tokens, [index >= 259 for index in range(len(tokens))], norms)
     path.write_bytes(gguf_bytes(metadata | VOCABULARY, tensors))
     return path
+
+
+def write_chat_folder(folder: Path, tokenizer: Path) -> Path:
+    """The tensors of `write_chat` as a Hugging Face checkpoint, with a tokenizer.json given."""
+    folder.mkdir()
+    words = {f"Ġ{word}" for word in WORDS}
+    tokens: list[str] = _chat_vocabulary()["tokenizer.ggml.tokens"]
+    tensors = _tensors(tokens, [token in words for token in tokens], {})
+    architecture = of_gguf("llama", "")
+    names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in architecture.hf_layer.items()}
+    outer = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
+    outer["output_norm.weight"] = "model.norm.weight"
+    arrays = {}
+    for name, (_, shape, data) in tensors.items():
+        _, _, rest = name.partition(".")
+        index, _, own = rest.partition(".")
+        theirs = outer.get(name) or f"model.layers.{index}.{names[own]}"
+        arrays[theirs] = np.frombuffer(data, np.float32).reshape(shape)
+    save_file(arrays, folder / "model.safetensors")
+    config = {
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "intermediate_size": FFN,
+        "num_hidden_layers": LAYERS,
+        "vocab_size": len(tokens),
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": False,
+    }
+    settings = {"eos_token": "<|im_end|>", "chat_template": TEMPLATE}
+    for file, content in {"config.json": config, "tokenizer_config.json": settings}.items():
+        (folder / file).write_text(json.dumps(content), encoding="utf-8")
+    shutil.copy(tokenizer, folder / "tokenizer.json")
+    return folder

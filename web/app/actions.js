@@ -103,11 +103,11 @@ export async function askDelete({ id, title, stored_bytes: size }) {
 }
 
 /**
- * @param {Pick<Entry, "title" | "stored" | "source"> & {context?: number}} entry fetched if need
- *     be, loaded (with room for so many tokens), and shown
+ * @param {Pick<Entry, "title" | "stored" | "source">} entry fetched if need be, loaded, and shown
+ * @param {number | null} [context] tokens, where they were chosen for it
  * @returns {Promise<boolean>}
  */
-export async function choose({ title, stored, source, context }) {
+export async function choose({ title, stored, source }, context = null) {
   if (state.loading) return false;
   const id = stored?.complete ? stored.id : null;
   const loaded = id !== null && id === state.model?.id;

@@ -119,7 +119,7 @@ export class ModelChoice {
   #fine() {
     const most = bytes(this.#inspection.gpu?.limits.maxBufferSize ?? 0);
     const text = ` No part of it is above what this GPU takes at once (${most}). ${NOT_KNOWN}`;
-    return el("p", { class: "quiet" }, el("strong", {}, "It fits."), text);
+    return el("p", { class: "quiet" }, el("strong", {}, "It should fit."), text);
   }
 
   #storageProblem() {
@@ -135,8 +135,10 @@ export class ModelChoice {
     if (gpu?.problem) return el("p", { class: "short" }, `It cannot run here: ${gpu.problem}`);
     const problem = this.#fit?.problem;
     if (!problem) return null;
-    const text = `This GPU does not take it at a context of ${tokens(this.context)}. ${problem}.`;
-    return el("div", { class: "short" }, el("p", {}, text), this.#shorter() ?? this.#smaller());
+    const text = `This GPU does not take it at a context of ${tokens(this.context)}.`;
+    const why = el("p", { class: "quiet" }, `${problem}.`);
+    const remedy = this.#shorter() ?? this.#smaller();
+    return el("div", { class: "short" }, el("p", {}, text), why, remedy);
   }
 
   /** A button for the longest context that fits. */

@@ -21,7 +21,7 @@ function kindOf({ chat, tokenizer }) {
 export function sentence(choice, fit) {
   const { needed } = choice.storage;
   const what = `${kindOf(choice)} with ${parameters(choice.parameters)} parameters.`;
-  const store = needed > 0 && `Storing it takes ${bytes(needed)} of this browser's room.`;
+  const store = needed > 0 && `Storing it takes ${bytes(needed)} of this browser's storage.`;
   const run =
     fit?.memory &&
     `Running it takes ${bytes(fit.memory.total)} of GPU memory at a context of ${tokens(fit.context)}.`;

@@ -12,6 +12,8 @@ import { state } from "./store.js";
 
 /** @import {Failure, Inspection, Source} from "./types.js" */
 
+const ADVICE = "Choose another model, or another file of this one.";
+
 const dialog = byId("offer", HTMLDialogElement);
 
 /**
@@ -41,9 +43,11 @@ function showReading(title) {
  */
 function showProblem(title, problem, again) {
   const what = problemOf(problem, []).title;
+  const { name, message } = problem;
+  const text = name === "UnsupportedError" ? `${message}. ${ADVICE}` : message;
   const retry = ["SourceError", "StorageError", "InternalError"].includes(problem.name);
   const notice = el("div", { class: "notice error", role: "alert" });
-  notice.append(el("div", {}, el("strong", {}, what), el("span", {}, problem.message)));
+  notice.append(el("div", {}, el("strong", {}, what), el("span", {}, text)));
   const close = button("Close", () => dialog.close());
   show(title, [notice], retry ? [close, button("Try again", again)] : [close]);
 }
@@ -79,8 +83,8 @@ function showChoice(inspection, source, again, onImported) {
     const { context, choice } = facts;
     const { quant, name, title } = choice;
     dialog.close();
-    const chosen = { title, stored: null, source: { ...source, name, quant }, context };
-    choose(chosen).then((worked) => worked && onImported());
+    const chosen = { title, stored: null, source: { ...source, name, quant } };
+    choose(chosen, context).then((worked) => worked && onImported());
   };
   const go = button("Import", take, { class: "button primary", "data-testid": "import" });
   const update = () => (go.disabled = !facts.fits);

@@ -67,7 +67,7 @@ export function ownModel() {
   const address = el("input", {
     type: "url",
     required: true,
-    placeholder: "https://…/model.gguf",
+    placeholder: "https://…/model.gguf or …/folder/",
     "aria-label": "Address of a GGUF file or of a model's folder",
     "data-testid": "open-address",
   });

@@ -1,0 +1,55 @@
+"""What an address is of: a file, a folder, a page that shows either."""
+
+from __future__ import annotations
+
+import pytest
+
+from doppler.page.addresses import folder_name, in_folder, is_gguf, is_in_checkpoint, resolved
+
+HUB = "https://huggingface.co"
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        (f"{HUB}/org/model", f"{HUB}/org/model/resolve/main/"),
+        (f"{HUB}/org/model/", f"{HUB}/org/model/resolve/main/"),
+        (f"{HUB}/org/model/tree/main", f"{HUB}/org/model/resolve/main/"),
+        (f"{HUB}/org/model/tree/v1/part", f"{HUB}/org/model/resolve/v1/part/"),
+        (f"{HUB}/org/m/blob/main/m.Q4_0.gguf", f"{HUB}/org/m/resolve/main/m.Q4_0.gguf"),
+        (f"{HUB}/org/m/resolve/main/m.gguf?download=true",) * 2,
+        (f"{HUB}/org",) * 2,
+        ("https://example.org/org/model",) * 2,
+        ("https://example.org/org/model/tree/main",) * 2,
+    ],
+)
+def test_pages_of_the_hub(page: str, address: str) -> None:
+    assert resolved(page) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "config", "name"),
+    [
+        ("https://a.b/org/Model-1.5/resolve/main/", "resolve/main/config.json", "Model-1.5"),
+        ("https://a.b/org/Model-1.5/resolve/main", "resolve/main/config.json", "Model-1.5"),
+        ("https://a.b/x/My%20Model/config.json", "x/My%20Model/config.json", "My Model"),
+        ("https://a.b/x/m/model.safetensors?k=1", "x/m/config.json?k=1", "m"),
+        ("https://a.b/x/m/model.safetensors.index.json#top", "x/m/config.json", "m"),
+        ("https://a.b/", "config.json", "model"),
+        ("https://a.b/config.json", "config.json", "model"),
+    ],
+)
+def test_folders(url: str, config: str, name: str) -> None:
+    found = in_folder(url, "config.json")
+    assert found.startswith("https://a.b/")
+    assert found.endswith(f"/{config}")
+    assert folder_name(url) == name
+
+
+def test_kinds() -> None:
+    assert is_gguf("https://a.b/m-00001-of-00002.GGUF?download=true")
+    assert not is_gguf("https://a.b/gguf/")
+    assert not is_gguf("https://a.b/config.json?file=m.gguf")
+    assert is_in_checkpoint("https://a.b/m/")
+    assert is_in_checkpoint("https://a.b/m/model-00001-of-00002.safetensors?k=1")
+    assert not is_in_checkpoint("https://a.b/download")
