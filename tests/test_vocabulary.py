@@ -103,7 +103,7 @@ def byte_level(pre: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("pre", ["default", "gpt-2", "smollm", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("pre", ["default", "gpt-2", "smollm", "llama-bpe", "qwen2", "gpt-4o"])
 def test_byte_level_tokenizers(pre: str) -> None:
     vocabulary, tokenizer = made(byte_level(pre))
     text = "ab ab's 1234\n<|im_end|>"

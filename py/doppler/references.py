@@ -104,12 +104,17 @@ def gate(gates: Array, ups: Array, activation: Activation) -> Array:
     """
     if activation == "swiglu_clamped":
         gates, ups = np.minimum(gates, 7.0), np.clip(ups, -7.0, 7.0) + 1
-        share = 1 / (1 + np.exp(-1.702 * gates))
+        share = _sigmoid(1.702 * gates)
     elif activation == "silu":
-        share = 1 / (1 + np.exp(-gates))
+        share = _sigmoid(gates)
     else:
         share = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (gates + 0.044715 * gates**3)))
     out: Array = gates * share * ups
+    return out
+
+
+def _sigmoid(x: Array) -> Array:
+    out: Array = 1 / (1 + np.exp(-np.maximum(x, -80.0)))  # beyond, float32 would overflow
     return out
 
 

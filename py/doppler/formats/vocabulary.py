@@ -16,7 +16,8 @@ from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.tokenizer_json import begin_with, document, encode
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
-_TURN_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>")  # end an answer, if control tokens
+# These end an answer, if they are control tokens.
+_TURN_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|return|>", "<|call|>")
 _SPACE = "▁"
 
 
@@ -196,6 +197,15 @@ _WORD = (
 )
 
 
+# Words that capitals begin, of GPT-4o and GPT-OSS (the vocabulary named o200k).
+_CAPITALS, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE, _ENDING = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_CASED_WORD = (
+    f"{_BEFORE}{_CAPITALS}*{_SMALL}+{_ENDING}|{_BEFORE}{_CAPITALS}+{_SMALL}*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 def _split(pattern: str) -> dict[str, Any]:
     regex = {"Regex": pattern}
     return {"type": "Split", "pattern": regex, "behavior": "Isolated", "invert": False}
@@ -209,8 +219,9 @@ _PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "smollm": [_split(r"\p{N}"), _GPT2],
     "llama-bpe": [_split(_WORD % "{1,3}"), _BYTES],
     "qwen2": [_split(_WORD % ""), _BYTES],
+    "gpt-4o": [_split(_CASED_WORD), _BYTES],
 }
-_WHOLE_WORDS_FIRST = ("llama-bpe",)  # a word that is a token is taken as it is
+_WHOLE_WORDS_FIRST = ("llama-bpe", "gpt-4o")  # a word that is a token is taken as it is
 _NORMALIZERS = {"qwen2": {"type": "NFC"}}
 
 
