@@ -89,7 +89,7 @@ def write_as_checkpoint(model: Path, folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     names = {"token_embd": "embed_tokens", "output_norm": "norm"}
-    modules = {gguf: hf for hf, gguf in of_gguf("llama", "x").hf_layer.items()}
+    modules = {gguf: hf for hf, gguf in of_gguf("llama", False, "x").hf_layer.items()}
     for layer in range(len(c.layers)):
         names |= {f"blk.{layer}.{g}": f"layers.{layer}.{hf}" for g, hf in modules.items()}
     weights = {}

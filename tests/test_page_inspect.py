@@ -263,7 +263,7 @@ def test_a_folder_of_an_unknown_kind(app: App, tmp_path: Path) -> None:
     app.pick(source)
     app.expect_refused(
         "This model is of a kind that Doppler does not know",
-        "does not know the architecture 'mamba'; it knows gemma3_text, gemma3, llama",
+        "does not know the architecture 'mamba'; it knows gemma3, gpt-oss, llama",
     )
 
 

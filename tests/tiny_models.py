@@ -138,7 +138,7 @@ def write_chat_folder(folder: Path, tokenizer: Path) -> Path:
     words = {f"Ġ{word}" for word in WORDS}
     tokens: list[str] = _chat_vocabulary()["tokenizer.ggml.tokens"]
     tensors = _tensors(tokens, [token in words for token in tokens], {})
-    architecture = of_gguf("llama", "")
+    architecture = of_gguf("llama", False, "")
     names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in architecture.hf_layer.items()}
     outer = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
     outer["output_norm.weight"] = "model.norm.weight"

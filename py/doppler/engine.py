@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from doppler.adapter import Adapter
+from doppler.batches import Batches
 from doppler.cache import CachedIds
 from doppler.config import ModelConfig
 from doppler.decode import DecodePlan
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 REACHES = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
-FIRST_BATCH = 64  # tokens, until the adapter's speed is known
-BATCH_MS = 500.0  # a prefill batch should take no longer, so that it can be cancelled
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
 
 
@@ -74,7 +73,7 @@ class Engine:
         self._recordings: dict[str, Recording] = {}
         self._cached = CachedIds(config.layers, memory.capacities, memory.context)
         self._cancelled = False
-        self._prefill_ms = 0.0  # a token, measured; 0 while unknown
+        self._batches = Batches(self.batch)
         self._pace = Pace()  # of decoding
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
@@ -252,7 +251,7 @@ class Engine:
         """Runs what is left of the prompt; the size of the last batch, which is only queued."""
         total, size = len(ids) - start, 0
         while start < len(ids) and not self._cancelled:
-            size = self._batch_size(len(ids) - start)
+            size = self._batches.size(len(ids) - start)
             piece = ids[start : start + size]
             began = time.perf_counter()
             self._memory.write_batch(self._gpu, piece, start, seed)
@@ -261,19 +260,9 @@ class Engine:
             start += len(piece)
             if start < len(ids):
                 await self._gpu.done()
-                self._prefill_ms = 1000 * (time.perf_counter() - began) / len(piece)
+                self._batches.note(size, len(piece), 1000 * (time.perf_counter() - began))
             on_prefill(total - (len(ids) - start), total)
         return size
-
-    def _batch_size(self, left: int) -> int:
-        """The smallest planned batch that holds `left` tokens, or the largest that is not slow."""
-        known = self._prefill_ms > 0
-        most = BATCH_MS / self._prefill_ms if known else FIRST_BATCH
-        sizes = [size for size in (1, 16, 64, 256, 512, 1024) if size <= self.batch]
-        if self.batch not in sizes:
-            sizes.append(self.batch)
-        quick = [size for size in sizes if size <= max(most, 16)] or sizes[:1]
-        return next((size for size in quick if size >= left), quick[-1])
 
     async def _decode(
         self,

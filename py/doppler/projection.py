@@ -33,9 +33,15 @@ MATRIX_TILES = tuple(
     Tiling(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens}, least)
     for rows, tokens, least in ((4, 2, 128), (2, 2, 32), (2, 1, 0))
 )
-# With experts, those whose tokens are a tile's (mixture.py).
-EXPERT_TILES = tuple(tiling for tiling in TILES if tiling.tokens == TILE)
-EXPERT_MATRIX_TILES = tuple(tiling for tiling in MATRIX_TILES if tiling.tokens == TILE)
+# With experts: the tokens of a tile (mixture.py), and rows such that all threads unpack weights.
+EXPERT_TILES = tuple(
+    Tiling(64 * rows, TILE, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": 1}, least)
+    for rows, least in ((2, 128), (1, 0))
+)
+EXPERT_MATRIX_TILES = tuple(
+    Tiling(32 * rows, TILE, {"ROW_TILES": rows, "TOKEN_TILES": 1}, least)
+    for rows, least in ((4, 128), (2, 0))
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""Into which batches a prompt is cut: as large as they can be without the page waiting too long."""
+
+from __future__ import annotations
+
+import math
+
+FIRST = 64  # tokens, until the adapter's speed is known
+LEAST = 16  # which are not too many for any adapter
+MOST_MS = 500.0  # a batch should take no longer, so that it can be cancelled
+
+
+class Batches:
+    """Sizes of batches up to `most` tokens, chosen by the time that others took.
+
+    Twice the tokens take less than twice the time, the more so where each expert of a mixture has
+    few of them. So the next larger size is tried as soon as the last took half of what one may.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._sizes = sorted(
+            {size for size in (1, 16, 64, 256, 512, 1024) if size <= most} | {most}
+        )
+        self._ms: dict[int, float] = {}  # of whole batches, measured
+
+    def size(self, left: int) -> int:
+        """The smallest size that holds `left` tokens, or the largest that is quick."""
+        quick = [size for size in self._sizes if self._is_quick(size)] or self._sizes[:1]
+        return next((size for size in quick if size >= left), quick[-1])
+
+    def note(self, size: int, tokens: int, ms: float) -> None:
+        """A batch of that size, with so many real tokens, took so long."""
+        self._ms[size] = ms * size / tokens
+
+    def _is_quick(self, size: int) -> bool:
+        if size <= LEAST or not self._ms:
+            return size <= FIRST
+        smaller = max((other for other in self._ms if other < size), default=None)
+        if smaller is None:
+            return self._ms.get(size, 0.0) <= MOST_MS
+        before = self._ms[smaller]
+        most = min(self._ms.get(size, math.inf), before * size / smaller)
+        is_next = size not in self._ms and not any(smaller < s < size for s in self._sizes)
+        return most <= MOST_MS or (is_next and before <= MOST_MS / 2)
