@@ -4,134 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import shutil
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import deserialize
 
 from doppler.buffers import MemoryBuffers
-from doppler.convert import convert_path, verify
+from doppler.convert import verify
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.quants import dequantize
-from doppler.manifest import MANIFEST_FILE, Manifest
+from doppler.manifest import Manifest
 from doppler.storage.folder import FolderStorage
-from gguf_files import Tensors, gguf_bytes
+from expert_files import FIXTURES, converted, gguf_of, load_file, raw_tensors, save_file
 from numpy_model import NumpyModel
 
-FIXTURES = Path(__file__).with_name("fixtures")
 MIXTURES = ("mixtral-like", "gpt-oss-like", "gpt-oss-mxfp4-like", "qwen3moe-like")
-GGUF_ARCHITECTURES = {"mixtral": "llama"}
-_EXPERT = re.compile(r"blk\.(\d+)\.(ffn_\w+)\.(\d+)\.(weight|bias)")
-
-
-def load_file(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor; of BF16, which NumPy does not have, the bits."""
-    types = {"BF16": "<u2", "F32": "<f4", "U8": "u1"}
-    return {
-        name: np.frombuffer(item["data"], types[item["dtype"]]).reshape(item["shape"])
-        for name, item in deserialize(path.read_bytes())
-    }
-
-
-def save_file(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    """The same as a file."""
-    types = {"uint16": "BF16", "float32": "F32", "uint8": "U8"}
-    header: dict[str, Any] = {}
-    data = b""
-    for name, tensor in tensors.items():
-        start = len(data)
-        data += tensor.tobytes()
-        header[name] = {"dtype": types[str(tensor.dtype)], "shape": tensor.shape}
-        header[name]["data_offsets"] = [start, len(data)]
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
-def convert(source: Path, folder: Path) -> Manifest:
-    return asyncio.run(convert_path(source, FolderStorage(folder), MemoryBuffers(), name="model"))
-
-
-def raw_tensors(folder: Path) -> Tensors:
-    """Block type, shape and bytes of all tensors of a converted folder."""
-    manifest = Manifest.from_json((folder / MANIFEST_FILE).read_text(), str(folder))
-    space = b"".join((folder / shard.name).read_bytes() for shard in manifest.shards)
-    return {
-        t.name: (t.type, t.shape, space[t.offset : t.offset + t.bytes]) for t in manifest.tensors
-    }
-
-
-def interleaved(data: bytes, shape: tuple[int, ...], heads: int) -> bytes:
-    """Rows of q or k in the order that GGUF has them in for arch llama."""
-    rows = np.frombuffer(data, np.uint8).reshape(heads, 2, shape[0] // heads // 2, -1)
-    return rows.swapaxes(1, 2).tobytes()
-
-
-def stacked(tensors: Tensors) -> Tensors:
-    """Those of all experts as one: blk.0.ffn_gate_exps.weight."""
-    found: Tensors = {}
-    for name, (kind, shape, data) in tensors.items():
-        match = _EXPERT.fullmatch(name)
-        if match is None:
-            found[name] = (kind, shape, data)
-            continue
-        layer, part, expert, suffix = match.groups()
-        name = f"blk.{layer}.{part}_exps.{suffix}"
-        before = found[name][2] if name in found else b""
-        found[name] = (kind, (int(expert) + 1, *shape), before + data)
-    return found
-
-
-def gguf_of(folder: Path, *, stack: bool, **changes: Any) -> bytes:
-    """A GGUF file of the model of a converted folder, whose q and k are in halves."""
-    model, tensors = NumpyModel(folder).manifest, raw_tensors(folder)
-    c = model.config
-    assert c.experts is not None
-    name = GGUF_ARCHITECTURES.get(c.architecture, c.architecture)
-    keys: dict[str, Any] = {
-        "block_count": len(c.layers),
-        "embedding_length": c.hidden,
-        "feed_forward_length": c.ffn,
-        "context_length": c.context,
-        "attention.head_count": c.heads,
-        "attention.head_count_kv": c.kv_heads,
-        "attention.key_length": c.head_dim,
-        "attention.value_length": c.head_dim,
-        "attention.layer_norm_rms_epsilon": c.norm_eps,
-        "attention.sliding_window": max(layer.window for layer in c.layers),
-        "rope.freq_base": c.ropes[0].base,
-        "expert_count": c.experts.count,
-        "expert_used_count": c.experts.used,
-        "expert_weights_norm": c.experts.normed,
-    }
-    if name != "llama":
-        keys |= {"feed_forward_length": 1, "expert_feed_forward_length": c.ffn}
-    if (rope := c.ropes[0]).scaling == "yarn":
-        keys |= {
-            "rope.scaling.type": "yarn",
-            "rope.scaling.factor": rope.factor,
-            "rope.scaling.original_context_length": rope.original_context,
-        }
-    metadata = {f"{name}.{key}": value for key, value in (keys | changes).items()}
-    metadata["general.architecture"] = name
-    for key, (kind, shape, data) in tensors.items():
-        if name == "llama" and re.search("attn_[qk]", key):
-            heads = c.heads if "attn_q" in key else c.kv_heads
-            tensors[key] = (kind, shape, interleaved(data, shape, heads))
-    if name == "gpt-oss":
-        tensors = {k.replace("ffn_norm", "post_attention_norm"): t for k, t in tensors.items()}
-    return gguf_bytes(metadata, stacked(tensors) if stack else tensors)
 
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_logits_of_converted_checkpoints(tmp_path: Path, name: str) -> None:
     """NumPy and torch add in another order: 5e-6 was measured, mistakes show as 0.1 and more."""
-    manifest = convert(FIXTURES / name, tmp_path)
+    manifest = converted(FIXTURES / name, tmp_path)
     with np.load(FIXTURES / name / "reference.npz") as reference:
         ids, expected = reference["ids"].tolist(), reference["logits"]
     np.testing.assert_allclose(NumpyModel(tmp_path).logits(ids), expected, atol=1e-4, rtol=0)
@@ -140,7 +36,7 @@ def test_logits_of_converted_checkpoints(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_every_expert_is_a_range_of_whole_blocks(tmp_path: Path, name: str) -> None:
-    manifest = convert(FIXTURES / name, tmp_path)
+    manifest = converted(FIXTURES / name, tmp_path)
     c, size = manifest.config, manifest.block_size
     assert c.experts is not None
     listed = [(e.layer, e.expert) for e in manifest.experts]
@@ -158,7 +54,7 @@ def test_every_expert_is_a_range_of_whole_blocks(tmp_path: Path, name: str) -> N
 
 
 def test_ranges_of_experts_that_are_wrong_are_refused(tmp_path: Path) -> None:
-    manifest = convert(FIXTURES / "mixtral-like", tmp_path)
+    manifest = converted(FIXTURES / "mixtral-like", tmp_path)
     size = manifest.block_size
     for change, message in (
         ({"offset": manifest.experts[0].offset + 256}, "no whole number of blocks"),
@@ -177,10 +73,10 @@ def test_ranges_of_experts_that_are_wrong_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MIXTURES)
 def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str, stack: bool) -> None:
     """Stacked as files are today, or one by one as the first ones of Mixtral were."""
-    convert(FIXTURES / name, tmp_path / "checkpoint")
+    converted(FIXTURES / name, tmp_path / "checkpoint")
     model = NumpyModel(tmp_path / "checkpoint")
     (tmp_path / "x.gguf").write_bytes(gguf_of(tmp_path / "checkpoint", stack=stack))
-    convert(tmp_path / "x.gguf", tmp_path / "gguf")
+    converted(tmp_path / "x.gguf", tmp_path / "gguf")
     again = NumpyModel(tmp_path / "gguf")
     ids = list(range(1, 40))
     np.testing.assert_allclose(again.logits(ids), model.logits(ids), atol=1e-5, rtol=0)
@@ -192,7 +88,7 @@ def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str, sta
 def test_mxfp4_is_taken_over_without_loss(tmp_path: Path) -> None:
     """The weights that transformers computes with, from blocks in the order of GGML."""
     name = "gpt-oss-mxfp4-like"
-    convert(FIXTURES / name, tmp_path)
+    converted(FIXTURES / name, tmp_path)
     source = load_file(FIXTURES / name / "model.safetensors")
     blocks = source["model.layers.1.mlp.experts.gate_up_proj_blocks"]
     scales = source["model.layers.1.mlp.experts.gate_up_proj_scales"]
@@ -213,7 +109,7 @@ def test_mxfp4_is_taken_over_without_loss(tmp_path: Path) -> None:
 def test_stacked_tensors_of_transformers_are_those_one_by_one(tmp_path: Path) -> None:
     """Mixtral as transformers 5 holds it, and as it was published."""
     name = "mixtral-like"
-    convert(FIXTURES / name, tmp_path / "one")
+    converted(FIXTURES / name, tmp_path / "one")
     source = load_file(FIXTURES / name / "model.safetensors")
     joined = {k: v for k, v in source.items() if "block_sparse_moe" not in k}
     for layer in range(3):
@@ -229,7 +125,7 @@ def test_stacked_tensors_of_transformers_are_those_one_by_one(tmp_path: Path) ->
     (tmp_path / "new").mkdir()
     shutil.copy(FIXTURES / name / "config.json", tmp_path / "new")
     save_file(joined, tmp_path / "new" / "model.safetensors")
-    convert(tmp_path / "new", tmp_path / "all")
+    converted(tmp_path / "new", tmp_path / "all")
     one, both = (NumpyModel(tmp_path / folder).manifest for folder in ("one", "all"))
     assert one.identity == both.identity
 
@@ -305,7 +201,7 @@ def test_checkpoints_that_contradict_themselves(
 ) -> None:
     folder = changed(tmp_path, name, tensors, **config)
     with pytest.raises(kind, match=message):
-        convert(folder, tmp_path / "out")
+        converted(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -322,8 +218,8 @@ def test_checkpoints_that_contradict_themselves(
 def test_gguf_files_that_contradict_themselves(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    convert(FIXTURES / "mixtral-like", tmp_path / "checkpoint")
+    converted(FIXTURES / "mixtral-like", tmp_path / "checkpoint")
     data = gguf_of(tmp_path / "checkpoint", stack=True, **changes)
     (tmp_path / "x.gguf").write_bytes(data)
     with pytest.raises(DopplerError, match=message):
-        convert(tmp_path / "x.gguf", tmp_path / "gguf")
+        converted(tmp_path / "x.gguf", tmp_path / "gguf")

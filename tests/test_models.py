@@ -34,6 +34,7 @@ from doppler.formats.blocks import BLOCK_TYPES
 from doppler.manifest import MANIFEST_FILE
 from doppler.source import FileSource
 from doppler.storage.folder import FolderStorage
+from expert_files import gguf_of
 from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -50,6 +51,7 @@ TINY = (
     "qwen3moe-like",
 )
 LONG = "gemma3-long"
+MIXTRAL = "mixtral-like"
 SUNK = "gemma3-1b-like-with-sinks"
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
 TINY_MARGIN = 1e-3
@@ -101,6 +103,19 @@ def add_sinks(model: NumpyModel, folder: Path) -> None:
 def shipped(context: BrowserContext, site: Server) -> Client:
     """The page on a server with the two shipped models."""
     return open_client(context, site.url)
+
+
+def mixtral_ggufs(folder: Path) -> dict[str, Path]:
+    """The tiny Mixtral as GGUF: its experts one by one, stacked, and with ups wider than gates."""
+    convert_all({"checkpoint": FIXTURES / MIXTRAL}, folder)
+    kinds: dict[str, dict[str, Any]] = {
+        "mixtral-apart": {"stack": False},
+        "mixtral-stacked": {"stack": True},
+        "mixtral-mixed": {"stack": True, "wide": "ffn_up"},
+    }
+    for name, how in kinds.items():
+        (folder / f"{name}.gguf").write_bytes(gguf_of(folder / "checkpoint", **how))
+    return {name: folder / f"{name}.gguf" for name in kinds}
 
 
 def open_client(context: BrowserContext, url: str) -> Client:
@@ -168,6 +183,31 @@ def test_tiny_model_continues_as_its_logits_say(tiny: Client, name: str, tmp_pat
     generated = greedy(tiny, ids, 24)
     _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + generated[:-1])
     assert_follows(generated, rows[len(ids) - 1 :], TINY_MARGIN)
+
+
+def test_a_mixture_gives_the_same_tokens_from_every_file(tiny: Client) -> None:
+    """A checkpoint, and GGUF files in both layouts and with gates and ups of different types."""
+    ids = np.load(FIXTURES / MIXTRAL / "reference.npz")["ids"].tolist()[:40]
+    answers = []
+    for name in (MIXTRAL, "mixtral-apart", "mixtral-stacked", "mixtral-mixed"):
+        load(tiny, name, batch=32, context=128)
+        answers.append(greedy(tiny, ids, 12))
+    assert answers == [answers[0]] * 4
+
+
+@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
+def test_experts_that_are_bound_in_slices(
+    tiny: Client, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of six experts, three can be bound at once; also where gate and up are apart."""
+    reference = np.load(FIXTURES / MIXTRAL / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    limits = {"maxStorageBufferBindingSize": 48 << 10}
+    for name in (MIXTRAL, "mixtral-mixed"):
+        load(tiny, name, batch=32, context=128, limits=limits, adapter=adapter)
+        for batch in (32, 8, 1):
+            _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+            assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
 
 
 def test_long_prompt_gives_the_same_logits_however_it_is_prefilled(

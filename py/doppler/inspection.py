@@ -38,6 +38,7 @@ class Candidate:
 def facts(manifest: Manifest, tokenizer: bool, chats: bool) -> dict[str, Any]:
     """What a manifest says of its model, for people. `bytes` are of the weights."""
     config = manifest.config
+    experts = config.experts
     return {
         "name": manifest.name,
         "title": manifest.title,
@@ -47,6 +48,7 @@ def facts(manifest: Manifest, tokenizer: bool, chats: bool) -> dict[str, Any]:
         "parameters": manifest.parameters,
         "bytes": manifest.bytes,
         "layers": len(config.layers),
+        "experts": experts and {"count": experts.count, "used": experts.used},
         "vocab": config.vocab,
         "context": config.context,
         "chat": chats,

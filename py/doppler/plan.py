@@ -275,9 +275,9 @@ class PlannedModel:
         return {"sinks": self.weights.vectors[name]} if self.config.sinks else {}
 
     def is_apart(self, name: str) -> bool:
-        """Whether a stack is several matrices, or one that is bound in slices."""
+        """Whether a stack is several matrices, or one that is cut by slices."""
         stack = self.weights.stacks[name]
-        return len(stack) > 1 or len(stack[0].slices) > 1
+        return len(stack) > 1 or (len(stack[0].slices) > 1 and not stack[0].experts)
 
     def gate(self, batch: int, index: int) -> Step:
         """gate and up, computed apart -> gated; with experts, of each slot."""

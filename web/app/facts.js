@@ -39,6 +39,12 @@ function mixOf({ types }) {
     .join(", ");
 }
 
+/** @param {Facts} facts */
+function buildOf({ architecture, layers, experts }) {
+  const mixture = experts && `${experts.count} experts, of which a token uses ${experts.used}`;
+  return [architecture, `${layers} layers`, mixture].filter(Boolean).join(", ");
+}
+
 /** @param {Fit} fit */
 function memoryOf({ memory }) {
   if (!memory) return "does not fit";
@@ -54,7 +60,7 @@ function memoryOf({ memory }) {
 export function table(choice, fit) {
   /** @type {[string, string][]} */
   const rows = [
-    ["Architecture", `${choice.architecture}, ${choice.layers} layers`],
+    ["Architecture", buildOf(choice)],
     ["Parameters", parameters(choice.parameters)],
     ["Weights", `${bytes(choice.bytes)}: ${mixOf(choice)}`],
     ["Longest context", tokens(choice.context)],

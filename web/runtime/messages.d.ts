@@ -171,6 +171,7 @@ export interface Facts {
   parameters: number;
   bytes: number;
   layers: number;
+  experts: { count: number; used: number } | null;
   vocab: number;
   /** Tokens, at most. */
   context: number;
