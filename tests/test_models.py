@@ -10,11 +10,8 @@ leads by more than 0.05.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +20,12 @@ import pytest
 from playwright.sync_api import BrowserContext, Playwright
 
 from app_page import convert_all
-from doppler.buffers import MemoryBuffers
 from doppler.command.browser import Browser, launched
 from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
-from doppler.convert import convert_tensors
 from doppler.errors import RequestError
-from doppler.formats.blocks import BLOCK_TYPES
 from doppler.manifest import MANIFEST_FILE
-from doppler.source import FileSource
-from doppler.storage.folder import FolderStorage
 from expert_files import gguf_of
 from numpy_model import NumpyModel
 
@@ -52,7 +44,6 @@ TINY = (
 )
 LONG = "gemma3-long"
 MIXTRAL = "mixtral-like"
-SUNK = "gemma3-1b-like-with-sinks"
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
 TINY_MARGIN = 1e-3
 RMS_MARGIN, MAX_MARGIN = 0.002, 0.015
@@ -69,11 +60,10 @@ def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoints, converted, and one of them with attention sinks."""
+    """The tiny checkpoints, converted, and one of them from GGUF files too."""
+    folder = tmp_path_factory.mktemp("tiny")
     sources = {name: FIXTURES / name for name in (*TINY, LONG)}
-    folder = convert_all(sources, tmp_path_factory.mktemp("tiny"))
-    add_sinks(NumpyModel(folder / TINY[0]), folder / SUNK)
-    return folder
+    return convert_all(sources | mixtral_ggufs(folder), folder)
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +72,6 @@ def tiny(context: BrowserContext, tiny_folder: Path) -> Iterator[Client]:
     build_wheel()
     with Server(tiny_folder) as server:
         yield open_client(context, server.url)
-
-
-def add_sinks(model: NumpyModel, folder: Path) -> None:
-    """Writes a model as F32, whose heads have random sinks besides."""
-    config, data, places = replace(model.config, sinks=True), folder.with_suffix(".bin"), {}
-    rng, offset = np.random.default_rng(21), 0
-    with data.open("wb") as file:
-        for name, shape in config.tensor_shapes().items():
-            values = model.weights.get(name, 2 * rng.standard_normal(shape, np.float32))
-            places[name] = (FileSource(data), offset, BLOCK_TYPES["F32"])
-            offset += file.write(values.tobytes())
-    storage = FolderStorage(folder)
-    made = convert_tensors(config, places, storage, MemoryBuffers(), name=SUNK, title=SUNK)
-    with ThreadPoolExecutor(1) as thread:  # Playwright's loop runs in this one
-        thread.submit(asyncio.run, made).result()
 
 
 @pytest.fixture(scope="module")
@@ -158,19 +133,6 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
     reference = np.load(FIXTURES / name / "reference.npz")
     ids, wanted = reference["ids"].tolist(), reference["logits"]
     load(tiny, name, adapter=GPU)
-    for batch in (32, 1):
-        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
-        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
-
-
-@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
-def test_sinks_of_attention(
-    tiny: Client, tiny_folder: Path, adapter: dict[str, Any], tmp_path: Path
-) -> None:
-    ids = np.load(FIXTURES / TINY[0] / "reference.npz")["ids"].tolist()
-    wanted = NumpyModel(tiny_folder / SUNK).logits(ids)
-    assert np.abs(wanted - NumpyModel(tiny_folder / TINY[0]).logits(ids)).max() > 0.3
-    load(tiny, SUNK, adapter=adapter)
     for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
