@@ -138,7 +138,7 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["gemma3-1b-like", "gpt-oss-mxfp4-like"])
 def test_tiny_model_continues_as_its_logits_say(tiny: Client, name: str, tmp_path: Path) -> None:
     ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
     load(tiny, name)

@@ -213,7 +213,7 @@ class Engine:
         for start in range(0, len(ids), batch):
             piece = ids[start : start + batch]
             self._memory.write_batch(self._gpu, piece, start, 0)
-            self._run_body(batch, start)
+            self._kernels.run(self._body(batch, start))
             for row in range(0, len(piece), HEAD_ROWS):
                 yield await self._head_rows(batch, row, min(HEAD_ROWS, len(piece) - row))
 
@@ -252,10 +252,10 @@ class Engine:
         total, size = len(ids) - start, 0
         while start < len(ids) and not self._cancelled:
             size = self._batches.size(len(ids) - start)
-            piece = ids[start : start + size]
+            piece, body = ids[start : start + size], self._body(size, start)
             began = time.perf_counter()
             self._memory.write_batch(self._gpu, piece, start, seed)
-            self._run_body(size, start)
+            self._kernels.run(body)
             self._cached.extend(piece)
             start += len(piece)
             if start < len(ids):
@@ -349,12 +349,12 @@ class Engine:
     def _run(self, name: str, steps: Callable[[], list[Step]]) -> None:
         self._kernels.run(self._recording(name, steps))
 
-    def _run_body(self, batch: int, position: int) -> None:
+    def _body(self, batch: int, position: int) -> Recording:
+        """A batch from its ids to normed hidden states."""
         if batch == 1:
             reach = self._reach(position + 1)
-            self._run(f"body of one {reach}", lambda: self._decode_plan.body(reach))
-        else:
-            self._run(f"body {batch}", lambda: self._prefill_plan.body(batch))
+            return self._recording(f"body of one {reach}", lambda: self._decode_plan.body(reach))
+        return self._recording(f"body {batch}", lambda: self._prefill_plan.body(batch))
 
     def _run_head(self, batch: int) -> None:
         """Samples the token after a batch that was just run."""
