@@ -7,13 +7,15 @@ import math
 FIRST = 64  # tokens, until the adapter's speed is known
 LEAST = 16  # which are not too many for any adapter
 MOST_MS = 500.0  # a batch should take no longer, so that it can be cancelled
+PROMISING_MS = 350.0  # that the next larger size be tried
 
 
 class Batches:
     """Sizes of batches up to `most` tokens, chosen by the time that others took.
 
     Twice the tokens take less than twice the time, the more so where each expert of a mixture has
-    few of them. So the next larger size is tried as soon as the last took half of what one may.
+    few of them. So the next larger size is tried even where so many times the time would be too
+    long, and left again if it is.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,4 +42,4 @@ class Batches:
         before = self._ms[smaller]
         most = min(self._ms.get(size, math.inf), before * size / smaller)
         is_next = size not in self._ms and not any(smaller < s < size for s in self._sizes)
-        return most <= MOST_MS or (is_next and before <= MOST_MS / 2)
+        return most <= MOST_MS or (is_next and before <= PROMISING_MS)
