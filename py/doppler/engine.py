@@ -222,7 +222,8 @@ class Engine:
         `batch` is more than 1, that a prefill batch takes. The KV cache is lost.
         """
         self._cached.cut(0)
-        rewind = partial(self._memory.write_batch, self._gpu, [1] * batch, tokens, 0)
+        ids = [token % self.config.vocab for token in range(batch)]  # various: experts depend on it
+        rewind = partial(self._memory.write_batch, self._gpu, ids, tokens, 0)
         return await profile(self._gpu, self._kernels, self.steps(tokens, batch), tokens, rewind)
 
     def work(self, tokens: int, batch: int) -> list[Work]:
