@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("__init__", "errors", "gpu", "wgsl", "kernels")
+MODULES = ("__init__", "errors", "gpu", "grids", "wgsl", "kernels")
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 SETUP = """

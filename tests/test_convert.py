@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from doppler.buffers import Buffer, MemoryBuffers
-from doppler.convert import convert_path, model_name, verify
+from doppler.convert import convert_path, model_name
 from doppler.errors import (
     CorruptError,
     FormatError,
@@ -22,6 +22,7 @@ from doppler.errors import (
 from doppler.formats.blocks import BLOCK_TYPES
 from doppler.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.storage.folder import FolderRoot, FolderStorage
+from doppler.verify import verify
 from gguf_files import Tensors, gguf_bytes, llama_metadata, llama_tensors, write_llama
 from numpy_model import NumpyModel
 

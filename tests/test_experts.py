@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from doppler.buffers import MemoryBuffers
-from doppler.convert import verify
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.quants import dequantize
 from doppler.manifest import Manifest
 from doppler.storage.folder import FolderStorage
+from doppler.verify import verify
 from expert_files import FIXTURES, converted, gguf_of, load_file, raw_tensors, save_file
 from numpy_model import NumpyModel
 

@@ -14,7 +14,7 @@ import pytest
 
 from checkpoint_files import stored, write_checkpoint
 from doppler.buffers import Buffer, MemoryBuffers
-from doppler.convert import convert_path, verify
+from doppler.convert import convert_path
 from doppler.errors import FormatError, RequestError, UnsupportedError
 from doppler.formats.blocks import BLOCK_TYPES, QUANTS
 from doppler.formats.quantize import quantize
@@ -24,6 +24,7 @@ from doppler.manifest import BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.quantized import PIECE, QuantizedSource, quantized
 from doppler.source import folder_sources
 from doppler.storage.folder import FolderStorage
+from doppler.verify import verify
 from gguf_files import write_llama
 from numpy_model import NumpyModel
 

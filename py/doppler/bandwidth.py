@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any
 
 from doppler.gpu import Gpu, Slice
-from doppler.kernels import MOST_AT_ONCE, Kernels, Recording
+from doppler.grids import MOST_AT_ONCE
+from doppler.kernels import Kernels, Recording
 from doppler.profile import RUNS, warm_up
 
 TILE = 16 << 10  # bytes that a workgroup of kernels/read.wgsl reads at once

@@ -218,9 +218,9 @@ def synth(args: argparse.Namespace, terminal: Terminal) -> None:
 
 def verify(args: argparse.Namespace, terminal: Terminal) -> None:
     """Raises CorruptError that names the damaged block."""
-    from doppler import convert as converting
     from doppler.errors import SourceError
     from doppler.manifest import MANIFEST_FILE, Manifest
+    from doppler.verify import verify as verify_model
 
     path = args.model / MANIFEST_FILE
     try:
@@ -230,7 +230,7 @@ def verify(args: argparse.Namespace, terminal: Terminal) -> None:
     manifest = Manifest.from_json(text, str(path))
     storage, buffers = _folder(args.model)
     with terminal.bar(f"verify {manifest.title}") as report:
-        asyncio.run(converting.verify(storage, manifest, buffers, report))
+        asyncio.run(verify_model(storage, manifest, buffers, report))
     _summarise(manifest, args.model, terminal)
 
 

@@ -1,7 +1,7 @@
 """Plans -> pipelines, bind groups and one recorded list that JavaScript replays.
 
 A kernel is a file web/kernels/NAME.wgsl. Its bindings, overrides and parameters are read from its
-source (wgsl.py); GRIDS below is the launcher: how many workgroups each kernel needs.
+source (wgsl.py); grids.py is the launcher: how many workgroups each kernel needs.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import asyncio
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doppler.errors import DeviceError
 from doppler.gpu import Gpu, GpuBuffer, Slice, js_object
+from doppler.grids import Grid, grid
 from doppler.wgsl import Binding, Number, parse
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from doppler.plan import Step
 
-Grid = tuple[int, int, int]
 Constants = Mapping[str, Number]
 
 # Put before kernels whose headers say so.
@@ -87,73 +87,7 @@ OPTIONAL = frozenset(
         "sinks",
     }
 )
-MOST_WORKGROUPS = 65535  # in one dimension of a grid
-MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
 UNIFORM_STEP = 256  # minUniformBufferOffsetAlignment
-
-
-def _over(count: int, share: int) -> int:
-    return -(-count // share)
-
-
-def _spread(count: int) -> Grid:
-    """`count` workgroups over x and y; kernels number them y · num_workgroups.x + x."""
-    y = _over(count, MOST_WORKGROUPS)
-    return _over(count, y), y, 1
-
-
-def _slots(p: Mapping[str, Any]) -> int:
-    """Rows that a matvec computes: one, or one for each expert that a token uses."""
-    return int(p["tokens"]) if p["EXPERTS"] else 1
-
-
-def _team_grid(p: Mapping[str, Any]) -> Grid:
-    return min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE), 1, _slots(p)
-
-
-# Workgroups from params and number of tokens, p; the shares are those of each file's header.
-_GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
-    "blake3": lambda p: (_over(max(p["length"], 1), 64 * 1024), 1, 1),
-    "blake3_tree": lambda p: (_over(max(p["length"], 1), 1024 * p["block"]), 1, 1),
-    "relayout": lambda p: _spread(_over(p["rows"] * _over(p["cols"], 32), 64)),
-    "gather": lambda p: (_over(_over(p["cols"], 32), 32), p["tokens"], 1),
-    "norm": lambda p: (p["tokens"], 1, 1),
-    "matmul": lambda p: (_over(p["rows"], 128), _over(p["tokens"], 16), 1),
-    "matmul_tile": lambda p: (
-        _over(p["rows"], 64 * p["ROW_BLOCKS"]),
-        _over(p["tokens"], 64 * p["TOKEN_BLOCKS"]),
-        1,
-    ),
-    "matmul_subgroup_matrix": lambda p: (
-        _over(p["rows"], 32 * p["ROW_TILES"]),
-        _over(p["tokens"], 64 * p["TOKEN_TILES"]),
-        1,
-    ),
-    "matvec": lambda p: (*_spread(_over(p["rows"], 128))[:2], _slots(p)),
-    "matvec_subgroup": _team_grid,
-    "matvec_half": _team_grid,
-    "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
-    "attention": lambda p: (p["heads"], p["tokens"], 1),
-    "attention_flash": lambda p: (
-        _over(p["tokens"] * p["heads"] // p["kv_heads"], p["ROWS"]),
-        p["kv_heads"],
-        1,
-    ),
-    "attention_decode": lambda p: (
-        p["splits"],
-        p["kv_heads"],
-        _over(p["heads"] // p["kv_heads"], 4),
-    ),
-    "attention_join": lambda p: (p["heads"], 1, 1),
-    "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
-    "route": lambda p: (p["tokens"], 1, 1),
-    "assign": lambda _: (1, 1, 1),
-    "combine": lambda p: (_over(p["stride"], 256), p["tokens"], 1),
-    "draft": lambda _: (1, 1, 1),
-    "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
-    "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
-    "sample": lambda _: (1, 1, 1),
-}
 
 
 class Variant(NamedTuple):
@@ -229,7 +163,7 @@ class Kernels:
 
     def grid(self, kernel: str, params: Mapping[str, Number], tokens: int = 1) -> Grid:
         """Workgroups that a kernel needs for these constants and parameters and `tokens` tokens."""
-        return _GRIDS[kernel]({**params, "tokens": tokens})
+        return grid(kernel, {**params, "tokens": tokens})
 
     def variant(self, kernel: str, constants: Constants, bound: Collection[str]) -> Variant:
         """The variant for these constants that binds the names in `bound`, besides `params`."""
@@ -442,4 +376,4 @@ class Kernels:
 
 
 def _stepped(size: int) -> int:
-    return _over(size, UNIFORM_STEP) * UNIFORM_STEP
+    return -(-size // UNIFORM_STEP) * UNIFORM_STEP

@@ -62,7 +62,7 @@ export function ownModel() {
   const hint = el(
     "p",
     { class: "quiet" },
-    "A .gguf file, all parts of a split one, or the folder of a Hugging Face checkpoint (config.json and .safetensors) of a Gemma 3, Llama or Qwen model; or drop it anywhere on this page. What it is and what it takes is shown before anything is stored.",
+    "A .gguf file, all parts of a split one, or the folder of a Hugging Face checkpoint (config.json and .safetensors) of a Gemma 3, Llama, Qwen, Mixtral or GPT-OSS model; or drop it anywhere on this page. What it is and what it takes is shown before anything is stored.",
   );
   const address = el("input", {
     type: "url",

@@ -20,7 +20,7 @@ from doppler.page.source import BlobSource, http_files, refused, unreachable
 from doppler.source import Source
 
 if TYPE_CHECKING:
-    from doppler.convert import Outline
+    from doppler.outline import Outline
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 OPTIONAL = (
@@ -77,7 +77,8 @@ class Given:
 
         NumPy must have been loaded.
         """
-        from doppler.convert import gguf_among, model_name, outline_gguf, outline_safetensors
+        from doppler.convert import gguf_among, model_name
+        from doppler.outline import outline_gguf, outline_safetensors
 
         parts = list(self.files.values())
         if self.folder is not None or self._has_checkpoint:

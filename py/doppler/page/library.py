@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from doppler.convert import Outline
+    from doppler.outline import Outline
 
 ORIGIN_FILE = "origin.json"
 

@@ -1,0 +1,80 @@
+"""The launcher: how many workgroups each kernel needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Grid = tuple[int, int, int]
+
+MOST_WORKGROUPS = 65535  # in one dimension of a grid
+MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
+
+
+def _over(count: int, share: int) -> int:
+    return -(-count // share)
+
+
+def _spread(count: int) -> Grid:
+    """`count` workgroups over x and y; kernels number them y · num_workgroups.x + x."""
+    y = _over(count, MOST_WORKGROUPS)
+    return _over(count, y), y, 1
+
+
+def _slots(p: Mapping[str, Any]) -> int:
+    """Rows that a matvec computes: one, or one for each expert that a token uses."""
+    return int(p["tokens"]) if p["EXPERTS"] else 1
+
+
+def _team_grid(p: Mapping[str, Any]) -> Grid:
+    return min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE), 1, _slots(p)
+
+
+# Workgroups from params and number of tokens, p; the shares are those of each file's header.
+_GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
+    "blake3": lambda p: (_over(max(p["length"], 1), 64 * 1024), 1, 1),
+    "blake3_tree": lambda p: (_over(max(p["length"], 1), 1024 * p["block"]), 1, 1),
+    "relayout": lambda p: _spread(_over(p["rows"] * _over(p["cols"], 32), 64)),
+    "gather": lambda p: (_over(_over(p["cols"], 32), 32), p["tokens"], 1),
+    "norm": lambda p: (p["tokens"], 1, 1),
+    "matmul": lambda p: (_over(p["rows"], 128), _over(p["tokens"], 16), 1),
+    "matmul_tile": lambda p: (
+        _over(p["rows"], 64 * p["ROW_BLOCKS"]),
+        _over(p["tokens"], 64 * p["TOKEN_BLOCKS"]),
+        1,
+    ),
+    "matmul_subgroup_matrix": lambda p: (
+        _over(p["rows"], 32 * p["ROW_TILES"]),
+        _over(p["tokens"], 64 * p["TOKEN_TILES"]),
+        1,
+    ),
+    "matvec": lambda p: (*_spread(_over(p["rows"], 128))[:2], _slots(p)),
+    "matvec_subgroup": _team_grid,
+    "matvec_half": _team_grid,
+    "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
+    "attention": lambda p: (p["heads"], p["tokens"], 1),
+    "attention_flash": lambda p: (
+        _over(p["tokens"] * p["heads"] // p["kv_heads"], p["ROWS"]),
+        p["kv_heads"],
+        1,
+    ),
+    "attention_decode": lambda p: (
+        p["splits"],
+        p["kv_heads"],
+        _over(p["heads"] // p["kv_heads"], 4),
+    ),
+    "attention_join": lambda p: (p["heads"], 1, 1),
+    "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
+    "route": lambda p: (p["tokens"], 1, 1),
+    "assign": lambda _: (1, 1, 1),
+    "combine": lambda p: (_over(p["stride"], 256), p["tokens"], 1),
+    "draft": lambda _: (1, 1, 1),
+    "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
+    "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
+    "sample": lambda _: (1, 1, 1),
+}
+
+
+def grid(kernel: str, params: Mapping[str, Any]) -> Grid:
+    """Workgroups for a kernel's constants and parameters, and the number of `tokens`."""
+    return _GRIDS[kernel](params)

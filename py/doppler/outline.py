@@ -1,0 +1,137 @@
+"""What a GGUF model or a safetensors checkpoint would become, read from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from doppler.buffers import Buffers
+from doppler.config import ModelConfig
+from doppler.errors import DopplerError, FormatError
+from doppler.formats.content import Content
+from doppler.formats.experts import split_experts
+from doppler.formats.gguf import Gguf
+from doppler.formats.gguf_config import ROPE_FACTORS, config_from_gguf
+from doppler.formats.gguf_split import read_model
+from doppler.formats.hf_config import config_from_hf
+from doppler.formats.hf_tokenizer import vocabulary_from_files
+from doppler.formats.quants import dequantize
+from doppler.formats.safetensors import read_checkpoint, read_json
+from doppler.formats.tensor_names import check_tensors, gguf_names, our_name
+from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
+from doppler.layout import Place, lay_out
+from doppler.manifest import (
+    Manifest,
+)
+from doppler.pieces import Piece
+from doppler.quantized import quantized
+from doppler.source import Source
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is to be written, read from headers alone, before any byte of the weights."""
+
+    manifest: Manifest  # without tokenizer, blocks and shards
+    pieces: tuple[Piece, ...]
+    vocabulary: Vocabulary | None
+
+    @property
+    def bytes(self) -> int:
+        """What shards, tokenizer and manifest will take, the last about right."""
+        tokenizer = 0 if self.vocabulary is None else len(self.vocabulary.json)
+        digests = 80 * -(-self.manifest.bytes // self.manifest.block_size)
+        return self.manifest.bytes + tokenizer + digests + 300 * len(self.manifest.tensors)
+
+
+async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -> Outline:
+    """A GGUF model before it is written. Raises FormatError, UnsupportedError or SourceError."""
+    gguf = await read_model(sources, buffers)
+    factors = await _rope_factors(gguf, buffers)
+    with _naming(gguf.name):
+        architecture, config = config_from_gguf(gguf, factors)
+    contents = {
+        our_name(architecture, key): Content(key, t.type, t.shape, t.source, t.offset)
+        for key, t in gguf.tensors.items()
+        if key != ROPE_FACTORS
+    }
+    places = _places(config, contents, buffers, gguf.name)
+    title = gguf.metadata.get("general.name")
+    license_ = gguf.metadata.get("general.license")
+    vocabulary = vocabulary_from_gguf(gguf.metadata, gguf.name)
+    manifest, pieces = lay_out(config, places, name, title if isinstance(title, str) else name)
+    manifest = replace(manifest, license=license_ if isinstance(license_, str) else None)
+    return Outline(manifest, pieces, vocabulary)
+
+
+async def outline_safetensors(
+    files: Mapping[str, Source], buffers: Buffers, name: str, quants: Sequence[str]
+) -> dict[str, Outline]:
+    """A Hugging Face folder's model before it is written, for each of `quants`.
+
+    Raises what outline_gguf does, and RequestError for what is none of QUANTS.
+    """
+    config, floats = await read_places(files, buffers)
+    vocabulary = await vocabulary_from_files(files, buffers)
+    shapes, outlines = config.tensor_shapes(), {}
+    for quant in quants:
+        places = quantized(floats, shapes, quant, buffers)
+        outlines[quant] = Outline(*lay_out(config, places, name, name), vocabulary)
+    return outlines
+
+
+async def read_places(
+    files: Mapping[str, Source], buffers: Buffers
+) -> tuple[ModelConfig, Mapping[str, Place]]:
+    """The model of a Hugging Face folder: its config, and its tensors by GGUF name."""
+    if "config.json" not in files:
+        raise FormatError(
+            "the folder has no config.json: give a Hugging Face checkpoint's folder, or a .gguf "
+            "file itself"
+        )
+    data = await read_json(files["config.json"], buffers)
+    with _naming("config.json"):
+        architecture, config = config_from_hf(data, "config.json")
+    checkpoint = await read_checkpoint(files, buffers)
+    where = "the checkpoint"
+    contents = {
+        name: checkpoint[key].content
+        for key, name in gguf_names(architecture, checkpoint, where).items()
+    }
+    if config.tied:
+        contents.pop("output.weight", None)
+    return config, _places(config, contents, buffers, where)
+
+
+def _places(
+    config: ModelConfig, contents: Mapping[str, Content], buffers: Buffers, where: str
+) -> dict[str, Place]:
+    """Where each of the model's tensors is. Raises FormatError where they are not the config's."""
+    tensors = split_experts(config, contents, buffers)
+    check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
+    return {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """What is wrong with a config is told with the file that it was read from."""
+    try:
+        yield
+    except DopplerError as error:
+        if str(error).startswith("config: "):
+            raise type(error)(f"{where}: {error}") from error
+        raise
+
+
+async def _rope_factors(gguf: Gguf, buffers: Buffers) -> tuple[float, ...]:
+    tensor = gguf.tensors.get(ROPE_FACTORS)
+    if tensor is None:
+        return ()
+    data = buffers.to_bytes(await tensor.source.read(tensor.offset, tensor.bytes))
+    values = dequantize(tensor.type.name, data, tensor.shape).reshape(-1)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise FormatError(f"{gguf.name}: {ROPE_FACTORS} holds divisors that are not positive")
+    return tuple(values.tolist())
