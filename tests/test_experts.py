@@ -169,7 +169,7 @@ SCALES = "model.layers.2.mlp.experts.down_proj_scales"
             {},
             {"intermediate_size": 64},
             FormatError,
-            r"asks for \(8, (128|64), ",
+            r"asks for \(8, (128|64)\b",
         ),
         (
             "gpt-oss-mxfp4-like",
