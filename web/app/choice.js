@@ -10,7 +10,7 @@ import { bytes } from "./format.js";
 const QUANTS = {
   none: ["As it is", "nothing is lost"],
   q8_0: ["Q8_0", "hardly to be told from the original"],
-  q4_0: ["Q4_0", "smallest and quickest, and a little worse"],
+  q4_0: ["Q4_0", "smallest and quickest, but worse, small models most of all"],
 };
 const NOT_KNOWN =
   "How much memory the GPU has in all, no browser tells: where it is short, loading fails with a message, and a shorter context takes less.";
