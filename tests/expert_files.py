@@ -17,7 +17,7 @@ from doppler.buffers import MemoryBuffers
 from doppler.convert import convert_path
 from doppler.manifest import MANIFEST_FILE, Manifest
 from doppler.storage.folder import FolderStorage
-from gguf_files import Tensors, gguf_bytes
+from gguf_files import Tensors, config_keys, gguf_bytes
 from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -101,30 +101,14 @@ def gguf_of(folder: Path, *, stack: bool, wide: str = "none", **changes: Any) ->
     c = model.config
     assert c.experts is not None
     name = GGUF_ARCHITECTURES.get(c.architecture, c.architecture)
-    keys: dict[str, Any] = {
-        "block_count": len(c.layers),
-        "embedding_length": c.hidden,
-        "feed_forward_length": c.ffn,
-        "context_length": c.context,
-        "attention.head_count": c.heads,
-        "attention.head_count_kv": c.kv_heads,
-        "attention.key_length": c.head_dim,
-        "attention.value_length": c.head_dim,
-        "attention.layer_norm_rms_epsilon": c.norm_eps,
+    keys = config_keys(c) | {
         "attention.sliding_window": max(layer.window for layer in c.layers),
-        "rope.freq_base": c.ropes[0].base,
         "expert_count": c.experts.count,
         "expert_used_count": c.experts.used,
         "expert_weights_norm": c.experts.normed,
     }
     if name != "llama":
         keys |= {"feed_forward_length": 1, "expert_feed_forward_length": c.ffn}
-    if (rope := c.ropes[0]).scaling == "yarn":
-        keys |= {
-            "rope.scaling.type": "yarn",
-            "rope.scaling.factor": rope.factor,
-            "rope.scaling.original_context_length": rope.original_context,
-        }
     metadata = {f"{name}.{key}": value for key, value in (keys | changes).items()}
     metadata["general.architecture"] = name
     for key, (kind, shape, data) in tensors.items():

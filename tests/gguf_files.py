@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
+from doppler.config import ModelConfig
 from doppler.formats.blocks import BLOCK_TYPES
 
 # where the f16 scales of a block lie, so that random bytes never make infinities there
@@ -97,6 +98,29 @@ VOCABULARY = {
     "tokenizer.ggml.eos_token_id": 2,
     "tokenizer.ggml.unknown_token_id": 0,
 }
+
+
+def config_keys(c: ModelConfig) -> dict[str, Any]:
+    """A config as GGUF has it, by keys without the architecture's prefix."""
+    keys: dict[str, Any] = {
+        "block_count": len(c.layers),
+        "embedding_length": c.hidden,
+        "feed_forward_length": c.ffn,
+        "context_length": c.context,
+        "attention.head_count": c.heads,
+        "attention.head_count_kv": c.kv_heads,
+        "attention.key_length": c.head_dim,
+        "attention.value_length": c.head_dim,
+        "attention.layer_norm_rms_epsilon": c.norm_eps,
+        "rope.freq_base": c.ropes[0].base,
+    }
+    if (rope := c.ropes[0]).scaling == "yarn":
+        keys |= {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": rope.factor,
+            "rope.scaling.original_context_length": rope.original_context,
+        }
+    return keys
 
 
 def llama_metadata() -> dict[str, Any]:

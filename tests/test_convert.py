@@ -23,7 +23,7 @@ from doppler.formats.blocks import BLOCK_TYPES
 from doppler.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.storage.folder import FolderRoot, FolderStorage
 from doppler.verify import verify
-from gguf_files import Tensors, gguf_bytes, llama_metadata, llama_tensors, write_llama
+from gguf_files import Tensors, config_keys, gguf_bytes, llama_metadata, llama_tensors, write_llama
 from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -65,25 +65,7 @@ def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str) -> 
     convert(FIXTURES / name, tmp_path / "checkpoint")
     model = NumpyModel(tmp_path / "checkpoint")
     c = model.config
-    keys: dict[str, int | float | str] = {
-        "block_count": len(c.layers),
-        "embedding_length": c.hidden,
-        "feed_forward_length": c.ffn,
-        "context_length": c.context,
-        "attention.head_count": c.heads,
-        "attention.head_count_kv": c.kv_heads,
-        "attention.key_length": c.head_dim,
-        "attention.value_length": c.head_dim,
-        "attention.layer_norm_rms_epsilon": c.norm_eps,
-        "rope.freq_base": c.ropes[0].base,
-    }
-    if (rope := c.ropes[0]).scaling == "yarn":
-        keys |= {
-            "rope.scaling.type": "yarn",
-            "rope.scaling.factor": rope.factor,
-            "rope.scaling.original_context_length": rope.original_context,
-        }
-    metadata = {f"{c.architecture}.{key}": value for key, value in keys.items()}
+    metadata = {f"{c.architecture}.{key}": value for key, value in config_keys(c).items()}
     metadata["general.architecture"] = c.architecture
     tensors: Tensors = {n: ("F32", w.shape, w.tobytes()) for n, w in model.weights.items()}
     path = tmp_path / "x.gguf"

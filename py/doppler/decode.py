@@ -131,7 +131,7 @@ class DecodePlan:
         yield route(self._model, 1, index)
         again = Fold(m.x_next, fold.weight) if self._folds else None
         yield from self._gate_up(index, again)
-        yield from experts_down(self._model, 1, index)
+        yield from self._experts_down(f"{prefix}.ffn_down")
         yield combine(self._model, 1, index)
 
     def _gate_up(self, index: int, fold: Fold | None) -> Iterator[Step]:
@@ -151,6 +151,13 @@ class DecodePlan:
         model = self._model
         matrix = model.weights.matrices[f"{name}.weight"]
         return matvec(model, matrix, {"x": x, "out": model.memory.branch}, name)
+
+    def _experts_down(self, name: str) -> list[Step]:
+        """gated -> downs, a slot each."""
+        model, m = self._model, self._model.memory
+        (matrix,) = model.weights.stacks[name]
+        bindings, stride = {"x": m.gated, "out": m.downs}, model.widths.hidden
+        return matvec(model, matrix, bindings, name, out_stride=stride, rows=Rows.OF_SLOTS)
 
     def _project(
         self,
@@ -199,16 +206,6 @@ class DecodePlan:
         if fold.post is None:
             return bindings, Prologue.ADD_NORM
         return {**bindings, "post": vectors[f"{fold.post}.weight"]}, Prologue.POST_NORM
-
-
-def experts_down(model: PlannedModel, batch: int, index: int) -> list[Step]:
-    """gated -> downs, a slot each."""
-    m, name = model.memory, f"blk.{index}.ffn_down"
-    (matrix,) = model.weights.stacks[name]
-    bindings, stride = {"x": m.gated, "out": m.downs}, model.widths.hidden
-    return matvec(
-        model, matrix, bindings, name, tokens=batch, out_stride=stride, rows=Rows.OF_SLOTS
-    )
 
 
 def parts_of(head_dim: int, keys: int) -> int:

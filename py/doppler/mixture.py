@@ -43,7 +43,7 @@ def assign(model: PlannedModel, batch: int, index: int) -> Step:
     """The experts of each token -> tiles of slots that use the same."""
     m, experts, size = model.memory, experts_of(model), tile_size(model)
     bindings = {"chosen": m.chosen, "state": m.state, **places(model, batch)}
-    tiles = most_tiles(batch * experts.used, experts.count, size)
+    tiles = bindings["tiles"].size // 16
     params = {"experts": experts.count, "used": experts.used, "size": size, "tiles": tiles}
     return Step("assign", {}, bindings, params, batch, f"blk.{index}.assign")
 
