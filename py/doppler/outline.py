@@ -92,7 +92,7 @@ async def read_places(
             "the folder has no config.json: give a Hugging Face checkpoint's folder, or a .gguf "
             "file itself"
         )
-    data = await read_json(files["config.json"], buffers)
+    data = await read_json(files["config.json"], "config.json", buffers)
     with _naming("config.json"):
         architecture, config = config_from_hf(data, "config.json")
     checkpoint = await read_checkpoint(files, buffers)

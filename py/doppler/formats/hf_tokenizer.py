@@ -9,6 +9,7 @@ from doppler.buffers import Buffers
 from doppler.errors import FormatError
 from doppler.formats.safetensors import read_json
 from doppler.formats.vocabulary import Vocabulary
+from doppler.small import read_small
 from doppler.source import Source
 
 _TOKENIZER = "tokenizer.json"
@@ -30,8 +31,8 @@ async def vocabulary_from_files(files: Mapping[str, Source], buffers: Buffers) -
 
 async def _vocabulary(files: Mapping[str, Source], buffers: Buffers) -> Vocabulary:
     source = files[_TOKENIZER]
-    data = buffers.to_bytes(await source.read(0, await source.size()))
-    document = await read_json(source, buffers)
+    data = await read_small(source, _TOKENIZER, buffers)
+    document = await read_json(source, _TOKENIZER, buffers)
     settings = await _optional(files, "tokenizer_config.json", buffers)
     generation = await _optional(files, "generation_config.json", buffers)
     config = await _optional(files, "config.json", buffers)
@@ -50,7 +51,7 @@ async def _vocabulary(files: Mapping[str, Source], buffers: Buffers) -> Vocabula
 
 
 async def _optional(files: Mapping[str, Source], name: str, buffers: Buffers) -> dict[str, Any]:
-    return await read_json(files[name], buffers) if name in files else {}
+    return await read_json(files[name], name, buffers) if name in files else {}
 
 
 def _token(document: dict[str, Any], token: Any) -> int | None:
@@ -79,8 +80,7 @@ async def _template(
 ) -> str | None:
     """chat_template.jinja where there is one, else what tokenizer_config.json holds."""
     if _TEMPLATE in files:
-        source = files[_TEMPLATE]
-        return buffers.to_bytes(await source.read(0, await source.size())).decode()
+        return (await read_small(files[_TEMPLATE], _TEMPLATE, buffers)).decode()
     template = settings.get("chat_template")
     if isinstance(template, list):  # several by name
         named = {item.get("name"): item.get("template") for item in template}

@@ -15,6 +15,7 @@ from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.blocks import BYTES, BlockType, block_type
 from doppler.formats.content import Content
+from doppler.small import read_small
 from doppler.source import Source
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -72,7 +73,7 @@ async def read_checkpoint(files: Mapping[str, Source], buffers: Buffers) -> dict
 
 async def _read_indexed(files: Mapping[str, Source], buffers: Buffers) -> dict[str, SafeTensor]:
     where = files[INDEX_FILE].name
-    places = (await read_json(files[INDEX_FILE], buffers)).get("weight_map")
+    places = (await read_json(files[INDEX_FILE], INDEX_FILE, buffers)).get("weight_map")
     if not isinstance(places, dict):
         raise FormatError(f"{where} has no weight_map")
     tensors: dict[str, SafeTensor] = {}
@@ -126,9 +127,9 @@ def _tensor(name: str, item: Any, source: Source, start: int) -> SafeTensor:
     return tensor
 
 
-async def read_json(source: Source, buffers: Buffers) -> dict[str, Any]:
-    """A small JSON file's object. Raises FormatError where it is none."""
-    return _parse(buffers.to_bytes(await source.read(0, await source.size())), source.name)
+async def read_json(source: Source, kind: str, buffers: Buffers) -> dict[str, Any]:
+    """The object in a JSON file of a kind of small.LIMITS. Raises FormatError where it is none."""
+    return _parse(await read_small(source, kind, buffers), source.name)
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from doppler.formats.blocks import QUANTS
 from doppler.formats.parts import part_names
 from doppler.page.addresses import folder_name, in_folder, is_gguf, is_in_checkpoint, resolved
 from doppler.page.source import BlobSource, http_files, refused, unreachable
+from doppler.small import read_small
 from doppler.source import Source
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ async def _folder(url: str, config: Source, buffers: Buffers) -> dict[str, Sourc
     names = [SINGLE]
     if INDEX in files:
         index = files[INDEX]
-        names = _named(buffers.to_bytes(await index.read(0, await index.size())))
+        names = _named(await read_small(index, INDEX, buffers))
     weights = http_files([in_folder(url, name) for name in names], buffers)
     return {**files, **dict(zip(names, weights, strict=True))}
 

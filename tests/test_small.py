@@ -1,0 +1,42 @@
+"""Small files that are not small: refused by their length, before anything is read."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from doppler.buffers import MemoryBuffers
+from doppler.convert import convert_path
+from doppler.errors import FormatError
+from doppler.small import LIMITS
+from doppler.storage.folder import FolderStorage
+
+FOLDER = Path(__file__).with_name("fixtures") / "llama32-like"
+READ = [name for name in LIMITS if name != "manifest.json"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_files_of_gigabytes(name: str, tmp_path: Path) -> None:
+    """They are sparse: only a reader would make them real."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(FOLDER, folder)
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.exists():
+        tokenizer.write_text('{"model": {"vocab": {"a": 0}}}')
+    with (folder / name).open("ab") as file:
+        file.truncate(3_000_000_000)
+    work = convert_path(folder, FolderStorage(tmp_path / "out"), MemoryBuffers())
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError) as caught:
+            asyncio.run(work)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert message.startswith(f"{name} has 3,000,000,000 bytes, more than the {LIMITS[name]:,}")
+    assert not (tmp_path / "out").exists()
