@@ -6,7 +6,6 @@ the header's end), then the data. A cut checkpoint has an index that maps names 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.blocks import BYTES, BlockType, block_type
 from doppler.formats.content import Content
+from doppler.formats.fields import parse_json
 from doppler.small import read_small
 from doppler.source import Source
 
@@ -98,7 +98,7 @@ async def read_safetensors(source: Source, buffers: Buffers) -> dict[str, SafeTe
         raise FormatError(f"{source.name} is not a safetensors file: it begins with {first!r}")
     if 8 + length > size:
         raise FormatError(_truncated(source.name, 8 + length - size))
-    header = _parse(buffers.to_bytes(await source.read(8, length)), source.name)
+    header = parse_json(buffers.to_bytes(await source.read(8, length)), source.name)
     header.pop("__metadata__", None)
     start = 8 + length
     tensors = {name: _tensor(name, item, source, start) for name, item in header.items()}
@@ -129,17 +129,7 @@ def _tensor(name: str, item: Any, source: Source, start: int) -> SafeTensor:
 
 async def read_json(source: Source, kind: str, buffers: Buffers) -> dict[str, Any]:
     """The object in a JSON file of a kind of small.LIMITS. Raises FormatError where it is none."""
-    return _parse(await read_small(source, kind, buffers), source.name)
-
-
-def _parse(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: its JSON is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise FormatError(f"{where}: its JSON is no object")
-    return value
+    return parse_json(await read_small(source, kind, buffers), source.name)
 
 
 def _truncated(name: str, missing: int) -> str:
