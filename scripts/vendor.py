@@ -35,8 +35,19 @@ LIBRARIES = {  # file of web/vendor -> package, its one ES module
     "hash-wasm.js": ("hash-wasm", "dist/index.esm.min.js"),
     "marked.js": ("marked", "lib/marked.esm.js"),
     "purify.js": ("dompurify", "dist/purify.es.mjs"),
+    "katex/katex.js": ("katex", "dist/katex.mjs"),
+    "highlight.js": ("@highlightjs/cdn-assets", "es/highlight.min.js"),  # the common languages
 }
-DEFAULT_EXPORTS = ("purify.js",)
+UNKNOWN = b"declare const library: any;\nexport default library;\n"
+DEFAULT_EXPORTS = ("purify.js", "katex/katex.js")
+UNTYPED = ("highlight.js",)
+STYLES = {  # file of web/vendor -> what the libraries bring besides: KaTeX's fonts lie beside it
+    "katex/katex.css": "katex/dist/katex.min.css",
+    **{
+        f"katex/fonts/{path.name}": f"katex/dist/fonts/{path.name}"
+        for path in sorted((MODULES / "katex" / "dist" / "fonts").glob("*.woff2"))
+    },
+}
 # The wheels of Pyodide 314.0.3 once more, in a wheel of the package index (106 MB).
 TWIN = "open-webui==0.12.4"
 TWIN_SHA256 = "02e9caba96234db3fa17a92e56163b3f7f2b8ca8227fa886b85c178d696483f6"
@@ -66,8 +77,10 @@ def copy_modules() -> None:
     put(types_of("pyodide", default=False), VENDOR / "pyodide" / "pyodide.d.mts")
     for name, (package, module) in LIBRARIES.items():
         put((MODULES / package / module).read_bytes(), VENDOR / name)
-        types = types_of(package, name in DEFAULT_EXPORTS)
+        types = UNKNOWN if name in UNTYPED else types_of(package, name in DEFAULT_EXPORTS)
         put(types, (VENDOR / name).with_suffix(".d.ts"))
+    for name, source in STYLES.items():
+        put((MODULES / source).read_bytes(), VENDOR / name)
 
 
 def types_of(package: str, default: bool) -> bytes:

@@ -123,7 +123,7 @@ function renderEmpty() {
 function renderNudge() {
   const { model, loading } = state;
   const last = recall(LAST_MODEL);
-  const stored = last && state.models.some(({ id, complete }) => id === last.id && complete);
+  const stored = !!last && state.models.some(({ id, complete }) => id === last.id && complete);
   const choose = button(stored ? "Other models" : "Choose a model", () => set({ view: "models" }));
   /** @type {(Node | string | false)[]} */
   let parts = [];

@@ -1,5 +1,9 @@
 /** Small helpers to make elements. Text always goes in as text, never as HTML. */
 
+/** @param {string} text @returns {string} the HTML that shows it */
+export const escape = (text) =>
+  text.replace(/[&<>"]/g, (mark) => `&#${/** @type {number} */ (mark.codePointAt(0))};`);
+
 /**
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag

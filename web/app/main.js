@@ -1,6 +1,7 @@
 /** Starts the page: the worker boots while the person can already read, write and choose. */
 
 import { attempt, open, settle } from "./actions.js";
+import { client } from "./client.js";
 import { startChat } from "./chat.js";
 import { startContinue } from "./continue.js";
 import { restore } from "./conversations.js";
@@ -8,6 +9,7 @@ import { byId, icon } from "./dom.js";
 import { stop } from "./engine.js";
 import { startModels } from "./models.js";
 import { missingFeatures, showProblem, showRequirements } from "./notices.js";
+import { keepForLater } from "./offline.js";
 import { startPanel } from "./panel.js";
 import { startProgress } from "./progress.js";
 import { startSettings } from "./settings.js";
@@ -70,3 +72,4 @@ startContinue();
 startSettings();
 startConversations();
 attempt(settle);
+client.ready.then(keepForLater).catch(() => {}); // a server that is gone, or an engine that tells itself

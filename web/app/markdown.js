@@ -6,14 +6,14 @@
 
 import DOMPurify from "../vendor/purify.js";
 import { Marked } from "../vendor/marked.js";
-import { el, icon } from "./dom.js";
+import { el, escape, icon } from "./dom.js";
+import { drawFormulas, formulas, textOf } from "./formulas.js";
+import { highlightCode } from "./highlight.js";
 
 const TAGS =
-  "p br strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 hr table thead tbody tr th td a";
-
-/** @param {string} text */
-const escape = (text) =>
-  text.replace(/[&<>"]/g, (mark) => `&#${/** @type {number} */ (mark.codePointAt(0))};`);
+  "p br strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 hr table thead tbody tr th td a span";
+/** Each has the direction of its own first letter; code runs from left to right. */
+const DIRECTED = "p, li, h1, h2, h3, h4, h5, h6, th, td, blockquote, ul, ol";
 
 const marked = new Marked({
   gfm: true,
@@ -23,6 +23,7 @@ const marked = new Marked({
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
   },
 });
+marked.use(formulas);
 
 /** @param {Element} link */
 function guardLink(link) {
@@ -71,6 +72,8 @@ function purify(html) {
     ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
     RETURN_DOM_FRAGMENT: true,
   });
+  fragment.querySelectorAll(DIRECTED).forEach((block) => block.setAttribute("dir", "auto"));
+  fragment.querySelectorAll("code").forEach((code) => code.setAttribute("dir", "ltr"));
   fragment.querySelectorAll("a").forEach(guardLink);
   fragment.querySelectorAll("pre").forEach(frameCode);
   fragment.querySelectorAll("table").forEach(frameTable);
@@ -86,29 +89,37 @@ export class Prose {
   /** @type {string[]} source of each block shown */
   #shown = [];
 
-  /** @param {string} source */
-  render(source) {
+  /**
+   * @param {string} source
+   * @param {boolean} growing whether its last block may still change
+   */
+  render(source, growing) {
     const tokens = marked.lexer(source).filter(({ type }) => type !== "space");
     const raw = tokens.map((token) => token.raw);
     tokens.forEach((token, index) => {
       if (this.#shown[index] === token.raw) return;
       const block = el("div", { class: "block" });
       block.append(purify(marked.parser([token])));
+      drawFormulas(block);
       const old = this.element.children[index];
       if (old) old.replaceWith(block);
       else this.element.append(block);
     });
     while (this.element.children.length > raw.length) this.element.lastElementChild?.remove();
     this.#shown = raw;
+    const last = this.element.lastElementChild;
+    for (const block of this.element.children) {
+      if (block !== last || !growing) highlightCode(block);
+    }
   }
 
   /** Text of the blocks that will not change any more. */
   finished() {
-    return [...this.element.children].slice(0, -1).map((block) => block.textContent ?? "");
+    return [...this.element.children].slice(0, -1).map(textOf);
   }
 
   /** Text of all blocks. */
   all() {
-    return [...this.element.children].map((block) => block.textContent ?? "");
+    return [...this.element.children].map(textOf);
   }
 }

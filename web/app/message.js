@@ -155,7 +155,7 @@ export class AssistantMessage {
     this.#before.replaceChildren(
       ...(told ? [el("p", { class: "dropped", "data-testid": "dropped" }, told)] : []),
     );
-    this.prose.render(content);
+    this.prose.render(content, this.#writing);
     this.#after.replaceChildren(...(this.#writing ? this.#pending() : this.#ending()));
   }
 

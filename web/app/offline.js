@@ -46,3 +46,17 @@ async function controlling() {
 export async function keepModels() {
   return (await navigator.storage?.persist?.()) ?? false;
 }
+
+/**
+ * Fetches what this visit may not need, so that sw.js has it when the server is gone: what draws
+ * formulas and colours code.
+ */
+export async function keepForLater() {
+  const styles = new URL("../vendor/katex/katex.css", import.meta.url);
+  const text = await (await fetch(styles)).text();
+  const fonts = text.match(/fonts\/[\w-]+\.woff2/g) ?? [];
+  const parts = ["katex.js", "../highlight.js", ...new Set(fonts)];
+  for (const url of parts.map((part) => new URL(part, styles))) {
+    if (!(await globalThis.caches?.match(url))) await fetch(url);
+  }
+}

@@ -36,6 +36,7 @@ MIME = {
     ".webmanifest": "application/manifest+json",
     ".wgsl": "text/plain; charset=utf-8",
     ".whl": "application/zip",
+    ".woff2": "font/woff2",
     ".zip": "application/zip",
 }
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,

@@ -1,0 +1,198 @@
+"""Answers as they are shown: formulas, colours of code, directions; each in the real module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Playwright
+
+from doppler.command.browser import Browser, launched
+from doppler.command.server import Server
+
+# Shows a text as an answer in a page without an engine; waits for what is drawn later.
+SHOW = """async ([texts, wanted]) => {
+  const { Prose } = await import("/app/markdown.js");
+  const { textOf } = await import("/app/formulas.js");
+  window.prose?.element.remove();
+  window.prose = new Prose();
+  document.body.append(prose.element);
+  const seen = [];
+  for (const [index, text] of texts.entries()) {
+    const growing = index < texts.length - 1;
+    prose.render(text, growing);
+    if (wanted) {
+      while (!prose.element.querySelector(wanted)) await new Promise(requestAnimationFrame);
+      wanted = null;
+    }
+    seen.push({
+      text: [...prose.element.children].map(textOf).join("\\n"),
+      formulas: [...prose.element.querySelectorAll(".formula.drawn")].map(textOf),
+      tex: [...prose.element.querySelectorAll("annotation")].map((note) => note.textContent),
+      display: prose.element.querySelectorAll(".katex-display").length,
+      wrong: [...prose.element.querySelectorAll(".formula.wrong")].map(textOf),
+      code: [...prose.element.querySelectorAll("code:not(.formula)")].map((c) => c.textContent),
+      coloured: [...prose.element.querySelectorAll(".hljs-keyword")].map((c) => c.textContent),
+      emphasis: [...prose.element.querySelectorAll("em, strong")].map(textOf),
+    });
+  }
+  return seen;
+}"""
+# Contrast of each coloured part of code against the ground of its block, the smallest.
+CONTRAST = """(theme) => {
+  document.documentElement.dataset.theme = theme;
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+  const light = (colour) => {
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const parts = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255);
+    const [r, g, b] = parts.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = light(getComputedStyle(document.querySelector("figure.code")).backgroundColor);
+  const parts = [...document.querySelectorAll(".hljs [class^=hljs-]")];
+  return parts.map((part) => {
+    const ink = light(getComputedStyle(part).color);
+    return [part.className, (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05)];
+  });
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(
+    playwright: Playwright, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Page]:
+    """A page of the server that starts no engine; scripts and styles are those of the page."""
+    with (
+        Server(tmp_path_factory.mktemp("none")) as server,
+        launched(playwright, browser, None) as context,
+    ):
+        page = context.pages[0]
+        page.goto(f"{server.url}models.json")
+        for name in ("base", "prose", "formulas", "code"):
+            page.add_style_tag(path=Path(f"web/app/{name}.css"))
+        yield page
+
+
+def shown(page: Page, *texts: str, wanted: str | None = None) -> list[dict[str, Any]]:
+    """What is to be seen of an answer after each of its states."""
+    seen: list[dict[str, Any]] = page.evaluate(SHOW, [texts, wanted])
+    return seen
+
+
+FORMULAS = {
+    r"where \(x^2\) is": ([r"\(x^2\)"], 0),
+    "so $E = mc^2$.": (["$E = mc^2$"], 0),
+    "$$\n\\frac{a}{b}\n$$": (["$$\n\\frac{a}{b}\n$$"], 1),
+    "so:\n\\[ a_1 * b * c \\]\nthus": ([r"\[ a_1 * b * c \]"], 1),
+    "a $$x$$ in a line": (["$$x$$"], 1),
+    "$a_1$, $b*c*d$ and *so* on": (["$a_1$", "$b*c*d$"], 0),
+    "- in $\\alpha$\n\n| a | b |\n|-|-|\n| $\\beta$ | c |": (["$\\alpha$", "$\\beta$"], 0),
+    "> quoted \\(q\\)\n\n# Heading $h$\n\n**bold $b$**": ([r"\(q\)", "$h$", "$b$"], 0),
+    "$\\text{costs \\$5}$": (["$\\text{costs \\$5}$"], 0),
+    "\\[\na\n\nb\n\\]": (["\\[\na\n\nb\n\\]"], 1),
+}
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas(page: Page, text: str) -> None:
+    formulas, display = FORMULAS[text]
+    (seen,) = shown(page, text, wanted=".katex")
+    assert (seen["formulas"], seen["display"]) == (formulas, display)
+    assert len(seen["tex"]) == len(formulas)  # as MathML, for those who hear it
+    assert seen["wrong"] == []
+
+
+NO_FORMULAS = [
+    "$5 and $10",
+    "from $5–$10, or $5-$10, or $5/$6",
+    "$5 (or 5$)",
+    "US$5 is more than US$ 4",
+    "use $HOME or $PATH",
+    "in `$x$` and `\\(y\\)`",
+    "```\n$$x$$\n\\[y\\]\n```",
+    "    $indented$",
+    "a \\$escaped\\$ b",
+    "$HOME is `a$`",
+    "$",
+    "$$",
+    "$ a $",
+    "an array a\\\\[0\\\\]",
+    "[link](https://example.org/$a$b)",
+]
+
+
+@pytest.mark.parametrize("text", NO_FORMULAS)
+def test_no_formulas(page: Page, text: str) -> None:
+    (seen,) = shown(page, text)
+    assert (seen["formulas"], seen["wrong"]) == ([], [])
+
+
+def test_a_wrong_formula_shows_its_source(page: Page) -> None:
+    wrong = [r"\(\frac{a}{\)", r"$\nosuchcommand{x}$", r"$\href{https://example.org}{x}$"]
+    (seen,) = shown(page, f"good $a$ then {' and '.join(wrong)} end", wanted=".katex")
+    assert seen["formulas"][0] == "$a$"
+    assert seen["wrong"][:2] == wrong[:2]
+    assert page.evaluate("prose.element.querySelectorAll('a, [href]').length") == 0
+    (deep,) = shown(page, f"${'{' * 3000}x{'}' * 3000}$ ok")
+    assert deep["text"].strip().endswith("$ ok")
+
+
+def test_half_a_formula_is_text_and_then_a_formula(page: Page) -> None:
+    shown(page, "$a$", wanted=".katex")
+    whole = r"So \(a_1 * b_2 * c\) and \[ x_1*y*z \] end."
+    states = [whole[:end] for end in range(1, len(whole) + 1)]
+    seen = shown(page, *states)
+    for state, now in zip(states, seen, strict=True):
+        assert now["text"].strip() == state.strip()  # nothing vanishes or is emphasised meanwhile
+        assert now["emphasis"] == [] == now["wrong"]
+    assert seen[-1]["formulas"] == [r"\(a_1 * b_2 * c\)", r"\[ x_1*y*z \]"]
+
+
+def test_many_marks_take_no_time(page: Page) -> None:
+    for text in ("\\( " * 8000, "\\[\n\n" * 4000, "$a " * 8000, "$$ a\n\n" * 4000, "$x$ " * 2000):
+        began = page.evaluate("performance.now()")
+        shown(page, text)
+        assert page.evaluate("performance.now()") - began < 4000, text[:6]
+
+
+def test_code_is_coloured_when_it_is_finished(page: Page) -> None:
+    code = "```python\ndef f():\n    return 1\n```\n"
+    done = shown(page, f"{code}\nmore", wanted=".hljs-keyword")
+    assert done[0]["coloured"] == ["def", "return"]
+    assert done[0]["code"] == ["def f():\n    return 1\n"]
+    growing, finished = shown(page, code[:30], code)
+    assert growing["coloured"] == []
+    assert finished["code"] == done[0]["code"]
+    page.wait_for_selector(".hljs-keyword")
+    (unknown,) = shown(page, "```nosuchlanguage\nreturn\n```\n\n```\nreturn\n```")
+    assert unknown["coloured"] == []
+    (html,) = shown(page, "```html\n<script>alert(1)</script>\n```", wanted=".hljs-tag")
+    assert html["code"] == ["<script>alert(1)</script>\n"]
+    assert page.evaluate("prose.element.querySelectorAll('script').length") == 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_of_code_can_be_read(page: Page, theme: str) -> None:
+    text = (
+        '```python\n# note\n@dec\nclass A(B):\n    """doc"""\n    x = print(1, True)\n```\n\n'
+        '```html\n<a href="b">x</a>\n```\n\n```diff\n-a\n+b\n```\n\n```css\n#a .b { c: d(1) }\n```'
+        "\n\n```js\nconst f = /a/u; // b\n```\n\n```bash\necho $A\n```\n"
+    )
+    shown(page, text, wanted=".hljs-regexp")
+    found = page.evaluate(CONTRAST, theme)
+    assert len(found) > 20
+    assert [(name, ratio) for name, ratio in found if ratio < 4.5] == []
+
+
+def test_each_block_has_its_own_direction(page: Page) -> None:
+    shown(page, "# שלום\n\nHello\n\n- مرحبا\n- one\n\n| a | b |\n|-|-|\n| سلام | c |\n\n> שלום `a`")
+    find = "(name) => [...prose.element.querySelectorAll(name)].map((e) => e.matches(':dir(rtl)'))"
+    assert page.evaluate(find, "h1") == [True]
+    assert page.evaluate(find, ".block > p") == [False]
+    assert page.evaluate(find, "li") == [True, False]
+    assert page.evaluate(find, "td") == [True, False]
+    assert page.evaluate(find, "blockquote p") == [True]
+    assert page.evaluate(find, "code") == [False]
