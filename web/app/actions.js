@@ -1,8 +1,8 @@
 /** What a person does and what follows if it fails: a message, what can be done, a usable page. */
 
 import { client } from "./client.js";
-import { create } from "./conversations.js";
-import { failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
+import { create, remove, titleOf } from "./conversations.js";
+import { endWriting, failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
 import { deleteModel } from "./library.js";
 import { bytes } from "./format.js";
 import {
@@ -12,6 +12,7 @@ import {
   showProblem,
   showRequirements,
   missingFeatures,
+  toast,
 } from "./notices.js";
 import { recall, set, state } from "./store.js";
 
@@ -133,4 +134,16 @@ export function openNew(kind) {
 export function open(conversation) {
   set({ current: conversation, view: "conversation" });
   document.dispatchEvent(new CustomEvent("opened"));
+}
+
+/** @param {Conversation} conversation Undo brings it back as it was: open, if it was */
+export async function deleteConversation(conversation) {
+  await endWriting(conversation);
+  const wasOpen = state.current === conversation;
+  const restore = await remove(conversation);
+  const undo = async () => {
+    await restore();
+    if (wasOpen) open(conversation);
+  };
+  toast(`Deleted “${titleOf(conversation)}”`, { label: "Undo", run: undo });
 }

@@ -1,14 +1,15 @@
 /** The chat view: messages, and the composer under them. */
 
-import { attempt, openNew, reloadModel } from "./actions.js";
-import { draftOf, keepDraft } from "./conversations.js";
+import { attempt, open, openNew, reloadModel } from "./actions.js";
+import { draftOf, hold, keepDraft, letGo, save } from "./conversations.js";
 import { byId, button, el, icon, iconButton } from "./dom.js";
-import { answer, LAST_MODEL, onText, stop } from "./engine.js";
+import { answer, endWriting, LAST_MODEL, onText, stop } from "./engine.js";
 import { speed } from "./format.js";
 import { AssistantMessage, UserMessage } from "./message.js";
 import { toast } from "./notices.js";
 import { recall, set, state, watch } from "./store.js";
 import { finishSpeaking, speak } from "./speech.js";
+import { add, before, choose, cut, path, under, versionsOf } from "./thread.js";
 
 /** @import {Conversation, Generation, Message} from "./types.js" */
 
@@ -53,46 +54,91 @@ function scrollToEnd(force) {
 }
 
 const deeds = {
-  regenerate(/** @type {Message} */ message) {
-    if (!conversation || !canAnswer()) return;
-    conversation.messages.length = conversation.messages.indexOf(message);
-    answer(conversation);
+  /** Another answer to the same question; one that failed before its first word is not kept. */
+  async regenerate(/** @type {Message} */ message) {
+    const asked = conversation;
+    if (!asked || !canAnswer()) return;
+    await endWriting();
+    if (state.generation) return; // two presses: the first one's answer
+    if (!message.content && !message.reasoning) cut(asked, message);
+    answer(asked, before(asked, message).at(-1) ?? null);
   },
-  resend(/** @type {Message} */ message, /** @type {string} */ text) {
-    if (!conversation || !canAnswer()) return;
-    conversation.messages.length = conversation.messages.indexOf(message) + 1;
-    message.content = text;
-    shown.delete(message.id);
-    answer(conversation);
+  async resend(/** @type {Message} */ message, /** @type {string} */ content) {
+    const asked = conversation;
+    if (!asked || !canAnswer()) return;
+    await endWriting();
+    if (state.generation) return;
+    const parent = before(asked, message).at(-1) ?? null;
+    answer(asked, add(asked, parent, { role: "user", content }));
     field.focus();
+  },
+  /** With what follows it; Undo brings it back. */
+  async remove(/** @type {Message} */ message) {
+    const from = conversation;
+    if (!from) return;
+    if (state.generation && under(from, message).includes(state.generation.message ?? message)) {
+      await endWriting(from);
+    }
+    const restore = cut(from, message);
+    save(from, false);
+    show();
+    field.focus();
+    const undo = () => {
+      restore();
+      choose(from, message);
+      save(from, false);
+      open(from);
+      shown.get(message.id)?.element.scrollIntoView({ block: "nearest" });
+    };
+    toast("Deleted the message and what followed it", { label: "Undo", run: undo });
+  },
+  versions: (/** @type {Message} */ message) =>
+    conversation ? versionsOf(conversation, message) : [],
+  choose(/** @type {Message} */ version) {
+    if (!conversation) return;
+    const pressed = document.activeElement?.getAttribute("aria-label") ?? "";
+    following = false; // it is read where it stands
+    choose(conversation, version);
+    save(conversation, false);
+    show();
+    shown.get(version.id)?.foot.focus(pressed);
+  },
+  editing(/** @type {boolean} */ open) {
+    if (!conversation) return;
+    if (open) hold(conversation);
+    else if (state.generation?.conversation !== conversation) letGo(conversation);
   },
 };
 
 function canAnswer() {
   if (!state.model) toast("Load a model first.");
   else if (!state.model.chat) toast("This model does not chat; load one that does.");
-  return state.model?.chat === true && !state.generation;
+  return state.model?.chat === true;
 }
 
 function send() {
   const content = field.value.trim();
-  if (!conversation || !content || !canAnswer()) return;
+  if (!conversation || !content || state.generation || !canAnswer()) return;
   keepDraft(conversation, "");
-  conversation.messages.push({ id: crypto.randomUUID(), role: "user", content });
+  const parent = path(conversation).at(-1) ?? null;
+  const message = add(conversation, parent, { role: "user", content });
   field.value = "";
   following = true;
-  answer(conversation);
+  answer(conversation, message);
 }
 
 function renderMessages() {
   if (!conversation) return;
-  const { messages } = conversation;
+  const messages = path(conversation);
   const kept = new Set(messages.map(({ id }) => id));
   for (const id of shown.keys()) if (!kept.has(id)) shown.delete(id);
   for (const message of messages) {
-    if (shown.has(message.id)) continue;
-    const make = message.role === "user" ? UserMessage : AssistantMessage;
-    shown.set(message.id, new make(message, deeds));
+    const known = shown.get(message.id);
+    if (known) known.render();
+    else {
+      const make = message.role === "user" ? UserMessage : AssistantMessage;
+      shown.set(message.id, new make(message, deeds));
+    }
   }
   const elements = messages.map(({ id }) => /** @type {UserMessage} */ (shown.get(id)).element);
   if (
@@ -199,9 +245,6 @@ function show() {
     following = true;
   }
   renderMessages();
-  for (const message of shown.values()) {
-    if (message instanceof AssistantMessage) message.render();
-  }
   renderNudge();
   renderControls();
   scrollToEnd();
@@ -241,7 +284,8 @@ export function startChat() {
   view.append(scroller, el("div", { class: "dock" }, toEnd, nudge, composer, hint));
   renderEmpty();
   onText(onPiece);
-  watch(["current", "generation"], show);
+  watch(["current", "generation", "elsewhere"], show);
+  watch(["received"], () => state.received === conversation && show());
   watch(["model", "models", "loading"], () => {
     renderNudge();
     renderControls();

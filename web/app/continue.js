@@ -1,7 +1,7 @@
 /** The text view: one editor, at whose end the model goes on; what it wrote stays marked. */
 
 import { attempt, reloadModel, remedies } from "./actions.js";
-import { save } from "./conversations.js";
+import { change, save } from "./conversations.js";
 import { byId, button, el, icon } from "./dom.js";
 import { continueText, LAST_MODEL, onText, stop } from "./engine.js";
 import { endingText, statsText } from "./message.js";
@@ -48,10 +48,19 @@ function writing() {
   return state.generation !== null && state.generation.conversation === conversation;
 }
 
+/** Whether another tab writes it. */
+function elsewhere() {
+  return conversation !== null && state.elsewhere.has(conversation.id);
+}
+
 function renderText() {
   if (!conversation) return;
   const { text, ranges } = conversation;
-  if (field.value !== text) field.value = text;
+  if (field.value !== text) {
+    const { selectionStart, selectionEnd, textLength } = field;
+    field.value = text; // sets the caret to the end
+    if (selectionEnd < textLength) field.setSelectionRange(selectionStart, selectionEnd);
+  }
   const parts = pieces(text, ranges).map(({ text: part, marked }) =>
     marked ? el("mark", {}, part) : part,
   );
@@ -61,14 +70,15 @@ function renderText() {
 function renderBar() {
   if (!conversation) return;
   const { model, loading, generation } = state;
-  const ready = !!model && !generation;
-  field.readOnly = writing();
+  const ready = !!model && !generation && !elsewhere();
+  field.readOnly = writing() || elsewhere();
   if (!generation && document.activeElement === stopButton) field.focus();
   goButton.hidden = !!generation;
   stopButton.hidden = !generation;
   stopButton.disabled = generation?.stopping ?? false;
   goButton.disabled = !ready || !conversation.text;
-  undoButton.disabled = againButton.disabled = !!generation || conversation.ranges.length === 0;
+  undoButton.disabled = againButton.disabled =
+    !!generation || elsewhere() || conversation.ranges.length === 0;
   againButton.disabled ||= !ready;
   const last = recall(LAST_MODEL);
   const asIds = model?.tokenizer === false;
@@ -86,6 +96,8 @@ function renderStats() {
   const { generation, model } = state;
   if (generation) {
     stats.textContent = writing() ? progressText(generation) : "Answering in another conversation…";
+  } else if (elsewhere()) {
+    stats.textContent = "Being written in another tab…";
   } else if (last?.stats) {
     stats.textContent = [statsText(last.stats), endingText(last)].filter(Boolean).join(" · ");
   } else {
@@ -98,12 +110,13 @@ function renderStats() {
 }
 
 function forget() {
-  if (conversation) conversation.last = undefined;
+  if (conversation) change(conversation, "text", { last: undefined });
   renderStats();
 }
 
 async function go() {
-  if (!conversation || !state.model || state.generation || !conversation.text) return;
+  if (!conversation || !state.model || state.generation || elsewhere()) return;
+  if (!conversation.text) return;
   if (state.model.tokenizer === false && !IDS.test(conversation.text)) {
     toast("Token ids are whole numbers, with commas between them.");
     return;
@@ -120,8 +133,8 @@ function undo() {
   if (!conversation || !range) return;
   const { text } = conversation;
   const after = text.length - range.end;
-  conversation.text = text.slice(0, range.start) + text.slice(range.end);
-  conversation.last = undefined;
+  const rest = text.slice(0, range.start) + text.slice(range.end);
+  change(conversation, "text", { text: rest, last: undefined });
   renderText();
   renderBar();
   field.focus();
@@ -136,8 +149,8 @@ function again() {
 
 function onInput() {
   if (!conversation) return;
-  conversation.ranges = adjust(conversation.ranges, conversation.text, field.value);
-  conversation.text = field.value;
+  const ranges = adjust(conversation.ranges, conversation.text, field.value);
+  change(conversation, "text", { ranges, text: field.value });
   renderText();
   renderBar();
   clearTimeout(saving);
@@ -188,7 +201,8 @@ export function startContinue() {
       if (left < 80) scroller.scrollTop = scroller.scrollHeight;
     });
   });
-  watch(["current", "generation", "model", "loading"], show);
+  watch(["current", "generation", "model", "loading", "elsewhere"], show);
+  watch(["received"], () => state.received === conversation && show());
   document.addEventListener("visibilitychange", saveNow);
   document.addEventListener("opened", () => view.hidden || field.focus());
 }

@@ -1,56 +1,68 @@
-/** Conversations, kept in IndexedDB; drafts of what is being typed, in localStorage (written at once). */
-
-import { saveAs } from "./dom.js";
-import { recall, remember, set, state } from "./store.js";
-
-/** @import {Conversation, Message} from "./types.js" */
-
-/** @type {Promise<IDBDatabase> | null} */
-let database = null;
-
 /**
- * @template T
- * @param {IDBRequest<T>} request
- * @returns {Promise<T>}
+ * Conversations, kept in IndexedDB and shared with other tabs; drafts of what is being typed, in
+ * localStorage (written at once).
  */
-function done(request) {
-  return new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-}
 
-/** @param {IDBTransactionMode} mode */
-async function table(mode) {
-  if (!database) {
-    const request = indexedDB.open("doppler", 1);
-    request.onupgradeneeded = () =>
-      request.result.createObjectStore("conversations", { keyPath: "id" });
-    database = done(request);
-  }
-  return (await database).transaction("conversations", mode).objectStore("conversations");
-}
+import { read, readAll, write } from "./database.js";
+import { merge, stamp } from "./merge.js";
+import { recall, remember, set, state } from "./store.js";
+import { beingWritten, onTold, tell, untilWritten } from "./tabs.js";
+import { become, before, path } from "./thread.js";
+
+/** @import {Conversation, Message, Part} from "./types.js" */
 
 /** Read what is stored. Throws where the browser keeps nothing (private windows of some). */
 export async function restore() {
-  const all = /** @type {Conversation[]} */ (await done((await table("readonly")).getAll()));
+  const all = await readAll();
+  list(...all);
+  await followWriting(all);
+}
+
+/** @param {Conversation[]} changed their places in the list; the deleted have none */
+function list(...changed) {
+  const ids = new Set(changed.map(({ id }) => id));
+  const others = state.conversations.filter(({ id }) => !ids.has(id));
+  const all = [...others, ...changed.filter(({ gone }) => !gone)];
   set({ conversations: all.sort((a, b) => b.updated - a.updated) });
 }
 
-/** @param {Conversation["kind"]} kind */
+/** @param {Conversation["kind"]} kind @returns {Conversation} */
 export function create(kind) {
-  const now = Date.now();
-  const system = state.settings.system;
-  const base = { id: crypto.randomUUID(), kind, title: "", named: false, created: now };
-  return { ...base, updated: now, system, messages: [], text: "", ranges: [] };
+  const now = stamp();
+  const empty = { title: "", messages: [], shown: {}, text: "", ranges: [], gone: false };
+  const times = { created: now, updated: now };
+  const stamps = { title: now, system: now, text: now, gone: now };
+  return {
+    id: crypto.randomUUID(),
+    kind,
+    ...times,
+    ...empty,
+    system: state.settings.system,
+    stamps,
+  };
 }
 
 /** @param {Conversation} conversation */
 export const isEmpty = ({ messages, text }) => messages.length === 0 && text === "";
 
 /** @param {Conversation} conversation */
-export function titleOf({ title, kind }) {
-  return title || (kind === "chat" ? "New chat" : "New text");
+export function titleOf(conversation) {
+  const { title, kind, text } = conversation;
+  if (title) return title;
+  const begun = kind === "chat" ? (path(conversation)[0]?.content ?? "") : text.slice(0, 400);
+  const start = begun.trim().replace(/\s+/g, " ").slice(0, 60);
+  return start || (kind === "chat" ? "New chat" : "New text");
+}
+
+/**
+ * Set fields that belong to one part; `save` then keeps them.
+ * @param {Conversation} conversation
+ * @param {Part} part
+ * @param {Partial<Conversation>} fields
+ */
+export function change(conversation, part, fields) {
+  Object.assign(conversation, fields);
+  conversation.stamps[part] = stamp(conversation.stamps[part]);
 }
 
 /**
@@ -59,43 +71,112 @@ export function titleOf({ title, kind }) {
  * @param {boolean} [touched] false leaves its place in the list
  */
 export async function save(conversation, touched = true) {
-  if (touched) conversation.updated = Date.now();
-  if (!conversation.named) {
-    const first = conversation.messages[0]?.content ?? conversation.text;
-    conversation.title = first.trim().replace(/\s+/g, " ").slice(0, 60);
-  }
-  const others = state.conversations.filter(({ id }) => id !== conversation.id);
-  if (isEmpty(conversation)) return;
-  const all = [...others, conversation].sort((a, b) => b.updated - a.updated);
-  set({ conversations: all });
-  await write(conversation);
+  if (touched) conversation.updated = stamp();
+  const listed = state.conversations.includes(conversation);
+  if (isEmpty(conversation) && !listed) return;
+  list(conversation);
+  await keep(conversation);
 }
 
 /** @param {Conversation} conversation */
-async function write(conversation) {
+async function keep(conversation) {
   try {
-    await done((await table("readwrite")).put(conversation));
+    absorb(conversation, await write(conversation));
+    tell("changed", conversation.id);
   } catch (error) {
     document.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
   }
 }
 
-/** @param {Conversation} conversation */
-export async function remove({ id }) {
-  const conversations = state.conversations.filter((other) => other.id !== id);
-  set({ conversations, ...(state.current?.id === id ? { current: null } : {}) });
-  remember(draftKey(id), null);
-  await done((await table("readwrite")).delete(id)).catch(() => {});
+/**
+ * @param {Conversation} conversation
+ * @returns {Promise<() => Promise<void>>} brings it back
+ */
+export async function remove(conversation) {
+  change(conversation, "gone", { gone: true });
+  list(conversation);
+  if (state.current === conversation) set({ current: null });
+  await keep(conversation);
+  return async () => {
+    change(conversation, "gone", { gone: false });
+    list(conversation);
+    await keep(conversation);
+  };
 }
 
 /**
- * @param {Conversation[]} conversations
- * @param {string} name
+ * Until when a conversation's versions are shown as this tab chose them, whatever another chooses.
+ * @type {Map<string, number>}
  */
-export function exportJson(conversations, name) {
-  const text = JSON.stringify({ format: "doppler-conversations", conversations }, null, 2);
-  const file = `${name.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60) || "conversation"}.json`;
-  saveAs(new Blob([text], { type: "application/json" }), file);
+const held = new Map();
+
+/** @param {Conversation} conversation what is shown of it stays while it is written or edited here */
+export const hold = ({ id }) => void held.set(id, Infinity);
+
+/** @param {Conversation} conversation follows choices that are made from now on */
+export const letGo = ({ id }) => void held.set(id, stamp());
+
+/**
+ * Take over what another tab did, in place: views hold the conversation and its messages.
+ * @param {Conversation} conversation
+ * @param {Conversation} other
+ */
+function absorb(conversation, other) {
+  const until = held.get(conversation.id) ?? 0;
+  const merged = merge(conversation, other);
+  const mine = new Map(conversation.messages.map((message) => [message.id, message]));
+  const messages = merged.messages.map((message) => {
+    const old = mine.get(message.id);
+    return old && old !== message ? become(old, message) : message;
+  });
+  const shown = { ...merged.shown };
+  for (const [key, choice] of Object.entries(conversation.shown)) {
+    if (shown[key].at <= until) shown[key] = choice;
+  }
+  become(conversation, { ...merged, messages, shown });
+}
+
+/** @param {Conversation} conversation that another tab changed */
+function show(conversation) {
+  set({ received: conversation });
+  if (!conversation.gone || state.current !== conversation) return;
+  set({ current: null });
+  document.dispatchEvent(new CustomEvent("lost", { detail: conversation }));
+}
+
+onTold("changed", async (id) => {
+  const stored = await read(id);
+  if (!stored) return;
+  const open = state.current?.id === id ? state.current : null;
+  const known = open ?? state.conversations.find((conversation) => conversation.id === id);
+  if (known) absorb(known, stored);
+  list(known ?? stored);
+  show(known ?? stored);
+  await followWriting([known ?? stored]);
+});
+
+onTold("piece", (piece) => {
+  const known = state.conversations.find(({ id }) => id === piece.id);
+  if (!known) return; // it is about to come whole
+  absorb(known, { ...known, ...piece });
+  show(known);
+});
+
+/** @param {Conversation[]} some learns which of their unfinished messages other tabs are writing */
+async function followWriting(some) {
+  const ids = some.flatMap(({ id, kind, messages, last }) => {
+    if (kind === "text") return last?.finish === null ? [id] : [];
+    return messages.filter(({ finish }) => finish === null).map((message) => message.id);
+  });
+  const { generation } = state;
+  const mine = generation && (generation.message ?? generation.conversation).id;
+  for (const id of await beingWritten(ids)) {
+    if (id === mine || state.elsewhere.has(id)) continue;
+    set({ elsewhere: new Set([...state.elsewhere, id]) });
+    untilWritten(id).then(() => {
+      set({ elsewhere: new Set([...state.elsewhere].filter((other) => other !== id)) });
+    });
+  }
 }
 
 /** @param {string} id */
@@ -104,31 +185,33 @@ const draftKey = (id) => `doppler.draft.${id}`;
 /** @param {Conversation} conversation a draft of one not yet kept is found again by its kind */
 const draftId = (conversation) => (isEmpty(conversation) ? "new" : conversation.id);
 
-/** @param {Conversation} conversation */
-export const draftOf = (conversation) => recall(draftKey(draftId(conversation))) ?? "";
+/** @param {Conversation} conversation as this tab had it, else as the last that typed there */
+export function draftOf(conversation) {
+  const key = draftKey(draftId(conversation));
+  return recall(key, "sessionStorage") ?? recall(key) ?? "";
+}
 
 /**
  * @param {Conversation} conversation
  * @param {string} text
  */
 export function keepDraft(conversation, text) {
-  remember(draftKey(draftId(conversation)), text || null);
+  const key = draftKey(draftId(conversation));
+  remember(key, text || null);
+  remember(key, text || null, "sessionStorage");
 }
 
 /**
  * The messages that the model is given: no empty answers, and no two in a row of one role (chat
  * templates refuse those), which a failed answer would leave behind.
  * @param {Conversation} conversation
- * @param {Message} answer the one to be written, left out with all after it
+ * @param {Message} answer the one to be written: what leads to it is given
  */
 export function history(conversation, answer) {
   /** @type {{role: string, content: string}[]} */
   const turns = [];
   if (conversation.system.trim()) turns.push({ role: "system", content: conversation.system });
-  for (const { role, content } of conversation.messages.slice(
-    0,
-    conversation.messages.indexOf(answer),
-  )) {
+  for (const { role, content } of before(conversation, answer)) {
     const last = turns.at(-1);
     if (!content) continue;
     if (last?.role === role) last.content += `\n\n${content}`;

@@ -41,7 +41,9 @@ export function byId(id, type) {
 /** Paths on a grid of 24, drawn with a stroke. */
 const PATHS = {
   add: "M12 5v14M5 12h14",
+  after: "m10 7 5 5-5 5",
   auto: "M4 5h16v11H4zM9 20h6M12 16v4",
+  before: "m14 7-5 5 5 5",
   check: "m5 12.5 4.5 4.5L19 7.5",
   chevron: "m7 10 5 5 5-5",
   close: "M6 6l12 12M18 6 6 18",

@@ -1,15 +1,19 @@
 /** What the page asks of the worker: fetch, load, delete models; answer and continue; stop. */
 
 import { client } from "./client.js";
-import { history, save } from "./conversations.js";
+import { change, history, hold, letGo, save } from "./conversations.js";
 import { chooseContext, contextFor, obtain } from "./library.js";
+import { stamp } from "./merge.js";
 import { recall, remember, set, settingsFor, state } from "./store.js";
+import { beginWriting, tell } from "./tabs.js";
+import { add } from "./thread.js";
 
 /** @import {Conversation, Failure, Generation, GenerationResult} from "./types.js" */
 /** @import {DopplerEvent, Message, Source} from "./types.js" */
 
 export const LAST_MODEL = "doppler.lastModel";
 const SAVE_EVERY_MS = 1500;
+const TELL_EVERY_MS = 150;
 const CHANGE_STORAGE = ["download", "import_url", "import_file", "delete", "load"];
 
 /** @param {unknown} error @returns {Failure} */
@@ -83,23 +87,80 @@ const listeners = new Set();
 export const onText = (run) => listeners.add(run);
 
 /** @param {Generation} generation */
-const tell = (generation) => listeners.forEach((run) => run(generation));
+const announcePiece = (generation) => listeners.forEach((run) => run(generation));
+
+const STOPPED = /** @type {const} */ ({ finish: "cancelled" });
+const FAILED = /** @type {const} */ ({ finish: "error" });
+
+/** @param {Generation} generation @returns {Partial<Message>} where it is noted how it went */
+const recordOf = ({ conversation, message }) => message ?? (conversation.last ??= {});
+
+/** @param {Generation} generation something of it changed: a later state than any other tab's */
+function touch({ conversation, message }) {
+  if (message) message.updated = stamp(message.updated);
+  else change(conversation, "text", {});
+}
+
+/** @param {Generation} generation what other tabs show of it before it is stored */
+function tellPiece({ conversation, message }) {
+  const { id, text, ranges, last, stamps } = conversation;
+  tell("piece", message ? { id, messages: [message] } : { id, text, ranges, last, stamps });
+}
 
 /**
- * Run one generation: pieces go to `append`, and what became of it into `record`.
+ * Run `work` as the one generation of this tab. Its place is taken before anything is awaited; at
+ * the end what came of it is stored.
+ * @param {Conversation} conversation
+ * @param {Message | null} message
+ * @param {(generation: Generation) => Promise<void>} work
+ */
+async function generating(conversation, message, work) {
+  let finished = () => {};
+  const done = /** @type {Promise<void>} */ (new Promise((resolve) => (finished = resolve)));
+  const counts = { tokens: 0, firstAt: 0, stopping: false, done };
+  /** @type {Generation} */
+  const generation = { conversation, message, phase: "Thinking…", ...counts };
+  if (!message) conversation.last = {};
+  recordOf(generation).finish = null;
+  touch(generation);
+  hold(conversation);
+  set({ generation });
+  const release = await beginWriting((message ?? conversation).id);
+  try {
+    await save(conversation);
+    await work(generation);
+  } catch (error) {
+    const problem = failure(error);
+    const end = problem.name === "Restarted" ? STOPPED : { ...FAILED, failure: problem };
+    Object.assign(recordOf(generation), end);
+  } finally {
+    touch(generation);
+    set({ generation: null });
+    announcePiece(generation);
+    await save(conversation);
+    letGo(conversation);
+    release();
+    finished();
+  }
+}
+
+/**
  * @param {Generation} generation
  * @param {string} method
  * @param {object} args
  * @param {(text: string) => void} append
- * @param {Pick<Message, "finish" | "failure" | "stats" | "dropped">} record
+ * @returns {Promise<GenerationResult | null>} null where it was stopped before it began
  */
-async function generate(generation, method, args, append, record) {
+async function generate(generation, method, args, append) {
   const { conversation } = generation;
+  const record = recordOf(generation);
+  if (generation.stopping) {
+    Object.assign(record, STOPPED);
+    return null;
+  }
   const settings = samplingFor(conversation.kind);
   let savedAt = performance.now();
-  record.finish = null;
-  set({ generation });
-  await save(conversation);
+  let toldAt = 0;
   /** @param {DopplerEvent} event */
   const onEvent = (event) => {
     if (event.type === "prefill") {
@@ -108,42 +169,32 @@ async function generate(generation, method, args, append, record) {
       generation.firstAt ||= performance.now();
       generation.tokens = event.n;
       append(state.model?.tokenizer === false ? idsText([event.id]) : event.text);
+      touch(generation);
     }
-    tell(generation);
-    if (performance.now() - savedAt > SAVE_EVERY_MS) {
-      savedAt = performance.now();
+    announcePiece(generation);
+    const now = performance.now();
+    if (now - savedAt > SAVE_EVERY_MS) {
+      savedAt = now;
       save(conversation);
+    } else if (now - toldAt > TELL_EVERY_MS) {
+      toldAt = now;
+      tellPiece(generation);
     }
   };
-  try {
-    const request = {
-      ...args,
-      sampling: settings,
-      max_tokens: state.settings.max_tokens,
-      stop: [],
-    };
-    /** @type {GenerationResult} */
-    const result = await client.call(method, request, onEvent);
-    record.finish = result.finish_reason;
-    record.dropped = result.dropped_messages;
-    record.stats = {
-      tokens: result.generated_ids.length,
-      reused: result.reused_tokens,
-      rate: result.timings.decode_tok_s,
-      first: result.timings.ttft_ms,
-      seed: settings.seed,
-    };
-    if (state.model) set({ model: { ...state.model, memory: result.memory } });
-    return result;
-  } catch (error) {
-    record.finish = "error";
-    record.failure = failure(error);
-    return null;
-  } finally {
-    set({ generation: null });
-    tell(generation);
-    save(conversation);
-  }
+  const request = { ...args, sampling: settings, max_tokens: state.settings.max_tokens, stop: [] };
+  /** @type {GenerationResult} */
+  const result = await client.call(method, request, onEvent);
+  record.finish = result.finish_reason;
+  record.dropped = result.dropped_messages;
+  record.stats = {
+    tokens: result.generated_ids.length,
+    reused: result.reused_tokens,
+    rate: result.timings.decode_tok_s,
+    first: result.timings.ttft_ms,
+    seed: settings.seed,
+  };
+  if (state.model) set({ model: { ...state.model, memory: result.memory } });
+  return result;
 }
 
 /** @param {(number | null)[]} ids as they follow others in a text: each after a comma */
@@ -154,57 +205,56 @@ const parseIds = (text) => (text.match(/[^\s,]+/g) ?? []).map(Number);
 
 /**
  * @param {Conversation} conversation
- * @param {Message | null} message
- * @returns {Generation}
+ * @param {Message | null} asked the person's message; a further answer to it is a further version
  */
-function begin(conversation, message) {
-  return { conversation, message, phase: "Thinking…", tokens: 0, firstAt: 0, stopping: false };
-}
-
-/** @param {Conversation} conversation whose last message is the person's */
-export async function answer(conversation) {
-  /** @type {Message} */
-  const message = { id: crypto.randomUUID(), role: "assistant", content: "", finish: null };
-  message.model = state.model?.title;
-  conversation.messages.push(message);
-  const messages = history(conversation, message);
-  const append = (/** @type {string} */ text) => void (message.content += text);
-  const generation = begin(conversation, message);
-  const result = await generate(generation, "chat", { messages }, append, message);
-  if (result && result.text !== message.content) {
-    message.content = result.text; // a stop string may have been streamed in part
-    tell(generation);
-    save(conversation);
-  }
+export async function answer(conversation, asked) {
+  const model = state.model?.title;
+  const message = add(conversation, asked, { role: "assistant", content: "", model });
+  await generating(conversation, message, async (generation) => {
+    const messages = history(conversation, message);
+    const append = (/** @type {string} */ text) => void (message.content += text);
+    const result = await generate(generation, "chat", { messages }, append);
+    if (result) message.content = result.text; // a stop string may have been streamed in part
+  });
 }
 
 /** @param {Conversation} conversation the model's text goes to its end, as its newest range */
 export async function continueText(conversation) {
-  const prompt = conversation.text;
   const asIds = state.model?.tokenizer === false;
-  const range = { start: prompt.length, end: prompt.length };
-  const generation = begin(conversation, null);
-  conversation.last = {};
-  conversation.ranges.push(range);
-  /** @param {string} text */
-  const append = (text) => {
-    conversation.text += text;
-    range.end = conversation.text.length;
-  };
-  const args = asIds ? { prompt_ids: parseIds(prompt) } : { prompt };
-  const result = await generate(generation, "complete", args, append, conversation.last);
-  const written = result && (asIds ? idsText(result.generated_ids) : result.text);
-  if (written !== null && written !== conversation.text.slice(range.start)) {
-    conversation.text = prompt;
-    append(written);
-  }
-  if (range.end === range.start) conversation.ranges.pop();
-  tell(generation);
-  save(conversation);
+  await generating(conversation, null, async (generation) => {
+    const prompt = conversation.text;
+    const range = { start: prompt.length, end: prompt.length };
+    conversation.ranges.push(range);
+    /** @param {string} text */
+    const append = (text) => {
+      conversation.text += text;
+      range.end = conversation.text.length;
+    };
+    try {
+      const args = asIds ? { prompt_ids: parseIds(prompt) } : { prompt };
+      const result = await generate(generation, "complete", args, append);
+      if (!result) return;
+      conversation.text = prompt;
+      append(asIds ? idsText(result.generated_ids) : result.text);
+    } finally {
+      if (range.end === range.start) conversation.ranges.pop();
+    }
+  });
 }
 
 export async function stop() {
   if (!state.generation || state.generation.stopping) return;
   set({ generation: Object.assign(state.generation, { stopping: true, phase: "Stopping…" }) });
   await client.call("cancel", { what: "answer" }).catch(() => {}); // the answer itself says what became of it
+}
+
+/**
+ * Stop what is being written, and wait until it is stored.
+ * @param {Conversation} [conversation] if it is in this one
+ */
+export async function endWriting(conversation) {
+  const { generation } = state;
+  if (!generation || (conversation && generation.conversation !== conversation)) return;
+  await stop();
+  await generation.done;
 }

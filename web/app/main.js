@@ -4,7 +4,7 @@ import { attempt, open, settle } from "./actions.js";
 import { client } from "./client.js";
 import { startChat } from "./chat.js";
 import { startContinue } from "./continue.js";
-import { restore } from "./conversations.js";
+import { restore, titleOf } from "./conversations.js";
 import { byId, icon } from "./dom.js";
 import { stop } from "./engine.js";
 import { startModels } from "./models.js";
@@ -27,12 +27,13 @@ function startFrame() {
     byId("model-name", HTMLElement).textContent = name;
     byId("model-dot", HTMLElement).classList.toggle("on", !!model);
   });
-  watch(["view", "current"], () => {
+  watch(["view", "current", "conversations"], () => {
     const shown = state.current && state.view === "conversation" ? state.current.kind : "models";
     for (const name of ["models", "chat", "text"]) {
       byId(`${name}-view`, HTMLElement).hidden = name !== shown;
     }
-    document.title = shown === "models" ? "Doppler" : `${state.current?.title || "New"} · Doppler`;
+    document.title =
+      shown === "models" ? "Doppler" : `${state.current && titleOf(state.current)} · Doppler`;
   });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.defaultPrevented) return;

@@ -7,11 +7,15 @@ import { notice, problemOf } from "./notices.js";
 import { remedies } from "./actions.js";
 import { state } from "./store.js";
 
-/** @import {Message, Stats} from "./types.js" */
+/** @import {Failure, Message, Stats} from "./types.js" */
 /**
  * @typedef {object} Deeds
  * @property {(message: Message) => void} regenerate
  * @property {(message: Message, text: string) => void} resend
+ * @property {(message: Message) => void} remove
+ * @property {(message: Message) => Message[]} versions
+ * @property {(version: Message) => void} choose
+ * @property {(open: boolean) => void} editing
  */
 
 /** @type {Record<string, string>} */
@@ -41,14 +45,77 @@ export function endingText({ finish }) {
   return finish === null ? "interrupted" : (ENDINGS[finish ?? ""] ?? "");
 }
 
-/** @param {string} content */
-function copyButton(content) {
+/** @param {Message} message */
+function copyButton(message) {
   return iconButton("copy", "Copy", (event) =>
-    copyText(content, /** @type {HTMLElement} */ (event.currentTarget)),
+    copyText(message.content, /** @type {HTMLElement} */ (event.currentTarget)),
   );
 }
 
+/**
+ * The buttons under a message, and those that go through its versions. They are made anew only when
+ * something of them changed, or the focus would be lost with every word of an answer.
+ */
+class Foot {
+  element = el("div", { class: "foot" });
+  #shown = "";
+
+  /**
+   * @param {Message} message
+   * @param {Deeds} deeds
+   */
+  constructor(message, deeds) {
+    this.message = message;
+    this.deeds = deeds;
+  }
+
+  /**
+   * @param {HTMLElement[]} tools
+   * @param {HTMLElement | null} note
+   */
+  render(tools, note) {
+    const versions = this.deeds.versions(this.message);
+    const at = versions.indexOf(this.message);
+    const shown = JSON.stringify([at, versions.length, note?.outerHTML]);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    const remove = iconButton("trash", "Delete", () => this.deeds.remove(this.message), {
+      "data-testid": "delete-message",
+    });
+    const switches = versions.length > 1 && this.#switches(versions, at);
+    this.element.replaceChildren(
+      ...(switches ? [switches] : []),
+      el("div", { class: "tools" }, ...tools, remove),
+      ...(note ? [note] : []),
+    );
+  }
+
+  /**
+   * @param {Message[]} versions
+   * @param {number} at
+   */
+  #switches(versions, at) {
+    const to = (/** @type {number} */ step) => () => this.deeds.choose(versions[at + step]);
+    return el(
+      "div",
+      { class: "versions", role: "group", "aria-label": "Versions", "data-testid": "versions" },
+      iconButton("before", "Earlier version", to(-1), { disabled: at === 0 }),
+      el("span", { "aria-live": "polite" }, `${at + 1}/${versions.length}`),
+      iconButton("after", "Later version", to(1), { disabled: at === versions.length - 1 }),
+    );
+  }
+
+  /** @param {string} label of the button that was pressed in another version */
+  focus(label) {
+    const pressed = this.element.querySelector(`.versions [aria-label="${label}"]:enabled`);
+    const usable = pressed ?? this.element.querySelector(".versions button:enabled");
+    if (usable instanceof HTMLElement) usable.focus();
+  }
+}
+
 export class UserMessage {
+  #editing = false;
+
   /**
    * @param {Message} message
    * @param {Deeds} deeds
@@ -61,29 +128,39 @@ export class UserMessage {
       "data-testid": "message",
       "data-role": "user",
     });
-    this.render();
+    this.foot = new Foot(message, deeds);
+    this.#show();
   }
 
   render() {
-    const { content } = this.message;
+    if (this.#editing) return;
     const edit = iconButton("edit", "Edit", () => this.edit(), { "data-testid": "edit" });
+    this.foot.render([copyButton(this.message), edit], null);
+  }
+
+  #show() {
+    this.render();
     this.element.replaceChildren(
       el("span", { class: "unseen" }, "You: "),
-      el("div", { class: "bubble", "data-testid": "message-text" }, content),
-      el("div", { class: "foot" }, el("div", { class: "tools" }, copyButton(content), edit)),
+      el("div", { class: "bubble", "data-testid": "message-text" }, this.message.content),
+      this.foot.element,
     );
   }
 
   edit() {
+    this.#editing = true;
+    this.deeds.editing(true);
     const field = el("textarea", { class: "field", "aria-label": "Edit your message", rows: 3 });
     field.value = this.message.content;
     const close = () => {
-      this.render();
+      this.#editing = false;
+      this.deeds.editing(false);
+      this.#show();
       this.element.querySelector("button")?.focus();
     };
     const send = () => {
       const text = field.value.trim();
-      if (text && state.model && !state.generation) this.deeds.resend(this.message, text);
+      if (text && state.model) this.deeds.resend(this.message, text);
     };
     field.addEventListener("keydown", (event) => {
       if (event.key === "Escape") {
@@ -99,7 +176,7 @@ export class UserMessage {
     const note = el(
       "p",
       { class: "quiet" },
-      "What comes after this message will be answered anew.",
+      "It becomes a version of this message, and is answered; what is here stays.",
     );
     this.element.replaceChildren(
       el(
@@ -123,6 +200,8 @@ export class AssistantMessage {
   prose = new Prose();
   #before = el("div");
   #after = el("div");
+  /** @type {Failure | null | undefined} whose notice is shown; null: none of this is */
+  #problem = null;
 
   /**
    * @param {Message} message
@@ -138,7 +217,10 @@ export class AssistantMessage {
       "data-role": "assistant",
     };
     const speaker = el("span", { class: "unseen" }, `${message.model ?? "Model"}: `);
-    this.element = el("li", props, speaker, this.#before, this.prose.element, this.#after);
+    this.foot = new Foot(message, deeds);
+    const { element } = this.foot;
+    const parts = [speaker, this.#before, this.prose.element, this.#after, element];
+    this.element = el("li", props, ...parts);
     this.render();
   }
 
@@ -146,23 +228,33 @@ export class AssistantMessage {
     return state.generation?.message === this.message;
   }
 
+  get #elsewhere() {
+    return state.elsewhere.has(this.message.id);
+  }
+
   render() {
     const { content, dropped } = this.message;
-    this.element.setAttribute("aria-busy", String(this.#writing));
+    const busy = this.#writing || this.#elsewhere;
+    this.element.setAttribute("aria-busy", String(busy));
     const told = dropped
       ? `The oldest ${plural(dropped, "message")} no longer fit the model's context and ${dropped === 1 ? "was" : "were"} left out.`
       : "";
     this.#before.replaceChildren(
       ...(told ? [el("p", { class: "dropped", "data-testid": "dropped" }, told)] : []),
     );
-    this.prose.render(content, this.#writing);
-    this.#after.replaceChildren(...(this.#writing ? this.#pending() : this.#ending()));
+    this.prose.render(content, busy);
+    this.foot.element.hidden = this.#writing;
+    if (busy) this.#pending();
+    else this.#ending();
   }
 
   /** While it is written, before its first word. */
   #pending() {
-    if (this.message.content) return [];
-    return [el("p", { class: "thinking" }, state.generation?.phase ?? "")];
+    const phase = this.#writing ? state.generation?.phase : "Being written in another tab…";
+    const waits = !this.message.content || !this.#writing;
+    this.#after.replaceChildren(...(waits ? [el("p", { class: "thinking" }, phase ?? "")] : []));
+    this.#problem = null;
+    if (!this.#writing) this.foot.render([copyButton(this.message)], null);
   }
 
   #ending() {
@@ -171,22 +263,16 @@ export class AssistantMessage {
     const stats = message.stats ? statsText(message.stats) : "";
     const text = [stats, endingText(message)].filter(Boolean).join(" · ");
     const more = message.stats ? moreStats(message.stats) : null;
-    const foot = el(
-      "div",
-      { class: "foot" },
-      el(
-        "div",
-        { class: "tools" },
-        copyButton(message.content),
-        iconButton("again", "Regenerate", again, { "data-testid": "regenerate" }),
-      ),
-      el("span", { "data-testid": "stats", title: more }, text),
-    );
+    const regenerate = iconButton("again", "Regenerate", again, { "data-testid": "regenerate" });
+    const note = el("span", { "data-testid": "stats", title: more }, text);
+    this.foot.render([copyButton(message), regenerate], note);
     const { failure } = message;
+    if (failure === this.#problem) return;
+    this.#problem = failure;
     const retry = { label: "Answer again", run: again };
     const others = failure ? remedies(failure, again).filter(({ run }) => run !== again) : [];
     const told = failure && notice(problemOf(failure, [retry, ...others]), null);
     if (told) told.dataset.testid = "message-error";
-    return told ? [told, foot] : [foot];
+    this.#after.replaceChildren(...(told ? [told] : []));
   }
 }

@@ -1,7 +1,7 @@
 /** The settings dialog: system prompt of the conversation, sampling, lengths. */
 
 import { restartEngine, reloadModel } from "./actions.js";
-import { isEmpty, save } from "./conversations.js";
+import { change as changeIn, isEmpty, save } from "./conversations.js";
 import { button, byId, el, iconButton } from "./dom.js";
 import { chooseContext } from "./library.js";
 import { DEFAULTS, set, settingsFor, state, watch } from "./store.js";
@@ -133,10 +133,10 @@ function systemField() {
   input.addEventListener("input", () => {
     change({ system: input.value });
     if (state.current?.kind !== "chat") return;
-    state.current.system = input.value;
+    changeIn(state.current, "system", { system: input.value });
     if (!isEmpty(state.current)) save(state.current, false);
   });
-  watch(["current", "settings"], () => {
+  watch(["current", "settings", "received"], () => {
     if (document.activeElement === input) return;
     input.value = state.current?.kind === "chat" ? state.current.system : state.settings.system;
   });

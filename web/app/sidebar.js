@@ -1,10 +1,9 @@
 /** The sidebar: conversations, colours; a drawer on phones. */
 
-import { open, openNew } from "./actions.js";
-import { exportJson, remove, save, titleOf } from "./conversations.js";
+import { deleteConversation, open, openNew } from "./actions.js";
+import { change, save, titleOf } from "./conversations.js";
 import { byId, el, icon, iconButton } from "./dom.js";
-import { stop } from "./engine.js";
-import { toast } from "./notices.js";
+import { exportJson } from "./export.js";
 import { recall, remember, state, watch } from "./store.js";
 import { setTheme, theme } from "./theme.js";
 
@@ -37,14 +36,6 @@ export function closeDrawer() {
   return true;
 }
 
-/** @param {Conversation} conversation */
-async function removeWithUndo(conversation) {
-  if (state.generation?.conversation === conversation) await stop();
-  await remove(conversation);
-  const text = `Deleted “${titleOf(conversation)}”`;
-  toast(text, { label: "Undo", run: () => save(conversation, false) });
-}
-
 /**
  * @param {Conversation} conversation
  * @param {HTMLElement} row
@@ -57,8 +48,10 @@ function rename(conversation, row) {
     if (kept) return;
     kept = true;
     const title = input.value.trim();
-    if (title) Object.assign(conversation, { title, named: true });
-    save(conversation, false);
+    if (title && title !== titleOf(conversation)) {
+      change(conversation, "title", { title });
+      save(conversation, false);
+    }
     renderList();
   };
   input.addEventListener("keydown", (event) => {
@@ -89,7 +82,7 @@ function menuOf(conversation, row) {
   const deeds = [
     ["edit", "Rename", () => rename(conversation, row)],
     ["export", "Export", () => exportJson([conversation], titleOf(conversation))],
-    ["trash", "Delete", () => void removeWithUndo(conversation)],
+    ["trash", "Delete", () => void deleteConversation(conversation)],
   ];
   for (const [name, label, run] of deeds) {
     const onclick = () => {

@@ -43,12 +43,13 @@ export function settingsFor(kind) {
 }
 
 /**
- * @param {string} key of localStorage
+ * @param {string} key
+ * @param {"localStorage" | "sessionStorage"} [kept] the latter for what is this tab's own
  * @returns {any} null where there is nothing, or storage is blocked
  */
-export function recall(key) {
+export function recall(key, kept = "localStorage") {
   try {
-    return JSON.parse(localStorage.getItem(key) ?? "null");
+    return JSON.parse(window[kept].getItem(key) ?? "null");
   } catch {
     return null;
   }
@@ -57,11 +58,12 @@ export function recall(key) {
 /**
  * @param {string} key
  * @param {unknown} value null removes it
+ * @param {"localStorage" | "sessionStorage"} [kept]
  */
-export function remember(key, value) {
+export function remember(key, value, kept = "localStorage") {
   try {
-    if (value === null) localStorage.removeItem(key);
-    else localStorage.setItem(key, JSON.stringify(value));
+    if (value === null) window[kept].removeItem(key);
+    else window[kept].setItem(key, JSON.stringify(value));
   } catch {
     // blocked or full: it lasts as long as the page
   }
@@ -77,6 +79,8 @@ export function remember(key, value) {
  * @property {Generation | null} generation
  * @property {Conversation[]} conversations newest first
  * @property {Conversation | null} current
+ * @property {Conversation | null} received the last that another tab changed
+ * @property {Set<string>} elsewhere ids of messages, and of texts, that other tabs are writing
  * @property {"models" | "conversation"} view
  * @property {Settings} settings
  */
@@ -91,6 +95,8 @@ export const state = {
   generation: null,
   conversations: [],
   current: null,
+  received: null,
+  elsewhere: new Set(),
   view: "models",
   settings: { ...DEFAULTS, ...recall(SETTINGS_KEY) },
 };
@@ -107,6 +113,11 @@ export function watch(fields, run) {
   watchers.push({ fields, run });
   run();
 }
+
+// Another tab's settings are these too.
+addEventListener("storage", ({ key }) => {
+  if (key === SETTINGS_KEY) set({ settings: { ...DEFAULTS, ...recall(SETTINGS_KEY) } });
+});
 
 /** @param {Partial<State>} changes */
 export function set(changes) {

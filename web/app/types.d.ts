@@ -97,35 +97,55 @@ export type Failure = { name: string; message: string };
 
 export type Stats = { tokens: number; reused: number; rate: number; first: number; seed: number };
 
+/** One version of a message. Messages with one parent are versions of each other. */
 export type Message = {
   id: string;
+  /** id of the message that it follows; null: it begins the conversation */
+  parent: string | null;
+  /** in ms: of two versions the earlier comes first */
+  created: number;
+  /** in ms: of two states of one message the newer holds */
+  updated: number;
   role: "user" | "assistant";
   content: string;
+  /** what the model thought before it answered */
+  reasoning?: string;
   model?: string;
   /** null while it is being written, and for ever if the tab was closed then */
   finish?: GenerationResult["finish_reason"] | "error" | null;
   failure?: Failure;
   dropped?: number;
   stats?: Stats;
+  /** deleted: nothing but its place is kept, so that no other tab brings it back */
+  gone?: boolean;
 };
 
 /** Characters [start, end) of a text that the model wrote. */
 export type Range = { start: number; end: number };
 
+/** What is changed as one; where two tabs differ, the part that was stamped later holds. */
+export type Part = "title" | "system" | "text" | "gone";
+
 export type Conversation = {
   id: string;
   kind: "chat" | "text";
+  /** as a person named it; empty: the beginning of its text is its title */
   title: string;
-  /** true once a person has named it */
-  named: boolean;
   created: number;
   updated: number;
   system: string;
+  /** every version of every message, by the time of creation */
   messages: Message[];
+  /** which child of a message is shown, and since when, by the message's id ("": of none) */
+  shown: Record<string, { id: string; at: number }>;
   text: string;
   ranges: Range[];
   /** of the last continuation of a text */
   last?: Pick<Message, "finish" | "failure" | "stats">;
+  /** deleted: nothing but its id is kept */
+  gone: boolean;
+  /** when each part was changed last, in ms */
+  stamps: Record<Part, number>;
 };
 
 /** The answer or continuation that is being written. */
@@ -136,6 +156,8 @@ export type Generation = {
   tokens: number;
   firstAt: number;
   stopping: boolean;
+  /** once it has ended and is stored */
+  done: Promise<void>;
 };
 
 export type Problem = {
