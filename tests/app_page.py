@@ -88,7 +88,6 @@ class WatchedServer(Server):
 
     def __init__(self, models: Path, port: int = 0) -> None:
         super().__init__(models, port)
-        self.models = models
         self.weights: list[tuple[str, int]] = []  # (shard's path, bytes that were sent of it)
         self.hold_after: int | None = None  # bytes of each shard's answer, then nothing more comes
         self.prefixes: dict[str, str] = {}  # path -> text put before the file

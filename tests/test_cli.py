@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from doppler.cli import main
-from doppler.command import catalogue
+from doppler.command import catalogue, models
 from doppler.command.arguments import byte_count, token_ids
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.manifest import Manifest
@@ -24,11 +26,10 @@ FIXTURES = Path(__file__).parent / "fixtures"
 LLAMA = str(FIXTURES / "llama32-like")
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
+def run(*args: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "doppler.cli", *args], capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-m", "doppler.cli", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
 def test_convert_and_verify_print_one_object(tmp_path: Path) -> None:
@@ -83,6 +84,37 @@ def test_damage_names_the_block_and_exits_1(tmp_path: Path) -> None:
         (["convert", LLAMA, "-o", "tiny", "--shard-size", "0"], "RequestError", 2),
         (["verify", "binary"], "FormatError", 1),
         (["verify", "deep"], "FormatError", 1),
+        (["verify", "folder"], "SourceError", 1),
+        (["verify", ""], "SourceError", 1),
+        (["verify", "a\0b"], "SourceError", 1),
+        (["verify", "x" * 300], "SourceError", 1),
+        (["verify", "loop"], "SourceError", 1),
+        (["bench", "nowhere"], "SourceError", 1),
+        (["bench", "deep"], "FormatError", 1),
+        (["convert", "nowhere", "-o", "out"], "SourceError", 1),
+        (["convert", LLAMA, "-o", LLAMA], "RequestError", 2),
+        (["convert", LLAMA, "-o", "out", "--quality-tokens", "9"], "RequestError", 2),
+        (["serve", "--models", "nowhere"], "SourceError", 1),
+        (["serve", "--models", "file"], "SourceError", 1),
+        (["synth", "gpt-9", "-o", "out"], "RequestError", 2),
+        (["pull", "gemma-3-270m", "--models", "file"], "SourceError", 1),
+        (["generate", "noise", "--prompt", ""], "RequestError", 2),
+        (["generate", "noise", "--prompt", " \n", "--chat"], "RequestError", 2),
+        (["generate", "noise", "--prompt", "x"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "4400"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--temperature", "-1"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--temperature", "nan"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--top-p", "2"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--top-k", "-2"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--seed", "-2"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--max-tokens", "-2"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--logits", "."], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--browser", "none"], "SourceError", 1),
+        (
+            ["generate", "noise", "--prompt-ids", "1", "--greedy", "--top-k", "3"],
+            "RequestError",
+            2,
+        ),
     ],
 )
 def test_errors_have_a_kind_and_a_code(
@@ -94,14 +126,20 @@ def test_errors_have_a_kind_and_a_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "MODELS", Path("models"))
     Path("file").write_text("in the way")
+    Path("loop").symlink_to("loop")
+    Path("folder/manifest.json").mkdir(parents=True)
+    storable().save(Path("models/noise"))
     for folder, content in (("tiny", b""), ("binary", b"\xff\xfe{"), ("deep", b"[" * 100_000)):
         Path(folder).mkdir()
         Path(folder, "manifest.json").write_bytes(content)
     assert main([*args, "--json"]) == code
     out, err = capsys.readouterr()
     error = json.loads(out)["error"]
-    assert error["kind"] == kind
+    assert error["kind"] == kind, error
+    assert "\n" not in error["message"]
+    assert not Path("out").exists()
     assert f"doppler: {error['message']}" in err
 
 
@@ -114,6 +152,21 @@ def test_errors_have_a_kind_and_a_code(
         ["convert", "x"],
         ["verify", "x", "--nonsense"],
         ["serve", "--port", "65536"],
+        ["serve", "--port", "²"],
+        ["serve", "--host-name", "*"],
+        ["serve", "--host-name", "http://box.example"],
+        ["serve", "--host-name", "box.example:8642"],
+        ["serve", "--host-name", ""],
+        ["generate", "x", "--prompt", "a", "--prompt-ids", "1"],
+        ["generate", "x", "--prompt-ids", ""],
+        ["generate", "x", "--prompt-ids", "1,,2"],
+        ["generate", "x", "--prompt-ids=-1"],
+        ["generate", "x", "--prompt-ids", "1_000"],
+        ["generate", "x", "--prompt-ids", "9" * 5000],
+        ["generate", "x", "--prompt", "a", "--context", "0"],
+        ["generate", "x", "--prompt", "a", "--batch", "0"],
+        ["convert", "x", "-o", "y", "--shard-size", "9" * 5000],
+        ["synth", "llama-3.2-1b", "-o", "y", "--layers", "0"],
     ],
 )
 def test_wrong_usage_exits_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +174,80 @@ def test_wrong_usage_exits_2(args: list[str], capsys: pytest.CaptureFixture[str]
         main(args)
     assert ended.value.code == 2
     assert "usage: doppler" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*args, "--json"])
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "RequestError"
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["serv"], "serve"),
+        (["verfy", "x"], "verify"),
+        (["generate", "x", "--promt-ids", "1", "--prompt", "x"], "--prompt-ids"),
+        (["convert", "x", "-o", "y", "--quant", "q8"], "q8_0"),
+    ],
+)
+def test_a_slip_is_answered_with_the_word(
+    args: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(args)
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_a_name_is_that_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In models/; a folder of that name here comes first, where it holds a model."""
+    monkeypatch.setattr(models, "MODELS", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    storable().save(tmp_path / "models" / "noise")
+    (tmp_path / "noise").mkdir()
+    assert main(["verify", "noise"]) == 0
+    assert str(tmp_path / "models" / "noise") in capsys.readouterr().out
+    storable(1).save(tmp_path / "noise")
+    assert main(["verify", "noise", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == storable(1).manifest.identity
+    assert main(["verify", "noisy"]) == 1
+    assert "did you mean noise?" in capsys.readouterr().err
+
+
+def test_no_bars_into_pipes(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    environment = os.environ | {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+    done = run("verify", str(tmp_path / "noise"), environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("all sound\n")
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["verify", "{noise}"], ["verify", "nowhere", "--json"]]
+)
+def test_whoever_stops_reading_gets_no_traceback(args: list[str], tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    words = " ".join(args).format(noise=tmp_path / "noise")
+    command = f"{sys.executable} -m doppler.cli {words} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    command = f"{sys.executable} -m doppler.cli verify {tmp_path / 'noise'} > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "doppler: the output: No space left on device\n"
+
+
+def test_a_name_without_letters_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff\xfe")
+    storable().save(folder)
+    for more in ([], ["--json"]):
+        done = run("verify", str(folder), *more)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["name"] == "noise-0"
 
 
 def test_numbers() -> None:
@@ -129,22 +256,41 @@ def test_numbers() -> None:
     assert token_ids("2,818, 5") == [2, 818, 5]
 
 
-def test_serve_tells_its_address(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal", [signal.SIGTERM, signal.SIGINT])
+def test_serve_tells_its_address_and_ends_quietly(tmp_path: Path, signal: signal.Signals) -> None:
+    """A damaged model beside costs nothing but a line that says so."""
     storable().save(tmp_path / "noise")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "manifest.json").write_bytes(b"[" * 100_000)
     command = [sys.executable, "-m", "doppler.cli", "serve", "--port", "0"]
     with subprocess.Popen(
-        [*command, "--models", str(tmp_path), "--json"], stdout=subprocess.PIPE, text=True
+        [*command, "--models", str(tmp_path), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeds_interrupts,
     ) as process:
         try:
             assert process.stdout is not None
+            assert process.stderr is not None
             told = json.loads(process.stdout.readline())
             assert [model["name"] for model in told["models"]] == ["noise"]
             with urllib.request.urlopen(told["url"] + "models/noise/manifest.json") as response:
                 assert response.status == 200
-            process.terminate()  # SIGINT is ignored where the tests run in the background
+            process.send_signal(signal)
             assert process.wait(10) == 130
+            lines = process.stderr.read().splitlines()
+            assert len(lines) == 1
+            assert lines[0].startswith(
+                f"not served: {tmp_path}/deep/manifest.json is not a manifest"
+            )
         finally:
             process.kill()
+
+
+def heeds_interrupts() -> None:
+    """They are ignored where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_pull_is_quick_the_second_time(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,8 @@ from playwright.sync_api import Error as PlaywrightError
 
 from doppler import __version__
 from doppler.command.browser import ADAPTERS, find_browser, launched, resolve_adapter
-from doppler.command.server import MIME, WEB, Handler, Server, file_under
+from doppler.command.served import MIME, file_under
+from doppler.command.server import WEB, Handler, Server
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import build_wheel
 from doppler.errors import DopplerError, SourceError

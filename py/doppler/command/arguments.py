@@ -10,7 +10,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 def byte_count(text: str) -> int:
     """16777216, 16384K or 16M as a number."""
-    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    match = re.fullmatch(r"([0-9]{1,18})([KMG]?)", text.upper())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 16M")
     return int(match[1]) * UNITS[match[2]]
@@ -18,32 +18,54 @@ def byte_count(text: str) -> int:
 
 def count(text: str) -> int:
     """A whole number from 0 on."""
-    if not text.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 256")
     return int(text)
 
 
 def port_number(text: str) -> int:
     """A TCP port, or 0."""
-    if not text.isdecimal() or int(text) > 65535:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port between 0 and 65535")
     return int(text)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not (number := count(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def token_ids(text: str) -> list[int]:
     """Token ids between commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not token ids such as 2,818") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not token ids such as 2,818")
+    return [int(part) for part in parts]
+
+
+def host_name(text: str) -> str:
+    """What a Host header says of another name, without its port."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name such as box.example (without http:// or a port)"
+        )
+    return text
 
 
 def add_page_options(command: argparse.ArgumentParser) -> None:
     """What commands take that load a model in the page: its room, and the browser."""
     from doppler.command.browser import ADAPTERS
 
-    command.add_argument("--context", type=int, metavar="N", help="tokens to keep room for")
+    command.add_argument("--context", type=positive, metavar="N", help="tokens to keep room for")
     command.add_argument("--kv", choices=("f16", "f32"), help="keys and values (f16 on a GPU)")
     command.add_argument("--precision", choices=("f16", "f32"), help="products (f16 on a GPU)")
-    command.add_argument("--browser", metavar="PATH", help="else DOPPLER_BROWSER, PATH, Chrome")
-    command.add_argument("--adapter", choices=ADAPTERS, default="auto")
+    command.add_argument(
+        "--browser",
+        metavar="PATH",
+        help="the program (else DOPPLER_BROWSER, a Chromium on PATH, Chrome)",
+    )
+    command.add_argument(
+        "--adapter", choices=ADAPTERS, default="auto", help="a GPU, or this machine's CPU (auto)"
+    )

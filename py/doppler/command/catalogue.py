@@ -124,6 +124,8 @@ def _assemble(entry: Entry, target: Path, progress: Progress) -> None:
 
 def _pip_download(packages: list[str], folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    if not sys.stderr.isatty():
+        pip.append("--progress-bar=off")
     try:  # pip's own bars and messages go beside the result
         subprocess.run([*pip, "-d", str(folder), *packages], check=True, stdout=sys.stderr)
     except subprocess.CalledProcessError as error:

@@ -121,16 +121,6 @@ def open_client(
         yield Client(page)
 
 
-def model_folder(path: Path) -> Path:
-    """The folder of a converted model. Raises SourceError for one without a manifest."""
-    folder = path.resolve()
-    if not (folder / MANIFEST_FILE).is_file():
-        raise SourceError(
-            f"{path} has no {MANIFEST_FILE}; give a folder made by doppler convert or pull"
-        )
-    return folder
-
-
 def error_named(name: str, message: str) -> DopplerError:
     """The exception that the page's error stands for."""
     kind = getattr(errors, name, None)

@@ -15,13 +15,14 @@ from doppler.buffers import MemoryBuffers
 from doppler.command.sample_text import TEXT
 from doppler.command.terminal import Terminal
 from doppler.convert import convert_path
-from doppler.errors import RequestError
+from doppler.errors import RequestError, SourceError
 from doppler.formats.blocks import block_type
 from doppler.manifest import SHARD_SIZE, Manifest
 from doppler.quality import Quality
 from doppler.storage.folder import FolderStorage
 
 QUALITY_FILE = "quality.json"
+QUALITY_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class Report:
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[Manifest, Report | None]:
     """Converts; the model's name is that of the output folder. A report where it was quantised."""
     text = _text(args)
+    if args.output.resolve() == args.source.resolve():
+        raise RequestError(f"{args.output} holds the model to convert: give -o another folder")
+    if not args.source.exists():
+        raise SourceError(f"{args.source} is not there: give a .gguf file, or a model's folder")
     storage = FolderStorage(args.output)
     with terminal.bar(f"convert {args.source.name}") as progress:
         manifest = asyncio.run(
@@ -84,10 +89,16 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[Manifest, Report 
 
 
 def _text(args: argparse.Namespace) -> str:
+    if args.quant == "none" and args.text is not None:
+        raise RequestError("--text is what the quality of a --quant is measured on: give both")
+    if args.quant == "none" and args.quality_tokens is not None:
+        raise RequestError(
+            "--quality-tokens is how the quality of a --quant is measured: give both"
+        )
     if args.text is None:
         return TEXT
-    if args.quant == "none":
-        raise RequestError("--text is what the quality of a --quant is measured on: give both")
+    if args.quality_tokens == 0:
+        raise RequestError("--text is to measure on, and --quality-tokens 0 measures nothing")
     from doppler.command.quality import read_text
 
     return read_text(args.text)
@@ -98,12 +109,13 @@ def _report(args: argparse.Namespace, manifest: Manifest, text: str, terminal: T
 
     matrices = [tensor for tensor in manifest.tensors if len(tensor.shape) == 2]
     kept = tuple(tensor.name for tensor in matrices if block_type(tensor.type).elements == 1)
-    if not args.quality_tokens:
+    most = QUALITY_TOKENS if args.quality_tokens is None else args.quality_tokens
+    if not most:
         return Report(args.quant, len(matrices), kept, None, None)
-    ids = token_ids(manifest, args.output, text, args.quality_tokens)
+    ids = token_ids(manifest, args.output, text, most)
     about = "built-in text" if args.text is None else args.text.name
     if ids is None:
-        ids = random_ids(manifest.config, args.quality_tokens)
+        ids = random_ids(manifest.config, most)
         about = "random ids: the model has no tokenizer"
     with terminal.bar("measure quality") as progress:
         quality = measure(args.source, manifest, args.output, ids, progress)

@@ -6,21 +6,29 @@ as it does for a person, and this module prints what comes.
 
 from __future__ import annotations
 
+import argparse
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from doppler.command.browser import Browser
-from doppler.command.client import Client, Event, model_folder, open_client
+from doppler.command.client import Client, Event, open_client
+from doppler.command.models import find_model
+from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError
+from doppler.manifest import Manifest
+from doppler.sampler import Sampling
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to generate. `prompt`: text or token ids; what is None of a load is left to the page."""
+    """What to generate. `model` is its folder, `prompt` text or token ids.
+
+    What is None of a load is left to the page.
+    """
 
     model: Path
     prompt: str | list[int]
@@ -44,13 +52,70 @@ class Job:
         )
 
 
+def job_of(args: argparse.Namespace) -> Job:
+    """What the arguments ask for. Raises DopplerError before anything is loaded."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    _check(args, sampling)
+    if args.greedy:
+        sampling["greedy"] = True
+    Sampling.from_json(sampling)
+    folder = find_model(args.model)
+    _check_prompt(args, manifest_in(folder))
+    return Job(
+        model=folder,
+        prompt=args.prompt if args.prompt_ids is None else args.prompt_ids,
+        chat=args.chat,
+        max_tokens=args.max_tokens,
+        sampling=sampling,
+        context=args.context,
+        batch=args.batch,
+        kv=args.kv,
+        precision=args.precision,
+        ignore_eos=args.ignore_eos,
+        speculate=args.speculate,
+        logits=args.logits,
+    )
+
+
+def _check(args: argparse.Namespace, sampling: dict[str, Any]) -> None:
+    """Raises RequestError for options that say nothing, or the opposite of each other."""
+    if args.chat and args.prompt_ids is not None:
+        raise RequestError("--chat takes --prompt: it puts a template around the text")
+    if args.prompt == "" or (args.chat and not args.prompt.strip()):
+        raise RequestError("--prompt is empty: give it some text")
+    random = sampling.keys() & {"temperature", "top_k", "top_p", "min_p"}
+    if args.greedy and random:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(random))
+        raise RequestError(f"--greedy leaves nothing to {names}: give one or the other")
+    if args.max_tokens < (0 if args.logits else 1):
+        raise RequestError(f"{args.max_tokens} tokens cannot be generated: give 1 or more")
+    if args.logits and not args.logits.parent.is_dir():
+        raise RequestError(f"{args.logits} cannot be written: there is no {args.logits.parent}")
+    if args.logits and args.logits.is_dir():
+        raise RequestError(f"{args.logits} cannot be written: it is a folder; name a file in it")
+
+
+def _check_prompt(args: argparse.Namespace, manifest: Manifest) -> None:
+    """Raises RequestError for a prompt that this model cannot take."""
+    info, vocab = manifest.tokenizer, manifest.config.vocab
+    if args.prompt_ids is not None:
+        if max(args.prompt_ids) >= vocab:
+            raise RequestError(
+                f"--prompt-ids has {max(args.prompt_ids)}: {manifest.title} has {vocab} tokens, "
+                f"0 to {vocab - 1}"
+            )
+    elif info is None:
+        raise RequestError(f"{manifest.title} has no tokenizer: give --prompt-ids, not --prompt")
+    elif args.chat and info.chat_template is None:
+        raise RequestError(
+            f"{manifest.title} has no chat template: leave out --chat, and it continues the text"
+        )
+
+
 def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
     """Runs the job; text goes to the terminal as it comes. Returns what --json prints."""
-    folder = model_folder(job.model)
-    if job.max_tokens < (0 if job.logits else 1):
-        raise RequestError(f"{job.max_tokens} tokens cannot be generated: give 1 or more")
-    if job.logits and not job.logits.parent.is_dir():
-        raise RequestError(f"{job.logits} cannot be written: there is no {job.logits.parent}")
+    folder = job.model
     stages: dict[str, float] = {}
     with Server(folder.parent) as server:
         start = time.monotonic()

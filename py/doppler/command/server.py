@@ -1,44 +1,31 @@
 """The page server: web/ at /, converted models under /models/, a list of them at /models.json.
 
 Every answer carries the headers that make the page cross-origin isolated, and a content security
-policy under which it can load code from here only. It binds 127.0.0.1.
+policy under which it can load code from here only. It binds 127.0.0.1, and answers only those who
+call it by a name of this machine, or by one that it was given.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
+from doppler.command.served import MIME, listing, model_file, page_file
 from doppler.command.wheel import ROOT
-from doppler.errors import DopplerError, SourceError
-from doppler.manifest import MANIFEST_FILE, Manifest
+from doppler.errors import SourceError
 
 WEB = ROOT / "web"
 HOST = "127.0.0.1"
 PORT = 8642
-MIME = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".ico": "image/x-icon",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".wasm": "application/wasm",
-    ".webmanifest": "application/manifest+json",
-    ".wgsl": "text/plain; charset=utf-8",
-    ".whl": "application/zip",
-    ".woff2": "font/woff2",
-    ".zip": "application/zip",
-}
+NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,
 # so connections are open; what arrives over them is verified data and never code.
 POLICY = "; ".join(
@@ -64,79 +51,72 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+PORT_OF_HOST = re.compile(r":\d*$")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def file_under(root: Path, path: str) -> Path | None:
-    """The file that a URL's path means, or None where there is none inside root."""
-    if "\0" in path or "\\" in path or any(part.startswith(".") for part in path.split("/")):
-        return None
-    base = root.resolve()
-    target = (base / path).resolve()
-    return target if target.is_file() and target.is_relative_to(base) else None
+class RangedFile(web.FileResponse):
+    """A file whose If-Range may be an ETag, too: aiohttp knows dates only."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """A range of another file than was asked for is the whole file."""
+        wanted = request.headers.get("If-Range", "")
+        if wanted.endswith('"') and wanted != self._tag():
+            kept = {key: value for key, value in request.headers.items() if key.lower() != "range"}
+            request = request.clone(headers=kept)
+        return await super().prepare(request)
+
+    def _tag(self) -> str | None:
+        try:
+            about = self._path.stat()
+        except OSError:
+            return None
+        return f'"{about.st_mtime_ns:x}-{about.st_size:x}"'
 
 
-def describe(folder: Path) -> dict[str, Any] | None:
-    """What /models.json says of one model folder; None where its manifest cannot be read."""
-    path = folder / MANIFEST_FILE
-    try:
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, DopplerError):
-        return None  # `doppler verify` says what is wrong with it; the others are still served
-    tokenizer = manifest.tokenizer
-    return {
-        "name": folder.name,
-        "title": manifest.title,
-        "url": f"models/{quote(folder.name)}/{MANIFEST_FILE}",
-        "id": manifest.identity,
-        "bytes": manifest.bytes,
-        "architecture": manifest.config.architecture,
-        "quantization": manifest.quantization,
-        "parameters": manifest.parameters,
-        "context": manifest.config.context,
-        "license": manifest.license,
-        "chat": tokenizer is not None and tokenizer.chat_template is not None,
-    }
+def application(models: Path, root: Path = WEB, names: Sequence[str] = ()) -> web.Application:
+    """The aiohttp application over a folder of model folders; `names`: more that it answers to."""
+    known = {*NAMES, *(name.lower() for name in names)}
 
+    @web.middleware
+    async def only_by_name(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A page of another name that was bound to this address must not read what is here."""
+        hosts = [*request.headers.getall("Host", [""]), request.host]
+        if not all(PORT_OF_HOST.sub("", host).lower() in known for host in hosts):
+            return web.Response(
+                status=421,
+                text="this server answers to 127.0.0.1, localhost and [::1] only; "
+                "doppler serve --host-name NAME adds a name\n",
+            )
+        return await handler(request)
 
-def models_in(folder: Path) -> list[dict[str, Any]]:
-    """Every readable model below the folder, by name."""
-    found = (describe(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}")))
-    return [model for model in found if model]
-
-
-def application(models: Path, root: Path = WEB) -> web.Application:
-    """The aiohttp application over a folder of model folders."""
-
-    def serve(folder: Path, path: str) -> web.StreamResponse:
-        file = file_under(folder, path)
+    def serve(path: str, file: Path | None) -> web.StreamResponse:
         if file is None:
-            raise web.HTTPNotFound(text=f"there is no {path} here\n")
+            raise web.HTTPNotFound(text=f"there is no {path[:200]} here\n")
         headers = {"Content-Type": MIME.get(file.suffix, "application/octet-stream")}
         if file.suffix == ".bin":  # the page stores shards itself; a second copy only costs disk
             headers["Cache-Control"] = "no-store"
-        return web.FileResponse(file, headers=headers)
+        return RangedFile(file, headers=headers)
 
     async def page(request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"] or "index.html"
-        if path.startswith("node_modules/"):
-            raise web.HTTPNotFound(text="what the page ships is in vendor/\n")
-        return serve(root, path)
+        return serve(path, page_file(root, path))
 
     async def model(request: web.Request) -> web.StreamResponse:
-        return serve(models, request.match_info["path"])
+        path = request.match_info["path"]
+        return serve(path, model_file(models, path))
 
-    async def listing(_: web.Request) -> web.StreamResponse:
-        found = await asyncio.to_thread(models_in, models)
-        return web.json_response({"models": found})
+    async def listed(_: web.Request) -> web.StreamResponse:
+        found = await asyncio.to_thread(listing, models)
+        return web.json_response({"models": found.models})
 
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
 
-    app = web.Application()
+    app = web.Application(middlewares=[only_by_name])
     app.on_response_prepare.append(add_headers)
-    app.router.add_get("/models.json", listing)
+    app.router.add_get("/models.json", listed)
     app.router.add_get("/models/{path:.*}", model)
     app.router.add_get("/{path:.*}", page)
     return app
@@ -145,12 +125,16 @@ def application(models: Path, root: Path = WEB) -> web.Application:
 class Server:
     """The server in a thread of its own, as a context manager; `url` ends in a slash.
 
-    models: folder of model folders. port: 0 takes a free one. root: the page's folder.
+    models: folder of model folders. port: 0 takes a free one. root: the page's folder. names: hosts
+    that it answers to besides this machine's own.
     Raises SourceError when the port cannot be had.
     """
 
-    def __init__(self, models: Path, port: int = 0, root: Path = WEB) -> None:
-        self._app = application(models, root)
+    def __init__(
+        self, models: Path, port: int = 0, root: Path = WEB, names: Sequence[str] = ()
+    ) -> None:
+        self.models = models
+        self._app = application(models, root, names)
         self._wanted = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -46,7 +46,8 @@ class Terminal:
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Report]:
-        """A progress bar in bytes; call what it yields with (done, total)."""
+        """A progress bar in bytes, where somebody looks: not in files and pipes. Call what it
+        yields with (done, total)."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -54,7 +55,8 @@ class Terminal:
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._console) as progress:
+        hidden = not sys.stderr.isatty()
+        with Progress(*columns, console=self._console, disable=hidden) as progress:
             task = progress.add_task(title, total=None)
 
             def report(done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from doppler.command.bench.measure import Bench, bench
 from doppler.command.bench.plot import svg
 from doppler.command.bench.report import tables
 from doppler.command.browser import find_browser
+from doppler.command.models import find_model, is_model, places
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import write
 from doppler.command.terminal import Terminal
@@ -43,8 +44,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> None:
 
 def _folder(model: str, terminal: Terminal) -> Path:
     """The folder of that name, or a synthetic model's, which is made where it is not there yet."""
-    if Path(model).is_dir() or model not in SHAPES:
-        return Path(model)
+    if model not in SHAPES or any(map(is_model, places(model))):
+        return find_model(model)
     folder = SYNTHETIC / model
     if not (folder / MANIFEST_FILE).exists():
         write(model, folder, terminal)

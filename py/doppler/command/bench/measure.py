@@ -20,11 +20,12 @@ from doppler.command.bench.card import Card, watched_card
 from doppler.command.bench.counters import Counters, per_token
 from doppler.command.bench.kernel_times import lines
 from doppler.command.browser import Browser, resolve_adapter
-from doppler.command.client import Client, model_folder, open_client
+from doppler.command.client import Client, open_client
+from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError
-from doppler.manifest import MANIFEST_FILE, Manifest
+from doppler.manifest import Manifest
 
 MEMORY_CONTEXT = 4096  # tokens of context for which memory is told
 WARM_SECONDS = 1.0
@@ -36,7 +37,10 @@ GREEDY = {"sampling": {"greedy": True}, "ignore_eos": True, "speculate": "off"}
 
 @dataclass(frozen=True)
 class Bench:
-    """What to measure. Lengths are tokens; `context` None is as long as the rest needs."""
+    """What to measure. `model` is its folder, lengths are tokens.
+
+    `context` None is as long as the rest needs.
+    """
 
     model: Path
     prompts: tuple[int, ...] = (128, 512, 2048)
@@ -67,8 +71,8 @@ class Bench:
 def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
     """Measures; lines of progress go to the terminal. Returns what --json prints."""
     job.check()
-    folder = model_folder(job.model)
-    manifest = Manifest.from_json((folder / MANIFEST_FILE).read_text("utf-8"), str(folder))
+    folder = job.model
+    manifest = manifest_in(folder)
     with (
         Server(folder.parent) as server,
         tempfile.TemporaryDirectory(prefix="doppler-bench-", ignore_cleanup_errors=True) as profile,

@@ -1,0 +1,204 @@
+"""The words of the command line: commands, their options, and what each is for."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from doppler import __version__
+from doppler.command import arguments
+from doppler.command.arguments import add_page_options
+from doppler.command.wheel import ROOT
+
+MODELS = ROOT / "models"
+MODEL_HELP = "a model's folder, or the name of one in models/"
+Run = Callable[..., None]
+
+
+class Misused(Exception):
+    """A command line that cannot be understood: what is wrong, and how it is used."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but for errors: they are raised, and know the word that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Misused(message + self._meant(message), self.format_usage())
+
+    def _meant(self, message: str) -> str:
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            return _suggested(choice[1], re.findall(r"[\w.-]+", choice[2]))
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        return _suggested(unknown[1], sorted(_options(self))) if unknown else ""
+
+
+def _suggested(word: str, known: list[str]) -> str:
+    close = get_close_matches(word, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """All options of a parser and of its commands."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found.update(word for word in action.option_strings if word.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found |= _options(command)
+    return found
+
+
+def build(runs: Mapping[str, Run]) -> Parser:
+    """All commands and their options; `runs` has what each command does, by its name."""
+    top = Parser(prog="doppler", description="Language models in a browser page.")
+    top.add_argument("--version", action="version", version=f"doppler {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for add in (
+        _add_serve,
+        _add_pull,
+        _add_convert,
+        _add_verify,
+        _add_generate,
+        _add_bench,
+        _add_synth,
+    ):
+        add(commands, runs)
+    return top
+
+
+def _command(commands: Any, runs: Mapping[str, Run], name: str, about: str) -> Parser:
+    command: Parser = commands.add_parser(name, help=about, description=about)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=runs[name])
+    return command
+
+
+def _add_serve(commands: Any, runs: Mapping[str, Run]) -> None:
+    from doppler.command.server import PORT
+
+    command = _command(commands, runs, "serve", "Serve the page and the models of a folder.")
+    command.add_argument(
+        "--port", type=arguments.port_number, default=PORT, help=f"0: any free one ({PORT})"
+    )
+    command.add_argument(
+        "--models", type=Path, metavar="DIR", help="the folder of model folders (models)"
+    )
+    command.add_argument(
+        "--host-name",
+        type=arguments.host_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer to this name, too: that of a proxy or tunnel in front; may be repeated",
+    )
+    command.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def _add_pull(commands: Any, runs: Mapping[str, Run]) -> None:
+    command = _command(commands, runs, "pull", "Fetch a model of the catalogue and convert it.")
+    command.add_argument("name", metavar="NAME", nargs="+", help="as in web/catalogue.json")
+    command.add_argument(
+        "--models", type=Path, default=MODELS, metavar="DIR", help="where to keep it (models)"
+    )
+
+
+def _add_convert(commands: Any, runs: Mapping[str, Run]) -> None:
+    from doppler.formats.blocks import QUANTS
+
+    about = "Convert a .gguf, whole or any of its parts, or a folder with a model."
+    command = _command(commands, runs, "convert", about)
+    command.add_argument("source", type=Path, metavar="FILE_OR_DIR", help="the model to convert")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
+    command.add_argument(
+        "--quant", choices=QUANTS, default="none", help="of a safetensors folder's matrices (none)"
+    )
+    command.add_argument("--text", type=Path, metavar="FILE", help="to measure the quality on")
+    command.add_argument(
+        "--quality-tokens", type=arguments.count, metavar="N", help="0: do not measure (256)"
+    )
+    command.add_argument(
+        "--shard-size",
+        type=arguments.byte_count,
+        metavar="N",
+        help="bytes, or 4M: a multiple of 1M (16M)",
+    )
+
+
+def _add_verify(commands: Any, runs: Mapping[str, Run]) -> None:
+    command = _command(commands, runs, "verify", "Check every byte of a converted model.")
+    command.add_argument("model", metavar="DIR", help=MODEL_HELP)
+
+
+def _add_generate(commands: Any, runs: Mapping[str, Run]) -> None:
+    from doppler.speculate import MODES
+
+    about = "Generate text with the real page in a headless browser."
+    command = _command(commands, runs, "generate", about)
+    command.add_argument("model", metavar="DIR", help=MODEL_HELP)
+    prompt = command.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT", help="what to go on from")
+    prompt.add_argument(
+        "--prompt-ids", type=arguments.token_ids, metavar="2,818,…", help="the same as token ids"
+    )
+    command.add_argument("--max-tokens", type=int, default=128, metavar="N", help="at most (128)")
+    command.add_argument("--chat", action="store_true", help="the prompt is a user's message")
+    command.add_argument("--logits", type=Path, metavar="OUT.npy", help="of the prompt's tokens")
+    command.add_argument(
+        "--batch", type=arguments.positive, metavar="N", help="tokens prefilled at once, at most"
+    )
+    command.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    command.add_argument("--ignore-eos", action="store_true", help="go on after end tokens")
+    command.add_argument(
+        "--speculate", choices=MODES, default="auto", help="drafts from what was said (auto)"
+    )
+    for name, kind, metavar, about in (
+        ("temperature", float, "X", "what logits are divided by (1)"),
+        ("top-k", int, "N", "choose among the N likeliest; 0: all (0)"),
+        ("top-p", float, "X", "among the fewest that have this probability together (1)"),
+        ("min-p", float, "X", "among those of this share of the best one's probability (0)"),
+        ("repetition-penalty", float, "X", "divides logits of tokens already seen (1)"),
+        ("seed", int, "N", "of the random choice (0)"),
+    ):
+        command.add_argument(f"--{name}", type=kind, metavar=metavar, help=about)
+    add_page_options(command)
+
+
+def _add_bench(commands: Any, runs: Mapping[str, Run]) -> None:
+    command = _command(commands, runs, "bench", "Measure a model in the page: speed and memory.")
+    command.add_argument("model", metavar="DIR|SPEC", help=f"{MODEL_HELP}, or a name for synth")
+    lengths: dict[str, Any] = {"type": int, "nargs": "+", "metavar": "N"}
+    command.add_argument(
+        "--prompt", default=[128, 512, 2048], help="tokens to prefill (128 512 2048)", **lengths
+    )
+    command.add_argument(
+        "--contexts",
+        default=[128, 2048, 8192],
+        help="tokens after which to decode (128 2048 8192)",
+        **lengths,
+    )
+    command.add_argument("--tokens", type=int, default=200, metavar="N", help="to decode (200)")
+    command.add_argument("--runs", type=int, default=5, metavar="N", help="of each figure (5)")
+    command.add_argument("--profile", action="store_true", help="time every kernel, too")
+    command.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the figures")
+    add_page_options(command)
+
+
+def _add_synth(commands: Any, runs: Mapping[str, Run]) -> None:
+    about = "Write a model of a true shape with random weights."
+    command = _command(commands, runs, "synth", about)
+    command.add_argument("shape", metavar="NAME", help="gemma-3-1b, gemma-3-4b, llama-3.2-1b, ...")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
+    command.add_argument("--layers", type=arguments.positive, metavar="N", help="the first N (all)")
