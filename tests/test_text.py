@@ -1,4 +1,6 @@
-"""Streaming text and stop strings, with a byte tokenizer whose characters span tokens."""
+"""What a tokenizer is given and a request may say, with a tokenizer of bytes."""
+
+from collections.abc import Sequence
 
 import pytest
 
@@ -6,7 +8,7 @@ from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
 from doppler.request import Request
 from doppler.sampler import Sampling
-from doppler.tokenizer import StopText, TextStream, Tokenizer
+from doppler.tokenizer import Added, Tokenizer
 
 
 class Bytes:
@@ -20,46 +22,22 @@ class Bytes:
         text = bytes(shown).decode(errors="replace")
         return text if skip_special else text + "<s>" * (len(ids) - len(shown))
 
+    def ids(self, pieces: Sequence[str]) -> list[int | None]:
+        return [None for _ in pieces]
+
+    def added(self) -> list[Added]:
+        return [Added("<s>", 256, True), Added("</s>", 257, True)]
+
 
 def tokenizer(**changes: object) -> Tokenizer:
     info = {"bytes": 1, "blake3": "", "bos": 256, "eos": (257,), "add_bos": True} | changes
     return Tokenizer(Bytes(), TokenizerInfo(chat_template=None, **info), None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["plain", "Grüße, 世界 🙂!", "🙂" * 5])
-def test_stream_gives_whole_characters_that_add_up(text: str) -> None:
-    stream = TextStream(tokenizer().decode, [72, 105])
-    pieces = [stream.push(token) for token in text.encode()]
-    assert all("\ufffd" not in piece for piece in pieces)
-    assert "".join(pieces) + stream.finish() == text
-
-
-def test_stream_shows_broken_bytes_at_the_end_only() -> None:
-    stream = TextStream(tokenizer().decode, [])
-    assert [stream.push(token) for token in "é".encode()[:1]] == [""]
-    assert stream.finish() == "\ufffd"
-
-
 def test_begin_token_is_added_once_and_only_where_wanted() -> None:
     assert tokenizer().encode("a") == [256, 97]
     assert tokenizer(add_bos=False).encode("a") == [97]
     assert tokenizer(bos=97).encode("a") == [97]
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 50])
-def test_stop_text_is_found_across_pieces_and_never_shown(size: int) -> None:
-    text = "one </ two </s> three"
-    stop = StopText(["</s>", "never"])
-    shown = "".join(stop.push(text[i : i + size]) for i in range(0, len(text), size))
-    assert shown + stop.finish() == "one </ two "
-    assert stop.stopped
-
-
-def test_text_held_back_for_a_stop_that_does_not_come_is_shown() -> None:
-    stop = StopText(["###"])
-    assert stop.push("a##") == "a"
-    assert stop.push("b#") == "##b"
-    assert stop.finish() == "#"
 
 
 def test_a_model_without_template_refuses_chat() -> None:

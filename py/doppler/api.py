@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import doppler_runtime as runtime
 
+from doppler.answer import Emit
 from doppler.bandwidth import measure_bandwidth
 from doppler.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu import Gpu
 from doppler.inspection import inspection, refusal
 from doppler.kernels import Kernels, fetch_sources
-from doppler.model import Emit, Model
+from doppler.model import Model
 from doppler.page.cuts import KeptCuts
 from doppler.page.given import Asked
 from doppler.page.library import Library

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from doppler.adapter import adapter_of
+from doppler.answer import Emit, Output
 from doppler.buffers import Buffers
+from doppler.channels import Reader
 from doppler.engine import Engine
 from doppler.errors import RequestError
 from doppler.generation import Generation
@@ -21,7 +23,7 @@ from doppler.progress import Progress
 from doppler.request import Request, Room, checked_messages
 from doppler.shards import ShardStore
 from doppler.timeline import Timeline
-from doppler.tokenizer import StopText, TextStream, Tokenizer
+from doppler.tokenizer import Tokenizer
 from doppler.tuning import Cuts
 from doppler.upload import prepare_upload, upload_weights
 from doppler.weights import allocate_weights
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 class _Compiling(Progress):
@@ -126,12 +126,15 @@ class Model:
         request = Request.from_json(args)
         messages = checked_messages(args.get("messages"))
         ids, dropped = self._fit(messages, request.max_tokens)
-        result = await self._generate(ids, request, emit)
+        reader = self._text().reader(ids)
+        result = await self._generate(ids, request, reader, emit)
         return {**result, "dropped_messages": dropped}
 
     async def complete(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """Continues `prompt` or `prompt_ids`."""
-        result = await self._generate(self.prompt_ids(args), Request.from_json(args), emit)
+        """Continues `prompt` or `prompt_ids`; its text is as it comes, in one part."""
+        ids = self.prompt_ids(args)
+        reader = None if self.tokenizer is None else self.tokenizer.plain_reader(ids)
+        result = await self._generate(ids, Request.from_json(args), reader, emit)
         return {**result, "dropped_messages": 0}
 
     def prompt_ids(self, args: dict[str, Any]) -> list[int]:
@@ -180,10 +183,12 @@ class Model:
                 )
             dropped = following
 
-    async def _generate(self, ids: list[int], request: Request, emit: Emit) -> dict[str, Any]:
+    async def _generate(
+        self, ids: list[int], request: Request, reader: Reader | None, emit: Emit
+    ) -> dict[str, Any]:
         info = self.manifest.tokenizer
         ends = set() if info is None or request.ignore_eos else set(info.eos)
-        output = _Output(self.tokenizer, ids, request.stop, ends, emit)
+        output = Output(reader, request.stop, ends, emit)
         result = await self.engine.generate(
             ids,
             request.sampling,
@@ -195,6 +200,7 @@ class Model:
         output.finish()
         return {
             "text": output.text,
+            "reasoning_content": output.reasoning,
             "finish_reason": result.finish_reason,
             "prompt_ids": ids,
             "generated_ids": result.ids,
@@ -203,46 +209,6 @@ class Model:
             "timings": _timings(result),
             "memory": self._gpu.memory(),
         }
-
-
-class _Output:
-    """Generated ids -> text that is shown as it comes, up to an end token or a stop text."""
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer | None,
-        prompt: Sequence[int],
-        stop: Sequence[str],
-        ends: set[int],
-        emit: Emit,
-    ) -> None:
-        self.text = ""
-        self._stream = None if tokenizer is None else TextStream(tokenizer.decode, prompt)
-        self._stop = StopText(stop)
-        self._ends, self._emit = ends, emit
-        self._count = 0
-
-    def accept(self, token: int) -> bool:
-        """Shows the token's text; False when it ends the answer."""
-        if token in self._ends:
-            return False
-        self._count += 1
-        self._show(token, "" if self._stream is None else self._stream.push(token))
-        return not self._stop.stopped
-
-    def finish(self) -> None:
-        """Shows what was held back."""
-        tail = "" if self._stream is None else self._stream.finish()
-        rest = self._stop.push(tail) + self._stop.finish()
-        if rest:
-            self._say(None, rest)
-
-    def _show(self, token: int, piece: str) -> None:
-        self._say(token, self._stop.push(piece))
-
-    def _say(self, token: int | None, piece: str) -> None:
-        self.text += piece
-        self._emit({"type": "token", "id": token, "text": piece, "n": self._count})
 
 
 def _next_turn(turns: Sequence[dict[str, str]], start: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Text <-> token ids, chat templates, and ids -> text as they stream.
+"""Text <-> token ids, and chat templates.
 
 The tokenizer itself is a kept library: Hugging Face's for the web in the page; whatever has
 `encode` and `decode` will do, which on CPython is PyPI's `tokenizers`.
@@ -7,13 +7,26 @@ The tokenizer itself is a kept library: Hugging Face's for the web in the page; 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
+from doppler.channels import Channels, Plain, Reader
 from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
+from doppler.textstream import REPLACEMENT, Decoder
 
-REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not yet a whole character
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens of one byte
+
+
+@dataclass(frozen=True)
+class Added:
+    """A token that is found in a text before all others."""
+
+    text: str
+    id: int
+    special: bool  # a control token, which is no text
 
 
 class Encoding(Protocol):
@@ -24,6 +37,12 @@ class Encoding(Protocol):
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """Text of `ids`, with or without control tokens."""
+
+    def ids(self, pieces: Sequence[str]) -> list[int | None]:
+        """Ids of pieces as the vocabulary has them, None for each that it lacks."""
+
+    def added(self) -> list[Added]:
+        """All added tokens."""
 
 
 class Template(Protocol):
@@ -38,6 +57,32 @@ class Tokenizer:
 
     def __init__(self, encoding: Encoding, info: TokenizerInfo, template: Template | None) -> None:
         self._encoding, self._info, self._template = encoding, info, template
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """How ids of this vocabulary become text."""
+        encoding = self._encoding
+        written = [i for i in encoding.encode(REPLACEMENT) if encoding.decode([i], True).strip()]
+        return Decoder(
+            self.decode,
+            silent=frozenset(token.id for token in encoding.added() if token.special),
+            bytes=frozenset(i for i in encoding.ids(_BYTES) if i is not None),
+            replacement=tuple(written),
+        )
+
+    @cached_property
+    def _channels(self) -> Channels:
+        return Channels.of(
+            self._encoding.ids, self.decoder, lambda ids: self._encoding.decode(ids, False)
+        )
+
+    def reader(self, prompt: Sequence[int]) -> Reader:
+        """Reads the answer to a chat's prompt in its parts."""
+        return self._channels.reader(prompt)
+
+    def plain_reader(self, prompt: Sequence[int]) -> Reader:
+        """Reads how a text goes on."""
+        return Plain(self.decoder, prompt)
 
     @property
     def chats(self) -> bool:
@@ -81,73 +126,6 @@ class Tokenizer:
         return "" if token is None else self._encoding.decode([token], False)
 
 
-class TextStream:
-    """Ids one by one -> pieces of text, none of which ends inside a character.
-
-    A token's text can depend on those before it (spaces, characters of several tokens), so each
-    piece is the difference of two decodes that start a few tokens back.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], before: Sequence[int]) -> None:
-        self._decode = decode
-        self._ids = list(before[-4:])
-        self._shown = len(self._ids)
-
-    def push(self, token: int) -> str:
-        """The text that `token` completes; may be empty."""
-        self._ids.append(token)
-        whole = self._decode(self._ids)
-        if whole.endswith(REPLACEMENT):
-            return ""
-        return self._take(whole)
-
-    def finish(self) -> str:
-        """What is left, with replacement characters for bytes that never became one."""
-        return self._take(self._decode(self._ids))
-
-    def _take(self, whole: str) -> str:
-        piece = whole[len(self._decode(self._ids[: self._shown])) :]
-        if self._shown < len(self._ids):
-            self._ids = self._ids[self._shown :]
-            self._shown = len(self._ids)
-        return piece
-
-
-class StopText:
-    """Holds back the end of a stream while it may be the beginning of a stop string."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
-        self.stopped = False
-
-    def push(self, piece: str) -> str:
-        """Text that is safe to show; nothing once a stop string has come."""
-        if self.stopped:
-            return ""
-        text = self._held + piece
-        ends = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if ends:
-            self.stopped, self._held = True, ""
-            return text[: min(ends)]
-        keep = self._partial(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def finish(self) -> str:
-        """What was held back in vain."""
-        held, self._held = self._held, ""
-        return held
-
-    def _partial(self, text: str) -> int:
-        """Characters at the end of `text` with which a stop string begins."""
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for size in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-size:]) for stop in self._stops):
-                return size
-        return 0
-
-
 class PageEncoding:
     """@huggingface/tokenizers, by way of the worker (web/runtime has the JavaScript side)."""
 
@@ -159,6 +137,13 @@ class PageEncoding:
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         return str(self._tokenizer.decode(_array(ids), skip_special))
+
+    def ids(self, pieces: Sequence[str]) -> list[int | None]:
+        found: list[int | None] = json.loads(self._tokenizer.ids(json.dumps(pieces)))
+        return found
+
+    def added(self) -> list[Added]:
+        return [Added(*token) for token in json.loads(self._tokenizer.added())]
 
 
 class PageTemplate:

@@ -203,19 +203,20 @@ export function keepDraft(conversation, text) {
 
 /**
  * The messages that the model is given: no empty answers, and no two in a row of one role (chat
- * templates refuse those), which a failed answer would leave behind.
+ * templates refuse those), which a failed answer would leave behind. What was thought goes beside an
+ * answer: the template decides whether the model sees it again.
  * @param {Conversation} conversation
  * @param {Message} answer the one to be written: what leads to it is given
  */
 export function history(conversation, answer) {
-  /** @type {{role: string, content: string}[]} */
+  /** @type {{role: string, content: string, reasoning_content?: string}[]} */
   const turns = [];
   if (conversation.system.trim()) turns.push({ role: "system", content: conversation.system });
-  for (const { role, content } of before(conversation, answer)) {
+  for (const { role, content, reasoning } of before(conversation, answer)) {
     const last = turns.at(-1);
     if (!content) continue;
     if (last?.role === role) last.content += `\n\n${content}`;
-    else turns.push({ role, content });
+    else turns.push({ role, content, ...(reasoning && { reasoning_content: reasoning }) });
   }
   return turns;
 }

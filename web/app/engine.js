@@ -9,7 +9,7 @@ import { beginWriting, tell } from "./tabs.js";
 import { add } from "./thread.js";
 
 /** @import {Conversation, Failure, Generation, GenerationResult} from "./types.js" */
-/** @import {DopplerEvent, Message, Source} from "./types.js" */
+/** @import {DopplerEvent, Message, Source, TokenEvent} from "./types.js" */
 
 export const LAST_MODEL = "doppler.lastModel";
 const SAVE_EVERY_MS = 1500;
@@ -148,7 +148,7 @@ async function generating(conversation, message, work) {
  * @param {Generation} generation
  * @param {string} method
  * @param {object} args
- * @param {(text: string) => void} append
+ * @param {(text: string, part: TokenEvent["part"]) => void} append
  * @returns {Promise<GenerationResult | null>} null where it was stopped before it began
  */
 async function generate(generation, method, args, append) {
@@ -168,7 +168,7 @@ async function generate(generation, method, args, append) {
     } else if (event.type === "token") {
       generation.firstAt ||= performance.now();
       generation.tokens = event.n;
-      append(state.model?.tokenizer === false ? idsText([event.id]) : event.text);
+      append(state.model?.tokenizer === false ? idsText([event.id]) : event.text, event.part);
       touch(generation);
     }
     announcePiece(generation);
@@ -204,6 +204,16 @@ const idsText = (ids) => ids.map((id) => (id === null ? "" : `, ${id}`)).join(""
 const parseIds = (text) => (text.match(/[^\s,]+/g) ?? []).map(Number);
 
 /**
+ * @param {Message} message
+ * @param {string} text
+ * @param {number} since when it began to think
+ */
+function think(message, text, since) {
+  message.reasoning = (message.reasoning ?? "") + text;
+  message.thought = performance.now() - since;
+}
+
+/**
  * @param {Conversation} conversation
  * @param {Message | null} asked the person's message; a further answer to it is a further version
  */
@@ -212,9 +222,13 @@ export async function answer(conversation, asked) {
   const message = add(conversation, asked, { role: "assistant", content: "", model });
   await generating(conversation, message, async (generation) => {
     const messages = history(conversation, message);
-    const append = (/** @type {string} */ text) => void (message.content += text);
-    const result = await generate(generation, "chat", { messages }, append);
-    if (result) message.content = result.text; // a stop string may have been streamed in part
+    const result = await generate(generation, "chat", { messages }, (text, part) => {
+      if (part === "answer") message.content += text;
+      else think(message, text, generation.firstAt);
+    });
+    if (!result) return;
+    message.content = result.text;
+    if (result.reasoning_content) message.reasoning = result.reasoning_content;
   });
 }
 

@@ -17,6 +17,7 @@ import type {
   Stage,
   StorageUse,
   StoredModel,
+  TokenEvent,
 } from "../runtime/messages.js";
 
 export type {
@@ -36,6 +37,7 @@ export type {
   Stage,
   StorageUse,
   StoredModel,
+  TokenEvent,
 };
 
 /**
@@ -110,6 +112,8 @@ export type Message = {
   content: string;
   /** what the model thought before it answered */
   reasoning?: string;
+  /** ms that it thought */
+  thought?: number;
   model?: string;
   /** null while it is being written, and for ever if the tab was closed then */
   finish?: GenerationResult["finish_reason"] | "error" | null;

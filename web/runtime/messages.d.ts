@@ -54,6 +54,8 @@ export interface TokenEvent {
   text: string;
   /** Tokens generated so far. */
   n: number;
+  /** What a model thinks before it answers, or the answer; complete has answers only. */
+  part: "answer" | "reasoning";
 }
 
 export interface Methods {
@@ -302,7 +304,7 @@ export interface Sampling {
 export interface GenerateArgs {
   sampling?: Sampling;
   max_tokens?: number;
-  /** Texts that end the answer. */
+  /** Texts that end the answer, where they come in it and not in the reasoning. */
   stop?: string[];
   /**
    * Drafts of what comes next, taken from what was said before and verified a few at a time: where
@@ -313,7 +315,10 @@ export interface GenerateArgs {
 }
 
 export interface Generation {
+  /** The answer alone. */
   text: string;
+  /** What the model thought before, as far as it came; null where there is none. */
+  reasoning_content: string | null;
   finish_reason: "stop" | "length" | "cancelled" | "context";
   prompt_ids: number[];
   generated_ids: number[];

@@ -24,6 +24,8 @@ export async function openTokenizer(bytes) {
   return {
     encode: (text) => box.ask("encode", [text]),
     decode: (ids, skipSpecial) => box.ask("decode", [ids, skipSpecial]),
+    ids: (pieces) => box.ask("ids", [pieces]),
+    added: () => box.ask("added", []),
   };
 }
 

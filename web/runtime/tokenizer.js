@@ -6,6 +6,9 @@ import { Tokenizer } from "../vendor/tokenizers.js";
  * @typedef {object} OpenTokenizer
  * @property {(text: string) => number[]} encode without special tokens of its own
  * @property {(ids: number[], skipSpecial: boolean) => string} decode
+ * @property {(pieces: string) => string} ids of pieces of the vocabulary, null for those it lacks;
+ *   both are JSON arrays
+ * @property {() => string} added tokens, as a JSON array of [text, id, special]
  */
 
 /**
@@ -24,6 +27,16 @@ export function tokenizerOf(bytes) {
         skip_special_tokens: skipSpecial,
         clean_up_tokenization_spaces: false,
       });
+    },
+    ids: (pieces) =>
+      JSON.stringify(
+        /** @type {string[]} */ (JSON.parse(pieces)).map(
+          (piece) => tokenizer.token_to_id(piece) ?? null,
+        ),
+      ),
+    added: () => {
+      const tokens = [...tokenizer.get_added_tokens_decoder().values()];
+      return JSON.stringify(tokens.map(({ content, id, special }) => [content, id, special]));
     },
   };
 }

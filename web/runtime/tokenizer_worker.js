@@ -6,9 +6,9 @@ import { tokenizerOf } from "./tokenizer.js";
 addEventListener("message", ({ data }) => {
   const { bytes, memory } = data;
   try {
-    const { encode, decode } = tokenizerOf(bytes);
+    const { encode, decode, ids, added } = tokenizerOf(bytes);
     postMessage({});
-    new Mailbox(memory).serve({ encode, decode });
+    new Mailbox(memory).serve({ encode, decode, ids, added });
   } catch (error) {
     postMessage({ error: String(error) });
   }

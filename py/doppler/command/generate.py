@@ -129,6 +129,7 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             loaded = client.load(identity, terminal, **room)
             stages["load_ms"] = _since(start)
             result: dict[str, Any] = {"prompt_ids": [], "generated_ids": [], "text": ""}
+            result["reasoning_content"] = None
             if job.logits:
                 saved = client.save_logits(job.prompt_args(), job.logits)
                 result |= {"prompt_ids": saved["prompt_ids"], "logits": str(job.logits)}
@@ -141,8 +142,10 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
 
 def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
     def on_event(event: Event) -> None:
-        if event["type"] == "token":
+        if event["type"] == "token" and event["part"] == "answer":
             terminal.write(event["text"])
+        elif event["type"] == "token":
+            terminal.aside(event["text"])
 
     args = job.prompt_args() | {
         "sampling": job.sampling,
@@ -159,7 +162,8 @@ def _report(
 ) -> dict[str, Any]:
     """The fields that DESIGN names; `stages_ms` and `timeline` say where time went before."""
     timings = result.get("timings", {})
-    report = {key: result[key] for key in ("prompt_ids", "generated_ids", "text", "finish_reason")}
+    told = ("prompt_ids", "generated_ids", "text", "reasoning_content", "finish_reason")
+    report = {key: result[key] for key in told}
     report["timings"] = {"load_ms": stages["load_ms"], **timings}
     if "drafts" in result:
         report["drafts"] = result["drafts"]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer as Library
 
 from doppler import references
 from doppler.buffers import Buffer, MemoryBuffers
+from doppler.command.encoding import PypiEncoding
 from doppler.command.terminal import Report as Progress
 from doppler.config import ModelConfig
 from doppler.errors import FormatError, RequestError, SourceError
@@ -48,10 +48,10 @@ def token_ids(manifest: Manifest, folder: Path, text: str, most: int) -> list[in
     if info is None:
         return None
     try:
-        library = Library.from_str(path.read_text(encoding="utf-8"))
+        encoding = PypiEncoding(path.read_bytes())
     except Exception as error:  # of no narrower type
         raise FormatError(f"{path} cannot be used: {error}; fetch the model again") from error
-    ids = Tokenizer(_Encoding(library), info, None).encode(text)
+    ids = Tokenizer(encoding, info, None).encode(text)
     ids = ids[: min(most, manifest.config.context) + 1]
     if len(ids) < 2 or max(ids) >= manifest.config.vocab:
         raise FormatError(
@@ -66,19 +66,6 @@ def random_ids(config: ModelConfig, most: int) -> list[int]:
     count = min(most, config.context) + 1
     ids: list[int] = np.random.default_rng(SEED).integers(0, config.vocab, count).tolist()
     return ids
-
-
-class _Encoding:
-    """PyPI's tokenizers, which add no special tokens here."""
-
-    def __init__(self, library: Library) -> None:
-        self._library = library
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._library.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
-        return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
 
 def measure(

@@ -38,6 +38,11 @@ class Terminal:
             sys.stdout.write(text)
             sys.stdout.flush()
 
+    def aside(self, text: str) -> None:
+        """A piece of what comes beside the result, as it comes; with JSON it waits, too."""
+        if not self.as_json:
+            self._console.print(text, style="dim", end="", markup=False, soft_wrap=True)
+
     def result(self, data: dict[str, Any], text: str) -> None:
         """The outcome: `data` with --json, else `text`."""
         line = json.dumps(data, ensure_ascii=False) if self.as_json else text

@@ -1,0 +1,62 @@
+"""What is shown of a generation as it comes: the answer and the reasoning, each apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from typing import Any
+
+from doppler.channels import Part, Piece, Reader
+from doppler.textstream import StopText
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class Output:
+    """Generated ids -> text of each part, up to an end token, or a stop text in the answer."""
+
+    def __init__(
+        self, reader: Reader | None, stop: Sequence[str], ends: Set[int], emit: Emit
+    ) -> None:
+        """Without a reader there is no tokenizer: ids only are told."""
+        self._reader, self._ends, self._emit = reader, ends, emit
+        self._stop = StopText(stop)
+        self._texts: dict[Part, str] = {"answer": "", "reasoning": ""}
+        self._count = 0
+
+    @property
+    def text(self) -> str:
+        """The answer alone."""
+        return self._texts["answer"]
+
+    @property
+    def reasoning(self) -> str | None:
+        """What the model thought, as far as it came; None where there is none."""
+        return self._texts["reasoning"] or None
+
+    def accept(self, token: int) -> bool:
+        """Shows the token's text; False when it ends the answer."""
+        if token in self._ends:
+            return False
+        self._count += 1
+        self._show(token, [] if self._reader is None else self._reader.push(token))
+        return not self._stop.stopped
+
+    def finish(self) -> None:
+        """Shows what was held back."""
+        if self._reader is not None:
+            self._show(None, self._reader.finish())
+        self._say(None, "answer", self._stop.finish())
+
+    def _show(self, token: int | None, pieces: Sequence[Piece]) -> None:
+        """Tells of a token once, with the first of its pieces, and of the others without it."""
+        current: Part = "answer" if self._reader is None else self._reader.part
+        for part, text in pieces or [(current, "")]:
+            self._say(token, part, self._stop.push(text) if part == "answer" else text)
+            token = None
+
+    def _say(self, token: int | None, part: Part, text: str) -> None:
+        if token is None and not text:
+            return
+        self._texts[part] += text
+        event = {"type": "token", "id": token, "text": text, "n": self._count, "part": part}
+        self._emit(event)

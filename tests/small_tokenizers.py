@@ -1,0 +1,60 @@
+"""Tokenizers for tests, of small vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from doppler.command.encoding import PypiEncoding
+from doppler.formats.vocabulary import vocabulary_from_gguf
+from doppler.manifest import TokenizerInfo
+from doppler.tokenizer import Tokenizer
+from gguf_files import VOCABULARY
+from tiny_models import byte_letters
+
+NO_INFO = {"bytes": 1, "blake3": "", "bos": None, "eos": (), "add_bos": False}
+
+
+def sentencepiece(controls: Sequence[str] = (), words: Sequence[str] = ()) -> bytes:
+    """A vocabulary that puts a space before a text and drops it after: all bytes, few letters."""
+    tokens = [*VOCABULARY["tokenizer.ggml.tokens"], *words, *controls]
+    kinds = [kind for _, kind in VOCABULARY["tokenizer.ggml.token_type"]]
+    scores = VOCABULARY["tokenizer.ggml.scores"]
+    metadata = {
+        **VOCABULARY,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.array([*kinds, *[1] * len(words), *[3] * len(controls)]),
+        "tokenizer.ggml.scores": np.array(
+            [*scores, *[-1.0] * (len(words) + len(controls))], np.float32
+        ),
+    }
+    return _document(metadata)
+
+
+def byte_level(controls: Sequence[str] = (), defined: Sequence[str] = ()) -> bytes:
+    """A vocabulary of bytes: no merges. `defined` are added tokens that are no control tokens."""
+    letters = byte_letters()
+    tokens = [*letters, *controls, *defined]
+    kinds = [1] * len(letters) + [3] * len(controls) + [4] * len(defined)
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.array(kinds),
+        "tokenizer.ggml.merges": [],
+    }
+    return _document(metadata)
+
+
+def _document(metadata: dict[str, Any]) -> bytes:
+    vocabulary = vocabulary_from_gguf(metadata, "test")
+    assert vocabulary is not None
+    return vocabulary.json
+
+
+def tokenizer_of(document: bytes, **info: Any) -> Tokenizer:
+    """A tokenizer without a chat template."""
+    about = TokenizerInfo(chat_template=None, **{**NO_INFO, **info})
+    return Tokenizer(PypiEncoding(document), about, None)

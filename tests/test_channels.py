@@ -1,0 +1,219 @@
+"""Reasoning and answer are told apart by ids, for every format, however the text is cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from doppler.answer import Output
+from doppler.channels import HARMONY, PAIRS, Pair
+from doppler.tokenizer import Tokenizer
+from small_tokenizers import byte_level, sentencepiece, tokenizer_of
+
+ENDS = ["<|im_end|>", "<|constrain|>"]
+
+
+def model(*controls: str, defined: tuple[str, ...] = ()) -> Tokenizer:
+    return tokenizer_of(byte_level([*controls, *ENDS], defined))
+
+
+def read(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[str | None, str]:
+    """The reasoning and the answer, which are what the pieces add up to."""
+    ids = tokenizer.encode(prompt)
+    events: list[dict[str, object]] = []
+    output = Output(tokenizer.reader(ids), [], set(), events.append)
+    tokens = tokenizer.encode(answer)
+    for token in tokens:
+        assert output.accept(token)
+    output.finish()
+    parts = {"reasoning": "", "answer": ""}
+    for event in events:
+        parts[str(event["part"])] += str(event["text"])
+    assert parts["answer"] == output.text
+    assert parts["reasoning"] == (output.reasoning or "")
+    assert [event["id"] for event in events if event["id"] is not None] == tokens
+    return output.reasoning, output.text
+
+
+ANSWERS = {  # with the markers as O and C: what is thought, and what is said
+    "O\nShe waits.\n\nC\n\nHello!": ("She waits.", "Hello!"),
+    "Oé🙂CGrüße": ("é🙂", "Grüße"),
+    "O\n\nC\n\nHello!": (None, "Hello!"),
+    " Hello!\n": (None, " Hello!\n"),
+    "Oand then\n": ("and then", ""),
+    "Oa\n\n b  c C": ("a\n\n b  c", ""),
+    "": (None, ""),
+    "Hello C there": (None, "Hello  there"),
+    "OaCone ObC two": ("a\n\nb", "one \n\ntwo"),
+    "O" + "🙂" * 3: ("🙂🙂🙂", ""),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.opens)
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("special", [True, False])
+def test_pairs_of_tokens(pair: Pair, answer: str, special: bool) -> None:
+    markers = (pair.opens, pair.closes)
+    tokenizer = model(*markers) if special else model(defined=markers)
+    opens = pair.opens + ("thought\n" if pair.named else "")
+    written = answer.replace("O", opens).replace("C", pair.closes)
+    assert read(tokenizer, "<|im_end|>assistant\n", written) == ANSWERS[answer]
+    begun = written.removeprefix(opens)
+    if begun != written:  # the template has opened the reasoning itself
+        for blank in ("", "\n"):
+            prompt = f"hello{pair.opens}a{pair.closes}{opens}{blank}"
+            assert read(tokenizer, prompt, begun) == ANSWERS[answer]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.opens)
+def test_a_closed_pair_in_the_prompt_is_none(pair: Pair) -> None:
+    for tokenizer in (model(pair.opens, pair.closes), model()):
+        name = "thought" if pair.named else ""
+        prompt = f"<|im_end|>{pair.opens}{name}\n\n{pair.closes}\n\n"
+        assert read(tokenizer, prompt, " Hello!") == (None, " Hello!")
+
+
+SPELLED = [pair for pair in PAIRS if pair.spelled]
+
+
+@pytest.mark.parametrize("pair", SPELLED, ids=lambda pair: pair.opens)
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("O\nShe waits.\n\nC\n\nHello!", ("She waits.", "Hello!")),
+        ("\n\nOé🙂CGrüße O", ("é🙂", "Grüße O")),
+        ("Oand then < </", ("and then < </", "")),
+        ("Write OabC.", (None, "Write OabC.")),  # not at the beginning
+        ("<", (None, "<")),
+        (" <b>", (None, " <b>")),
+        ("  \n", (None, "  \n")),
+    ],
+)
+def test_pairs_that_are_spelled_out(
+    pair: Pair, answer: str, expected: tuple[str | None, str]
+) -> None:
+    tokenizer = model()
+
+    def written(text: str) -> str:
+        return text.replace("O", pair.opens).replace("C", pair.closes)
+
+    reasoning, said = expected
+    assert read(tokenizer, "<|im_end|>", written(answer)) == (reasoning, written(said))
+    if answer.startswith("O"):
+        prompt = f"<|im_end|>assistant\n{pair.opens}\n"
+        assert read(tokenizer, prompt, written(answer[1:])) == (reasoning, written(said))
+
+
+def test_text_that_looks_like_a_token_is_text() -> None:
+    """Where the vocabulary has the tokens, only they are markers."""
+    tokenizer = model("<think>", "</think>")
+    spelled = [token for letter in "<think>a</think>" for token in tokenizer.encode(letter)]
+    output = Output(tokenizer.reader([]), [], set(), lambda event: None)
+    for token in spelled:
+        output.accept(token)
+    output.finish()
+    assert (output.reasoning, output.text) == (None, "<think>a</think>")
+
+
+def test_a_channel_whose_name_is_not_known_is_shown() -> None:
+    tokenizer = model("<|channel>", "<channel|>")
+    assert read(tokenizer, "a", "<|channel>final\nHello<channel|> you") == (None, "Hello you")
+    assert read(tokenizer, "a", "<|channel>so be it<channel|>Hello") == ("so be it", "Hello")
+    assert read(tokenizer, "a", "<|channel>thou") == (None, "")
+
+
+HARMONIES = {
+    "analysis, final": (
+        "<|channel|>analysis<|message|>User says hi.<|end|><|start|>assistant<|channel|>final"
+        "<|message|>Hello!<|return|>",
+        ("User says hi.", "Hello!"),
+    ),
+    "commentary is for people": (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>"
+        "Let me see.<|end|><|start|>assistant<|channel|>analysis<|message|>So.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>Yes.",
+        ("Hm.\n\nSo.", "Let me see.\n\nYes."),
+    ),
+    "a call": (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary"
+        ' to=functions.get <|constrain|>json<|message|>{"a": 1}<|call|>',
+        ("Hm.", '<|channel|>commentary to=functions.get <|constrain|>json<|message|>{"a": 1}'),
+    ),
+    "a call whose role says to whom": (
+        " to=functions.get<|channel|>commentary json<|message|>{}<|call|>",
+        (None, "to=functions.get<|channel|>commentary json<|message|>{}"),
+    ),
+    "no channel": ("<|message|>Hello!<|end|>", (None, "Hello!")),
+    "no header": ("Hello 🙂!", (None, "Hello 🙂!")),
+    "no header, short": ("t", (None, "t")),
+    "ended in the header": ("<|channel|>ana", (None, "")),
+    "ended while thinking": ("<|channel|>analysis<|message|>User 🙂 ", ("User 🙂", "")),
+    "nothing": ("", (None, "")),
+}
+
+
+@pytest.mark.parametrize("case", HARMONIES)
+def test_harmony(case: str) -> None:
+    answer, expected = HARMONIES[case]
+    tokenizer = model(*HARMONY)
+    asked = "<|start|>user<|message|>hi<|end|>"
+    assert read(tokenizer, f"{asked}<|start|>assistant", answer) == expected
+
+
+def test_harmony_begun_by_the_template() -> None:
+    tokenizer = model(*HARMONY)
+    prompt = "<|start|>assistant<|channel|>analysis<|message|>"
+    assert read(tokenizer, prompt, "Hm.<|end|>") == ("Hm.", "")
+    prompt = "<|start|>assistant<|channel|>final<|message|>"
+    assert read(tokenizer, prompt, "Hello") == (None, "Hello")
+
+
+def test_stop_texts_apply_to_the_answer_only() -> None:
+    tokenizer = model("<think>", "</think>")
+    output = Output(tokenizer.reader([]), ["stop"], set(), lambda event: None)
+    taken = [output.accept(token) for token in tokenizer.encode("<think>stop</think>a stop b")]
+    output.finish()
+    assert (output.reasoning, output.text) == ("stop", "a ")
+    assert taken.index(False) == len(taken) - len(" b") - 1
+
+
+def test_what_was_held_back_for_a_stop_comes_at_the_end() -> None:
+    tokenizer = model()
+    events: list[dict[str, object]] = []
+    output = Output(tokenizer.reader([]), ["stop"], {0}, events.append)
+    for token in tokenizer.encode("a st"):
+        output.accept(token)
+    assert not output.accept(0)
+    output.finish()
+    assert output.text == "a st"
+    assert events[-1] == {"type": "token", "id": None, "text": "st", "n": 4, "part": "answer"}
+
+
+def test_raw_continuations_are_not_parsed() -> None:
+    tokenizer = model(defined=("<think>", "</think>"))
+    output = Output(tokenizer.plain_reader([]), [], set(), lambda event: None)
+    text = "<think>a</think>\n b"
+    for token in tokenizer.encode(text):
+        output.accept(token)
+    output.finish()
+    assert (output.reasoning, output.text) == (None, text)
+
+
+def test_a_space_that_begins_an_answer_after_reasoning_is_dropped() -> None:
+    tokenizer = tokenizer_of(sentencepiece(["<think>", "</think>"], ["▁two"]))
+    think, close = tokenizer.encode("<think>")[-1], tokenizer.encode("</think>")[-1]
+    two = tokenizer.encode("two")
+    output = Output(tokenizer.reader([]), [], set(), lambda event: None)
+    for token in [think, *two, *two, close, *two, *two]:
+        output.accept(token)
+    output.finish()
+    assert (output.reasoning, output.text) == ("two two", "two two")
+
+
+def test_without_a_tokenizer_only_ids_are_told() -> None:
+    events: list[dict[str, object]] = []
+    output = Output(None, ["a"], {2}, events.append)
+    assert output.accept(5)
+    assert not output.accept(2)
+    output.finish()
+    assert events == [{"type": "token", "id": 5, "text": "", "n": 1, "part": "answer"}]
+    assert output.text == ""
