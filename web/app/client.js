@@ -5,6 +5,7 @@
  */
 
 import * as Comlink from "../vendor/comlink.js";
+import { workerURL } from "../runtime/trusted.js";
 import { saveAs } from "./dom.js";
 import { keepPage, scriptsRun } from "./offline.js";
 import { noteBoot, noteCall, timeline } from "./timeline.js";
@@ -56,7 +57,7 @@ class Client extends EventTarget {
     const call = { method: "boot", args: {} };
     const keeping = keepPage();
     if (!navigator.serviceWorker?.controller) await keeping; // its files would not be kept
-    const worker = new Worker(new URL("../worker.js", import.meta.url), { type: "module" });
+    const worker = new Worker(workerURL("../worker.js"), { type: "module" });
     const remote = /** @type {Remote} */ (/** @type {unknown} */ (Comlink.wrap(worker)));
     this.#worker = worker;
     const unloadable = new Promise((_, reject) => {

@@ -1,5 +1,7 @@
 /** @file What the page does so that it opens again with the server gone, and keeps its models. */
 
+import { workerURL } from "../runtime/trusted.js";
+
 const PATIENCE_MS = 3000; // a page that was reloaded with shift held is never controlled
 
 /**
@@ -10,7 +12,7 @@ const PATIENCE_MS = 3000; // a page that was reloaded with shift held is never c
 export async function keepPage() {
   if (!("serviceWorker" in navigator)) return false;
   try {
-    await navigator.serviceWorker.register(new URL("../sw.js", import.meta.url));
+    await navigator.serviceWorker.register(workerURL("../sw.js"));
     const controller = await controlling();
     await scriptsRun();
     const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);

@@ -3,6 +3,7 @@
 import { Template } from "../vendor/jinja.js";
 import { Mailbox } from "./mailbox.js";
 import { tokenizerOf } from "./tokenizer.js";
+import { workerURL } from "./trusted.js";
 
 /** @import {OpenTokenizer} from "./tokenizer.js" */
 
@@ -35,7 +36,7 @@ export async function openTokenizer(bytes) {
  */
 function opened(bytes) {
   const { memory } = new Mailbox();
-  const opening = new Worker(new URL("tokenizer_worker.js", import.meta.url), { type: "module" });
+  const opening = new Worker(workerURL("tokenizer_worker.js"), { type: "module" });
   worker = opening;
   return new Promise((resolve, reject) => {
     opening.onmessage = ({ data }) =>

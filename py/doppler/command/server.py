@@ -27,12 +27,13 @@ HOST = "127.0.0.1"
 PORT = 8642
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,
-# so connections are open; what arrives over them is verified data and never code.
+# so connections are open; what arrives over them is verified data and never code. HTML is made of what
+# DOMPurify lets through, and workers are those that web/runtime/trusted.js names.
 POLICY = "; ".join(
     (
         "default-src 'self'",
         "script-src 'self' 'wasm-unsafe-eval'",
-        "worker-src 'self' blob:",
+        "worker-src 'self'",
         "connect-src 'self' blob: data: http: https:",
         "img-src 'self' blob: data:",
         "style-src 'self' 'unsafe-inline'",
@@ -40,6 +41,8 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types doppler dompurify",
     )
 )
 HEADERS = {
