@@ -124,9 +124,8 @@ class ShardStore:
                 return data
             if self._source is None:
                 raise CorruptError(
-                    f"{place} is damaged where it is stored: BLAKE3 is {digest}, the manifest says "
-                    f"{self._expected(place)}, and there is no address to get it from again; "
-                    "delete the model and import it again"
+                    f"{place} is damaged where it is stored: its BLAKE3 is not the manifest's, and "
+                    "there is no address to get it from again; delete the model and import it again"
                 )
         return await self._fetch_block(self._source, place)
 
@@ -186,9 +185,9 @@ class ShardStore:
         digest = self._buffers.blake3(data)
         if digest != self._expected(place):
             raise CorruptError(
-                f"{place} from {source.where(place.shard)}: BLAKE3 is {digest}, the manifest says "
-                f"{self._expected(place)}; the file there is damaged or belongs to another model. "
-                "Have it mended there, or get the model from elsewhere"
+                f"{place} from {source.where(place.shard)}: its BLAKE3 is not the manifest's; the "
+                "file there is damaged or belongs to another model. Have it mended there, or get "
+                "the model from elsewhere"
             )
         await self._storage.write(place.shard.name, place.start, data)
 

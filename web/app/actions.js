@@ -5,6 +5,7 @@ import { create, remove, titleOf } from "./conversations.js";
 import { endWriting, failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
 import { deleteModel } from "./library.js";
 import { bytes } from "./format.js";
+import { messageOf } from "./names.js";
 import {
   clearProblem,
   confirmed,
@@ -53,7 +54,7 @@ export function remedies({ name }, again) {
     case "UnsupportedError":
       return [];
     case "StorageError":
-      return [retry, models];
+      return state.models.length ? [retry, models] : [retry];
     case "DeviceError":
       return recall(LAST_MODEL) ? [reload, restart] : [retry, restart];
     case "InternalError":
@@ -86,7 +87,7 @@ export async function settle() {
   const problem = device.ok ? null : (device.problem ?? "No usable GPU adapter was found.");
   const missing = missingFeatures();
   if (problem && "gpu" in navigator) {
-    missing.push({ title: "The GPU cannot be used", text: problem });
+    missing.push({ title: "The GPU cannot be used", text: messageOf(problem) });
   }
   showRequirements(missing);
   await refresh();

@@ -25,7 +25,12 @@ const list = el("ol", { "aria-label": "Messages", "data-testid": "messages" });
 const empty = el("div", { class: "empty" });
 const scroller = el("div", { class: "scroller" }, empty, list);
 const nudge = el("div", { class: "nudge", "data-testid": "nudge" });
-const field = el("textarea", { rows: 1, "aria-label": "Message", "data-testid": "composer" });
+const field = el("textarea", {
+  rows: 1,
+  dir: "auto",
+  "aria-label": "Message",
+  "data-testid": "composer",
+});
 const sendButton = el("button", {
   class: "icon-button round",
   type: "submit",

@@ -3,6 +3,7 @@
 import { button, el } from "./dom.js";
 import { sentence, table, tokens } from "./facts.js";
 import { bytes } from "./format.js";
+import { messageOf } from "./names.js";
 
 /** @import {Choice, Inspection, Quant} from "./types.js" */
 
@@ -132,11 +133,12 @@ export class ModelChoice {
 
   #gpuProblem() {
     const { gpu } = this.#inspection;
-    if (gpu?.problem) return el("p", { class: "short" }, `It cannot run here: ${gpu.problem}`);
+    if (gpu?.problem)
+      return el("p", { class: "short" }, `It cannot run here: ${messageOf(gpu.problem)}`);
     const problem = this.#fit?.problem;
     if (!problem) return null;
     const text = `This GPU does not take it at a context of ${tokens(this.context)}.`;
-    const why = el("p", { class: "quiet" }, `${problem}.`);
+    const why = el("p", { class: "quiet" }, messageOf(problem));
     const remedy = this.#shorter() ?? this.#smaller();
     return el("div", { class: "short" }, el("p", {}, text), why, remedy);
   }

@@ -18,10 +18,15 @@ const SAVE_AFTER_MS = 300;
 const view = byId("text-view", HTMLElement);
 const copy = el("div", {
   class: "copy",
+  dir: "auto",
   "aria-hidden": "true",
   "data-testid": "continuation-marks",
 });
-const field = el("textarea", { "aria-label": "Text to continue", spellcheck: "false" });
+const field = el("textarea", {
+  dir: "auto",
+  "aria-label": "Text to continue",
+  spellcheck: "false",
+});
 const sheet = el("div", { class: "sheet" }, copy, field);
 const scroller = el("div", { class: "scroller" }, sheet);
 const problem = el("div", { "data-testid": "text-error" });

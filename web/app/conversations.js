@@ -5,6 +5,7 @@
 
 import { read, readAll, write } from "./database.js";
 import { merge, stamp } from "./merge.js";
+import { nameOf } from "./names.js";
 import { recall, remember, set, state } from "./store.js";
 import { beingWritten, onTold, tell, untilWritten } from "./tabs.js";
 import { become, before, path } from "./thread.js";
@@ -48,10 +49,9 @@ export const isEmpty = ({ messages, text }) => messages.length === 0 && text ===
 /** @param {Conversation} conversation */
 export function titleOf(conversation) {
   const { title, kind, text } = conversation;
-  if (title) return title;
+  if (title) return nameOf(title);
   const begun = kind === "chat" ? (path(conversation)[0]?.content ?? "") : text.slice(0, 400);
-  const start = begun.trim().replace(/\s+/g, " ").slice(0, 60);
-  return start || (kind === "chat" ? "New chat" : "New text");
+  return nameOf(begun, 60) || (kind === "chat" ? "New chat" : "New text");
 }
 
 /**

@@ -4,6 +4,7 @@ import { attempt } from "./actions.js";
 import { button, el } from "./dom.js";
 import { useModel } from "./engine.js";
 import { chooseContext, inspect } from "./library.js";
+import { messageOf } from "./names.js";
 import { ModelChoice } from "./choice.js";
 import { state, watch } from "./store.js";
 
@@ -23,7 +24,7 @@ async function fill(stored, place) {
   await attempt(async () => {
     const inspection = await inspect(stored.id);
     if (inspection.problem) {
-      place.replaceChildren(el("p", { class: "short" }, inspection.problem.message));
+      place.replaceChildren(el("p", { class: "short" }, messageOf(inspection.problem.message)));
       return;
     }
     const facts = new ModelChoice(inspection);

@@ -4,6 +4,7 @@ import { client } from "./client.js";
 import { change, history, hold, letGo, save } from "./conversations.js";
 import { chooseContext, contextFor, obtain } from "./library.js";
 import { stamp } from "./merge.js";
+import { named, nameOf } from "./names.js";
 import { recall, remember, set, settingsFor, state } from "./store.js";
 import { beginWriting, tell } from "./tabs.js";
 import { add } from "./thread.js";
@@ -28,7 +29,7 @@ export const wasCancelled = ({ name, message }) =>
 
 export async function refresh() {
   const [models, storage] = await Promise.all([client.call("models"), client.call("storage")]);
-  set({ models, storage });
+  set({ models: models.map(named), storage });
 }
 
 /**
@@ -55,8 +56,8 @@ export async function useModel(title, id, source, context = null) {
 // Whoever loads a model, a button or window.doppler, it is the model that the page then uses.
 client.on("end", ({ call, result }) => {
   if (call.method === "load") {
-    set({ model: result });
-    remember(LAST_MODEL, { id: result.id, title: result.title });
+    set({ model: named(result) });
+    remember(LAST_MODEL, { id: result.id, title: nameOf(result.title) });
   }
   const deleted = call.method === "delete" && call.args.id === state.model?.id;
   if (call.method === "unload" || deleted) set({ model: null });

@@ -1,14 +1,11 @@
 /** Conversations as files that the person keeps. */
 
 import { saveAs } from "./dom.js";
+import { fileName } from "./names.js";
 
 /** @import {Conversation} from "./types.js" */
 
 export const FORMAT = "doppler-conversations";
-
-/** @param {string} name @param {string} extension */
-const fileName = (name, extension) =>
-  `${name.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60) || "conversation"}.${extension}`;
 
 /**
  * @param {Conversation[]} conversations

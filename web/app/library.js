@@ -1,6 +1,7 @@
 /** The models of this browser: where they come from, what they are, the context chosen for each. */
 
 import { client } from "./client.js";
+import { named } from "./names.js";
 import { keepModels } from "./offline.js";
 import { recall, remember, state } from "./store.js";
 
@@ -47,7 +48,13 @@ export function chooseContext(id, context) {
  * @param {Source | string} model or the id of a stored one
  * @returns {Promise<Inspection>}
  */
-export function inspect(model) {
+export async function inspect(model) {
+  const inspection = await inspected(model);
+  return { ...inspection, choices: inspection.choices.map(named) };
+}
+
+/** @param {Source | string} model @returns {Promise<Inspection>} */
+function inspected(model) {
   const wanted = typeof model === "string" ? contextFor(model) : state.settings.context;
   const args = wanted ? { context: wanted } : {};
   if (typeof model === "string") return client.call("inspect", { ...args, id: model });

@@ -142,7 +142,11 @@ export class UserMessage {
     this.render();
     this.element.replaceChildren(
       el("span", { class: "unseen" }, "You: "),
-      el("div", { class: "bubble", "data-testid": "message-text" }, this.message.content),
+      el(
+        "div",
+        { class: "bubble", dir: "auto", "data-testid": "message-text" },
+        this.message.content,
+      ),
       this.foot.element,
     );
   }
@@ -150,7 +154,12 @@ export class UserMessage {
   edit() {
     this.#editing = true;
     this.deeds.editing(true);
-    const field = el("textarea", { class: "field", "aria-label": "Edit your message", rows: 3 });
+    const field = el("textarea", {
+      class: "field",
+      dir: "auto",
+      "aria-label": "Edit your message",
+      rows: 3,
+    });
     field.value = this.message.content;
     const close = () => {
       this.#editing = false;

@@ -5,6 +5,7 @@ import { details } from "./details.js";
 import { knownSource } from "./library.js";
 import { bytes, parameters } from "./format.js";
 import { askDelete, choose } from "./actions.js";
+import { messageOf, named, nameOf } from "./names.js";
 import { ownModel } from "./own.js";
 import { set, state, watch } from "./store.js";
 
@@ -20,7 +21,7 @@ const offers = { server: [], catalogue: [], about: {} };
 async function listing(path) {
   try {
     const response = await fetch(path);
-    return response.ok ? (await response.json()).models : [];
+    return response.ok ? (await response.json()).models.map(named) : [];
   } catch {
     return [];
   }
@@ -59,7 +60,7 @@ function ofOffer(offer, group) {
   const listed = offers.about[name];
   return {
     name,
-    title: offer.title || name,
+    title: offer.title || nameOf(name),
     group,
     about: offer.about ?? listed?.about ?? null,
     bytes: offer.bytes ?? null,
@@ -106,7 +107,7 @@ const lacking = ({ bytes: size, stored }) => (size ?? 0) - (stored?.stored_bytes
 
 /** @param {Entry} entry */
 function warningOf(entry) {
-  if (entry.stored?.problem) return entry.stored.problem;
+  if (entry.stored?.problem) return messageOf(entry.stored.problem);
   const free = state.storage ? state.storage.quota - state.storage.used : Infinity;
   if (lacking(entry) <= free) return null;
   return `Needs ${bytes(lacking(entry))}; this browser has ${bytes(Math.max(0, free))} left for it.`;
@@ -152,7 +153,7 @@ function row(entry) {
     el(
       "div",
       {},
-      el("h3", {}, entry.title, badgesOf(entry)),
+      el("h3", {}, el("bdi", {}, entry.title), badgesOf(entry)),
       factsOf(entry),
       entry.about ? el("p", { class: "quiet" }, entry.about) : null,
       warning && el("p", { class: "short" }, warning),

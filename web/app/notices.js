@@ -1,6 +1,7 @@
 /** What the person must know: what is missing, what failed and what can be done about it. */
 
 import { byId, button, el, iconButton } from "./dom.js";
+import { messageOf, nameOf } from "./names.js";
 
 /** @import {Failure, Problem} from "./types.js" */
 
@@ -16,23 +17,14 @@ export function announce(text) {
   announcer.textContent = text;
 }
 
-/** Titles for the errors of py/doppler/errors.py, and advice where the page can add some. */
+/** Titles for the errors of py/doppler/errors.py, whose messages say what to do; others get advice. */
 /** @type {Record<string, [string, string]>} */
 const KINDS = {
   FormatError: ["This file cannot be read", ""],
   UnsupportedError: ["This model is of a kind that Doppler does not know", ""],
-  CorruptError: [
-    "Damaged data was found and refused",
-    "Try again to fetch it anew; if it comes back, delete the model and fetch it whole.",
-  ],
-  SourceError: [
-    "The model could not be fetched",
-    "What has arrived is kept, and is not fetched twice.",
-  ],
-  StorageError: [
-    "The browser's storage refused",
-    "Deleting models that you no longer use makes room.",
-  ],
+  CorruptError: ["Damaged data was found and refused", ""],
+  SourceError: ["The model could not be fetched", ""],
+  StorageError: ["The browser's storage refused", ""],
   DeviceError: ["The GPU cannot go on", ""],
   RequestError: ["That cannot be done", ""],
   InternalError: [
@@ -48,7 +40,8 @@ const KINDS = {
  */
 export function problemOf({ name, message }, actions) {
   const [title, advice] = KINDS[name] ?? KINDS.InternalError;
-  return { title, text: [message, advice].filter(Boolean).join(" "), actions };
+  const last = message.trim().split("\n").at(-1) ?? ""; // of a traceback: what happened
+  return { title, text: [messageOf(last), advice].filter(Boolean).join(" "), actions };
 }
 
 /**
@@ -65,7 +58,7 @@ export function notice({ title, text, actions }, onClose) {
   return el(
     "div",
     { class: "notice error" },
-    el("div", {}, el("strong", {}, title), el("span", {}, text)),
+    el("div", {}, el("strong", {}, title), el("span", { dir: "auto" }, text)),
     el(
       "div",
       { class: "actions" },
@@ -133,7 +126,7 @@ export function toast(text, action) {
     el(
       "div",
       {},
-      el("span", { class: "clip" }, text),
+      el("span", { class: "clip", dir: "auto" }, nameOf(text, 200)),
       !!action && button(action.label, act, { class: "text-button" }),
     ),
   );
@@ -150,7 +143,7 @@ export function confirmed(title, text, label) {
   const form = el(
     "form",
     { method: "dialog" },
-    el("h2", { id: "confirm-title" }, title),
+    el("h2", { id: "confirm-title", dir: "auto" }, nameOf(title, 120)),
     el("p", { class: "quiet" }, text),
     el(
       "div",

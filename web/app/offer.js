@@ -7,6 +7,7 @@ import { failure } from "./engine.js";
 import { ModelChoice } from "./choice.js";
 import { inspect } from "./library.js";
 import { bytes } from "./format.js";
+import { nameOf } from "./names.js";
 import { problemOf, toast } from "./notices.js";
 import { state } from "./store.js";
 
@@ -22,7 +23,7 @@ const dialog = byId("offer", HTMLDialogElement);
  * @param {HTMLElement[]} buttons
  */
 function show(title, content, buttons) {
-  const head = el("h2", { id: "offer-title", tabindex: -1 }, title);
+  const head = el("h2", { id: "offer-title", tabindex: -1, dir: "auto" }, nameOf(title));
   const body = el("div", { class: "offer-body" }, head, ...content);
   dialog.replaceChildren(body, el("div", { class: "dialog-actions" }, ...buttons));
   if (!dialog.open) dialog.showModal();
@@ -42,9 +43,8 @@ function showReading(title) {
  * @param {() => void} again
  */
 function showProblem(title, problem, again) {
-  const what = problemOf(problem, []).title;
-  const { name, message } = problem;
-  const text = name === "UnsupportedError" ? `${message}. ${ADVICE}` : message;
+  const { title: what, text: told } = problemOf(problem, []);
+  const text = problem.name === "UnsupportedError" ? `${told} ${ADVICE}` : told;
   const retry = ["SourceError", "StorageError", "InternalError"].includes(problem.name);
   const notice = el("div", { class: "notice error", role: "alert" });
   notice.append(el("div", {}, el("strong", {}, what), el("span", {}, text)));

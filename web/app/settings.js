@@ -129,7 +129,7 @@ function greedyField() {
 /** New conversations begin with the prompt that was written last; each keeps its own. */
 function systemField() {
   const props = { class: "field", id: "set-system", rows: 4, "data-testid": "set-system" };
-  const input = el("textarea", { ...props, "aria-describedby": "set-system-help" });
+  const input = el("textarea", { ...props, dir: "auto", "aria-describedby": "set-system-help" });
   input.addEventListener("input", () => {
     change({ system: input.value });
     if (state.current?.kind !== "chat") return;

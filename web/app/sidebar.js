@@ -41,7 +41,8 @@ export function closeDrawer() {
  * @param {HTMLElement} row
  */
 function rename(conversation, row) {
-  const props = { type: "text", value: titleOf(conversation), "aria-label": "Title" };
+  const value = titleOf(conversation);
+  const props = { type: "text", value, maxlength: 200, dir: "auto", "aria-label": "Title" };
   const input = el("input", props);
   let kept = false;
   const keep = () => {
@@ -117,7 +118,7 @@ function rowOf(conversation) {
     menu.querySelector("button")?.focus();
   });
   row.append(
-    el("button", props, icon(conversation.kind), el("span", { class: "clip" }, title)),
+    el("button", props, icon(conversation.kind), el("span", { class: "clip", dir: "auto" }, title)),
     more,
     menu,
   );

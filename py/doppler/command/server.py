@@ -27,8 +27,8 @@ HOST = "127.0.0.1"
 PORT = 8642
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,
-# so connections are open; what arrives over them is verified data and never code. HTML is made of what
-# DOMPurify lets through, and workers are those that web/runtime/trusted.js names.
+# so connections are open; what arrives over them is verified data and never code. HTML is
+# what DOMPurify lets through, and workers are those that web/runtime/trusted.js names.
 POLICY = "; ".join(
     (
         "default-src 'self'",

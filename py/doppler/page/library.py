@@ -86,7 +86,7 @@ class Stored:
         digest = self.buffers.blake3(data)
         if digest != info.blake3:
             raise CorruptError(
-                f"{url}: BLAKE3 is {digest}, the manifest says {info.blake3}; the file there is "
+                f"{url}: its BLAKE3 is not the manifest's; the file there is "
                 "damaged: have it mended, or get the model from elsewhere"
             )
         await self.storage.truncate(TOKENIZER_FILE, 0)

@@ -1,0 +1,86 @@
+/**
+ * @file Text of strangers as it may be shown: names and titles of models, files and conversations,
+ * and messages that quote them. What cannot be seen, or would turn what stands around it, is left out.
+ */
+
+const TITLE = 80; // characters of a name
+const MESSAGE = 600; // characters of an error's text
+
+/** White space and control characters that break lines. */
+const BREAKS = /[\s\u0085\u2028\u2029]+/gu;
+/** Other control characters, marks of direction, and what has no width. */
+const UNSEEN =
+  // eslint-disable-next-line no-control-regex
+  /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff]|[\u{e0000}-\u{e0fff}]/gu;
+/** Joiners belong between letters of some scripts, and in emoji; beside ASCII they are only unseen. */
+const JOINERS = /(?<![^\x00-\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\x00-\x7f])/gu;
+/** Letters carry a few marks in any language; a tower of them covers what stands above. */
+const TOWERS = /(\p{M}{4})\p{M}+/gu;
+/** Hashes and the identities of models: some digits tell them apart. */
+const DIGITS = /(?<![0-9a-f])([0-9a-f]{12})[0-9a-f]{12,}(?![0-9a-f])/gi;
+
+/** @param {string} text @returns {string} on one line, all of it to be seen */
+function printable(text) {
+  return text
+    .replace(BREAKS, " ")
+    .replace(UNSEEN, "")
+    .replace(JOINERS, "")
+    .replace(TOWERS, "$1")
+    .trim();
+}
+
+/**
+ * @param {string} text
+ * @param {number} most characters
+ */
+function cut(text, most) {
+  if (text.length <= most) return text;
+  const kept = [...new Intl.Segmenter().segment(text.slice(0, 4 * most))].slice(0, most - 1);
+  const short = kept.map(({ segment }) => segment).join("");
+  return short.length < text.length ? `${short.trimEnd()}…` : text;
+}
+
+/**
+ * A name for a person to read; never for finding anything.
+ * @param {unknown} text
+ * @param {number} [most] characters
+ */
+export const nameOf = (text, most = TITLE) =>
+  cut(printable(String(text ?? "").slice(0, 100 * most)), most);
+
+/**
+ * @param {string} text of an error
+ * @returns {string} one line with a full stop, no hash longer than it takes to know it
+ */
+export function messageOf(text) {
+  const line = cut(printable(text.slice(0, 100 * MESSAGE)).replace(DIGITS, "$1…"), MESSAGE);
+  return /[\p{L}\p{N})"'”’]$/u.test(line) ? `${line}.` : line;
+}
+
+/**
+ * What a model's file says of itself, with every text of it fit to be shown.
+ * @template {object} T
+ * @param {T} facts
+ * @returns {T}
+ */
+export function named(facts) {
+  const texts = ["title", "about", "architecture", "quantization", "license"];
+  const all = Object.entries(facts).map(([key, value]) =>
+    texts.includes(key) && typeof value === "string"
+      ? [key, nameOf(value, key === "about" ? 300 : TITLE)]
+      : [key, value],
+  );
+  return Object.fromEntries(all);
+}
+
+/**
+ * @param {string} title
+ * @param {string} ending
+ * @returns {string} a file's name that every system takes
+ */
+export function fileName(title, ending) {
+  const safe = nameOf(title)
+    .normalize("NFC")
+    .replace(/[^\p{L}\p{M}\p{N}]+/gu, "-");
+  return `${cut(safe, 60).replace(/^-+|[-…]+$/g, "") || "conversation"}.${ending}`;
+}
