@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Playwright, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Playwright, sync_playwright
 
 from app_page import make_models
 from doppler.cli import MODELS, main
@@ -66,6 +66,20 @@ def playwright(browser: Browser) -> Iterator[Playwright]:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with tiny-chat and tiny-base; beside it lie the .gguf files that they came from."""
     return make_models(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def plain_page(
+    playwright: Playwright, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Page]:
+    """A page of the server that starts no engine: for modules of web/app that need none."""
+    with (
+        Server(tmp_path_factory.mktemp("none")) as server,
+        launched(playwright, browser, None) as context,
+    ):
+        page = context.pages[0]
+        page.goto(f"{server.url}models.json")
+        yield page
 
 
 # Modules that only work inside Pyodide: pytest-pyodide, with the browser that all tests share.

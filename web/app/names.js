@@ -10,10 +10,9 @@ const MESSAGE = 600; // characters of an error's text
 const BREAKS = /[\s\u0085\u2028\u2029]+/gu;
 /** Other control characters, marks of direction, and what has no width. */
 const UNSEEN =
-  // eslint-disable-next-line no-control-regex
   /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff]|[\u{e0000}-\u{e0fff}]/gu;
 /** Joiners belong between letters of some scripts, and in emoji; beside ASCII they are only unseen. */
-const JOINERS = /(?<![^\x00-\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\x00-\x7f])/gu;
+const JOINERS = /(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])/gu;
 /** Letters carry a few marks in any language; a tower of them covers what stands above. */
 const TOWERS = /(\p{M}{4})\p{M}+/gu;
 /** Hashes and the identities of models: some digits tell them apart. */
@@ -24,6 +23,7 @@ function printable(text) {
   return text
     .replace(BREAKS, " ")
     .replace(UNSEEN, "")
+    .replace(/([\u200c\u200d])[\u200c\u200d]+/gu, "$1")
     .replace(JOINERS, "")
     .replace(TOWERS, "$1")
     .trim();
@@ -35,7 +35,7 @@ function printable(text) {
  */
 function cut(text, most) {
   if (text.length <= most) return text;
-  const kept = [...new Intl.Segmenter().segment(text.slice(0, 4 * most))].slice(0, most - 1);
+  const kept = [...new Intl.Segmenter().segment(text.slice(0, 8 * most))].slice(0, most - 1);
   const short = kept.map(({ segment }) => segment).join("");
   return short.length < text.length ? `${short.trimEnd()}…` : text;
 }
@@ -46,14 +46,14 @@ function cut(text, most) {
  * @param {number} [most] characters
  */
 export const nameOf = (text, most = TITLE) =>
-  cut(printable(String(text ?? "").slice(0, 100 * most)), most);
+  cut(printable(String(text ?? "").slice(0, 20 * most)), most);
 
 /**
  * @param {string} text of an error
  * @returns {string} one line with a full stop, no hash longer than it takes to know it
  */
 export function messageOf(text) {
-  const line = cut(printable(text.slice(0, 100 * MESSAGE)).replace(DIGITS, "$1…"), MESSAGE);
+  const line = cut(printable(text.slice(0, 20 * MESSAGE)).replace(DIGITS, "$1…"), MESSAGE);
   return /[\p{L}\p{N})"'”’]$/u.test(line) ? `${line}.` : line;
 }
 
