@@ -22,6 +22,8 @@ _NUMBERS = {
     "i32": (5, "<i"),
     "f32": (6, "<f"),
     "bool": (7, "<?"),
+    "u64": (10, "<Q"),
+    "f64": (12, "<d"),
 }
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -53,7 +55,7 @@ def text(value: str) -> bytes:
 def value(item: Any) -> bytes:
     """Type and value: str, bool, int (u32), float (f32), lists of them, or (kind, number)."""
     if isinstance(item, list):
-        first = value(item[0])[:4]
+        first = value(item[0] if item else 0)[:4]
         return (
             struct.pack("<I", 9)
             + first

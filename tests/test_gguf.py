@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import math
 import struct
+import tracemalloc
 from pathlib import Path
 
 import gguf as reference
@@ -12,12 +13,24 @@ import numpy as np
 import pytest
 
 from doppler.buffers import Buffer, MemoryBuffers
+from doppler.config import ModelConfig, Rope
 from doppler.errors import DopplerError, FormatError, UnsupportedError
+from doppler.formats.blocks import BLOCK_TYPES, OTHER_GGML_TYPES
 from doppler.formats.gguf import Gguf, read_gguf
-from doppler.formats.gguf_config import config_from_gguf
-from doppler.formats.vocabulary import vocabulary_from_gguf
+from doppler.formats.gguf_config import NEUTRAL, config_from_gguf
+from doppler.outline import outline_gguf
 from doppler.source import FileSource
-from gguf_files import gguf_bytes, llama_metadata, llama_tensors, text, value, write_llama
+from gguf_files import (
+    Tensors,
+    gguf_bytes,
+    llama_metadata,
+    llama_tensors,
+    text,
+    value,
+    write_llama,
+)
+
+TENSORS = llama_tensors()
 
 
 class BytesSource:
@@ -121,7 +134,8 @@ TENSOR = text("t") + struct.pack("<I", 1) + struct.pack("<Q", 8)
 @pytest.mark.parametrize(
     ("data", "kind", "message"),
     [
-        (b"GGUF" + struct.pack("<IQQ", 2, 0, 0), UnsupportedError, "GGUF version 2"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), UnsupportedError, "GGUF version 1"),
+        (b"GGUF" + struct.pack("<IQQ", 4, 0, 0), UnsupportedError, "GGUF version 4"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), UnsupportedError, "big-endian"),
         (b"GGUF" + struct.pack("<IQQ", 3, HUGE, 0), FormatError, "counts .* tensors"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, HUGE), FormatError, "counts .* metadata"),
@@ -163,16 +177,16 @@ def test_damaged_headers(data: bytes, kind: type[DopplerError], message: str) ->
 
 def config_error(kind: type[DopplerError], message: str, **changes: object) -> None:
     keys = {key.replace("__", "."): item for key, item in changes.items()}
-    header = read(gguf_bytes(llama_metadata() | keys, llama_tensors()))
+    header = read(gguf_bytes(llama_metadata() | keys, TENSORS))
     with pytest.raises(kind, match=message):
         config_from_gguf(header, ())
 
 
 def test_configs_that_are_refused() -> None:
     config_error(UnsupportedError, "architecture 'mamba'", general__architecture="mamba")
-    config_error(FormatError, "expert_used_count is None", llama__expert_count=8)
+    config_error(FormatError, "expert_used_count is missing", llama__expert_count=8)
     config_error(UnsupportedError, "'longrope'", llama__rope__scaling__type="longrope")
-    config_error(FormatError, "scaling.factor is None", llama__rope__scaling__type="yarn")
+    config_error(FormatError, "scaling.factor is missing", llama__rope__scaling__type="yarn")
     config_error(
         UnsupportedError,
         "turns 32 of 64",
@@ -183,8 +197,12 @@ def test_configs_that_are_refused() -> None:
         UnsupportedError, "differs between layers", **{"llama__attention__head_count_kv": [2, 1]}
     )
     config_error(FormatError, "block_count is 'two'", llama__block_count="two")
-    config_error(FormatError, "no attention heads", llama__attention__head_count=0)
-    config_error(FormatError, "4294967295 layers", llama__block_count=2**32 - 1)
+    config_error(FormatError, "head_count is 0", llama__attention__head_count=0)
+    config_error(
+        FormatError,
+        "block_count is 4294967295, and must be .* from 1 to 4096",
+        llama__block_count=2**32 - 1,
+    )
     config_error(UnsupportedError, "logit_scale is 0.25", llama__logit_scale=0.25)
     config_error(UnsupportedError, "softcapping is 30", llama__final_logit_softcapping=30.0)
     config_error(FormatError, "norm_eps is -1.0", llama__attention__layer_norm_rms_epsilon=-1.0)
@@ -196,28 +214,205 @@ def test_gemma_files_may_say_which_layers_slide_and_their_base() -> None:
     key = "gemma3.attention.sliding_window_pattern"
     for pattern, windows in (([False, True], [0, 7]), (2, [7, 0]), (1, [0, 0])):
         changes = {key: pattern, "gemma3.rope.freq_base_swa": 4321.0}
-        header = read(gguf_bytes(gemma | changes, llama_tensors()))
+        header = read(gguf_bytes(gemma | changes, TENSORS))
         _, config = config_from_gguf(header, ())
         assert [layer.window for layer in config.layers] == windows
         assert [config.ropes[layer.rope].base == 4321 for layer in config.layers] == [
             window > 0 for window in windows
         ]
-    header = read(gguf_bytes(gemma | {key: [True] * 3}, llama_tensors()))
+    header = read(gguf_bytes(gemma | {key: [True] * 3}, TENSORS))
     with pytest.raises(FormatError, match="pattern is of 3 layers, the model of 2"):
         config_from_gguf(header, ())
 
 
-@pytest.mark.parametrize("key", [*llama_metadata(), "tokenizer.ggml.pre", "general.alignment"])
+def yarn_rope(given: float) -> Rope:
+    """Of a model of 64 tokens of context, that factor of the magnitude given."""
+    magnitude = given * (0.1 * math.log(4) + 1)
+    return Rope(1e4, "yarn", 4.0, original_context=64, magnitude=magnitude)
+
+
+def test_version_2_is_read_as_version_3() -> None:
+    content = llama_metadata(), TENSORS
+    assert read(gguf_bytes(*content, version=2)).tensors.keys() == content[1].keys()
+
+
+@pytest.mark.parametrize(("number", "name"), OTHER_GGML_TYPES.items())
+def test_block_types_that_are_not_read_are_named(number: int, name: str) -> None:
+    """Before anything else that may be wrong with the file."""
+    tensors = TENSORS | {"odd": (str(number), (7,), b"")}
+    message = rf"tensor 'odd' has block type number {number} \({name}\), .* choose .* Q4_K"
+    with pytest.raises(UnsupportedError, match=message):
+        read(gguf_bytes(llama_metadata() | {"general.architecture": 5}, tensors)[:-100])
+
+
+def test_the_list_of_block_types_is_whole() -> None:
+    ours = {block.ggml_id for block in BLOCK_TYPES.values()} | OTHER_GGML_TYPES.keys()
+    assert ours == set(range(max(ours) + 1))
+    for kind in reference.GGMLQuantizationType:
+        assert kind.name in BLOCK_TYPES or OTHER_GGML_TYPES[kind.value] == kind.name
+
+
+def test_tensors_that_share_bytes_are_refused() -> None:
+    """Else a small file could hold any number of them."""
+    one = struct.pack("<I", 1) + struct.pack("<QIQ", 8, 0, 0)
+    with pytest.raises(FormatError, match="'a' and 'b' lie over each other"):
+        read(header_of(b"", 0, text("a") + one + text("b") + one, 2) + bytes(64))
+
+
+def outlined(metadata: dict[str, object], tensors: Tensors) -> ModelConfig:
+    source = BytesSource(gguf_bytes(metadata, tensors))
+    return asyncio.run(outline_gguf([source], MemoryBuffers(), "x")).manifest.config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"llama.block_count": 4096},
+        {"llama.block_count": 4096, "llama.expert_count": 1024, "llama.expert_used_count": 2},
+        {"llama.block_count": 4096, "llama.attention.head_count": 2**31 - 1},
+        {"llama.embedding_length": 2**31 - 1, "llama.feed_forward_length": 2**31 - 1},
+    ],
+)
+def test_what_is_claimed_costs_nothing(changes: dict[str, object]) -> None:
+    data = gguf_bytes(llama_metadata() | changes, TENSORS)
+    tracemalloc.start()
+    with pytest.raises(DopplerError):
+        asyncio.run(outline_gguf([BytesSource(data)], MemoryBuffers(), "x"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(data) + (8 << 20)
+
+
+KEYS = [
+    *llama_metadata(),
+    *("tokenizer.ggml.pre", "general.alignment", "split.no", "split.count", "split.tensors.count"),
+    *(f"llama.{key}" for key in NEUTRAL),
+    *("llama.expert_count", "llama.expert_used_count", "llama.expert_feed_forward_length"),
+    *("llama.expert_weights_norm", "llama.attention.sliding_window"),
+    *("llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"),
+    *("llama.rope.freq_base_swa", "llama.rope.scale_linear", "llama.rope.scaling.type"),
+    *("llama.rope.scaling.factor", "llama.rope.scaling.original_context_length"),
+    *(f"llama.rope.scaling.yarn_{key}" for key in ("attn_factor", "beta_fast", "ext_factor")),
+]
+VALUES = [0, 1, "x", "", "yarn", [], [1, 2], [1, 1], ["a"], [[1]], [[["a"]]], 1.5, -1.0, True]
+VALUES += [("u32", 2**32 - 1), ("u64", 2**64 - 1), ("i32", -(2**31)), ("f64", 1e300)]
+VALUES += [("f64", 1e-300), ("f32", float("nan")), ("f32", float("inf")), "\u202e\x1b[31m" * 99]
+
+
+YARN = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+
+
+def refusal(metadata: dict[str, object]) -> str:
+    """What is said of the tiny model with that metadata; nothing where it is read."""
+    try:
+        outlined(metadata, TENSORS)
+    except DopplerError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_values_of_the_wrong_kind_are_no_surprise(key: str) -> None:
     """Whatever stands in a key, it is read, or refused with an error meant for a person."""
-    for item in (0, 1, "x", [1, 2], ["a"], [[1]], [[["a"]]], 1.5, True):
-        for model in ("llama", "gpt2"):
-            changes = {"tokenizer.ggml.model": model, "tokenizer.ggml.merges": ["a b"], key: item}
-            data = gguf_bytes(llama_metadata() | changes, llama_tensors())
-            with contextlib.suppress(DopplerError):
-                header = read(data)
-                config_from_gguf(header, ())
-                vocabulary_from_gguf(header.metadata, header.name)
+    changes: dict[str, object] = {"tokenizer.ggml.merges": ["a b"]}
+    if "scaling" in key:
+        changes |= YARN
+    elif key == "tokenizer.ggml.pre":
+        changes["tokenizer.ggml.model"] = "gpt2"
+    for item in VALUES:
+        told = refusal(llama_metadata() | changes | {key: item})
+        assert told.isprintable()
+        assert len(told) < 500 or key.startswith("tokenizer")
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+def test_keys_that_change_the_arithmetic(key: str) -> None:
+    neutral = NEUTRAL[key]
+    for item in neutral:
+        outlined(llama_metadata() | {f"llama.{key}": item}, TENSORS)
+    with pytest.raises(UnsupportedError, match=rf"llama\.{key} is 0\.75, which Doppler cannot do"):
+        outlined(llama_metadata() | {f"llama.{key}": 0.75}, TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "rope"),
+    [
+        ({"factor": 2.0}, Rope(1e4, "linear", 2.0)),
+        ({"type": "linear", "factor": 2.0}, Rope(1e4, "linear", 2.0)),
+        ({"type": "none", "factor": 2.0}, Rope(1e4)),
+        ({"type": "linear"}, Rope(1e4)),
+        ({"factor": 0.0}, Rope(1e4)),
+        ({"factor": 2}, Rope(1e4, "linear", 2.0)),
+        ({"type": "yarn", "factor": 4.0}, yarn_rope(1.0)),
+        ({"type": "yarn", "factor": 4.0, "original_context_length": 64}, yarn_rope(1.0)),
+        ({"type": "yarn", "factor": 4.0, "yarn_attn_factor": 0.5}, yarn_rope(0.5)),
+        ({"type": "yarn", "factor": 4.0, "attn_factor": 0.5}, yarn_rope(0.5)),
+        (
+            {"type": "yarn", "factor": 4.0, "yarn_attn_factor": 0.5, "attn_factor": 0.5},
+            yarn_rope(0.25),
+        ),
+        ({"type": "yarn", "factor": 4.0, "yarn_ext_factor": 1.0}, yarn_rope(1.0)),
+        ({"type": "yarn", "factor": 4.0, "yarn_ext_factor": -1.0}, yarn_rope(1.0)),
+    ],
+)
+def test_ropes(keys: dict[str, object], rope: Rope) -> None:
+    metadata = llama_metadata() | {f"llama.rope.scaling.{k}": item for k, item in keys.items()}
+    assert outlined(metadata, TENSORS).ropes == (rope,)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (YARN | {"llama.rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor is 0.5, which Dop"),
+        ({"llama.rope.scaling.yarn_attn_factor": 0.5}, "yarn_attn_factor is 0.5, which Doppler"),
+        ({"llama.rope.scaling.attn_factor": 0.5}, "attn_factor is 0.5, which Doppler"),
+        ({"llama.rope.freq_base_swa": 5.0}, "freq_base_swa is 5.0, which Doppler"),
+        ({"llama.attention.key_length_swa": 32}, "key_length_swa is 32, which Doppler"),
+    ],
+)
+def test_ropes_and_heads_that_are_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        outlined(llama_metadata() | keys, TENSORS)
+
+
+def test_an_older_key_of_linear_scaling_and_factors_of_pairs() -> None:
+    metadata = llama_metadata() | {"llama.rope.scale_linear": 2.0}
+    assert outlined(metadata, TENSORS).ropes == (Rope(1e4, "linear", 2.0),)
+    factors = np.linspace(1, 4, 32, dtype=np.float32)
+    tensors: Tensors = {"rope_freqs.weight": ("F32", (32,), factors.tobytes())}
+    for keys, scale in (({}, 1), ({"llama.rope.scale_linear": 2.0}, 2)):
+        (rope,) = outlined(llama_metadata() | keys, TENSORS | tensors).ropes
+        assert rope.factors == tuple((factors * scale).tolist())
+    huge: Tensors = {"rope_freqs.weight": ("F32", (320_000,), bytes(1_280_000))}
+    with pytest.raises(FormatError, match=r"rope_freqs\.weight of shape"):
+        outlined(llama_metadata(), TENSORS | huge)
+
+
+def test_what_lies_beside_the_text_model_is_left_out() -> None:
+    """Vision and audio in one file with the text; and tables that are computed, not learnt."""
+    names = ["v.blk.0.attn_q.weight", "mm.0.weight", "a.conv1d.0.weight"]
+    names += ["blk.0.attn_rot_embd.weight", "blk.1.rope_freqs.weight"]
+    others: Tensors = {name: ("F32", (4, 4), bytes(64)) for name in names}
+    expected = outlined(llama_metadata(), TENSORS)
+    assert outlined(llama_metadata(), TENSORS | others) == expected
+    text_only = {name: item for name, item in TENSORS.items() if "blk.1.attn_q" not in name}
+    with pytest.raises(FormatError, match=r"'blk.1.attn_q.weight' of shape .* is missing"):
+        outlined(llama_metadata(), text_only | others)
+    with pytest.raises(UnsupportedError, match=r"'vision\.0\.weight' is none"):
+        outlined(llama_metadata(), TENSORS | {"vision.0.weight": others["mm.0.weight"]})
+    with pytest.raises(UnsupportedError, match="the part that sees or hears"):
+        outlined(llama_metadata() | {"general.architecture": "clip"}, others)
+
+
+def test_windows_of_all_layers() -> None:
+    """Where a file of arch llama gives one; qwen2's would begin at a layer that GGUF cannot say."""
+    window = {"attention.sliding_window": 16}
+    metadata = llama_metadata() | {f"llama.{key}": item for key, item in window.items()}
+    assert [layer.window for layer in outlined(metadata, TENSORS).layers] == [16, 16]
+    qwen = {key.replace("llama.", "qwen2."): item for key, item in metadata.items()}
+    header = read(gguf_bytes(qwen | {"general.architecture": "qwen2"}, TENSORS))
+    with pytest.raises(UnsupportedError, match=r"qwen2\.attention\.sliding_window is 16, which"):
+        config_from_gguf(header, ())
 
 
 def test_config_of_gemma() -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import deserialize
 
+from checkpoint_files import write_checkpoint
 from doppler.buffers import MemoryBuffers
 from doppler.config import Layer, Rope
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.architectures import of_gguf
-from doppler.formats.hf_config import config_from_hf
+from doppler.formats.hf_config import NEUTRAL, config_from_hf
 from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_safetensors
 from doppler.formats.tensor_names import check_tensors, gguf_names
+from doppler.outline import read_places
 from doppler.source import FileSource, folder_sources
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -89,9 +93,22 @@ def entry(kind: str, shape: list[int], *offsets: int) -> dict[str, Any]:
         (struct.pack("<Q", 2) + b"[]", "no object"),
         (struct.pack("<Q", 2) + b"{x", "JSON is damaged"),
         (struct.pack("<Q", 100_000) + b"[" * 100_000, "JSON is damaged"),
-        (file_of({"t": 5}, 0), "entry of tensor 't'"),
+        (file_of({"t": 5}, 0), "t is 5, and must be an object"),
+        (file_of({"t": {"dtype": "F32", "shape": []}}, 0), "t.data_offsets is missing"),
+        (file_of(entry("F32", [1], 0, 4, 8), 8), "entry of tensor 't'"),
+        (file_of(entry("F32", [10**400], 0, 8), 8), r"t.shape is \[1000"),
+        (file_of(entry("F32", [1] * 9, 0, 4), 8), "entry of tensor 't'"),
+        (
+            file_of({**entry("F32", [1], 0, 4), **{"u": entry("F32", [1], 0, 4)["t"]}}, 8),
+            "lie over",
+        ),
+        (
+            file_of({**entry("F32", [2], 0, 8), **{"u": entry("F32", [1], 4, 8)["t"]}}, 8),
+            "lie over",
+        ),
+        (struct.pack("<Q", 18) + b'{"t":{},"t":{}}   ', "the key 't' stands twice"),
         (file_of(entry("F32", [2], 8, 0), 8), "entry of tensor 't'"),
-        (file_of(entry("F32", [-2], 0, 8), 8), "entry of tensor 't'"),
+        (file_of(entry("F32", [-2], 0, 8), 8), r"t.shape is \[-2\]"),
         (file_of(entry("F32", [4], 0, 8), 8), "has 8 bytes instead of 16"),
         (file_of(entry("F32", [4], 0, 16), 10), "truncated: 6 bytes"),
     ],
@@ -109,6 +126,46 @@ def test_other_types_are_refused_when_they_are_needed(tmp_path: Path) -> None:
     tensors = asyncio.run(read_safetensors(FileSource(path), MemoryBuffers()))
     with pytest.raises(UnsupportedError, match="'t' is of type F8_E4M3"):
         _ = tensors["t"].type
+
+
+def test_a_header_of_any_number_of_tensors_costs_nothing(tmp_path: Path) -> None:
+    path, item = (
+        tmp_path / "x.safetensors",
+        b',"%d":{"dtype":"F32","shape":[],"data_offsets":[0,0]}',
+    )
+    text = b"{" + b"".join(item % i for i in range(300_000))[1:] + b"}"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="has more than 262144 tensors"):
+        asyncio.run(read_safetensors(FileSource(path), MemoryBuffers()))
+    assert tracemalloc.get_traced_memory()[1] < 3 * len(text)
+    tracemalloc.stop()
+
+
+def test_a_whole_file_beside_an_index_of_older_ones(tmp_path: Path) -> None:
+    folder = copied(FIXTURES / "gemma3-1b-like", tmp_path / "copy")
+    expected = checkpoint(folder)
+    for index in ({"weight_map": {"gone.weight": "model-00001-of-00009.safetensors"}}, {}):
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert checkpoint(folder).keys() == expected.keys()
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"weight_map": 5}, "weight_map is 5, and must be an object"),
+        ({"weight_map": {"a": ["x"]}}, r"weight_map.a is \['x'\], and must be a text"),
+        ({"weight_map": {"a": "\ud800"}}, "weight_map.a is "),
+        ({"weight_map": {"a": "../x\n" * 99}}, "names the file '../x"),
+        ({}, "has no weight_map"),
+    ],
+)
+def test_indexes_that_make_no_sense(tmp_path: Path, index: Any, message: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FormatError, match=message) as caught:
+        checkpoint(tmp_path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
 
 
 def config_json(name: str) -> dict[str, Any]:
@@ -177,16 +234,24 @@ def test_defaults_of_the_published_gemma_3_4b() -> None:
         (
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
             FormatError,
-            "factor is None",
+            "factor is missing",
         ),
         (
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4, "mscale": 1}},
             UnsupportedError,
             "mscale",
         ),
-        ({"partial_rotary_factor": 0.5}, UnsupportedError, "a part of each head"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "factor": 4}},
+            FormatError,
+            "rope_type is missing",
+        ),
+        ({"num_attention_heads": 0}, FormatError, "num_attention_heads is 0"),
+        ({"text_config": [1]}, FormatError, "text_config is"),
+        ({"model_type": "m" * 10**6}, UnsupportedError, "architecture 'mmmmmmm"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedError, "partial_rotary_factor is 0.5"),
         ({"query_pre_attn_scalar": 0}, FormatError, "query_pre_attn_scalar"),
-        ({"hidden_size": None}, FormatError, "hidden_size is None"),
+        ({"hidden_size": None}, FormatError, "hidden_size is missing"),
         ({"rms_norm_eps": "x"}, FormatError, "rms_norm_eps"),
         ({"layer_types": ["full_attention"]}, FormatError, "layer_types"),
         ({"layer_types": [[]] * 8}, FormatError, "layer_types"),
@@ -210,7 +275,7 @@ def test_defaults_of_the_published_gemma_3_4b() -> None:
         (
             {"layer_types": None, "num_hidden_layers": 10**9},
             FormatError,
-            "1000000000 layers",
+            "num_hidden_layers is 1000000000",
         ),
     ],
 )
@@ -247,3 +312,189 @@ def test_shapes_are_checked() -> None:
         check_tensors(config, shapes | {"output_norm.weight": (3,)}, "x")
     with pytest.raises(UnsupportedError, match=r"'blk.0.attn_q.bias'"):
         check_tensors(config, shapes | {"blk.0.attn_q.bias": (3,)}, "x")
+
+
+QUANTISED: dict[str, tuple[dict[str, Any], str]] = {
+    "fp8": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "FP8"),
+    "fbgemm": ({"quant_method": "fbgemm_fp8"}, "FP8"),
+    "gptq": ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "GPTQ of 4 bits"),
+    "awq": ({"quant_method": "awq", "bits": 4, "version": "gemm"}, "AWQ of 4 bits"),
+    "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+    "older bitsandbytes": ({"load_in_8bit": True}, "bitsandbytes"),
+    "compressed": ({"quant_method": "compressed-tensors", "format": "x"}, "compressed-tensors"),
+    "mxfp4": ({"quant_method": "mxfp4"}, "MXFP4"),
+    "hqq": ({"quant_method": "hqq"}, "HQQ"),
+    "aqlm": ({"quant_method": "aqlm"}, "AQLM"),
+    "eetq": ({"quant_method": "eetq"}, "EETQ"),
+    "torchao": ({"quant_method": "torchao"}, "torchao"),
+    "quanto": ({"quant_method": "quanto"}, "Quanto"),
+    "mlx": ({"group_size": 64, "bits": 4}, "MLX of 4 bits"),
+    "new": ({"quant_method": "new\n"}, r"'new\\n'"),
+    "unnamed": ({"x": 1}, "a kind without a name"),
+}
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantised_checkpoints_are_told_by_their_kind(name: str) -> None:
+    """Before any other complaint."""
+    settings, kind = QUANTISED[name]
+    broken = {"model_type": "mamba", "hidden_size": "x"}
+    for place in ("quantization_config", "compression_config"):
+        for config in ({place: settings}, {"text_config": {place: settings}}):
+            if place == "compression_config" and name == "unnamed":
+                continue
+            with pytest.raises(UnsupportedError, match=f"quantised as {kind}.* GGUF file"):
+                config_from_hf(broken | config, "config.json")
+
+
+def test_quantised_by_mlx_and_what_is_not_quantised() -> None:
+    data = config_json("gemma3-1b-like")
+    mlx = {"quantization": {"group_size": 64, "bits": 4}}
+    with pytest.raises(UnsupportedError, match="quantised as MLX of 4 bits"):
+        config_from_hf(data | mlx | {"quantization_config": mlx["quantization"]}, "config.json")
+    off = {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}
+    for settings in (None, {}, off):
+        config_from_hf(data | {"quantization_config": settings}, "config.json")
+    with pytest.raises(FormatError, match="quantization_config is 5"):
+        config_from_hf(data | {"quantization_config": 5}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        ("q_proj.qweight", "GPTQ or AWQ"),
+        ("q_proj.weight_scale_inv", "FP8"),
+        ("q_proj.weight_packed", "compressed-tensors"),
+        ("q_proj.weight.absmax", "bitsandbytes"),
+        ("q_proj.weight.quant_state.bitsandbytes__nf4", "bitsandbytes"),
+        ("q_proj.SCB", "bitsandbytes"),
+        ("q_proj.biases", "MLX"),
+        ("q_proj.codebooks", "AQLM"),
+        ("q_proj.W_q", "HQQ"),
+        ("q_proj.weight._data", "Quanto"),
+        ("q_proj_blocks", "MXFP4"),
+    ],
+)
+def test_tensors_tell_how_a_checkpoint_is_quantised(tensor: str, kind: str) -> None:
+    name = f"model.layers.0.self_attn.{tensor}"
+    with pytest.raises(
+        UnsupportedError, match=f"{tensor[:20]}.*: the weights are quantised as {kind}"
+    ):
+        gguf_names(of_gguf("llama", False, "x"), [name], "x")
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+def test_settings_that_change_the_arithmetic(key: str) -> None:
+    data = config_json("llama32-like")
+    for item in (None, *NEUTRAL[key]):
+        config_from_hf(data | {key: item}, "config.json")
+    with pytest.raises(UnsupportedError, match=rf"config\.json: {key} is 0\.75, which Doppler"):
+        config_from_hf(data | {key: 0.75}, "config.json")
+
+
+VALUES = [0, -1, 5, 0.5, 10**400, 10**4000, 1e300, 1e-300, float("inf"), float("nan"), True, "x"]
+VALUES += ["\ud800", "\u202e\x1b[31m" * 99, [], [1, 2], ["x"], [[[]]] * 9, {}, {"a": {}}, None]
+ROPE_KEYS = ("rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
+ROPE_KEYS += ("attention_factor", "truncate", "low_freq_factor", "high_freq_factor", "mscale")
+
+
+def refusal(data: dict[str, Any]) -> str:
+    """What is said of a config; nothing where it is read."""
+    try:
+        config_from_hf(data, "config.json")
+    except DopplerError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["gemma3-4b-like", "llama32-like", "qwen3moe-like"])
+def test_values_of_the_wrong_kind_are_no_surprise(name: str) -> None:
+    """Whatever stands in a field, it is read, or refused in one line."""
+    data = config_json(name)
+    outer = data if "text_config" in data else {"text_config": data}
+    text = outer["text_config"]
+    keys = {*text, "text_config", "quantization_config", "rope_scaling", "sliding_window"}
+    keys |= {"layer_types", "num_experts", "norm_topk_prob", "query_pre_attn_scalar"}
+    cases = [outer | {"text_config": text | {key: item}} for key in keys for item in VALUES]
+    for kind in ("linear", "llama3", "yarn", None):
+        rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0, "low_freq_factor": 1.0}
+        rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+        for key in ("rope_type", "type", *ROPE_KEYS):
+            ropes = [{"rope_parameters": rope | {key: item}} for item in VALUES]
+            cases += [outer | {"text_config": text | changed} for changed in ropes]
+    told = [refusal(case) for case in cases]
+    assert all(message.isprintable() and len(message) < 400 for message in told)
+    assert len(cases) / 2 < sum(map(bool, told)) < len(cases)
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0}, Rope(1e4, "yarn", 4.0, original_context=64)),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": None}, None),
+        ({"type": "yarn", "rope_type": None, "factor": 4.0, "beta_fast": None}, None),
+        ({"rope_type": "yarn", "type": "linear", "factor": 4.0}, None),
+        ({"type": "linear", "factor": 2}, Rope(1e4, "linear", 2.0)),
+        ({"rope_type": "default", "factor": 2}, Rope(1e4)),
+        ({"factor": 1}, Rope(1e4)),
+        ({}, Rope(1e4)),
+        (None, Rope(1e4)),
+    ],
+)
+def test_ropes(rope: dict[str, Any] | None, expected: Rope | None) -> None:
+    data = config_json("llama32-like")
+    del data["rope_parameters"]
+    data |= {"rope_theta": 1e4, "max_position_embeddings": 64}
+    _, old = config_from_hf(data | {"rope_scaling": rope, "rope_parameters": None}, "x")
+    new = {"rope_theta": None, "rope_parameters": {"rope_theta": 1e4, **(rope or {})}}
+    assert config_from_hf(data | new, "x")[1] == old
+    yarn = Rope(1e4, "yarn", 4.0, original_context=64)
+    assert old.ropes == (replace(expected or yarn, magnitude=old.ropes[0].magnitude),)
+    assert (old.ropes[0].magnitude > 1) == (old.ropes[0].scaling == "yarn")
+
+
+def test_ropes_by_layer_of_a_model_that_has_one() -> None:
+    full, other = {"rope_theta": 1e4}, {"rope_theta": 1e6}
+    data = config_json("llama32-like")
+    same = {"full_attention": full, "sliding_attention": full}
+    assert config_from_hf(data | {"rope_parameters": same}, "x")[1].ropes == (Rope(1e4),)
+    with pytest.raises(UnsupportedError, match=r"rope_parameters\.sliding_attention is .*1000000"):
+        config_from_hf(data | {"rope_parameters": same | {"sliding_attention": other}}, "x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.vision_tower.blocks.0.weight", "model.visual.patch_embed.proj.weight"),
+        *(
+            "visual.blocks.0.bias",
+            "model.vision_model.x",
+            "model.connector.proj.weight",
+            "mlp1.0.x",
+        ),
+        *("audio_tower.conv1.weight", "model.audio_tower.x", "multi_modal_projector.linear_1.bias"),
+        *("model.embed_vision.x.weight", "model.image_newline", "model.rotary_emb.inv_freq"),
+        *("model.layers.0.self_attn.rotary_emb.inv_freq", "transformer.h.0.attn.bias"),
+        *("model.layers.0.attn.masked_bias", "model.embeddings.position_ids"),
+    ],
+)
+def test_what_lies_beside_the_text_model_is_left_out(name: str) -> None:
+    assert gguf_names(of_gguf("llama", False, "x"), [name], "x") == {}
+
+
+def test_numbers_of_layers_and_two_names_of_one_tensor(tmp_path: Path) -> None:
+    llama = of_gguf("llama", False, "x")
+    for number in ("1" * 5000, "٣", "-1"):
+        with pytest.raises(UnsupportedError, match=r"tensor 'model\.layers"):
+            gguf_names(llama, [f"model.layers.{number}.mlp.up_proj.weight"], "x")
+    folder = write_checkpoint(tmp_path / "x", 266)
+    data = (folder / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    end = len(data) - 8 - length
+    header["norm.weight"] = {"dtype": "BF16", "shape": [96], "data_offsets": [end, end + 192]}
+    text = json.dumps(header).encode()
+    changed = struct.pack("<Q", len(text)) + text + data[8 + length :] + bytes(192)
+    (folder / "model.safetensors").write_bytes(changed)
+    with pytest.raises(FormatError, match=r"'model\.norm\.weight' and 'norm\.weight' are both"):
+        asyncio.run(read_places(folder_sources(folder), MemoryBuffers()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from doppler.buffers import MemoryBuffers
 from doppler.convert import convert_gguf, convert_path, model_name
 from doppler.errors import FormatError, SourceError
+from doppler.formats.parts import models_among
 from doppler.manifest import BLOCK_SIZE, Manifest
 from doppler.source import FileSource
 from doppler.storage.folder import FolderStorage
@@ -202,6 +204,27 @@ def test_a_merged_file_is_whole(tmp_path: Path) -> None:
     path = part(tmp_path / "merged.gguf", {"no": 0, "count": 0, "tensors.count": 7}, NAMES)
     expected = convert(write_llama(tmp_path / "whole.gguf"), tmp_path / "a")
     assert convert(path, tmp_path / "b").blocks == expected.blocks
+
+
+@pytest.mark.parametrize("count", [2**32 - 1, 2**31 - 1, 100_000, 99_999])
+def test_parts_that_are_claimed_cost_nothing(tmp_path: Path, count: int) -> None:
+    keys = {"split.no": 0, "split.count": count, "split.tensors.count": ALL}
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf_bytes(llama_metadata() | keys, {}))
+    tracemalloc.start()
+    message = refused(path)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    assert "part 2, 3, 4 and 99995 more" in message or f"split.count is {count}, and" in message
+
+
+def test_a_folder_of_parts_of_many_sets(tmp_path: Path) -> None:
+    names = [f"m{i}-00001-of-99999.gguf" for i in range(500)]
+    assert models_among(names) == [[name] for name in sorted(names)]
+    for name in names[:9]:
+        (tmp_path / name).write_bytes(b"")
+    message = refused(tmp_path)
+    assert "holds 9 GGUF models (m0, m1, m2, …)" in message
 
 
 def test_names_of_models() -> None:

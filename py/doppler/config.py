@@ -6,10 +6,12 @@ Nothing outside `formats/architectures.py` may ask which architecture a model ha
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.fields import LARGEST_FLOAT, SMALLEST_FLOAT, shown
 
 Activation = Literal["silu", "gelu_tanh", "swiglu_clamped"]
 RopePairs = Literal["half", "interleaved"]
@@ -17,8 +19,8 @@ RopeScaling = Literal["none", "linear", "llama3", "factors", "yarn"]
 
 
 def _need_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:  # NaN is neither
-        raise FormatError(f"config: {name} is {value}; it must be positive and finite")
+    if not SMALLEST_FLOAT <= value <= LARGEST_FLOAT:  # NaN is neither
+        raise FormatError(f"config: {name} is {shown(value)}; it must be positive and finite")
 
 
 def yarn_magnitude(factor: float) -> float:
@@ -196,15 +198,26 @@ class ModelConfig:
         if not {*self.biases} <= {*self._layer_shapes(), *self._expert_shapes()}:
             raise FormatError(f"config: biases are of {', '.join(self.biases)}")
         for rope in self.ropes:
-            if rope.factors and len(rope.factors) != self.head_dim // 2:
-                raise FormatError(
-                    f"config: {len(rope.factors)} rope factors for {self.head_dim // 2} pairs"
-                )
+            self._check_rope(rope)
         for index, layer in enumerate(self.layers):
             if not 0 <= layer.rope < len(self.ropes) or layer.window < 0:
                 raise FormatError(
                     f"config: layer {index} has window {layer.window}, rope {layer.rope}"
                 )
+
+    def _check_rope(self, rope: Rope) -> None:
+        pairs = self.head_dim // 2
+        if rope.factors and len(rope.factors) != pairs:
+            raise FormatError(f"config: {len(rope.factors)} rope factors for {pairs} pairs")
+        try:
+            frequencies = rope.inverse_frequencies(self.head_dim)
+        except (ArithmeticError, ValueError):
+            frequencies = [math.inf]
+        if not all(0 <= frequency <= LARGEST_FLOAT for frequency in frequencies):
+            raise FormatError(
+                f"config: {rope.scaling} rope with base {shown(rope.base)} and factor "
+                f"{shown(rope.factor)} has frequencies that are no numbers"
+            )
 
     @property
     def q_width(self) -> int:
@@ -221,18 +234,21 @@ class ModelConfig:
 
         In the order of use; what belongs to an expert comes together.
         """
-        shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (self.vocab, self.hidden)}
+        return dict(self.each_shape())
+
+    def each_shape(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those names and shapes one by one: a file may claim to have millions of tensors."""
+        yield "token_embd.weight", (self.vocab, self.hidden)
         layer = self._layer_shapes()
         for i in range(len(self.layers)):
-            shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
+            yield from ((f"blk.{i}.{name}.weight", shape) for name, shape in layer.items())
             biased = [name for name in self.biases if name in layer]
-            shapes |= {f"blk.{i}.{name}.bias": layer[name][:1] for name in biased}
+            yield from ((f"blk.{i}.{name}.bias", layer[name][:1]) for name in biased)
             for expert in range(self.experts.count if self.experts else 0):
-                shapes |= self.expert_shapes(i, expert)
-        shapes["output_norm.weight"] = (self.hidden,)
+                yield from self.expert_shapes(i, expert).items()
+        yield "output_norm.weight", (self.hidden,)
         if not self.tied:
-            shapes["output.weight"] = (self.vocab, self.hidden)
-        return shapes
+            yield "output.weight", (self.vocab, self.hidden)
 
     def expert_shapes(self, layer: int, expert: int) -> dict[str, tuple[int, ...]]:
         """The tensors of one expert, as `tensor_shapes` has them."""

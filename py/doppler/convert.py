@@ -134,12 +134,13 @@ def gguf_among(files: Mapping[str, Source], folder: str) -> list[Source]:
     if not models or any(name.endswith(".safetensors") for name in files):
         return []
     if len(models) > 1:
-        names = ", ".join(whole_name(model[0]) for model in models)
+        names = ", ".join(whole_name(model[0]) for model in models[:3])
+        names += ", …" if len(models) > 3 else ""
         raise FormatError(
             f"{folder} holds {len(models)} GGUF models ({names}): give a file of the one that is "
             "meant"
         )
-    return [files[name] for name in models[0] if name in files]
+    return [files[name] for name in models[0]]
 
 
 def model_name(file: str) -> str:

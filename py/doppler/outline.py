@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,14 +13,15 @@ from doppler.config import ModelConfig
 from doppler.errors import DopplerError, FormatError
 from doppler.formats.content import Content
 from doppler.formats.experts import split_experts
+from doppler.formats.fields import shown
 from doppler.formats.gguf import Gguf
-from doppler.formats.gguf_config import ROPE_FACTORS, config_from_gguf
+from doppler.formats.gguf_config import MOST_PAIRS, ROPE_FACTORS, config_from_gguf
 from doppler.formats.gguf_split import read_model
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import vocabulary_from_files
 from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import read_checkpoint, read_json
-from doppler.formats.tensor_names import check_tensors, gguf_names, our_name
+from doppler.formats.tensor_names import check_tensors, gguf_names, is_text, our_name
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
 from doppler.layout import Place, lay_out
 from doppler.manifest import (
@@ -53,11 +54,11 @@ async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -
     factors = await _rope_factors(gguf, buffers)
     with _naming(gguf.name):
         architecture, config = config_from_gguf(gguf, factors)
-    contents = {
-        our_name(architecture, key): Content(key, t.type, t.shape, t.source, t.offset)
+    contents = _by_name(
+        (our_name(architecture, key), Content(key, t.type, t.shape, t.source, t.offset))
         for key, t in gguf.tensors.items()
-        if key != ROPE_FACTORS
-    }
+        if is_text(key)
+    )
     places = _places(config, contents, buffers, gguf.name)
     title = gguf.metadata.get("general.name")
     license_ = gguf.metadata.get("general.license")
@@ -97,13 +98,26 @@ async def read_places(
         architecture, config = config_from_hf(data, "config.json")
     checkpoint = await read_checkpoint(files, buffers)
     where = "the checkpoint"
-    contents = {
-        name: checkpoint[key].content
+    contents = _by_name(
+        (name, checkpoint[key].content)
         for key, name in gguf_names(architecture, checkpoint, where).items()
-    }
+    )
     if config.tied:
         contents.pop("output.weight", None)
     return config, _places(config, contents, buffers, where)
+
+
+def _by_name(contents: Iterable[tuple[str, Content]]) -> dict[str, Content]:
+    """Tensors by their names here. Raises FormatError where two of a file would be the same."""
+    found: dict[str, Content] = {}
+    for name, content in contents:
+        if name in found:
+            raise FormatError(
+                f"{content.source.name}: the tensors {shown(found[name].name)} and "
+                f"{shown(content.name)} are both the model's {name}; the file is damaged"
+            )
+        found[name] = content
+    return found
 
 
 def _places(
@@ -130,6 +144,8 @@ async def _rope_factors(gguf: Gguf, buffers: Buffers) -> tuple[float, ...]:
     tensor = gguf.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return ()
+    if len(tensor.shape) != 1 or tensor.shape[0] > MOST_PAIRS or tensor.type.elements > 1:
+        raise FormatError(f"{gguf.name}: {ROPE_FACTORS} of shape {tensor.shape} is no rope's")
     data = buffers.to_bytes(await tensor.source.read(tensor.offset, tensor.bytes))
     values = dequantize(tensor.type.name, data, tensor.shape).reshape(-1)
     if not (np.isfinite(values) & (values > 0)).all():

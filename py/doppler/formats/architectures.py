@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from doppler.config import Activation, Layer, RopePairs
-from doppler.errors import FormatError, UnsupportedError
+from doppler.errors import UnsupportedError
+from doppler.formats.fields import shown
 
 _LLAMA_LAYER = {
     "input_layernorm": "attn_norm",
@@ -114,13 +115,6 @@ class Architecture:
     def layer(self, window: int) -> Layer:
         """One that sees a window, or all keys (0); of two ropes, the first is for windows."""
         return Layer(window, int(self.local_base > 0 and window == 0))
-
-
-def checked_count(layers: int) -> int:
-    """A number of layers. Raises FormatError for one that cannot be."""
-    if layers > MOST_LAYERS:
-        raise FormatError(f"config: {layers} layers are more than the {MOST_LAYERS} that can be")
-    return layers
 
 
 ARCHITECTURES = (
@@ -279,9 +273,14 @@ def of_hf(model_type: Any, where: str) -> Architecture:
 
 
 def _find(known: Mapping[str, Architecture], name: Any, where: str) -> Architecture:
+    if name == "clip":
+        raise UnsupportedError(
+            f"{where} holds the part that sees or hears (clip, often called mmproj) of a model; "
+            "choose the file of its text model"
+        )
     if not isinstance(name, str) or name not in known:
         raise UnsupportedError(
-            f"{where}: Doppler does not know the architecture {name!r}; it knows "
+            f"{where}: Doppler does not know the architecture {shown(name)}; it knows "
             f"{', '.join(sorted({a.name for a in ARCHITECTURES}))}"
         )
     return known[name]

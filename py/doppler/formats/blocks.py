@@ -61,13 +61,43 @@ QUANTS = ("none", "q4_0", "q8_0")  # what float weights may become when they are
 BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}
 
 
+# Types of GGML's that Doppler does not read, some of which GGML has dropped again.
+OTHER_GGML_TYPES = {
+    4: "Q4_2",
+    5: "Q4_3",
+    9: "Q8_1",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+    40: "NVFP4",
+    41: "Q1_0",
+}
 BYTES = BlockType("U8", -1, 1, 1)  # no weights: what others are put together of
 
 
 def block_type(name: str) -> BlockType:
     """The type of that name; UnsupportedError where there is none."""
     if name not in BLOCK_TYPES:
-        raise UnsupportedError(f"block type {name!r} is not one of {', '.join(BLOCK_TYPES)}")
+        raise UnsupportedError(f"block type {name!r:.60} is not one of {', '.join(BLOCK_TYPES)}")
     return BLOCK_TYPES[name]
 
 

@@ -23,8 +23,9 @@ from doppler.config import EXPERT_PARTS, ModelConfig
 from doppler.errors import FormatError
 from doppler.formats.blocks import BlockType, block_type
 from doppler.formats.content import Computed, Content, Latest
+from doppler.formats.fields import shown
 
-_STACKED = re.compile(r"blk\.(\d+)\.(ffn_\w+)_(exps|columns)\.(weight|bias|blocks|scales)")
+_STACKED = re.compile(r"blk\.([0-9]+)\.(ffn_\w+)_(exps|columns)\.(weight|bias|blocks|scales)")
 _PAIR = "ffn_gate_up"
 
 Array = npt.NDArray[np.generic]
@@ -57,7 +58,8 @@ class _Splitter:
     ) -> None:
         assert config.experts is not None
         self._count, self._ffn, self._hidden = config.experts.count, config.ffn, config.hidden
-        self._tensors, self._buffers, self._latest = tensors, buffers, Latest()
+        self._named = {content.name: content for content in tensors.values()}  # as in the file
+        self._buffers, self._latest = buffers, Latest()
 
     def split(
         self, layer: str, part: str, layout: str, kind: str, content: Content
@@ -113,10 +115,11 @@ class _Splitter:
     def _scales(self, blocks: Content, expert: int) -> Content:
         """Those of an expert's blocks, which the file has under nearly the same name."""
         name = re.sub("blocks$", "scales", blocks.name)
-        scales = next((t for t in self._tensors.values() if t.name == name), None)
+        scales = self._named.get(name)
         if scales is None:
             raise FormatError(
-                f"{blocks.source.name}: tensor {name!r} is missing, the scales of {blocks.name!r}"
+                f"{blocks.source.name}: tensor {shown(name)} is missing, the scales of "
+                f"{shown(blocks.name)}"
             )
         _need_shape(scales, blocks.shape[:-1])
         each = scales.bytes // self._count
@@ -178,6 +181,6 @@ def _members(part: str) -> tuple[str, ...]:
 def _need_shape(content: Content, wanted: tuple[int, ...]) -> None:
     if content.shape != wanted:
         raise FormatError(
-            f"{content.source.name}: tensor {content.name!r} has shape {content.shape}; the config "
-            f"asks for {wanted}, the first number being that of the experts"
+            f"{content.source.name}: tensor {shown(content.name)} has shape {content.shape}; the "
+            f"config asks for {wanted}, the first number being that of the experts"
         )

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from reprlib import Repr
-from typing import Any
+from typing import Any, Self
 
 from doppler.errors import FormatError, UnsupportedError
 
 LARGEST_FLOAT = 3.4028234663852886e38  # of float32, in which all is computed
+SMALLEST_FLOAT = 1.1754943508222875e-38  # above 0 that GPUs do not take for 0
 LARGEST_INT = 2**31 - 1  # of what is counted in a model; offsets and sizes have LARGEST_SIZE
 LARGEST_SIZE = 2**53 - 1  # bytes, as a page can count them
 _SHOWN = 60  # characters of a stranger's value in a message
@@ -69,10 +70,21 @@ class Fields:
     def __init__(self, data: Mapping[str, Any], where: str, prefix: str = "") -> None:
         self._data, self.where, self.prefix = data, where, prefix
 
-    def below(self, prefix: str) -> Fields:
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def below(self, prefix: str) -> Self:
         """Those whose keys begin so, without it: GGUF's keys are paths."""
         found = {k[len(prefix) :]: v for k, v in self._data.items() if k.startswith(prefix)}
         return type(self)(found, self.where, self.prefix + prefix)
+
+    def over(self, others: Fields) -> Fields:
+        """These, and of others what is absent here."""
+        own = {key: value for key, value in self._data.items() if value is not None}
+        return Fields({**others._data, **own}, self.where, self.prefix)
 
     def get(self, key: str) -> Any:
         """The value as it stands; None where there is none."""

@@ -1,10 +1,9 @@
-"""GGUF version 3: the header, read from a source as far as it reaches; tensor data stays there.
+"""The header of a GGUF file, read from a source as far as it reaches; tensor data stays there.
 
-Layout (little endian): magic, version u32, tensor count u64, metadata count u64; then each
-metadata entry as key, value type u32, value; then each tensor as name, dimensions u32, extents u64
-(columns first), block type u32, offset u64 into the data, which starts at the next multiple of the
-alignment.
-Strings are a u64 length and UTF-8.
+Layout (little endian): magic, version u32 (2 and 3 are the same), tensor count u64, metadata count
+u64; then each metadata entry as key, value type u32, value; then each tensor as name, dimensions
+u32, extents u64 (columns first), block type u32, offset u64 into the data, which starts at the next
+multiple of the alignment. Strings are a u64 length and UTF-8.
 """
 
 from __future__ import annotations
@@ -13,13 +12,16 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.blocks import BY_GGML_ID, BlockType
+from doppler.formats.blocks import BY_GGML_ID, OTHER_GGML_TYPES, BlockType
+from doppler.formats.fields import Fields, shown
+from doppler.formats.other_files import what_it_is
 from doppler.source import Source
 
 Value: TypeAlias = Any  # int, float, bool, str, list[str], list of lists, or a numeric ndarray
@@ -78,11 +80,12 @@ async def read_gguf(source: Source, buffers: Buffers) -> Gguf:
     for _ in range(entry_count):
         key, value = await header.parse(_Cursor.entry)
         if key in metadata:
-            raise FormatError(f"{source.name}: the metadata key {key!r} appears twice")
+            raise FormatError(f"{source.name}: the metadata key {shown(key)} appears twice")
         metadata[key] = value
     records = [await header.parse(_Cursor.tensor) for _ in range(tensor_count)]
-    start = _data_start(source.name, metadata, header.position)
-    tensors = _tensors(source, records, start, _alignment(source.name, metadata), size)
+    alignment = _alignment(source.name, metadata)
+    start = -(-header.position // alignment) * alignment
+    tensors = _tensors(source, records, start, alignment, size)
     return Gguf(source.name, metadata, tensors)
 
 
@@ -163,14 +166,14 @@ class _Cursor:
     def preamble(self) -> tuple[int, int]:
         """Counts of tensors and metadata entries."""
         if self.size < 24 or bytes(self.take(4)) != b"GGUF":
-            raise FormatError(_not_gguf(self.name, bytes(self.data[:64]), self.size))
+            raise FormatError(what_it_is(self.name, bytes(self.data[:64]), self.size))
         version = self.u32()
-        if version != 3:
+        if version not in (2, 3):
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
             big = "big-endian " if swapped in (1, 2, 3) else ""
             raise UnsupportedError(
                 f"{self.name} is {big}GGUF version {swapped if big else version}; Doppler reads "
-                "little-endian version 3: convert the model again with a newer llama.cpp"
+                "little-endian versions 2 and 3: convert the model again with a newer llama.cpp"
             )
         return self.u64(), self.u64()
 
@@ -184,7 +187,8 @@ class _Cursor:
         name = self.string()
         dimensions = self.u32()
         if not 1 <= dimensions <= 4:
-            raise FormatError(f"{self.name}: tensor {name!r} has {dimensions} dimensions, not 1–4")
+            told = f"{self.name}: tensor {shown(name)} has {dimensions} dimensions"
+            raise FormatError(f"{told}, not 1–4")
         extents = struct.unpack(f"<{dimensions}Q", self.take(8 * dimensions))
         return name, tuple(reversed(extents)), self.u32(), self.u64()
 
@@ -196,7 +200,7 @@ class _Cursor:
             return self.string()
         if kind == _ARRAY and depth < _DEEPEST_ARRAY:
             return self._array(key, depth)
-        raise FormatError(f"{self.name}: metadata {key!r} has the unknown value type {kind}")
+        raise FormatError(f"{self.name}: metadata {shown(key)} has the unknown value type {kind}")
 
     def _array(self, key: str, depth: int) -> Value:
         kind, count = self.u32(), self.u64()
@@ -228,15 +232,11 @@ class _Cursor:
 
 
 def _alignment(name: str, metadata: dict[str, Value]) -> int:
-    alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
-        raise FormatError(f"{name}: general.alignment is {alignment!r}, no power of two from 8 on")
+    fields = Fields(metadata, name)
+    alignment = fields.integer("general.alignment", 32)
+    if alignment < 8 or alignment & (alignment - 1):
+        raise fields.error("general.alignment", "a power of two from 8 on")
     return alignment
-
-
-def _data_start(name: str, metadata: dict[str, Value], header_end: int) -> int:
-    alignment = _alignment(name, metadata)
-    return -(-header_end // alignment) * alignment
 
 
 def _tensors(
@@ -247,63 +247,57 @@ def _tensors(
     size: int,
 ) -> dict[str, GgufTensor]:
     name = source.name
+    for tensor, _, kind, _ in records:  # before any other complaint
+        if kind not in BY_GGML_ID:
+            raise UnsupportedError(f"{name}: {_unknown(tensor, kind)}")
     tensors: dict[str, GgufTensor] = {}
     for tensor, shape, kind, offset in records:
         if tensor in tensors:
-            raise FormatError(f"{name}: the tensor {tensor!r} appears twice")
+            raise FormatError(f"{name}: the tensor {shown(tensor)} appears twice")
         if offset % alignment:
             raise FormatError(
-                f"{name}: tensor {tensor!r} lies at {offset}, no multiple of {alignment}"
+                f"{name}: tensor {shown(tensor)} lies at {offset}, no multiple of {alignment}"
             )
         tensors[tensor] = _tensor(source, tensor, shape, kind, start + offset)
-    last = max(tensors.values(), key=lambda t: t.offset + t.bytes, default=None)
-    if last is not None and last.offset + last.bytes > size:
+    _check_ranges(name, sorted(tensors.values(), key=lambda t: t.offset + t.bytes), size)
+    return tensors
+
+
+def _check_ranges(name: str, tensors: list[GgufTensor], size: int) -> None:
+    """Raises FormatError where two share bytes, or the last, in the order of ends, is cut."""
+    for before, tensor in pairwise(tensors):
+        if tensor.offset < before.offset + before.bytes:
+            raise FormatError(
+                f"{name}: the tensors {shown(before.name)} and {shown(tensor.name)} lie over each "
+                "other; the file is damaged"
+            )
+    if tensors and (end := tensors[-1].offset + tensors[-1].bytes) > size:
         raise FormatError(
-            f"{name} is truncated: {last.offset + last.bytes - size} bytes are missing at its end "
-            f"(tensor {last.name!r} ends at {last.offset + last.bytes}, the file at {size}); "
+            f"{name} is truncated: {end - size} bytes are missing at its end "
+            f"(tensor {shown(tensors[-1].name)} ends at {end}, the file at {size}); "
             "download it again"
         )
-    return tensors
+
+
+def _unknown(tensor: str, kind: int) -> str:
+    """What is said of a block type that Doppler does not read."""
+    known = ", ".join(block.name for block in BY_GGML_ID.values())
+    called = f" ({OTHER_GGML_TYPES[kind]})" if kind in OTHER_GGML_TYPES else ""
+    return (
+        f"tensor {shown(tensor)} has block type number {kind}{called}, which Doppler does not "
+        f"read; choose a file quantised to one of {known}"
+    )
 
 
 def _tensor(
     source: Source, tensor: str, shape: tuple[int, ...], kind: int, offset: int
 ) -> GgufTensor:
     name = source.name
-    if kind not in BY_GGML_ID:
-        known = ", ".join(block.name for block in BY_GGML_ID.values())
-        raise UnsupportedError(
-            f"{name}: tensor {tensor!r} has block type number {kind}, which Doppler does not know; "
-            f"choose a file quantised to one of {known}"
-        )
     if math.prod(shape) == 0:
-        raise FormatError(f"{name}: tensor {tensor!r} of shape {shape} is empty")
+        raise FormatError(f"{name}: tensor {shown(tensor)} of shape {shape} is empty")
     block = BY_GGML_ID[kind]
     try:
         length = block.tensor_bytes(shape)
     except FormatError as error:
-        raise FormatError(f"{name}: tensor {tensor!r}: {error}") from error
+        raise FormatError(f"{name}: tensor {shown(tensor)}: {error}") from error
     return GgufTensor(tensor, block, shape, source, offset, length)
-
-
-def _not_gguf(name: str, first: bytes, size: int) -> str:
-    """What the file is instead, as far as its first bytes tell."""
-    if size < 24:
-        return f"{name} is not a GGUF file: it has only {size} bytes"
-    guesses = {
-        b"version https://git-lfs": "a Git LFS pointer: fetch the file that it stands for",
-        b"<": "a web page: take the address of the file itself",
-        b"PK\x03\x04": "a ZIP archive: unpack it first",
-        b"\x1f\x8b": "a gzip archive: unpack it first",
-    }
-    kind = next((text for start, text in guesses.items() if first.lstrip().startswith(start)), None)
-    if kind is None:
-        kind = "text" if _is_text(first) else "of some other kind"
-    return (
-        f"{name} is not a GGUF file: it begins with {first[:24]!r}, not with b'GGUF'. "
-        f"It looks like {kind}; choose a .gguf file"
-    )
-
-
-def _is_text(data: bytes) -> bool:
-    return all(byte >= 32 or byte in b"\t\n\r" for byte in data)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError
+from doppler.formats.fields import Fields, shown
 from doppler.formats.gguf import Gguf, GgufTensor, read_gguf
 from doppler.formats.parts import part_names, part_number, whole_name
 from doppler.source import Source
 
+_MOST = 99_999  # parts, which have five digits in their names
 _NAMED = 3  # missing parts that a message names, at most
 _ALL = "put all parts into one folder, or choose all of them at once in the page"
 
@@ -61,11 +63,9 @@ async def read_model(sources: Sequence[Source], buffers: Buffers) -> Gguf:
 
 def _part(header: Gguf) -> _Part:
     """Raises FormatError where the header contradicts itself or the file's name."""
-    keys = ("split.no", "split.count", "split.tensors.count")
-    values = [header.metadata.get(key, 0) for key in keys]
-    if not all(isinstance(value, int) for value in values):
-        raise FormatError(f"{header.name}: {', '.join(keys)} are {values}, not integers")
-    number, count, tensors = values
+    fields = Fields(header.metadata, header.name)
+    number, count = fields.integer("split.no", 0), fields.integer("split.count", 0, most=_MOST)
+    tensors = fields.integer("split.tensors.count", 0)
     if count in (0, 1):  # files that were merged again count 0
         number, count = 0, 1
     if not 0 <= number < count:
@@ -112,10 +112,14 @@ def _missing(parts: list[_Part]) -> str:
     there = {part.number for part in parts}
     named = next((part.name for part in parts if part_number(part.name)), None)
     names = part_names(named) if named else None
-    lacking = [number for number in range(1, first.count + 1) if number not in there]
-    told = [f"{number} ({names[number - 1]})" if names else str(number) for number in lacking]
-    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-    return f"{first.name} is {first}, and part {', '.join(told[:_NAMED])}{more} is missing"
+    lacking = (number for number in range(1, first.count + 1) if number not in there)
+    told = [
+        f"{number} ({names[number - 1]})" if names else str(number)
+        for number in islice(lacking, _NAMED)
+    ]
+    others = first.count - len(there) - len(told)
+    more = f" and {others} more" if others else ""
+    return f"{first.name} is {first}, and part {', '.join(told)}{more} is missing"
 
 
 def _together(parts: list[_Part]) -> dict[str, GgufTensor]:
@@ -124,9 +128,10 @@ def _together(parts: list[_Part]) -> dict[str, GgufTensor]:
     for part in parts:
         for name, tensor in part.header.tensors.items():
             if name in tensors:
+                first = tensors[name].source.name
                 raise FormatError(
-                    f"the tensor {name!r} is in {tensors[name].source.name} and in {part.name}; "
-                    "get all parts again from one place"
+                    f"the tensor {shown(name)} is in {first} and in {part.name}; get all parts "
+                    "again from one place"
                 )
             tensors[name] = tensor
     return tensors

@@ -8,19 +8,50 @@ from typing import Any
 
 from doppler.config import Activation, Experts, Layer, ModelConfig, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.architectures import Architecture, ExpertKeys, checked_count, of_hf
+from doppler.formats.architectures import MOST_LAYERS, Architecture, ExpertKeys, of_hf
+from doppler.formats.fields import LARGEST_INT, Fields, shown
+from doppler.formats.hf_quantization import refuse_quantised
 
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-_REFUSED = (  # settings that change the arithmetic where they are set
-    "mlp_bias",
-    "final_logit_softcapping",
-    "attn_logit_softcapping",
-    "use_bidirectional_attention",
-    "mlp_only_layers",
-    "shared_expert_intermediate_size",
-    "n_shared_experts",
-)
-_ASKED = {"swiglu_limit": 7.0, "decoder_sparse_step": 1}  # where they are given
+NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when it does not
+    "mlp_bias": (False,),
+    "use_bias": (False,),
+    "final_logit_softcapping": (0,),
+    "attn_logit_softcapping": (0,),
+    "router_logit_softcapping": (0,),
+    "attn_temperature_tuning": (False,),
+    "attn_output_gate": (False,),
+    "attention_k_eq_v": (False,),
+    "attention_chunk_size": (0,),
+    "attention_multiplier": (1,),
+    "embedding_multiplier": (1,),
+    "residual_multiplier": (1,),
+    "logits_scaling": (1,),
+    "logit_scale": (1,),
+    "routed_scaling_factor": (1,),
+    "scoring_func": ("softmax",),
+    "clip_qkv": (0,),
+    "alibi": (False,),
+    "use_qk_norm": (False,),
+    "qk_layernorm": (False,),
+    "use_parallel_residual": (False,),
+    "use_bidirectional_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "no_rope_layers": ([],),
+    "partial_rotary_factor": (1,),
+    "rotary_pct": (1,),
+    "rope_interleaved": (False,),
+    "decoder_sparse_step": (1,),
+    "first_k_dense_replace": (0,),
+    "mlp_only_layers": ([],),
+    "shared_expert_intermediate_size": (0,),
+    "n_shared_experts": (0,),
+    "num_kv_shared_layers": (0,),
+    "hidden_size_per_layer_input": (0,),
+    "enable_moe_block": (False,),
+}
+_CLAMP = 7.0  # of the activation that has one
 
 
 def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, ModelConfig]:
@@ -29,70 +60,37 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
     Raises UnsupportedError for an architecture or a setting that Doppler does not know, FormatError
     for fields that are missing or make no sense. `where` names the file.
     """
-    text = data.get("text_config", data)
+    text = data if data.get("text_config") is None else data["text_config"]
     if not isinstance(text, dict):
-        raise FormatError(f"{where}: text_config is {type(text).__name__}, not an object")
-    architecture = of_hf(text.get("model_type", data.get("model_type")), where)
+        raise Fields(data, where).error("text_config", "an object")
+    model_type = text.get("model_type") or data.get("model_type")
+    refuse_quantised(data, where, ("mxfp4",) if model_type == "gpt_oss" else ())
+    architecture = of_hf(model_type, where)
     tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
-    fields = _Fields({**architecture.hf_defaults, **tied, **text}, where)
-    for key in _REFUSED:
-        if fields.get(key):
-            raise UnsupportedError(
-                f"{where}: {key} is {fields.get(key)!r}, which Doppler cannot do"
-            )
-    asked = {**_ASKED, "attention_bias": "attn_output" in architecture.biases}
-    for key, value in asked.items():
-        if fields.get(key) not in (None, value):
-            raise UnsupportedError(
-                f"{where}: {key} is {fields.get(key)!r}; Doppler can do {value!r} only"
-            )
+    fields = Fields({**architecture.hf_defaults, **tied, **text}, where)
+    clamped = architecture.activation == "swiglu_clamped"
+    neutral = NEUTRAL | {"swiglu_limit": (_CLAMP,) if clamped else (0,)}
+    if "attn_q" not in architecture.biases:  # those that always have some do not look at it
+        neutral |= {"attention_bias": (False,), "qkv_bias": (False,)}
+    elif "attn_output" in architecture.biases:
+        neutral |= {"attention_bias": (True,)}
+    for key, known in neutral.items():
+        _need(fields, key, known)
     return architecture, _config(architecture, fields)
 
 
-class _Fields:
-    """Fields of config.json, checked as they are asked for."""
-
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
-        self._data, self.where = data, where
-
-    def get(self, key: str) -> Any:
-        return self._data.get(key)
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self._data.get(key)
-        if value is None and default is not None:
-            return default
-        if type(value) is not int:
-            raise FormatError(f"{self.where}: {key} is {value!r:.60}, and must be an integer")
-        return value
-
-    def object(self, key: str) -> dict[str, Any]:
-        return _object(self._data, key, self.where)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        return _number(self._data, key, self.where, default)
+def _need(fields: Fields, key: str, known: tuple[Any, ...]) -> None:
+    """Raises UnsupportedError for a setting that changes the arithmetic."""
+    if fields.has(key) and fields.get(key) not in known:
+        raise UnsupportedError(
+            f"{fields.where}: {fields.prefix}{key} is {shown(fields.get(key))}, which Doppler "
+            "cannot do"
+        )
 
 
-def _number(data: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
-    value = data.get(key)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise FormatError(f"{where}: {key} is {value!r:.60}, and must be a number")
-    return float(value)
-
-
-def _object(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    """The fields of an object; none where it is absent."""
-    value = data.get(key) or {}
-    if not isinstance(value, dict):
-        raise FormatError(f"{where}: {key} is {value!r:.60}, and must be an object")
-    return value
-
-
-def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
-    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    head_dim, keys = fields.integer("head_dim", hidden // max(heads, 1)), architecture.experts
+def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
+    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads", least=1)
+    head_dim, keys = fields.integer("head_dim", hidden // heads), architecture.experts
     return ModelConfig(
         architecture=architecture.name,
         hidden=hidden,
@@ -112,126 +110,123 @@ def _config(architecture: Architecture, fields: _Fields) -> ModelConfig:
         biases=architecture.biases,
         qk_norm=architecture.qk_norm,
         post_norms=architecture.post_norms,
-        tied=fields.get("tie_word_embeddings") is True,
+        tied=fields.flag("tie_word_embeddings", False),
         rope_pairs="half",
         sinks=architecture.sinks,
         experts=_experts(keys, fields),
     )
 
 
-def _experts(keys: ExpertKeys | None, fields: _Fields) -> Experts | None:
+def _experts(keys: ExpertKeys | None, fields: Fields) -> Experts | None:
     if keys is None:
         return None
-    count = next((key for key in keys.count if fields.get(key) is not None), keys.count[0])
-    normed = keys.normed is None or fields.get(keys.normed) is True
+    count = next((key for key in keys.count if fields.has(key)), keys.count[0])
+    normed = keys.normed is None or fields.flag(keys.normed, False)
     return Experts(fields.integer(count), fields.integer("num_experts_per_tok"), normed)
 
 
-def _query_scale(fields: _Fields, head_dim: int) -> float:
+def _query_scale(fields: Fields, head_dim: int) -> float:
     scalar = fields.number("query_pre_attn_scalar", head_dim)
     if scalar <= 0:
         raise FormatError(f"{fields.where}: query_pre_attn_scalar or head_dim is {scalar}")
     return float(scalar**-0.5)
 
 
-def _activation(architecture: Architecture, fields: _Fields) -> Activation:
+def _activation(architecture: Architecture, fields: Fields) -> Activation:
     name = fields.get("hidden_activation") or fields.get("hidden_act")
     known = _ACTIVATIONS
     if architecture.hf_activation:
         known = {architecture.hf_activation: architecture.activation}
     if not isinstance(name, str) or name not in known:
         raise UnsupportedError(
-            f"{fields.where}: activation {name!r} is not one of {', '.join(known)}"
+            f"{fields.where}: activation {shown(name)} is not one of {', '.join(known)}"
         )
     return known[name]
 
 
-def _layers(architecture: Architecture, fields: _Fields) -> tuple[Layer, ...]:
+def _layers(architecture: Architecture, fields: Fields) -> tuple[Layer, ...]:
     """`layer_types` says it layer by layer; older files have the pattern's length, or nothing."""
-    count, types = checked_count(fields.integer("num_hidden_layers")), fields.get("layer_types")
-    if types is not None:
+    count = fields.integer("num_hidden_layers", least=1, most=MOST_LAYERS)
+    if fields.has("layer_types"):
         return _typed_layers(architecture, fields, count)
     if architecture.sliding == "pattern":
-        every = fields.integer("_sliding_window_pattern", architecture.global_every)
-        every = fields.integer("sliding_window_pattern", every)
-        if every < 1:
-            raise FormatError(f"{fields.where}: sliding_window_pattern is {every}, not 1 or more")
+        every = fields.integer("_sliding_window_pattern", architecture.global_every, least=1)
+        every = fields.integer("sliding_window_pattern", every, least=1)
         return architecture.layers(count, fields.integer("sliding_window"), every)
-    slides = architecture.sliding != "none" and fields.get("use_sliding_window") is not False
+    slides = architecture.sliding != "none" and fields.flag("use_sliding_window", True)
     window = fields.integer("sliding_window", 0) if slides else 0
     first = fields.integer("max_window_layers") if architecture.sliding == "later" else 0
     return tuple(architecture.layer(window if i >= first else 0) for i in range(count))
 
 
-def _typed_layers(architecture: Architecture, fields: _Fields, count: int) -> tuple[Layer, ...]:
-    types, known = fields.get("layer_types"), ("sliding_attention", "full_attention")
-    if not isinstance(types, list) or len(types) != count or not {*map(str, types)} <= {*known}:
+def _typed_layers(architecture: Architecture, fields: Fields, count: int) -> tuple[Layer, ...]:
+    types, known = fields.texts("layer_types"), ("sliding_attention", "full_attention")
+    if len(types) != count or not {*types} <= {*known}:
         raise FormatError(f"{fields.where}: layer_types must name {count} layers of {list(known)}")
     window = fields.integer("sliding_window") if known[0] in types else 0
     return tuple(architecture.layer(window if kind == known[0] else 0) for kind in types)
 
 
-def _ropes(architecture: Architecture, fields: _Fields) -> tuple[Rope, ...]:
+def _ropes(architecture: Architecture, fields: Fields) -> tuple[Rope, ...]:
     """(local, global) where layers differ, one rope otherwise.
 
     transformers 5 has `rope_parameters`, by layer type or plain; 4 has `rope_theta`, `rope_scaling`
     (of the global layers) and `rope_local_base_freq`.
     """
-    plain = {"rope_theta": fields.get("rope_theta"), **fields.object("rope_scaling")}
-    local = {"rope_theta": fields.get("rope_local_base_freq") or architecture.local_base}
-    parameters = fields.object("rope_parameters")
-    if "full_attention" in parameters:
-        plain = _object(parameters, "full_attention", fields.where)
-        local = _object(parameters, "sliding_attention", fields.where) or local
-    else:
-        plain = {**plain, **parameters}
+    old, new = fields.table("rope_scaling"), fields.table("rope_parameters")
+    plain = old.over(Fields({"rope_theta": fields.get("rope_theta")}, fields.where))
+    local_base = fields.get("rope_local_base_freq") or architecture.local_base
+    local = Fields({"rope_theta": local_base}, fields.where)
+    if new.has("full_attention"):
+        plain = new.table("full_attention")
+        local = new.table("sliding_attention") if new.has("sliding_attention") else local
+        if not architecture.local_base and new.has("sliding_attention"):
+            _need(new, "sliding_attention", (new.get("full_attention"),))
+    elif len(new):
+        plain = new.over(plain)
     if not architecture.local_base:
         return (_rope(plain, fields),)
     return _rope(local, fields), _rope(plain, fields)
 
 
-def _rope(data: Mapping[str, Any], fields: _Fields) -> Rope:
-    where = fields.where
-    if (
-        fields.number("partial_rotary_factor", 1.0) != 1
-        or data.get("partial_rotary_factor", 1) != 1
-    ):
-        raise UnsupportedError(f"{where}: rope turns a part of each head only")
-    base = _number(data, "rope_theta", where)
-    kind = data.get("rope_type", data.get("type", "default"))
-    if kind == "default":
+def _rope(data: Fields, fields: Fields) -> Rope:
+    for key in ("partial_rotary_factor", "mrope_section"):
+        _need(data, key, (1,))
+    base = data.number("rope_theta")
+    kind = data.text("rope_type", data.text("type", ""))
+    if not kind and data.number("factor", 1.0) != 1:
+        raise data.error("rope_type", "given where there is a factor")
+    if kind in ("", "default"):
         return Rope(base)
     if kind == "linear":
-        return Rope(base, "linear", _number(data, "factor", where))
+        return Rope(base, "linear", data.number("factor"))
     if kind == "llama3":
         return Rope(
             base,
             "llama3",
-            _number(data, "factor", where),
-            _number(data, "low_freq_factor", where),
-            _number(data, "high_freq_factor", where),
-            int(_number(data, "original_max_position_embeddings", where)),
+            data.number("factor"),
+            data.number("low_freq_factor"),
+            data.number("high_freq_factor"),
+            int(data.number("original_max_position_embeddings", most=LARGEST_INT)),
         )
     if kind == "yarn":
         return _yarn(base, data, fields)
-    raise UnsupportedError(f"{where}: rope type {kind!r} is not one that Doppler knows")
+    raise UnsupportedError(f"{data.where}: rope type {shown(kind)} is not one that Doppler knows")
 
 
-def _yarn(base: float, data: Mapping[str, Any], fields: _Fields) -> Rope:
+def _yarn(base: float, data: Fields, fields: Fields) -> Rope:
     """YaRN as transformers reads it: what makes scores larger is given, or follows the factor."""
-    where = fields.where
     for key in ("mscale", "mscale_all_dim"):
-        if data.get(key):
-            raise UnsupportedError(f"{where}: yarn rope with {key}, which Doppler cannot do")
-    factor = _number(data, "factor", where)
-    context = fields.number("max_position_embeddings")
+        _need(data, key, (0,))
+    factor, key = data.number("factor"), "original_max_position_embeddings"
+    context = fields.integer("max_position_embeddings")
     return Rope(
         base,
         "yarn",
         factor,
-        original_context=int(_number(data, "original_max_position_embeddings", where, context)),
-        beta_fast=_number(data, "beta_fast", where, 32.0),
-        beta_slow=_number(data, "beta_slow", where, 1.0),
-        whole_pairs=data.get("truncate", True) is not False,
-        magnitude=_number(data, "attention_factor", where, yarn_magnitude(factor)),
+        original_context=int(data.number(key, context, most=LARGEST_INT)),
+        beta_fast=data.number("beta_fast", 32.0),
+        beta_slow=data.number("beta_slow", 1.0),
+        whole_pairs=data.flag("truncate", True),
+        magnitude=data.number("attention_factor", yarn_magnitude(factor)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
+_NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.gguf)", re.IGNORECASE)
 
 
 def part_names(name: str) -> tuple[str, ...]:
@@ -29,6 +29,11 @@ def whole_name(name: str) -> str:
     return match[1] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
 
 
-def models_among(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """The GGUF models among a folder's files, each as the names of its parts, there or not."""
-    return sorted({part_names(name) for name in names if name.lower().endswith(".gguf")})
+def models_among(names: Iterable[str]) -> list[list[str]]:
+    """The GGUF models among a folder's files, each as its parts that are there, in order."""
+    models: dict[tuple[str, ...], list[str]] = {}
+    for name in sorted(names):
+        if name.lower().endswith(".gguf"):
+            match = _NAME.fullmatch(name)
+            models.setdefault((match[1], match[3]) if match else (name,), []).append(name)
+    return list(models.values())

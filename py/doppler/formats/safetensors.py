@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.blocks import BYTES, BlockType, block_type
 from doppler.formats.content import Content
-from doppler.formats.fields import parse_json
+from doppler.formats.fields import LARGEST_SIZE, Fields, parse_json, shown
+from doppler.formats.hf_quantization import quantised_as, what_to_do
 from doppler.small import read_small
 from doppler.source import Source
 
@@ -22,6 +24,8 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
 _LARGEST_HEADER = 100_000_000  # what the format itself allows
+_MOST_TENSORS = 1 << 18  # the largest models have less than half of it
+_MOST_EXTENTS = 8
 _KINDS = ("F32", "F16", "BF16")
 _PARTS = ("_blocks", "_scales")  # of MXFP4 weights, the bytes of which lie apart
 
@@ -53,37 +57,51 @@ class SafeTensor:
         if self.is_part:
             return BYTES
         if self.kind not in _KINDS:
+            kind = "FP8" if self.kind.startswith("F8") else f"a kind stored as {self.kind}"
             raise UnsupportedError(
-                f"{self.source.name}: tensor {self.name!r} is of type {self.kind}, "
-                f"not one of {', '.join(_KINDS)}"
+                f"{self.source.name}: tensor {shown(self.name)} is of type {self.kind}, not one of "
+                f"{', '.join(_KINDS)}; {what_to_do(quantised_as(self.name) or kind)}"
             )
         return block_type(self.kind)
 
 
 async def read_checkpoint(files: Mapping[str, Source], buffers: Buffers) -> dict[str, SafeTensor]:
-    """All tensors by name of a folder's files. Raises FormatError where one is missing."""
-    if INDEX_FILE in files:
-        return await _read_indexed(files, buffers)
+    """All tensors by name of a folder's files. Raises FormatError where one is missing.
+
+    A whole file is taken as it is, whatever an index beside it says: it may be an older one's.
+    """
     if SINGLE_FILE in files:
         return await read_safetensors(files[SINGLE_FILE], buffers)
+    if INDEX_FILE in files:
+        return await _read_indexed(files, buffers)
     raise FormatError(
         f"the folder has neither {SINGLE_FILE} nor {INDEX_FILE}; it is no safetensors checkpoint"
     )
 
 
 async def _read_indexed(files: Mapping[str, Source], buffers: Buffers) -> dict[str, SafeTensor]:
+    index = await read_json(files[INDEX_FILE], INDEX_FILE, buffers)
     where = files[INDEX_FILE].name
-    places = (await read_json(files[INDEX_FILE], INDEX_FILE, buffers)).get("weight_map")
-    if not isinstance(places, dict):
-        raise FormatError(f"{where} has no weight_map")
+    places = Fields(index, where).table("weight_map")
+    if not len(places):
+        raise FormatError(f"{where} has no weight_map; get it again")
     tensors: dict[str, SafeTensor] = {}
-    for name in sorted(set(map(str, places.values()))):
+    names = {tensor: places.text(tensor) for tensor in places}
+    for name in sorted({*names.values()}):
         if name not in files:
-            raise FormatError(f"{where} names the file {name!r}, which is missing: fetch it too")
-        tensors |= await read_safetensors(files[name], buffers)
-    for tensor, name in places.items():
+            raise FormatError(
+                f"{where} names the file {shown(name)}, which is missing: fetch it too"
+            )
+        for tensor, found in (await read_safetensors(files[name], buffers)).items():
+            if tensor in tensors:
+                first = tensors[tensor].source.name
+                raise FormatError(f"the tensor {shown(tensor)} is in {first} and in {name}")
+            tensors[tensor] = found
+    for tensor, name in names.items():
         if tensor not in tensors:
-            raise FormatError(f"{where}: tensor {tensor!r} should be in {name!r} and is not")
+            raise FormatError(
+                f"{where}: tensor {shown(tensor)} should be in {shown(name)} and is not"
+            )
     return tensors
 
 
@@ -98,31 +116,42 @@ async def read_safetensors(source: Source, buffers: Buffers) -> dict[str, SafeTe
         raise FormatError(f"{source.name} is not a safetensors file: it begins with {first!r}")
     if 8 + length > size:
         raise FormatError(_truncated(source.name, 8 + length - size))
-    header = parse_json(buffers.to_bytes(await source.read(8, length)), source.name)
+    text = buffers.to_bytes(await source.read(8, length))
+    if text.count(b"{") > _MOST_TENSORS:  # of which each takes some times its bytes here
+        raise FormatError(f"{source.name}: its header has more than {_MOST_TENSORS} tensors")
+    header = parse_json(text, source.name)
     header.pop("__metadata__", None)
-    start = 8 + length
-    tensors = {name: _tensor(name, item, source, start) for name, item in header.items()}
-    end = max((tensor.offset + tensor.bytes for tensor in tensors.values()), default=start)
-    if end > size:
-        raise FormatError(_truncated(source.name, end - size))
+    fields, start = Fields(header, source.name), 8 + length
+    tensors = {name: _tensor(name, fields, source, start) for name in header}
+    _check_ranges(source.name, sorted(tensors.values(), key=lambda t: t.offset + t.bytes), size)
     return tensors
 
 
-def _tensor(name: str, item: Any, source: Source, start: int) -> SafeTensor:
-    try:
-        kind, shape = item["dtype"], tuple(item["shape"])
-        first, end = item["data_offsets"]
-        sane = all(type(n) is int and n >= 0 for n in (*shape, first, end)) and first <= end
-    except (KeyError, TypeError, ValueError):
-        sane = False
-    if not sane:
-        raise FormatError(f"{source.name}: the header's entry of tensor {name!r} is damaged")
+def _check_ranges(name: str, tensors: list[SafeTensor], size: int) -> None:
+    """Raises FormatError where two share bytes, or the last, in the order of ends, is cut."""
+    for before, tensor in pairwise(tensors):
+        if tensor.offset < before.offset + before.bytes:
+            raise FormatError(
+                f"{name}: the tensors {shown(before.name)} and {shown(tensor.name)} lie over each "
+                "other; the file is damaged"
+            )
+    if tensors and (end := tensors[-1].offset + tensors[-1].bytes) > size:
+        raise FormatError(_truncated(name, end - size))
+
+
+def _tensor(name: str, fields: Fields, source: Source, start: int) -> SafeTensor:
+    entry = fields.table(name)
+    kind, shape = entry.text("dtype"), tuple(entry.integers("shape", most=LARGEST_SIZE))
+    offsets = entry.integers("data_offsets", most=LARGEST_SIZE)
+    if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > _MOST_EXTENTS:
+        raise FormatError(f"{source.name}: the header's entry of tensor {shown(name)} is damaged")
+    first, end = offsets
     tensor = SafeTensor(name, kind, shape, source, start + first, end - first)
     is_known = (kind in _KINDS or tensor.is_part) and len(shape) > 0
     if is_known and tensor.bytes != tensor.type.tensor_bytes(shape):
         raise FormatError(
-            f"{source.name}: tensor {name!r} of shape {shape} and type {kind} has {tensor.bytes} "
-            f"bytes instead of {tensor.type.tensor_bytes(shape)}"
+            f"{source.name}: tensor {shown(name)} of shape {shape} and type {kind} has "
+            f"{tensor.bytes} bytes instead of {tensor.type.tensor_bytes(shape)}"
         )
     return tensor
 

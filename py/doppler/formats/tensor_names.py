@@ -8,17 +8,37 @@ from collections.abc import Iterable, Mapping
 from doppler.config import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture
+from doppler.formats.fields import shown
+from doppler.formats.hf_quantization import quantised_as, what_to_do
 
 _OUTER = {
     "embed_tokens.weight": "token_embd.weight",
     "norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-_TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "model.")
-_IGNORED = ("vision_tower.", "multi_modal_projector.", "vision_model.")
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_TEXT_PREFIXES = (
+    "language_model.model.",
+    "model.language_model.",
+    "model.text_model.",
+    "language_model.",
+    "model.",
+)
+# Of what sees or hears beside the text model; and what is computed, not learnt.
+_OTHER_PARTS = (
+    *("vision_tower.", "vision_model.", "vision_encoder.", "visual.", "vision_embed_tokens."),
+    *("multi_modal_projector.", "mm_projector.", "vision_projector.", "mlp1.", "connector."),
+    *("audio_tower.", "audio_model.", "audio_encoder.", "audio_projector.", "image_newline"),
+    *("embed_vision.", "embed_audio."),
+)
+_COMPUTED = (
+    *("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"),
+    *(".attn.bias", ".attn.masked_bias", ".masked_bias", "position_ids", ".causal_mask"),
+)
+_OTHER_GGUF_PARTS = ("v.", "mm.", "a.")
+_COMPUTED_GGUF = ("attn_rot_embd.weight", "rope_freqs.weight")
+_LAYER = re.compile(r"layers\.([0-9]{1,6})\.(.+)")
 _KINDS = {".": ("weight", "bias"), "_": ("bias", "blocks", "scales")}
-_EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
+_EXPERT = re.compile(r"(?<=experts\.)[0-9]{1,6}(?=\.)")
 
 
 def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> dict[str, str]:
@@ -30,16 +50,20 @@ def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> 
     renamed: dict[str, str] = {}
     for name in names:
         short = _without_prefix(name)
-        if short.startswith(_IGNORED) or short.endswith("rotary_emb.inv_freq"):
+        if short.startswith(_OTHER_PARTS) or short.endswith(_COMPUTED):
             continue
         gguf = _OUTER.get(short) or _layer_name(architecture, short)
         if gguf is None:
-            raise UnsupportedError(
-                f"{where}: tensor {name!r} is none that a {architecture.name} model has here; "
-                "Doppler does not support this variant"
-            )
+            if (kind := quantised_as(name)) is not None:
+                raise UnsupportedError(f"{where}: tensor {shown(name)}: {what_to_do(kind)}")
+            raise UnsupportedError(f"{where}: {_odd(architecture.name, name)}")
         renamed[name] = gguf
     return renamed
+
+
+def is_text(name: str) -> bool:
+    """Whether a GGUF file's tensor is learnt and of the text model: others may lie beside it."""
+    return not name.startswith(_OTHER_GGUF_PARTS) and not name.endswith(_COMPUTED_GGUF)
 
 
 def our_name(architecture: Architecture, name: str) -> str:
@@ -66,6 +90,8 @@ def _layer_name(architecture: Architecture, short: str) -> str | None:
     module = architecture.hf_layer.get(path)
     if module is None or (kind == "bias" and not _has_bias(architecture, module)):
         return None
+    if kind in ("blocks", "scales") and not module.endswith("_columns"):
+        return None
     number = str(int(expert[0])) if expert else ""
     return f"blk.{int(layer)}.{module.replace('*', number)}.{kind}"
 
@@ -88,8 +114,9 @@ def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], wh
 
     `shapes` are by GGUF name.
     """
-    wanted = config.tensor_shapes()
-    for name, shape in wanted.items():
+    wanted = set()
+    for name, shape in config.each_shape():  # ends at the first one missing, whatever is claimed
+        wanted.add(name)
         if name not in shapes:
             raise FormatError(
                 f"{where}: tensor {name!r} of shape {shape} is missing; the file is incomplete"
@@ -100,7 +127,11 @@ def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], wh
             )
     for name in shapes:
         if name not in wanted:
-            raise UnsupportedError(
-                f"{where}: tensor {name!r} is none that a {config.architecture} model has here; "
-                "Doppler does not support this variant"
-            )
+            raise UnsupportedError(f"{where}: {_odd(config.architecture, name)}")
+
+
+def _odd(architecture: str, name: str) -> str:
+    return (
+        f"tensor {shown(name)} is none that a {architecture} model has here; Doppler does not "
+        "support this variant"
+    )
