@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from doppler.channels import Channels, Plain, Reader
 from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
+from doppler.shield import Shield
 from doppler.textstream import REPLACEMENT, Decoder
 
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens of one byte
@@ -33,7 +34,7 @@ class Encoding(Protocol):
     """A tokenizer: text to ids without special tokens of its own, and back."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; control tokens written in it are recognised."""
+        """Ids of `text`; control tokens written in it are recognised, but where shield.MARK is."""
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """Text of `ids`, with or without control tokens."""
@@ -76,6 +77,17 @@ class Tokenizer:
             self._encoding.ids, self.decoder, lambda ids: self._encoding.decode(ids, False)
         )
 
+    @cached_property
+    def _shield(self) -> Shield:
+        """Of control tokens, of what marks parts of an answer, and of what the template writes."""
+        template = self._info.chat_template or ""
+        markers = self._channels.tokens
+        return Shield(
+            token.text
+            for token in self._encoding.added()
+            if token.special or token.id in markers or token.text in template
+        )
+
     def reader(self, prompt: Sequence[int]) -> Reader:
         """Reads the answer to a chat's prompt in its parts."""
         return self._channels.reader(prompt)
@@ -107,12 +119,12 @@ class Tokenizer:
                 "this model has no chat template: it continues text; use complete instead of chat"
             )
         values = {
-            "messages": list(messages),
+            **self._shield.values({"messages": list(messages)}),
             "add_generation_prompt": True,
             "bos_token": self._special(self._info.bos),
             "eos_token": self._special(self._info.eos[0] if self._info.eos else None),
         }
-        ids = self._encoding.encode(self._template.render(values))
+        ids = self._encoding.encode(self._shield.rendered(self._template.render(values)))
         bos = self._info.bos
         if self._info.add_bos and bos is not None and ids[:1] != [bos]:
             ids = [bos, *ids]

@@ -1,6 +1,9 @@
 /** @file A tokenizer.json opened by the kept library, in the shape that py/doppler calls. */
 
-import { Tokenizer } from "../vendor/tokenizers.js";
+import { SequenceNormalizer, Tokenizer } from "../vendor/tokenizers.js";
+
+/** Dropped from every text, once no control token can be recognised: see py/doppler/shield.py. */
+const MARK = "\ufdd1";
 
 /**
  * @typedef {object} OpenTokenizer
@@ -16,7 +19,17 @@ import { Tokenizer } from "../vendor/tokenizers.js";
  * @returns {OpenTokenizer}
  */
 export function tokenizerOf(bytes) {
-  const tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(bytes)), {});
+  const document = JSON.parse(new TextDecoder().decode(bytes));
+  const steps = document.normalizer ? [document.normalizer] : [];
+  const normalizer = new SequenceNormalizer({ type: "Sequence", normalizers: steps });
+  for (const token of document.added_tokens) {
+    // Found before a mark is dropped, and for the rest as it was.
+    token.normalized &&= normalizer.normalize(token.content) !== token.content;
+  }
+  const tokenizer = new Tokenizer(document, {});
+  const drop = { type: "Replace", pattern: { String: MARK }, content: "" };
+  const normalizers = [drop, ...steps];
+  tokenizer.normalizer = new SequenceNormalizer({ type: "Sequence", normalizers });
   return {
     encode: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
     decode: (ids, skipSpecial) => {

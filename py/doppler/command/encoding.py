@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import abc
 
 from tokenizers import Tokenizer as Library
+from tokenizers.normalizers import Replace, Sequence
 
+from doppler.shield import MARK
 from doppler.tokenizer import Added
 
 
@@ -13,15 +16,29 @@ class PypiEncoding:
     """A tokenizer.json opened, which adds no special tokens of its own."""
 
     def __init__(self, document: bytes) -> None:
-        self._library = Library.from_buffer(document)
+        library = self._library = Library.from_buffer(document)
+        normalizer = library.normalizer
+        normalized = {
+            token.content
+            for token in library.get_added_tokens_decoder().values()
+            if token.normalized
+            and (normalizer is None or normalizer.normalize_str(token.content) == token.content)
+        }
+        if normalized:  # found before a mark is dropped, and for the rest as they were
+            content = json.loads(document)
+            for token in content["added_tokens"]:
+                token["normalized"] &= token["content"] not in normalized
+            self._library = Library.from_str(json.dumps(content))
+        steps = [Replace(MARK, ""), *([normalizer] if normalizer else [])]
+        self._library.normalizer = Sequence(steps)
 
     def encode(self, text: str) -> list[int]:
         return list(self._library.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+    def decode(self, ids: abc.Sequence[int], skip_special: bool) -> str:
         return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
-    def ids(self, pieces: Sequence[str]) -> list[int | None]:
+    def ids(self, pieces: abc.Sequence[str]) -> list[int | None]:
         return [self._library.token_to_id(piece) for piece in pieces]
 
     def added(self) -> list[Added]:
