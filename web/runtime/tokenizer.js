@@ -14,6 +14,9 @@ const MARK = "\ufdd1";
  * @property {() => string} added tokens, as a JSON array of [text, id, special]
  */
 
+/** How byte-level rules cut words: the library's own pattern takes U+FEFF for white space. */
+const WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
+
 /**
  * @param {Uint8Array} bytes the file
  * @returns {OpenTokenizer}
@@ -26,6 +29,7 @@ export function tokenizerOf(bytes) {
     // Found before a mark is dropped, and for the rest as it was.
     token.normalized &&= normalizer.normalize(token.content) !== token.content;
   }
+  document.pre_tokenizer = byPattern(document.pre_tokenizer);
   const tokenizer = new Tokenizer(document, {});
   const drop = { type: "Replace", pattern: { String: MARK }, content: "" };
   const normalizers = [drop, ...steps];
@@ -52,4 +56,28 @@ export function tokenizerOf(bytes) {
       return JSON.stringify(tokens.map(({ content, id, special }) => [content, id, special]));
     },
   };
+}
+
+/**
+ * Steps in which the library differs from Hugging Face's own, as patterns, in which it does not.
+ * @param {any} step of tokenizer.json's pre_tokenizer
+ * @returns {any}
+ */
+function byPattern(step) {
+  switch (step?.type) {
+    case "Sequence":
+      return { ...step, pretokenizers: step.pretokenizers.map(byPattern) };
+    case "Digits": // the library knows 0 to 9 only
+      return split(step.individual_digits ? String.raw`\p{N}` : String.raw`\p{N}+`);
+    case "ByteLevel":
+      if (step.use_regex === false || step.add_prefix_space) return step;
+      return { type: "Sequence", pretokenizers: [split(WORDS), { ...step, use_regex: false }] };
+    default:
+      return step;
+  }
+}
+
+/** @param {string} pattern */
+function split(pattern) {
+  return { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false };
 }
