@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PIECE = 64 << 10
+
+
+@dataclass
+class Reply:
+    """What is about to be sent, which a fault may change. `number` counts all requests, from 0."""
+
+    name: str
+    number: int
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    exposed: str = "Content-Range, ETag, Link"
+    length: bool = True  # whether Content-Length is told; else the connection's end is the body's
+    pause: float = 0.0  # seconds after each byte of the body
 
 
 class ModelServer(ThreadingHTTPServer):
@@ -23,6 +38,8 @@ class ModelServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []  # (file's name, Range header)
         self.status: int | None = None  # answered to everything
         self.ranges = True
+        self.headers: dict[str, str] = {}  # sent with every file
+        self.fault: Callable[[Reply], None] = lambda reply: None
         self.stall_after: int | None = None  # bytes of a body after which nothing more comes
         self.cut_after: int | None = None  # bytes of a body after which the connection is closed
         self.released = threading.Event()  # ends the stalled ones
@@ -45,32 +62,50 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.strip("/").split("?")[0]
         asked = self.headers.get("Range", "")
+        reply = self._reply(name, asked)
         self.server.requests.append((name, asked))
+        self.server.fault(reply)
+        self._answer(reply)
+
+    do_HEAD = do_GET
+
+    def _reply(self, name: str, asked: str) -> Reply:
+        number = len(self.server.requests)
         path = self.server.folder / name
         if self.server.status is not None or not path.is_file():
-            return self._answer(self.server.status or 404, b"no\n")
+            return Reply(name, number, self.server.status or 404, b"no\n")
         data = path.read_bytes()
+        headers = dict(self.server.headers)
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+        if self.headers.get("If-Range") not in (None, *headers.values()):
+            match = None
         if match is None or not self.server.ranges:
-            return self._answer(200, data)
+            return Reply(name, number, 200, data, headers)
         start, end = int(match[1]), min(int(match[2]) + 1, len(data))
         if start >= end:
-            return self._answer(416, b"")
-        return self._answer(206, data[start:end], f"bytes {start}-{end - 1}/{len(data)}")
+            return Reply(name, number, 416, b"")
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        return Reply(name, number, 206, data[start:end], headers)
 
-    def _answer(self, status: int, body: bytes, content_range: str | None = None) -> None:
-        self.send_response(status)
+    def _answer(self, reply: Reply) -> None:
+        self.send_response(reply.status)
         self.send_header("Access-Control-Allow-Origin", "*")
-        self.send_header("Access-Control-Expose-Headers", "Content-Range")
-        self.send_header("Content-Length", str(len(body)))
-        if content_range:
-            self.send_header("Content-Range", content_range)
+        self.send_header("Access-Control-Expose-Headers", reply.exposed)
+        if reply.length:
+            reply.headers.setdefault("Content-Length", str(len(reply.body)))
+        else:
+            self.send_header("Connection", "close")
+        for key, value in reply.headers.items():
+            self.send_header(key, value)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         with suppress(ConnectionError):
-            self._send(body)
+            self._send(reply)
 
-    def _send(self, body: bytes) -> None:
-        for at in range(0, len(body), PIECE):
+    def _send(self, reply: Reply) -> None:
+        size = 1 if reply.pause else PIECE
+        for at in range(0, len(reply.body), size):
             if self.server.stall_after is not None and at >= self.server.stall_after:
                 self.server.released.wait(60)
                 self.close_connection = True
@@ -78,7 +113,9 @@ class Handler(BaseHTTPRequestHandler):
             if self.server.cut_after is not None and at >= self.server.cut_after:
                 self.close_connection = True
                 return
-            self.wfile.write(body[at : at + PIECE])
+            if reply.pause and self.server.released.wait(reply.pause):
+                return
+            self.wfile.write(reply.body[at : at + size])
 
     def log_message(self, format: str, *args: object) -> None:
         """The list of requests is enough."""

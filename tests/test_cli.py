@@ -19,7 +19,7 @@ from doppler.command import catalogue, models
 from doppler.command.arguments import byte_count, token_ids
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.manifest import Manifest
-from model_server import Handler, model_server
+from model_server import Handler, Reply, model_server
 from storable import storable
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -312,22 +312,57 @@ def entry_at(url: str) -> catalogue.Entry:
     return catalogue.Entry("far", "Far", 3_000_000, "MIT", url, (), None)
 
 
-def test_fetch_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "now", "start"),
+    [
+        ({"ETag": '"a"'}, {"ETag": '"a"'}, 1_507_328),
+        ({"Last-Modified": "Mon"}, {"Last-Modified": "Mon"}, 1_507_328),
+        ({"ETag": '"a"'}, {"ETag": '"b"'}, 0),  # another file is there now
+        ({"ETag": 'W/"a"'}, {"ETag": 'W/"a"'}, 0),  # nothing tells that it is the same
+        ({}, {}, 0),
+    ],
+)
+def test_fetch_goes_on_where_it_was_cut_off(
+    tmp_path: Path, before: dict[str, str], now: dict[str, str], start: int
+) -> None:
     data = bytes(range(250)) * 12_000
     (tmp_path / "far.gguf").write_bytes(data)
     seen: list[tuple[int, int]] = []
     cache = tmp_path / "cache"
     with model_server(tmp_path) as server:
         entry = entry_at(server.url + "far.gguf")
-        server.cut_after = 1_500_000
+        server.headers, server.cut_after = before, 1_500_000
         with pytest.raises(SourceError, match="run the same command again"):
             catalogue.fetch(entry, lambda *_: None, cache)
-        server.cut_after = None
+        if before != now:
+            data = data[::-1]
+            (tmp_path / "far.gguf").write_bytes(data)
+        server.headers, server.cut_after = now, None
         path = catalogue.fetch(entry, lambda done, total: seen.append((done, total)), cache)
     assert path.read_bytes() == data
-    assert seen[0][0] > 1_000_000
+    assert seen[0][0] == start + min(1 << 20, len(data) - start)
     assert seen[-1] == (len(data), len(data))
-    assert server.requests[-1][1].startswith("bytes=1")
+    assert sorted(path.name for path in cache.iterdir()) == ["far.gguf"]
+
+
+def test_fetch_goes_on_with_nothing_but_what_was_asked_for(tmp_path: Path) -> None:
+    data = bytes(range(250)) * 12_000
+    (tmp_path / "far.gguf").write_bytes(data)
+
+    def shifted(reply: Reply) -> None:
+        reply.headers["Content-Range"] = "bytes 1507344-2999999/3000000"
+        reply.body = reply.body[16:]
+
+    with model_server(tmp_path) as server:
+        entry, cache = entry_at(server.url + "far.gguf"), tmp_path / "cache"
+        server.headers, server.cut_after = {"ETag": '"a"'}, 1_500_000
+        with pytest.raises(SourceError, match="run the same command again"):
+            catalogue.fetch(entry, lambda *_: None, cache)
+        server.cut_after, server.fault = None, shifted
+        with pytest.raises(SourceError, match="answered with bytes 1507344 to 2999999"):
+            catalogue.fetch(entry, lambda *_: None, cache)
+        server.fault = lambda reply: None
+        assert catalogue.fetch(entry, lambda *_: None, cache).read_bytes() == data
 
 
 def test_an_address_with_nothing_is_told(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ class Api:
 
     async def _download(self, args: Args, emit: Emit, files: Any) -> Any:
         url = _text(args, "url")
-        return {"id": await self._transferred(self._library.download(url, emit))}
+        wanted = _text(args, "id") if args.get("id") else None
+        return {"id": await self._transferred(self._library.download(url, wanted, emit))}
 
     async def _inspect(self, args: Args, emit: Emit, files: Any) -> Any:
         asked = Asked.of(args, files)

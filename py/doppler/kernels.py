@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Constants = Mapping[str, Number]
 
+LARGEST = 1 << 20  # bytes that the file of a kernel may have
+
 # Put before kernels whose headers say so.
 SHARED = (
     "state",
@@ -130,7 +132,7 @@ async def fetch_sources() -> dict[str, str]:
     import doppler_runtime
 
     answers = await asyncio.gather(
-        *(doppler_runtime.fetchText(f"kernels/{name}.wgsl") for name in FILES)
+        *(doppler_runtime.fetchText(f"kernels/{name}.wgsl", LARGEST) for name in FILES)
     )
     for name, answer in zip(FILES, answers, strict=True):
         if not answer.text:

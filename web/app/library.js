@@ -21,7 +21,8 @@ export const knownSource = (name) => recall(SOURCES)?.[name] ?? null;
 export async function obtain(source) {
   await keepModels();
   if (source.kind === "manifest") {
-    return (await client.call("download", { url: source.url })).id;
+    const { url, id } = source;
+    return (await client.call("download", { url, ...(id && { id }) })).id;
   }
   const { kind, name, quant } = source;
   if (kind === "files") {

@@ -6,11 +6,14 @@ import { knownSource } from "./library.js";
 import { bytes, parameters } from "./format.js";
 import { askDelete, choose } from "./actions.js";
 import { messageOf, named, nameOf } from "./names.js";
+import { fetchText } from "../runtime/fetch.js";
+import { toast } from "./notices.js";
 import { ownModel } from "./own.js";
 import { set, state, watch } from "./store.js";
 
 /** @import {Entry, OfferedModel, StoredModel} from "./types.js" */
 
+const LONGEST_LIST = 8 << 20; // bytes of models.json or catalogue.json
 const view = byId("models-view", HTMLElement);
 const lists = el("div");
 const disk = el("section", { class: "disk", "aria-label": "Storage", "data-testid": "storage" });
@@ -20,9 +23,10 @@ const offers = { server: [], catalogue: [], about: {} };
 /** @param {string} path @returns {Promise<OfferedModel[]>} empty where there is nothing, or no network */
 async function listing(path) {
   try {
-    const response = await fetch(path);
-    return response.ok ? (await response.json()).models.map(named) : [];
-  } catch {
+    const { status, text } = await fetchText(path, LONGEST_LIST);
+    return status === 200 ? JSON.parse(text).models.map(named) : [];
+  } catch (error) {
+    if (error instanceof RangeError) toast(`${error.message}: its models are left out.`);
     return [];
   }
 }
@@ -43,7 +47,8 @@ async function fetchOffers() {
 function ofStored(stored) {
   const offer = offers.server.find(({ id, name }) => id === stored.id || name === stored.name);
   const listed = offers.catalogue.find(({ name }) => name === stored.name);
-  const kept = stored.url ? /** @type {const} */ ({ kind: "manifest", url: stored.url }) : null;
+  const { id, url } = stored;
+  const kept = url ? /** @type {const} */ ({ kind: "manifest", url, id }) : null;
   const offered = offer ? ofOffer(offer, "server") : listed && ofOffer(listed, "catalogue");
   const source = kept ?? knownSource(stored.name) ?? offered?.source ?? null;
   const about = offers.about[stored.name]?.about ?? null;

@@ -89,7 +89,7 @@ export type Entry = {
 
 /** Where a model comes from, when it is not all here. */
 export type Source =
-  | { kind: "manifest"; url: string }
+  | { kind: "manifest"; url: string; id?: string }
   | ({ kind: "address"; url: string } & Naming)
   | ({ kind: "files"; files: File[]; folder: string | null } & Naming);
 

@@ -1,56 +1,113 @@
 /**
  * @file Bytes of files and addresses as Uint8Arrays. Python decides which bytes, and what a status
- * means; errors of the network reach it as exceptions.
+ * or a header means; errors of the network reach it as exceptions.
  */
 
-const STALL_MS = 60_000; // a server that sends nothing for so long counts as gone
+const SECONDS = 60; // that a part of the page may take to begin, and between two LEAST of it
+const LEAST = 64 << 10;
 
-/** One response body, cut into pieces of equal length. */
+/** @param {Response} response as Python reads it: texts are empty for what is not there to see */
+function told(response) {
+  const text = (/** @type {string} */ name) => response.headers.get(name) ?? "";
+  return {
+    status: response.status,
+    range: text("Content-Range"),
+    length: text("Content-Length"),
+    encoding: text("Content-Encoding"),
+    type: text("Content-Type"),
+    etag: text("ETag"),
+    modified: text("Last-Modified"),
+    link: text("Link"),
+    where: response.url.split(/[?#]/)[0],
+    hides: response.type !== "basic", // another site lets the page see some headers only
+  };
+}
+
+/** One response: what was told of it, and its body in pieces. */
 class ByteStream {
   /**
    * @param {Response} response
    * @param {AbortController} controller
-   * @param {number} skip bytes at the start of the body that nobody asked for
-   * @param {number} length bytes to deliver after them
+   * @param {number} seconds of waiting after which the server counts as gone
+   * @param {number} least bytes; the wait begins anew when so many have come
    */
-  constructor(response, controller, skip, length) {
-    this.status = response.status;
+  constructor(response, controller, seconds, least) {
+    this.told = told(response);
     this.reader = response.body?.getReader();
     this.controller = controller;
-    this.skip = skip;
-    this.left = length;
+    this.patience = 1000 * seconds;
+    this.least = least;
+    this.waited = 0; // milliseconds
+    this.came = 0; // bytes in that time
     /** @type {Uint8Array} */
     this.rest = new Uint8Array(0);
   }
 
   /**
-   * The next `size` bytes (fewer at the end of the range, or where the server ends too early).
+   * The next `size` bytes, fewer at the end of the body.
    * @param {number} size
    * @returns {Promise<Uint8Array>}
    */
   async next(size) {
-    const piece = new Uint8Array(Math.min(size, this.left));
+    const piece = new Uint8Array(size);
     let at = 0;
-    while (at < piece.length && (this.rest.length || (await this.more()))) {
-      const part = this.rest.subarray(0, piece.length - at);
+    while (at < size && (this.rest.length || (await this.more()))) {
+      const part = this.rest.subarray(0, size - at);
       piece.set(part, at);
       at += part.length;
       this.rest = this.rest.subarray(part.length);
     }
-    this.left -= at;
-    return at === piece.length ? piece : piece.subarray(0, at);
+    return at === size ? piece : piece.subarray(0, at);
+  }
+
+  /** @param {number} count bytes to be read and dropped */
+  async skip(count) {
+    let left = count;
+    while (left > 0 && (this.rest.length || (await this.more()))) {
+      const dropped = Math.min(left, this.rest.length);
+      this.rest = this.rest.subarray(dropped);
+      left -= dropped;
+    }
+  }
+
+  /**
+   * @param {number} limit
+   * @returns {Promise<Uint8Array | undefined>} the whole body; undefined if it is longer than `limit`
+   */
+  async whole(limit) {
+    const parts = [];
+    let length = 0;
+    while (length <= limit && (await this.more())) {
+      parts.push(this.rest);
+      length += this.rest.length;
+    }
+    if (length > limit) return undefined;
+    const body = new Uint8Array(length);
+    let at = 0;
+    for (const part of parts) {
+      body.set(part, at);
+      at += part.length;
+    }
+    return body;
+  }
+
+  /** @returns {Promise<boolean>} whether nothing more comes */
+  async ended() {
+    return !this.rest.length && !(await this.more());
   }
 
   /** @returns {Promise<boolean>} whether the body went on; its bytes are in `rest` */
   async more() {
-    const timer = setTimeout(() => this.controller.abort(stalled()), STALL_MS);
+    const began = performance.now();
+    const left = Math.max(0, this.patience - this.waited);
+    const timer = setTimeout(() => this.controller.abort(late(this.came, this.patience)), left);
     try {
       const { value, done } = (await this.reader?.read()) ?? { value: undefined, done: true };
-      if (done || !value) return false;
-      const skipped = Math.min(this.skip, value.length);
-      this.skip -= skipped;
-      this.rest = value.subarray(skipped);
-      return true;
+      this.rest = value ?? new Uint8Array(0);
+      this.waited += performance.now() - began;
+      this.came += this.rest.length;
+      if (this.came >= this.least) this.waited = this.came = 0;
+      return !done;
     } finally {
       clearTimeout(timer);
     }
@@ -62,76 +119,60 @@ class ByteStream {
   }
 }
 
-/** @returns {DOMException} */
-function stalled() {
-  return new DOMException(`no bytes for ${STALL_MS / 1000} seconds`, "TimeoutError");
+/**
+ * @param {number} bytes
+ * @param {number} ms
+ */
+function late(bytes, ms) {
+  return new DOMException(`${bytes} bytes came in ${ms / 1000} seconds`, "TimeoutError");
 }
 
 /**
- * Asks for bytes [start, end) of an address. `status` of the result is 206, or 200 where the server
- * sends the whole file: the stream then begins at `start` all the same. Any other status comes
- * without bytes.
+ * Asks for a file, or for the bytes of it that `range` says.
  * @param {string} url
- * @param {number} start
- * @param {number} end
+ * @param {string} range such as "bytes=0-99", or empty for the whole file
+ * @param {number} [seconds] that the server may take to answer, and as ByteStream has it
+ * @param {number} [least] bytes, as ByteStream has it
  */
-export async function openStream(url, start, end) {
+export async function openStream(url, range, seconds = SECONDS, least = LEAST) {
   const controller = new AbortController();
-  const timer = setTimeout(() => controller.abort(stalled()), STALL_MS);
+  const timer = setTimeout(() => controller.abort(late(0, 1000 * seconds)), 1000 * seconds);
+  /** @type {RequestInit} */
+  const how = range ? { headers: { Range: range }, cache: "no-store" } : { cache: "no-cache" };
   try {
-    const headers = { Range: `bytes=${start}-${end - 1}` };
-    const response = await fetch(url, { headers, cache: "no-store", signal: controller.signal });
-    const skip = response.status === 200 ? start : 0;
-    return new ByteStream(response, controller, skip, response.ok ? end - start : 0);
+    const response = await fetch(url, { ...how, signal: controller.signal });
+    return new ByteStream(response, controller, seconds, least);
   } finally {
     clearTimeout(timer);
   }
 }
 
 /**
- * The length of the file at an address whose server answers ranges.
+ * What the server tells of a file without sending it.
  * @param {string} url
- * @returns {Promise<{status: number, size: number}>} size is -1 where the server does not tell it
+ * @param {number} seconds
  */
-export async function probe(url) {
-  const controller = new AbortController();
-  const headers = { Range: "bytes=0-0" };
-  const response = await fetch(url, { headers, cache: "no-store", signal: controller.signal });
-  const range = response.headers.get("Content-Range"); // "bytes 0-0/1234"; CORS may hide it
-  controller.abort();
-  if (response.status !== 206) return { status: response.status, size: -1 };
-  const total = range ? Number(range.split("/")[1]) : await contentLength(url);
-  return { status: response.status, size: Number.isSafeInteger(total) ? total : -1 };
+export async function askAbout(url, seconds) {
+  const signal = AbortSignal.timeout(1000 * seconds);
+  return told(await fetch(url, { method: "HEAD", cache: "no-store", signal }));
 }
 
 /**
+ * A part of the page as text: a kernel, a list of models.
  * @param {string} url
- * @returns {Promise<number>}
- */
-async function contentLength(url) {
-  const response = await fetch(url, { method: "HEAD", cache: "no-store" });
-  return Number((response.ok && response.headers.get("Content-Length")) || NaN);
-}
-
-/**
- * A small file as it is: a manifest, a tokenizer.
- * @param {string} url
- * @returns {Promise<{status: number, data: Uint8Array}>}
- */
-export async function fetchBytes(url) {
-  const response = await fetch(url, { cache: "no-cache" });
-  const body = response.ok ? await response.arrayBuffer() : new ArrayBuffer(0);
-  return { status: response.status, data: new Uint8Array(body) };
-}
-
-/**
- * A part of the page as text: a kernel.
- * @param {string} url
+ * @param {number} limit bytes
  * @returns {Promise<{status: number, text: string}>}
  */
-export async function fetchText(url) {
-  const response = await fetch(url, { cache: "no-cache" });
-  return { status: response.status, text: response.ok ? await response.text() : "" };
+export async function fetchText(url, limit) {
+  const stream = await openStream(url, "");
+  try {
+    const { status } = stream.told;
+    const body = status === 200 ? await stream.whole(limit) : new Uint8Array(0);
+    if (body) return { status, text: new TextDecoder().decode(body) };
+    throw new RangeError(`${url} is longer than the ${limit} bytes that it may have`);
+  } finally {
+    stream.close();
+  }
 }
 
 /**

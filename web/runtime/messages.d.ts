@@ -62,8 +62,11 @@ export interface Methods {
   device: { args: Empty; result: Device };
   storage: { args: Empty; result: StorageUse };
   models: { args: Empty; result: StoredModel[] };
-  /** `url` of a manifest.json, relative to the page or absolute. Goes on where it was cut off. */
-  download: { args: { url: string }; result: ModelId };
+  /**
+   * `url` of a manifest.json, relative to the page or absolute. Goes on where it was cut off; with
+   * the `id` of what is to go on, it fails where another model is there now.
+   */
+  download: { args: { url: string; id?: string }; result: ModelId };
   /**
    * What a model is and what it takes, read from headers: of one that is stored (`id`), or of what
    * import_url or import_file would be given. What is wrong with it is an answer too. `context` may

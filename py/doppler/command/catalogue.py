@@ -7,27 +7,23 @@ are imported from their address.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from doppler.command.download import PIECE, download, forget
 from doppler.command.wheel import ROOT
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.source import Progress
 
 CATALOGUE = ROOT / "web" / "catalogue.json"
 CACHE = ROOT / ".cache" / "models"
-PIECE = 1 << 20
-TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -94,10 +90,11 @@ def fetch(entry: Entry, progress: Progress, cache: Path = CACHE) -> Path:
         return target
     partial = target.with_suffix(".partial")
     if entry.gguf is not None:
-        _download(entry.gguf, partial, progress)
+        download(entry.gguf, partial, progress)
     else:
         _assemble(entry, partial, progress)
     partial.replace(target)
+    forget(partial)
     return target
 
 
@@ -145,37 +142,3 @@ def _member(folder: Path, part: Part) -> Iterator[bytes]:
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
     while piece := file.read(PIECE):
         yield piece
-
-
-def _download(url: str, target: Path, progress: Progress) -> None:
-    """Goes on where an earlier attempt ended, when the server answers range requests."""
-    have = target.stat().st_size if target.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-            if response.status != 206:
-                have = 0
-            length = response.headers["Content-Length"]
-            if length is None:
-                raise SourceError(f"{url} does not say how long its file is; check the address")
-            total = have + int(length)
-            with target.open("ab" if have else "wb") as out:
-                for piece in _pieces(response):
-                    out.write(piece)
-                    progress(out.tell(), total)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing was left to fetch
-            return
-        raise SourceError(
-            f"{url} answers {error.code} {error.reason}; check the address"
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise SourceError(
-            f"{url} cannot be fetched ({error}); run the same command again to go on from "
-            f"{target.stat().st_size if target.exists() else 0} bytes"
-        ) from error
-    if target.stat().st_size != total:
-        raise SourceError(
-            f"{url} ended after {target.stat().st_size} of {total} bytes; "
-            "run the same command again to go on from there"
-        )

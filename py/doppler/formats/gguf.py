@@ -27,7 +27,7 @@ from doppler.source import Source
 Value: TypeAlias = Any  # int, float, bool, str, list[str], list of lists, or a numeric ndarray
 T = TypeVar("T")
 
-_FIRST_READ = 1 << 20
+_FIRST_READ = 64 << 10
 _LARGEST_HEADER = 256 << 20  # the largest vocabularies take some 10 MB
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")

@@ -48,6 +48,11 @@ def in_folder(url: str, file: str) -> str:
     return urlunsplit(parts._replace(path=f"{path.rstrip('/')}/{file}", fragment=""))
 
 
+def file_name(url: str) -> str:
+    """The last name of an address's path."""
+    return unquote(urlsplit(url).path.rpartition("/")[2])
+
+
 def folder_name(url: str) -> str:
     """What to call the model of a folder's address: the hub's …/NAME/resolve/REVISION/ is NAME."""
     path = urlsplit(in_folder(url, "")).path

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import doppler_runtime as runtime
-from pyodide.ffi import JsException
-
+from doppler.answers import changed, refused
 from doppler.buffers import Buffer, Buffers
 from doppler.errors import RequestError, SourceError
 from doppler.formats.blocks import QUANTS
 from doppler.formats.parts import part_names
-from doppler.page.addresses import folder_name, in_folder, is_gguf, is_in_checkpoint, resolved
-from doppler.page.source import BlobSource, http_files, refused, unreachable
+from doppler.page.addresses import (
+    file_name,
+    folder_name,
+    in_folder,
+    is_gguf,
+    is_in_checkpoint,
+    resolved,
+)
+from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_files
 from doppler.small import read_small
 from doppler.source import Source
 
@@ -68,10 +73,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Given:
-    """Files by name. `folder` is the name of the folder that they are; None for files alone."""
+    """Files by name. `folder` is the name of the folder that they are; None for files alone.
+
+    small: BLAKE3 of the small files that were asked for, by address; None where there was none.
+    """
 
     files: Mapping[str, Source]
     folder: str | None
+    small: Mapping[str, str | None] = field(default_factory=dict)
 
     async def outlines(self, buffers: Buffers) -> dict[str, Outline]:
         """The model that the files are, called like them, for each of QUANTS that it can be had in.
@@ -93,6 +102,22 @@ class Given:
             for quant, outline in outlines.items()
         }
 
+    async def begin(self, buffers: Buffers) -> None:
+        """To be called before weights are read: from now on few large requests are made.
+
+        Raises SourceError where a small file is no longer what it was. Large ones see to that
+        themselves, so that all of the model is as it was at this moment.
+        """
+        for file in self.files.values():
+            if isinstance(file, HttpSource):
+                file.request = PAGE
+        await asyncio.gather(*(self._check(url, buffers) for url in self.small))
+
+    async def _check(self, url: str, buffers: Buffers) -> None:
+        file = await _small(url, buffers)
+        if _digest(file, buffers) != self.small[url]:
+            raise changed(url)
+
     @property
     def _has_checkpoint(self) -> bool:
         return any(name == CONFIG or name.endswith(".safetensors") for name in self.files)
@@ -112,7 +137,7 @@ async def fetched(url: str, buffers: Buffers) -> Given:
     if not is_gguf(url):
         config = await _small(in_folder(url, CONFIG), buffers)
         if config is not None:
-            return Given(await _folder(url, config, buffers), folder_name(url))
+            return await _folder(url, config, buffers)
         if is_in_checkpoint(url):
             raise SourceError(
                 f"{in_folder(url, CONFIG)} is not there; check the address: it must be that of a "
@@ -124,17 +149,19 @@ async def fetched(url: str, buffers: Buffers) -> Given:
     return Given({file.url: file for file in http_files(addresses, buffers)}, None)
 
 
-async def _folder(url: str, config: Source, buffers: Buffers) -> dict[str, Source]:
+async def _folder(url: str, config: _Fetched, buffers: Buffers) -> Given:
     """The files of a checkpoint's folder: small ones are fetched, weights are read as asked."""
-    found = await asyncio.gather(*(_small(in_folder(url, name), buffers) for name in OPTIONAL))
-    files: dict[str, Source] = {CONFIG: config}
-    files |= {name: file for name, file in zip(OPTIONAL, found, strict=True) if file is not None}
+    others = await asyncio.gather(*(_small(in_folder(url, name), buffers) for name in OPTIONAL))
+    found = {CONFIG: config, **dict(zip(OPTIONAL, others, strict=True))}
+    files: dict[str, Source] = {name: file for name, file in found.items() if file is not None}
     names = [SINGLE]
     if INDEX in files:
         index = files[INDEX]
         names = _named(await read_small(index, INDEX, buffers))
     weights = http_files([in_folder(url, name) for name in names], buffers)
-    return {**files, **dict(zip(names, weights, strict=True))}
+    files |= dict(zip(names, weights, strict=True))
+    small = {in_folder(url, name): _digest(file, buffers) for name, file in found.items()}
+    return Given(files, folder_name(url), small)
 
 
 def _named(index: bytes) -> list[str]:
@@ -150,25 +177,26 @@ class _Fetched:
     """A small file, whole."""
 
     def __init__(self, name: str, data: Buffer, buffers: Buffers) -> None:
-        self.name, self._data, self._buffers = name, data, buffers
+        self.name, self.data, self._buffers = name, data, buffers
 
     async def size(self) -> int:
-        return self._buffers.length(self._data)
+        return self._buffers.length(self.data)
 
     async def read(self, offset: int, length: int) -> Buffer:
         if offset + length > await self.size():
             raise SourceError(f"{self.name} is cut short: get it again")
-        return self._buffers.part(self._data, offset, offset + length)
+        return self._buffers.part(self.data, offset, offset + length)
 
 
-async def _small(url: str, buffers: Buffers) -> Source | None:
+async def _small(url: str, buffers: Buffers) -> _Fetched | None:
     """A small file at an address; None where there is none."""
-    try:
-        answer = await runtime.fetchBytes(url)
-    except JsException as error:
-        raise unreachable(url, error) from error
+    answer, data = await fetch_small(url, file_name(url))
     if answer.status in ABSENT:
         return None
-    if answer.status != 200:
+    if data is None:
         raise refused(url, answer.status)
-    return _Fetched(url, answer.data, buffers)
+    return _Fetched(url, data, buffers)
+
+
+def _digest(file: _Fetched | None, buffers: Buffers) -> str | None:
+    return None if file is None else buffers.blake3(file.data)

@@ -22,7 +22,7 @@ from doppler.errors import CorruptError, DopplerError, FormatError, RequestError
 from doppler.inspection import Candidate, facts
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.buffers import PageBuffers
-from doppler.page.given import Asked, fetched, picked
+from doppler.page.given import Asked, Given, fetched, picked
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
 from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.progress import Progress
@@ -82,7 +82,7 @@ class Stored:
                 "and there is no address to get it from again; delete the model and import it again"
             )
         url = urljoin(self.url, TOKENIZER_FILE)
-        data = await fetch_bytes(url)
+        data = await fetch_bytes(url, TOKENIZER_FILE)
         digest = self.buffers.blake3(data)
         if digest != info.blake3:
             raise CorruptError(
@@ -102,9 +102,7 @@ class Library:
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
         self._tidied = False
-        self._seen: tuple[tuple[Any, ...], dict[str, Outline]] | None = (
-            None  # what was inspected last
-        )
+        self._seen: tuple[tuple[Any, ...], Given, dict[str, Outline]] | None = None
 
     async def usage(self) -> dict[str, Any]:
         """Bytes: the browser's quota and our own count of what is stored."""
@@ -120,18 +118,26 @@ class Library:
         """Removes a model with all its files."""
         await self._root.delete(identity)
 
-    async def download(self, url: str, emit: Emit) -> str:
-        """Makes the model of a manifest's address whole in storage; returns its identity."""
+    async def download(self, url: str, wanted: str | None, emit: Emit) -> str:
+        """Makes the model of a manifest's address whole in storage; returns its identity.
+
+        wanted: the identity of the model that is to go on, where its beginning is stored.
+        """
         address = urljoin(js.location.href, url)
-        text = await fetch_text(address)
+        text = await fetch_text(address, MANIFEST_FILE)
         manifest = Manifest.from_json(text, address)
+        if wanted not in (None, manifest.identity):
+            raise SourceError(
+                f"{address}: the model there changed since its download began, so that what is "
+                "stored of it cannot be completed: delete that, and get the new one"
+            )
         if await self._root.manifest_text(manifest.identity) is None:
             tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
             await reserve(manifest.bytes + tokenizer + len(text), manifest.title)
         storage = await self._root.open(manifest.identity)  # makes the folder: now it fits
         try:
-            there = await storage.size(MANIFEST_FILE)
-            if there != len(text.encode()):  # a tab may have been closed while it was written
+            if await self._root.manifest_text(manifest.identity) != text:
+                # its cut into shards is another, or a tab was closed while it was written
                 await self._write_text(storage, MANIFEST_FILE, text)
             await self._write_text(storage, ORIGIN_FILE, json.dumps({"url": address}))
             stored = self._stored(manifest, storage, address)
@@ -147,13 +153,15 @@ class Library:
         if asked.id is not None:
             candidates = [await self._stored_candidate(asked.id)]
         else:
-            outlines = await self._outlines(asked)
+            if asked.url is not None:
+                self._seen = None  # what is there may have changed
+            _, outlines = await self._seen_of(asked)
             candidates = [_candidate(outline, quant) for quant, outline in outlines.items()]
         return candidates, await free_bytes(max(candidate.bytes for candidate in candidates))
 
     async def import_given(self, asked: Asked, emit: Emit) -> str:
         """Converts the model of an address or of files; returns the identity."""
-        outlines = await self._outlines(asked)
+        given, outlines = await self._seen_of(asked)
         self._seen = None  # if this fails, trying again reads everything again
         if asked.quant not in outlines:
             raise RequestError(
@@ -163,6 +171,7 @@ class Library:
         name = asked.name or outline.manifest.name
         outline = replace(outline, manifest=replace(outline.manifest, name=name))
         await reserve(outline.bytes, outline.manifest.title)
+        await given.begin(self._buffers)
         from doppler.convert import write_outline
 
         progress = Progress(emit, "import")
@@ -173,8 +182,11 @@ class Library:
             await unfinished.keep(manifest.identity)
         return manifest.identity
 
-    async def _outlines(self, asked: Asked) -> dict[str, Outline]:
-        """Of what is given; kept until the next, since whoever inspects a model may import it."""
+    async def _seen_of(self, asked: Asked) -> tuple[Given, dict[str, Outline]]:
+        """What is given, and what would be made of it.
+
+        It is kept until the next, since whoever inspects a model may import it.
+        """
         if self._seen is None or self._seen[0] != asked.key:
             self._seen = None
             await runtime.loadNumpy()  # who only uses what is stored need not wait for it
@@ -182,8 +194,8 @@ class Library:
                 given = await fetched(urljoin(js.location.href, asked.url), self._buffers)
             else:
                 given = picked(asked.files, asked.folder)
-            self._seen = asked.key, await given.outlines(self._buffers)
-        return self._seen[1]
+            self._seen = asked.key, given, await given.outlines(self._buffers)
+        return self._seen[1:]
 
     async def _stored_candidate(self, identity: str) -> Candidate:
         """A stored model, and what it lacks."""

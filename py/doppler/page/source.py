@@ -1,28 +1,42 @@
 """Sources of the page: a file that a person picked, and addresses.
 
-An address is read in two ways: anywhere by ranges (a .gguf to import), or as shards, each from
-some block to its end.
+An address is read in three ways: anywhere by ranges (a .gguf to import), as shards, each from some
+block to its end, or whole where it is a small file. What answers must be what was asked for
+(answers.py), or nothing of it is used.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
+from doppler.answers import (
+    DISK,
+    Answer,
+    check_range,
+    check_same,
+    check_whole,
+    refused,
+)
 from doppler.buffers import Buffer, Buffers
 from doppler.errors import FormatError, SourceError
+from doppler.small import LIMITS, too_long
 
 if TYPE_CHECKING:
     from doppler.manifest import Shard
 
-PAGE = 8 << 20  # bytes a request of HttpSource: tensors are small, and each request is a round trip
+HEAD = 64 << 10  # bytes a request while headers are read: most are no longer
+PAGE = 8 << 20  # and while weights are: tensors are small, and each request is a round trip
 PAGES_KEPT = 3  # neighbouring tensors are not always read in the order in which they lie
+SECONDS = 60.0  # that a server may take to answer, and for each LEAST of a body
+LEAST = 64 << 10  # bytes
 
-Pages: TypeAlias = "OrderedDict[tuple[str, int], Buffer]"  # by address and number
+Pages: TypeAlias = "OrderedDict[tuple[str, int], Buffer]"  # by address and start
 
 
 class BlobSource:
@@ -51,26 +65,30 @@ class BlobSource:
 
 
 class HttpSource:
-    """A file at an address whose server answers range requests."""
+    """A file at an address whose server answers range requests.
+
+    The first answer says which version of the file it is; any later one of another is an error.
+    """
 
     def __init__(self, url: str, buffers: Buffers, pages: Pages | None = None) -> None:
         """`pages` may be shared, so that the parts of a model take no more memory than one."""
         self.url = url
         self.name = url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] or url
+        self.request = HEAD  # bytes that are asked for at once, at least
         self._buffers = buffers
         self._size: int | None = None
+        self._first: Answer | None = None
         self._pages: Pages = OrderedDict() if pages is None else pages
+
+    @property
+    def version(self) -> str:
+        """What tells this version of the file from others; empty where the server does not."""
+        return "" if self._first is None else self._first.etag or self._first.modified
 
     async def size(self) -> int:
         if self._size is None:
-            try:
-                answer = await runtime.probe(self.url)
-            except JsException as error:
-                raise unreachable(self.url, error) from error
-            _check_ranges(self.url, answer.status)
-            if answer.size < 0:
-                raise SourceError(f"{self.url}: the server does not tell the length; {DISK}")
-            self._size = int(answer.size)
+            await self._fetch(0, self.request)
+        assert self._size is not None
         return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
@@ -80,43 +98,58 @@ class HttpSource:
                 f"{self.url}: {length} bytes were asked for at {offset} and the file has only "
                 f"{size}; it is cut short where it comes from"
             )
-        first, last = offset // PAGE, (offset + max(length, 1) - 1) // PAGE
-        if first == last:
-            page = await self._page(first)
-            return self._buffers.part(page, offset - first * PAGE, offset - first * PAGE + length)
+        if length == 0:
+            return self._buffers.empty(0)
+        at, end = offset, offset + length
+        start, page = await self._page(at, end)
+        if end <= start + self._buffers.length(page):
+            return self._buffers.part(page, at - start, end - start)
         data = self._buffers.empty(length)
-        for index in range(first, last + 1):
-            page, start = await self._page(index), index * PAGE
-            begin, end = max(offset - start, 0), min(offset + length - start, PAGE)
-            part = self._buffers.part(page, begin, end)
-            self._buffers.put(data, start + begin - offset, part)
+        while at < end:
+            start, page = await self._page(at, end)
+            stop = min(end, start + self._buffers.length(page))
+            self._buffers.put(data, at - offset, self._buffers.part(page, at - start, stop - start))
+            at = stop
         return data
 
-    async def _page(self, index: int) -> Buffer:
-        """Bytes [index * PAGE, …) of the file; the last few pages are kept."""
-        key = self.url, index
-        if key not in self._pages:
-            start, end = index * PAGE, min((index + 1) * PAGE, await self.size())
-            self._pages[key] = await self._fetch(start, end)
-            while len(self._pages) > PAGES_KEPT:
-                self._pages.popitem(last=False)
-        self._pages.move_to_end(key)
-        return self._pages[key]
+    async def _page(self, at: int, end: int) -> tuple[int, Buffer]:
+        """Some bytes with that at `at` among them, and their start; the last few are kept."""
+        for (url, start), page in self._pages.items():
+            if url == self.url and start <= at < start + self._buffers.length(page):
+                self._pages.move_to_end((url, start))
+                return start, page
+        start = at - at % self.request
+        stop = min(max(end, start + self.request), start + PAGE, await self.size())
+        return start, await self._fetch(start, stop)
 
     async def _fetch(self, start: int, end: int) -> Buffer:
-        stream = None
-        try:
-            stream = await runtime.openStream(self.url, start, end)
-            _check_ranges(self.url, stream.status)
-            data = await stream.next(end - start)
-        except JsException as error:
-            raise unreachable(self.url, error) from error
-        finally:
-            if stream is not None:
-                stream.close()
-        if self._buffers.length(data) != end - start:
-            raise SourceError(f"{self.url}: the server ended before byte {end}; try again")
+        """Bytes [start, end), or up to the file's end where its size is not known yet."""
+        async with _opened(self.url, start, end) as (stream, answer):
+            size = check_range(self.url, answer, start, end, self._size)
+            if self._first is None:
+                self._size = size if size is not None else await self._told_size()
+                self._first = answer
+            check_same(self.url, self._first, answer)
+            assert self._size is not None
+            length = min(end, self._size) - start
+            data = await stream.next(length)
+            if self._buffers.length(data) != length or not await stream.ended():
+                raise SourceError(
+                    f"{self.url}: the server did not send the {length} bytes at {start} that were "
+                    "asked for, but fewer or more; try again"
+                )
+        self._pages[self.url, start] = data
+        while len(self._pages) > PAGES_KEPT:
+            self._pages.popitem(last=False)
         return data
+
+    async def _told_size(self) -> int:
+        """The length that is told for the whole file, where Content-Range cannot be seen."""
+        with _explained(self.url):
+            answer = Answer.of(await runtime.askAbout(self.url, SECONDS))
+        if answer.status != 200 or answer.length is None or answer.is_encoded:
+            raise SourceError(f"{self.url}: the server does not tell the length; {DISK}")
+        return answer.length
 
 
 def http_files(urls: Iterable[str], buffers: Buffers) -> list[HttpSource]:
@@ -137,76 +170,83 @@ class HttpShards:
         return self._folder + shard.name
 
     async def blocks(self, shard: Shard, start: int, end: int) -> AsyncGenerator[Buffer, None]:
-        """Bytes [start, end) of the shard a block at a time; the last one may be shorter."""
-        url, size, stream = self.where(shard), self._block_size, None
-        try:
-            stream = await runtime.openStream(url, start, end)
-            if stream.status not in (200, 206):
-                raise refused(url, stream.status)
+        """Bytes [start, end) of the shard a block at a time; the last one may be shorter.
+
+        A server that ignores ranges and sends the whole shard will do: its start is skipped.
+        """
+        url, size = self.where(shard), self._block_size
+        async with _opened(url, start, end) as (stream, answer):
+            if answer.status == 200:
+                check_whole(url, answer, shard.bytes)
+                await stream.skip(start)
+            else:
+                check_range(url, answer, start, end, shard.bytes)
             for at in range(start, end, size):
-                piece = await stream.next(size)
+                piece = await stream.next(min(size, end - at))
                 if piece.length != min(size, end - at):
                     raise SourceError(
                         f"{url}: the server ended at byte {at + piece.length} of {shard.bytes}; "
                         "what came is kept: try again, or get the whole file put there"
                     )
                 yield piece
-        except JsException as error:
-            raise unreachable(url, error) from error
-        finally:
-            if stream is not None:
-                stream.close()
 
 
-async def fetch_bytes(url: str) -> Buffer:
-    """A small file at an address, such as a tokenizer, whole. Raises SourceError."""
-    try:
-        answer = await runtime.fetchBytes(url)
-    except JsException as error:
-        raise unreachable(url, error) from error
-    if answer.status != 200:
+async def fetch_small(url: str, kind: str) -> tuple[Answer, Buffer | None]:
+    """A small file of a kind of LIMITS, whole; None where the status is not 200.
+
+    Raises SourceError, and FormatError where it is longer than its kind may be.
+    """
+    async with _opened(url) as (stream, answer):
+        if answer.status != 200:
+            return answer, None
+        data = await stream.whole(LIMITS[kind])
+        if data is None:
+            raise too_long(url, kind)
+        return answer, data
+
+
+async def fetch_bytes(url: str, kind: str) -> Buffer:
+    """As fetch_small; any status but 200 is a SourceError."""
+    answer, data = await fetch_small(url, kind)
+    if data is None:
         raise refused(url, answer.status)
-    return answer.data
+    return data
 
 
-async def fetch_text(url: str) -> str:
-    """A small text file at an address, such as a manifest. Raises SourceError."""
-    data = bytes((await fetch_bytes(url)).to_bytes())
+async def fetch_text(url: str, kind: str) -> str:
+    """A small text file at an address, such as a manifest. Raises what fetch_bytes does."""
+    data = bytes((await fetch_bytes(url, kind)).to_bytes())
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise FormatError(f"{url} is not text in UTF-8: {error.reason}") from error
 
 
-DISK = "download the file and open it from disk"
+@asynccontextmanager
+async def _opened(
+    url: str, start: int = 0, end: int | None = None
+) -> AsyncIterator[tuple[Any, Answer]]:
+    """The stream of an answer, and what it says: of bytes [start, end), else of the whole file."""
+    asked = "" if end is None else f"bytes={start}-{end - 1}"
+    with _explained(url):
+        stream = await runtime.openStream(url, asked, SECONDS, LEAST)
+        try:
+            yield stream, Answer.of(stream.told)
+        finally:
+            stream.close()
 
 
-def _check_ranges(url: str, status: int) -> None:
-    """Nothing but 206 has the bytes that were asked for."""
-    if status == 200:
-        raise SourceError(f"{url}: the server ignores range requests; {DISK}")
-    if status != 206:
-        raise refused(url, status)
-
-
-ADVICE = {  # what to do about a status that brings no bytes
-    401: f"it wants a login that the page does not have: {DISK}",
-    403: f"it wants a login that the page does not have: {DISK}",
-    404: "check the address",
-    410: "check the address",
-    416: "the file there is shorter than it should be: have it mended, or get it from elsewhere",
-}
-
-
-def refused(url: str, status: int) -> SourceError:
-    """The error for a status that brings no bytes."""
-    advice = ADVICE.get(status, "try again later")
-    return SourceError(f"{url}: the server answered {status}; {advice}")
-
-
-def unreachable(url: str, error: JsException) -> SourceError:
-    """The error for a network that fails. Browsers do not tell a page more than this."""
-    return SourceError(
-        f"{url} cannot be reached ({error.message}): the server is gone, there is no network, or "
-        f"it does not allow other sites to read it (CORS); check the address, or {DISK}"
-    )
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turns errors of the network into ours. Browsers do not tell a page more than this."""
+    try:
+        yield
+    except JsException as error:
+        if error.name == "TimeoutError":
+            raise SourceError(
+                f"{url}: the server is too slow or hangs ({error.message}); try again later"
+            ) from error
+        raise SourceError(
+            f"{url} cannot be reached ({error.message}): the server is gone, there is no network, "
+            f"or it does not allow other sites to read it (CORS); check the address, or {DISK}"
+        ) from error
