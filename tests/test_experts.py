@@ -61,7 +61,7 @@ def test_ranges_of_experts_that_are_wrong_are_refused(tmp_path: Path) -> None:
         ({"offset": 0}, "outside the range of its expert"),
         ({"bytes": size * 10**6}, "no whole number of blocks"),
         ({"expert": 1}, "not those of 18"),
-        ({"bytes": None}, "'bytes' is None"),
+        ({"bytes": None}, "bytes is missing"),
     ):
         wrong = json.loads(manifest.to_json())
         wrong["description"]["experts"][0] |= change

@@ -48,7 +48,7 @@ class Rope:
 
     def __post_init__(self) -> None:
         if self.scaling not in get_args(RopeScaling):
-            raise FormatError(f"config: rope scaling {self.scaling!r} is not known")
+            raise FormatError(f"config: rope scaling {shown(self.scaling)} is not known")
         if (self.scaling == "factors") != bool(self.factors):
             raise FormatError("config: rope factors go with the scaling named factors, and only it")
         for name in ("base", "factor", "magnitude", "beta_fast", "beta_slow"):
@@ -114,6 +114,7 @@ class Layer:
     rope: int = 0
 
 
+MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
 MOST_EXPERTS = 1024  # kernels/route.wgsl
 
 
@@ -177,7 +178,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"):
             if type(getattr(self, name)) is not int:
-                raise FormatError(f"config: {name} is {getattr(self, name)!r}, no whole number")
+                raise FormatError(
+                    f"config: {name} is {shown(getattr(self, name))}, no whole number"
+                )
             _need_positive(name, getattr(self, name))
         for name in ("norm_eps", "query_scale", "embedding_scale"):
             _need_positive(name, getattr(self, name))
@@ -190,13 +193,14 @@ class ModelConfig:
             )
         if self.head_dim % 4 or self.head_dim > 256:
             raise UnsupportedError(
-                f"config: head_dim is {self.head_dim}; the kernels take multiples of 4 up to 256"
+                f"config: head_dim is {shown(self.head_dim)}; the kernels take multiples of 4 up "
+                "to 256"
             )
         if self.activation not in get_args(Activation):
             known = ", ".join(get_args(Activation))
-            raise FormatError(f"config: activation {self.activation!r} is not one of {known}")
+            raise FormatError(f"config: activation {shown(self.activation)} is not one of {known}")
         if not {*self.biases} <= {*self._layer_shapes(), *self._expert_shapes()}:
-            raise FormatError(f"config: biases are of {', '.join(self.biases)}")
+            raise FormatError(f"config: biases are of {shown(self.biases)}")
         for rope in self.ropes:
             self._check_rope(rope)
         for index, layer in enumerate(self.layers):
@@ -290,7 +294,7 @@ class ModelConfig:
         return shapes
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the manifest; `from_json` is its inverse.
+        """Plain data for the manifest; `config_fields.config_of` is its inverse.
 
         What older models do not have is left out of theirs, whose identity is the data's hash.
         """
@@ -306,19 +310,3 @@ class ModelConfig:
                 for name in ("beta_fast", "beta_slow", "whole_pairs", "magnitude"):
                     del rope[name]
         return data
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ModelConfig:
-        """Raises FormatError where a field is missing, unknown or of the wrong kind."""
-        try:
-            fields = dict(data)
-            fields["ropes"] = tuple(
-                Rope(**{**rope, "factors": tuple(rope["factors"])}) for rope in fields["ropes"]
-            )
-            fields["biases"] = tuple(fields.get("biases", ()))
-            fields["layers"] = tuple(Layer(**layer) for layer in fields["layers"])
-            if fields.get("experts") is not None:
-                fields["experts"] = Experts(**fields["experts"])
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise FormatError(f"config in the manifest: {error}") from error

@@ -11,14 +11,16 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from doppler.config import ModelConfig
+from doppler.config_fields import config_of
 from doppler.digest import blake3_hex
 from doppler.errors import DopplerError, FormatError
 from doppler.formats.blocks import block_type
+from doppler.formats.fields import LARGEST_SIZE, Fields, parse_json, shown
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -28,8 +30,7 @@ ALIGNMENT = 256
 VERSION = 1
 
 _HEX = re.compile(r"[0-9a-f]{64}")
-_SHARD_NAME = re.compile(r"shard-\d{5,}\.bin")
-T = TypeVar("T")
+_SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.bin")
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,17 @@ class Manifest:
             "title": self.title,
             "license": self.license,
             "description": self._description(),
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [vars(shard) for shard in self.shards],
         }
         return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
 
     def _description(self) -> dict[str, Any]:
-        experts = {"experts": [asdict(expert) for expert in self.experts]} if self.experts else {}
+        experts = {"experts": [vars(expert) for expert in self.experts]} if self.experts else {}
         return {
             **experts,
             "config": self.config.to_json(),
-            "tokenizer": None if self.tokenizer is None else asdict(self.tokenizer),
-            "tensors": [asdict(tensor) for tensor in self.tensors],
+            "tokenizer": None if self.tokenizer is None else vars(self.tokenizer),
+            "tensors": [vars(tensor) for tensor in self.tensors],
             "bytes": self.bytes,
             "block_size": self.block_size,
             "blocks": list(self.blocks),
@@ -154,96 +155,82 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
         """Reads and checks everything; FormatError names `where` and what is wrong."""
+        fields = Fields(parse_json(text, where), where)
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{where} is not a manifest: {error}") from error
-        try:
-            manifest = _parse(data)
+            manifest = _parse(fields)
             _check(manifest)
         except DopplerError as error:
-            raise type(error)(f"{where}: {error}") from error
-        if manifest.identity != data.get("identity"):
+            message = str(error)
+            named = message if message.startswith(f"{where}: ") else f"{where}: {message}"
+            raise type(error)(named) from error
+        if manifest.identity != fields.get("identity"):
             raise FormatError(
-                f"{where}: its identity is {data.get('identity')!r} and its description's hash "
-                f"{manifest.identity}; the manifest was changed after it was made"
+                f"{where}: its identity is {shown(fields.get('identity'), 66)} and its "
+                f"description's hash {manifest.identity}; the manifest was changed after it was "
+                "made"
             )
         return manifest
 
 
-def _parse(data: Any) -> Manifest:
-    if _field(data, "doppler", int) != VERSION:
-        raise FormatError(f"manifest version {data['doppler']} is not {VERSION}; update Doppler")
-    description = _field(data, "description", dict)
+def _parse(fields: Fields) -> Manifest:
+    version = fields.integer("doppler")
+    if version != VERSION:
+        raise FormatError(f"manifest version {version} is not {VERSION}; update Doppler")
+    description = fields.table("description")
     return Manifest(
-        name=_field(data, "name", str),
-        title=_field(data, "title", str),
-        license=_optional(data, "license", str),
-        config=ModelConfig.from_json(_field(description, "config", dict)),
-        tokenizer=_tokenizer(_optional(description, "tokenizer", dict)),
-        tensors=tuple(_tensor(item) for item in _field(description, "tensors", list)),
-        bytes=_field(description, "bytes", int),
-        block_size=_field(description, "block_size", int),
-        blocks=tuple(_field(description, "blocks", list)),
-        shards=tuple(_shard(item) for item in _field(data, "shards", list)),
-        experts=tuple(_expert(item) for item in description.get("experts", ())),
+        name=fields.text("name"),
+        title=fields.text("title"),
+        license=fields.text("license") if fields.has("license") else None,
+        config=config_of(description.table("config")),
+        tokenizer=_tokenizer(description),
+        tensors=tuple(_tensor(item) for item in description.tables("tensors")),
+        bytes=description.integer("bytes", most=LARGEST_SIZE),
+        block_size=description.integer("block_size"),
+        blocks=tuple(description.texts("blocks")),
+        shards=tuple(_shard(item) for item in fields.tables("shards")),
+        experts=tuple(_expert(item) for item in description.tables("experts")),
     )
 
 
-def _expert(data: Any) -> ExpertRange:
-    return ExpertRange(*(_field(data, field.name, int) for field in fields(ExpertRange)))
+def _expert(item: Fields) -> ExpertRange:
+    return ExpertRange(item.integer("layer"), item.integer("expert"), *_range(item))
 
 
-def _tensor(data: Any) -> Tensor:
-    shape = tuple(_field(data, "shape", list))
-    if len(shape) not in (1, 2) or not all(type(n) is int and n > 0 for n in shape):
-        raise FormatError(f"the shape {list(shape)} of tensor {data.get('name')!r} is no shape")
-    name, kind = _field(data, "name", str), _field(data, "type", str)
-    return Tensor(name, kind, shape, _field(data, "offset", int), _field(data, "bytes", int))
+def _tensor(item: Fields) -> Tensor:
+    shape = tuple(item.integers("shape", least=1, most=LARGEST_SIZE))
+    if len(shape) not in (1, 2):
+        raise item.error("shape", "no more than two numbers")
+    return Tensor(item.text("name"), item.text("type"), shape, *_range(item))
 
 
-def _shard(data: Any) -> Shard:
-    return Shard(
-        _field(data, "name", str),
-        _field(data, "offset", int),
-        _field(data, "bytes", int),
-        _field(data, "blake3", str),
-        _field(data, "sha256", str),
-    )
+def _shard(item: Fields) -> Shard:
+    return Shard(item.text("name"), *_range(item), item.text("blake3"), item.text("sha256"))
 
 
-def _tokenizer(data: dict[str, Any] | None) -> TokenizerInfo | None:
-    if data is None:
+def _range(item: Fields) -> tuple[int, int]:
+    """Offset and length in the byte space."""
+    return item.integer("offset", most=LARGEST_SIZE), item.integer("bytes", most=LARGEST_SIZE)
+
+
+def _tokenizer(description: Fields) -> TokenizerInfo | None:
+    if not description.has("tokenizer"):
         return None
-    eos = tuple(_field(data, "eos", list))
-    if not all(type(token) is int for token in eos):
-        raise FormatError("the tokenizer's eos is no list of token ids")
+    item = description.table("tokenizer")
     return TokenizerInfo(
-        bytes=_field(data, "bytes", int),
-        blake3=_hash(_field(data, "blake3", str), "the tokenizer's blake3"),
-        bos=_optional(data, "bos", int),
-        eos=eos,
-        add_bos=_field(data, "add_bos", bool),
-        chat_template=_optional(data, "chat_template", str),
+        bytes=item.integer("bytes", most=LARGEST_SIZE),
+        blake3=_hash(item.text("blake3"), "the tokenizer's blake3"),
+        bos=item.integer("bos") if item.has("bos") else None,
+        eos=tuple(item.integers("eos")),
+        add_bos=item.flag("add_bos"),
+        chat_template=item.text("chat_template") if item.has("chat_template") else None,
     )
-
-
-def _field(data: Any, key: str, kind: type[T]) -> T:
-    if not isinstance(data, dict) or key not in data:
-        raise FormatError(f"the field {key!r} is missing")
-    value = data[key]
-    if type(value) is not kind:  # a bool is no int here
-        raise FormatError(f"the field {key!r} is {value!r:.60}, which is no {kind.__name__}")
-    return value
-
-
-def _optional(data: Any, key: str, kind: type[T]) -> T | None:
-    return None if isinstance(data, dict) and data.get(key) is None else _field(data, key, kind)
 
 
 def _hash(value: Any, what: str) -> str:
     if not isinstance(value, str) or not _HEX.fullmatch(value):
-        raise FormatError(f"{what} is {value!r:.80}, which is no hash of 64 hexadecimal digits")
+        raise FormatError(
+            f"{what} is {shown(value, 66)}, which is no hash of 64 hexadecimal digits"
+        )
     return value
 
 
@@ -255,14 +242,16 @@ def _check(manifest: Manifest) -> None:
 
 
 def _check_tensors(manifest: Manifest) -> None:
-    shapes = {tensor.name: tensor.shape for tensor in manifest.tensors}
-    wanted = manifest.config.tensor_shapes()
+    shapes, wanted = {tensor.name: tensor.shape for tensor in manifest.tensors}, {}
     if len(shapes) != len(manifest.tensors):
         raise FormatError("a tensor is listed twice")
-    for name in sorted(wanted.keys() - shapes.keys()):
-        raise FormatError(f"tensor {name!r} is missing")
-    for name in sorted(shapes.keys() - wanted.keys()):
-        raise FormatError(f"tensor {name!r} is none that the config asks for")
+    for name, shape in manifest.config.each_shape():  # ends at the first one that is missing
+        if name not in shapes:
+            raise FormatError(f"tensor {name!r} is missing")
+        wanted[name] = shape
+    for name in shapes:
+        if name not in wanted:
+            raise FormatError(f"tensor {shown(name)} is none that the config asks for")
     end = 0
     for tensor in manifest.tensors:
         if tensor.shape != wanted[tensor.name]:
@@ -291,10 +280,12 @@ def _check_blocks(manifest: Manifest) -> None:
 def _check_experts(manifest: Manifest) -> None:
     config, size = manifest.config, manifest.block_size
     count = config.experts.count if config.experts else 0
-    wanted = [(layer, expert) for layer in range(len(config.layers)) for expert in range(count)]
-    if [(e.layer, e.expert) for e in manifest.experts] != wanted:
-        raise FormatError(f"the ranges of experts are not those of {len(wanted)}, by layer")
-    for e in manifest.experts:
+    many = len(config.layers) * count
+    if len(manifest.experts) != many:
+        raise FormatError(f"there are ranges of {len(manifest.experts)} experts, not of {many}")
+    for index, e in enumerate(manifest.experts):
+        if (e.layer, e.expert) != divmod(index, count):
+            raise FormatError(f"the ranges of experts are not those of {many}, by layer")
         end = e.offset + e.bytes
         if e.offset < 0 or e.offset % size or e.bytes % size or end > manifest.bytes:
             raise FormatError(
@@ -310,7 +301,7 @@ def _check_shards(manifest: Manifest) -> None:
     end, names = 0, set()
     for shard in manifest.shards:
         if not _SHARD_NAME.fullmatch(shard.name) or shard.name in names:
-            raise FormatError(f"{shard.name!r} cannot be a shard's name")
+            raise FormatError(f"{shown(shard.name)} cannot be a shard's name")
         if shard.offset != end or shard.bytes <= 0 or end % manifest.block_size:
             raise FormatError(
                 f"{shard.name} begins at {shard.offset}, between two blocks or shards"

@@ -62,7 +62,6 @@ _QWEN_DEFAULTS = {
     "sliding_window": 4096,
     "max_window_layers": 28,
 }
-MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
 
 
 @dataclass(frozen=True)

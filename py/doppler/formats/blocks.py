@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.fields import shown
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ BYTES = BlockType("U8", -1, 1, 1)  # no weights: what others are put together of
 def block_type(name: str) -> BlockType:
     """The type of that name; UnsupportedError where there is none."""
     if name not in BLOCK_TYPES:
-        raise UnsupportedError(f"block type {name!r:.60} is not one of {', '.join(BLOCK_TYPES)}")
+        raise UnsupportedError(f"block type {shown(name)} is not one of {', '.join(BLOCK_TYPES)}")
     return BLOCK_TYPES[name]
 
 

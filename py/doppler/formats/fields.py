@@ -73,6 +73,9 @@ class Fields:
     def __len__(self) -> int:
         return len(self._data)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._data
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._data)
 
@@ -129,7 +132,7 @@ class Fields:
     ) -> float:
         """A number that float32 can hold, from `least` to `most`; no NaN."""
         value = self._value(key, default)
-        if type(value) not in (int, float) or not least <= value <= most:
+        if not _is_number(value, least, most):
             bounds = "" if (least, most) == (-LARGEST_FLOAT, LARGEST_FLOAT) else _range(least, most)
             raise self.error(key, f"a number{bounds}")
         return float(value)
@@ -172,11 +175,20 @@ class Fields:
             raise self.error(key, "an object")
         return Fields(value, self.where, f"{self.prefix}{key}.")
 
-    def tables(self, key: str) -> list[Fields]:
-        """The fields of each object of a list; none where it is absent."""
+    def numbers(self, key: str, default: list[float] | None = None) -> list[float]:
+        """A list of numbers that float32 can hold, as they stand."""
+        value = self._list(key, default)
+        if value is None or not all(_is_number(item) for item in value):
+            raise self.error(key, "a list of numbers")
+        return value
+
+    def tables(self, key: str, most: int | None = None) -> list[Fields]:
+        """The fields of each object of a list of at most so many; none where it is absent."""
         value = self._list(key, [])
         if value is None or not all(isinstance(item, dict) for item in value):
             raise self.error(key, "a list of objects")
+        if most is not None and len(value) > most:
+            raise self.error(key, f"a list of at most {most} objects")
         name = self.prefix + key
         return [Fields(item, self.where, f"{name}[{i}].") for i, item in enumerate(value)]
 
@@ -197,6 +209,10 @@ def is_text(value: Any) -> bool:
 
 def _is_integer(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any, least: float = -LARGEST_FLOAT, most: float = LARGEST_FLOAT) -> bool:
+    return type(value) in (int, float) and least <= value <= most
 
 
 def _range(least: float, most: float) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from doppler.config import Experts, Layer, ModelConfig, Rope, yarn_magnitude
+from doppler.config import MOST_LAYERS, Experts, Layer, ModelConfig, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.architectures import MOST_LAYERS, Architecture, of_gguf
+from doppler.formats.architectures import Architecture, of_gguf
 from doppler.formats.fields import Fields, shown
 from doppler.formats.gguf import Gguf
 

@@ -6,9 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doppler.config import Activation, Experts, Layer, ModelConfig, Rope, yarn_magnitude
+from doppler.config import (
+    MOST_LAYERS,
+    Activation,
+    Experts,
+    Layer,
+    ModelConfig,
+    Rope,
+    yarn_magnitude,
+)
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.architectures import MOST_LAYERS, Architecture, ExpertKeys, of_hf
+from doppler.formats.architectures import Architecture, ExpertKeys, of_hf
 from doppler.formats.fields import LARGEST_INT, Fields, shown
 from doppler.formats.hf_quantization import refuse_quantised
 
