@@ -43,7 +43,7 @@ def byte_letters() -> list[str]:
     return [chr(byte) if byte in own else chr(next(others)) for byte in range(256)]
 
 
-def _chat_vocabulary() -> dict[str, Any]:
+def chat_vocabulary() -> dict[str, Any]:
     """Bytes and words; each word grows from its space a letter at a time: merges are few."""
     grown = dict.fromkeys(f"Ġ{word[:end]}" for word in WORDS for end in range(1, len(word) + 1))
     tokens = [*CONTROLS, *byte_letters(), *grown]
@@ -113,7 +113,7 @@ def _values(name: str, shape: tuple[int, ...], spoken: list[bool]) -> bytes:
 
 def write_chat(path: Path) -> Path:
     """A model of arch llama with a chat template, which answers in words: 8.9 MiB."""
-    vocabulary = _chat_vocabulary()
+    vocabulary = chat_vocabulary()
     tokens: list[str] = vocabulary["tokenizer.ggml.tokens"]
     words = {f"Ġ{word}" for word in WORDS}
     tensors = _tensors(tokens, [token in words for token in tokens], {})
@@ -136,7 +136,7 @@ def write_chat_folder(folder: Path, tokenizer: Path) -> Path:
     """The tensors of `write_chat` as a Hugging Face checkpoint, with a tokenizer.json given."""
     folder.mkdir()
     words = {f"Ġ{word}" for word in WORDS}
-    tokens: list[str] = _chat_vocabulary()["tokenizer.ggml.tokens"]
+    tokens: list[str] = chat_vocabulary()["tokenizer.ggml.tokens"]
     tensors = _tensors(tokens, [token in words for token in tokens], {})
     architecture = of_gguf("llama", False, "")
     names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in architecture.hf_layer.items()}

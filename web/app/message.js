@@ -6,6 +6,7 @@ import { copyText, Prose } from "./markdown.js";
 import { notice, problemOf } from "./notices.js";
 import { remedies } from "./actions.js";
 import { state } from "./store.js";
+import { Thought } from "./thought.js";
 
 /** @import {Failure, Message, Stats} from "./types.js" */
 /**
@@ -207,6 +208,7 @@ export class UserMessage {
 
 export class AssistantMessage {
   prose = new Prose();
+  #thought = new Thought();
   #before = el("div");
   #after = el("div");
   /** @type {Failure | null | undefined} whose notice is shown; null: none of this is */
@@ -228,7 +230,8 @@ export class AssistantMessage {
     const speaker = el("span", { class: "unseen" }, `${message.model ?? "Model"}: `);
     this.foot = new Foot(message, deeds);
     const { element } = this.foot;
-    const parts = [speaker, this.#before, this.prose.element, this.#after, element];
+    const above = [speaker, this.#before, this.#thought.element];
+    const parts = [...above, this.prose.element, this.#after, element];
     this.element = el("li", props, ...parts);
     this.render();
   }
@@ -251,6 +254,7 @@ export class AssistantMessage {
     this.#before.replaceChildren(
       ...(told ? [el("p", { class: "dropped", "data-testid": "dropped" }, told)] : []),
     );
+    this.#thought.render(this.message, busy);
     this.prose.render(content, busy);
     this.foot.element.hidden = this.#writing;
     if (busy) this.#pending();
@@ -260,7 +264,7 @@ export class AssistantMessage {
   /** While it is written, before its first word. */
   #pending() {
     const phase = this.#writing ? state.generation?.phase : "Being written in another tab…";
-    const waits = !this.message.content || !this.#writing;
+    const waits = !(this.message.content || this.message.reasoning) || !this.#writing;
     this.#after.replaceChildren(...(waits ? [el("p", { class: "thinking" }, phase ?? "")] : []));
     this.#problem = null;
     if (!this.#writing) this.foot.render([copyButton(this.message)], null);
