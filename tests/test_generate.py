@@ -17,6 +17,7 @@ from doppler.command.browser import Browser
 from doppler.command.client import error_named
 from doppler.errors import CorruptError, DopplerError
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, random_tensor
+from scripted_model import SAID, THINKING, THOUGHT, write_script
 
 TINY = Path(__file__).parent / "fixtures" / "llama32-like"
 # Our float32 sums run in another order than the reference's; mistakes in these models show as 0.7.
@@ -50,6 +51,7 @@ def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: P
     assert told["prompt_ids"] == ids
     assert told["finish_reason"] == "length"
     assert told["text"] == ""  # the checkpoint has no tokenizer
+    assert told["reasoning_content"] is None
     assert set(told["timings"]) >= {"load_ms", "ttft_ms", "prefill_tok_s", "decode_tok_s"}
     stages = {stage["stage"]: stage["end"] - stage["start"] for stage in told["timeline"]}
     assert set(stages) >= {"page", "python", "device", "weights", "compile", "first token"}
@@ -113,3 +115,14 @@ def test_errors_by_name() -> None:
     assert type(other) is DopplerError
     assert "InternalError: list index" in str(other)
     assert type(error_named("annotations", "no class")) is DopplerError
+
+
+def test_what_was_thought_goes_beside_the_answer(browser: Browser, tmp_path: Path) -> None:
+    source, model = write_script(tmp_path / "thinker.gguf", THINKING), tmp_path / "thinker"
+    assert main(["convert", str(source), "-o", str(model)]) == 0
+    done = run(browser, model, "--chat", "--prompt", "hello", "--greedy")
+    assert done.returncode == 0, done.stderr
+    thought, said = ("".join(words).replace("Ġ", " ").strip() for words in (THOUGHT, SAID))
+    assert done.stdout.strip() == said
+    assert thought in done.stderr
+    assert said not in done.stderr

@@ -120,7 +120,7 @@ async function generating(conversation, message, work) {
   const done = /** @type {Promise<void>} */ (new Promise((resolve) => (finished = resolve)));
   const counts = { tokens: 0, firstAt: 0, stopping: false, done };
   /** @type {Generation} */
-  const generation = { conversation, message, phase: "Thinking…", ...counts };
+  const generation = { conversation, message, phase: "Starting…", ...counts };
   if (!message) conversation.last = {};
   recordOf(generation).finish = null;
   touch(generation);

@@ -141,11 +141,17 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
 
 
 def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
+    thinking = False
+
     def on_event(event: Event) -> None:
-        if event["type"] == "token" and event["part"] == "answer":
-            terminal.write(event["text"])
-        elif event["type"] == "token":
-            terminal.aside(event["text"])
+        nonlocal thinking
+        if event["type"] != "token":
+            return
+        answers, thought = event["part"] == "answer", thinking
+        thinking = not answers
+        if answers and thought:
+            terminal.aside("\n\n")
+        (terminal.write if answers else terminal.aside)(event["text"])
 
     args = job.prompt_args() | {
         "sampling": job.sampling,
