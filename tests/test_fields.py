@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -116,7 +117,10 @@ def test_what_a_message_shows_is_short_and_printable(value: Any) -> None:
     ("text", "message"),
     [
         ('{"a": {"k": 1, "x": 2, "k": 3}}', "the key 'k' stands twice in one object"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 500 + "]" * 500, "nested too deeply"),
+        ('{"a":' * 500 + "1" + "}" * 500, "nested too deeply"),
+        (b'{"a":[' * 500, "nested too deeply"),
         ("1" * 10_000, "digits"),
         ("[1]", "no object"),
         ("{", "damaged"),
@@ -126,3 +130,20 @@ def test_what_a_message_shows_is_short_and_printable(value: Any) -> None:
 def test_json_that_is_no_object(text: str | bytes, message: str) -> None:
     with pytest.raises(FormatError, match=f"there: its JSON.*{message}"):
         parse_json(text, "there")
+
+
+def test_brackets_inside_of_strings_are_not_nested() -> None:
+    """Vocabularies have any number of them, and quotes and backslashes."""
+    pieces = ["[" * 300, "{[" * 300, '"[', "\\", '\\"[', "]" * 300, "}}"]
+    data = {"vocab": {piece: i for i, piece in enumerate(pieces)}, "pairs": [[["a"]]] * 1000}
+    assert parse_json(json.dumps(data), "there") == data
+    deep: Any = {}
+    for _ in range(60):
+        deep = {"[": [deep]} if len(str(deep)) % 2 else {"a": deep}
+    assert parse_json(json.dumps(deep), "there") == deep
+
+
+def test_strings_are_left_out_in_linear_time() -> None:
+    for text in ('"\\"' * 500_000, '"' * 1_000_001, "[" * 200 + '"' + "\\" * 1_000_001):
+        with pytest.raises(FormatError, match="damaged"):
+            parse_json(text, "there")

@@ -16,6 +16,7 @@ from reprlib import Repr
 from typing import Any, Self
 
 from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.nesting import is_too_deep
 
 LARGEST_FLOAT = 3.4028234663852886e38  # of float32, in which all is computed
 SMALLEST_FLOAT = 1.1754943508222875e-38  # above 0 that GPUs do not take for 0
@@ -43,6 +44,8 @@ def shown(value: Any, most: int = _SHOWN) -> str:
 
 def parse_json(data: bytes | str, where: str) -> dict[str, Any]:
     """The object that is JSON's text. Raises FormatError where it is none, or has a key twice."""
+    if is_too_deep(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data):
+        raise FormatError(f"{where}: its JSON is damaged: it is nested too deeply")
     try:
         value = json.loads(data, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:
