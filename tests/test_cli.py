@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from doppler.buffers import MemoryBuffers
 from doppler.cli import main
 from doppler.command import catalogue, models
 from doppler.command.arguments import byte_count, token_ids
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.manifest import Manifest
+from doppler.outline import outline_gguf
+from doppler.source import FileSource
+from gguf_files import gguf_bytes, llama_metadata, llama_tensors
 from model_server import Handler, Reply, model_server
 from storable import storable
 
@@ -40,9 +46,56 @@ def test_convert_and_verify_print_one_object(tmp_path: Path) -> None:
     assert told["id"] == manifest.identity
     assert told["name"] == manifest.name == "tiny"
     assert told["tokenizer"] is False
+    (warning,) = told.pop("warnings")
+    assert "there is no tokenizer.json" in warning
     checked = run("verify", str(tmp_path / "tiny"), "--json")
     assert checked.returncode == 0, checked.stderr
     assert json.loads(checked.stdout) == told
+
+
+@pytest.mark.parametrize("other", ["tokenizer.model", "vocab.json"])
+def test_a_folder_without_a_tokenizer_is_told(
+    other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(LLAMA, folder)
+    (folder / other).write_bytes(b"{}")
+    assert main(["convert", str(folder), "-o", str(tmp_path / "made")]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: there is no tokenizer.json" in told
+    assert f"({other} cannot be read): the model has no tokenizer and takes token ids only" in told
+
+
+def test_what_was_guessed_of_a_file_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = llama_metadata() | {"tokenizer.ggml.bos_token_id": 5_000_000}
+    (tmp_path / "tiny.gguf").write_bytes(gguf_bytes(metadata, llama_tensors()))
+    assert main(["convert", str(tmp_path / "tiny.gguf"), "-o", str(tmp_path / "a"), "--json"]) == 0
+    captured = capsys.readouterr()
+    (warning,) = json.loads(captured.out)["warnings"]
+    assert "tokenizer.ggml.bos_token_id is 5000000 and there are 266 tokens: 1, '<s>'," in warning
+    assert f"warning: {warning}" in " ".join(captured.err.split())
+    metadata["tokenizer.ggml.model"] = "none"
+    (tmp_path / "tiny.gguf").write_bytes(gguf_bytes(metadata, llama_tensors()))
+    assert main(["convert", str(tmp_path / "tiny.gguf"), "-o", str(tmp_path / "a"), "--json"]) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "holds no tokenizer" in warning
+
+
+def test_a_begin_token_without_a_row_is_left_out(tmp_path: Path) -> None:
+    metadata = llama_metadata()
+    tokens = [*metadata["tokenizer.ggml.tokens"], "<|begin|>"]
+    types = [*metadata["tokenizer.ggml.token_type"], ("i32", 3)]
+    scores = [*metadata["tokenizer.ggml.scores"], 0.0]
+    metadata |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
+    metadata |= {"tokenizer.ggml.scores": scores, "tokenizer.ggml.bos_token_id": 266}
+    (tmp_path / "tiny.gguf").write_bytes(gguf_bytes(metadata, llama_tensors()))
+    source = FileSource(tmp_path / "tiny.gguf")
+    outline = asyncio.run(outline_gguf([source], MemoryBuffers(), "tiny"))
+    assert outline.vocabulary is not None
+    assert (outline.vocabulary.bos, outline.vocabulary.add_bos) == (None, False)
+    assert "the begin token is 266 and the model knows 266 tokens" in outline.warnings[0]
 
 
 def test_shard_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,6 +209,16 @@ def test_a_folder_with_a_gguf(app: App, tmp_path: Path, tiny_models: Path) -> No
     app.expect_refused("with-one holds 2 GGUF models (other, tiny-chat)")
 
 
+def test_a_folder_without_a_tokenizer_is_told(app: App, tmp_path: Path) -> None:
+    source = tmp_path / "no-tokenizer"
+    shutil.copytree(SPLIT, source)
+    (source / "tokenizer.model").write_bytes(b"SentencePiece's own")
+    app.drop(source)
+    told = "Note: there is no tokenizer.json (tokenizer.model cannot be read): the model has no"
+    expect(app.offer.get_by_test_id("warnings")).to_contain_text(told)
+    app.page.keyboard.press("Escape")
+
+
 def test_folders_of_which_one_has_to_be_chosen(app: App, folder: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copytree(folder, tmp_path / "many" / name)
@@ -221,6 +231,7 @@ def test_an_address_of_a_folder(app: App, server: ModelServer, tmp_path: Path, f
     address = f"{server.url}{SPLIT.name}/{file}"
     (choice, *_) = app.call("inspect", url=address)["choices"]
     assert (choice["title"], choice["tokenizer"]) == (SPLIT.name, False)
+    assert "there is no tokenizer.json" in choice["warnings"][0]
     assert app.call("import_url", url=address)["id"] == converted(SPLIT, tmp_path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -158,22 +159,219 @@ def test_tokenizer_of_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert vocabulary.chat_template == "{{ b }}"
 
 
+def folder_of(tmp_path: Path, **files: Any) -> Vocabulary:
+    """The tokenizer of a folder: tokenizer.json of `<s>`, but for the files that are given."""
+    files = {"tokenizer": {"model": {"vocab": {"<s>": 1}}}, **files}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    found = of_folder(tmp_path)
+    assert found is not None
+    return found
+
+
+def processor(text: str, ids: list[int]) -> dict[str, Any]:
+    """A step of tokenizer.json that puts a token before every text."""
+    return {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": text}}, {"Sequence": {"id": "A"}}],
+        "special_tokens": {text: {"id": text, "ids": ids, "tokens": [text]}},
+    }
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"bos_token": None}, {"bos_token": "<s>"}])
+def test_a_begin_token_that_only_the_post_processor_names(
+    tmp_path: Path, nested: bool, settings: dict[str, Any]
+) -> None:
+    step = processor("<|begin|>", [7])
+    post = {"type": "Sequence", "processors": [{"type": "ByteLevel"}, step]} if nested else step
+    content = {"model": {"vocab": {"<s>": 1, "<|begin|>": 7}}, "post_processor": post}
+    found = folder_of(tmp_path, tokenizer=content, tokenizer_config=settings)
+    assert (found.bos, found.add_bos) == (7, True)
+
+
+def test_a_begin_token_of_the_settings_is_put_where_they_say_so(tmp_path: Path) -> None:
+    assert folder_of(tmp_path, tokenizer_config={"bos_token": "<s>"}).add_bos is False
+    settings = {"bos_token": {"content": "<s>"}, "add_bos_token": True}
+    found = folder_of(tmp_path, tokenizer_config=settings)
+    assert (found.bos, found.add_bos) == (1, True)
+    nothing = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}
+    content = {"model": {"vocab": {"<s>": 1}}, "post_processor": nothing}
+    assert folder_of(tmp_path, tokenizer=content, tokenizer_config=settings).add_bos is False
+
+
+def test_ends_of_a_folder_are_those_of_all_its_files_and_of_known_names(tmp_path: Path) -> None:
+    names = ["<|endoftext|>", "<|im_end|>", "<stop>", "<|eot_id|>"]
+    added = [{"id": 20 + i, "content": name} for i, name in enumerate(names)]
+    found = folder_of(
+        tmp_path,
+        tokenizer={"model": {"vocab": {"a": 0, "</s>": 3, "<|eom_id|>": 4}}, "added_tokens": added},
+        tokenizer_config={"eos_token": "<stop>"},
+        generation_config={"eos_token_id": [21, 30, -1]},
+        config={"eos_token_id": 31, "text_config": {"eos_token_id": 32}},
+    )
+    assert found.eos == (22, 21, 30, 31, 32, 4, 20, 23)
+
+
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("files", "message"),
     [
-        ("tokenizer.json", b'{"added_tokens": 3}'),
-        ("tokenizer.json", b'{"added_tokens": [{"content": "<s>"}]}'),
+        ({"tokenizer": {"added_tokens": 3}}, "tokenizer.json: added_tokens is 3"),
+        ({"tokenizer": {"added_tokens": [{"content": "<s>"}]}}, r"added_tokens\[0\].id is missing"),
         (
-            "tokenizer.json",
-            b'{"post_processor": {"processors": [3]}, "model": {"vocab": {"<s>": 1}}}',
+            {"tokenizer": {"added_tokens": [{"content": "<s>", "id": float("inf")}]}},
+            r"added_tokens\[0\].id is inf",
         ),
-        ("tokenizer_config.json", b'{"bos_token": "<s>", "chat_template": [3]}'),
-        ("chat_template.jinja", b"\xff\xfe"),
+        (
+            {"tokenizer": {"added_tokens": [{"content": "<s>", "id": 10**400}]}},
+            "id is an integer of 1329 bits",
+        ),
+        ({"tokenizer": {"added_tokens": [{"content": "\ud800", "id": 1}]}}, "content is '.ud800'"),
+        ({"tokenizer": {"model": {"vocab": {"<|im_end|>": 1.5}}}}, r"vocab.<\|im_end\|> is 1.5"),
+        ({"tokenizer": {"model": 5}}, "model is 5, and must be an object"),
+        ({"tokenizer": {"post_processor": {"processors": [3]}}}, "must be a list of objects"),
+        (
+            {"tokenizer": {"post_processor": {"type": "TemplateProcessing", "single": 3}}},
+            "single is 3",
+        ),
+        ({"tokenizer_config": {"chat_template": [3]}}, "chat_template is .3., and must be a list"),
+        ({"tokenizer_config": {"chat_template": "\udc00"}}, "chat_template is"),
+        ({"tokenizer_config": {"bos_token": 5}}, "bos_token is 5, and must be a text"),
+        ({"tokenizer_config": {"add_bos_token": "yes"}}, "add_bos_token is 'yes'"),
+        ({"generation_config": {"eos_token_id": [1, "2"]}}, "eos_token_id is .1, '2'."),
+        ({"generation_config": {"eos_token_id": True}}, "eos_token_id is True"),
+        ({"generation_config": {"eos_token_id": 1e999}}, "eos_token_id is inf"),
     ],
 )
-def test_damaged_tokenizers_of_folders(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / "tokenizer.json").write_bytes(b'{"model": {"vocab": {"<s>": 1}}}')
-    (tmp_path / "tokenizer_config.json").write_bytes(b'{"bos_token": "<s>"}')
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(FormatError, match="is damaged"):
-        of_folder(tmp_path)
+def test_damaged_tokenizers_of_folders(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message) as caught:
+        folder_of(tmp_path, **files)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
+def test_a_template_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"ab\xff\xfe")
+    with pytest.raises(FormatError, match="no text in UTF-8: invalid start byte at byte 2"):
+        folder_of(tmp_path)
+
+
+WRONG_KINDS: list[tuple[str, Any]] = [
+    *[("model", value) for value in (5, [], np.array([1, 2]))],
+    *[("pre", value) for value in (5, True, ["gpt-2"])],
+    *[("tokens", value) for value in ("abc", 5, np.array([1, 2]), [["a"]], [[]])],
+    *[("token_type", value) for value in (3, [1], "x", np.array([1.0, np.nan]), np.array([True]))],
+    *[("merges", value) for value in ("a b", np.array([1, 2]), [["a b"]], 7)],
+    *[("bos_token_id", value) for value in ("1", 1.0, True, np.array([1]), [])],
+    *[("eos_token_ids", value) for value in (5, ["1"], np.array([1.5]))],
+    *[("add_bos_token", value) for value in (1, "true", np.array([True]))],
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        (model, key, value)
+        for model, ignored in {"gpt2": (), "gemma4": ("pre",), "llama": ("pre", "merges")}.items()
+        for key, value in WRONG_KINDS
+        if key not in ignored
+    ],
+)
+def test_wrong_kinds_in_gguf_are_named(model: str, key: str, value: Any) -> None:
+    data = {**metadata(), **byte_level("gpt-2"), "tokenizer.ggml.model": model}
+    data.pop("tokenizer.ggml.scores")
+    with pytest.raises(FormatError, match=f"tokenizer.ggml.{key}|list of tokens|list of merges"):
+        vocabulary_from_gguf({**data, f"tokenizer.ggml.{key}": value}, "model.gguf")
+
+
+@pytest.mark.parametrize("value", [np.array(["1"] * 400), np.array([True] * 400), "x", 5, [0.0]])
+def test_wrong_kinds_of_scores_are_named(value: Any) -> None:
+    with pytest.raises(FormatError, match=r"tokenizer.ggml.scores"):
+        vocabulary_from_gguf(metadata(scores=value), "model.gguf")
+
+
+@pytest.mark.parametrize("wrong", [99_999, -1, 2**32 - 1, 2**63])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("bos_token_id", (1, (2,))),
+        ("eos_token_id", (1, (2,))),
+        ("eot_token_id", (1, (2,))),
+        ("unknown_token_id", (1, (2,))),
+        ("eos_token_ids", (1, (2,))),
+    ],
+)
+def test_ids_out_of_range_are_told_and_the_default_is_taken(
+    key: str, expected: tuple[int, tuple[int, ...]], wrong: int
+) -> None:
+    value = np.array([wrong], object if wrong == 2**63 else np.int64) if key[-1] == "s" else wrong
+    vocabulary, tokenizer = made(metadata(**{key: value}))
+    assert (vocabulary.bos, vocabulary.eos) == expected
+    assert tokenizer.encode("aü").tokens == ["<s>", "▁", "a", "<0xC3>", "<0xBC>"]
+    (told,) = vocabulary.warnings
+    assert f"tokenizer.ggml.{key}" in told
+    assert str(wrong) in told
+
+
+def test_byte_level_vocabularies_have_no_default_that_is_text() -> None:
+    vocabulary, _ = made(byte_level("gpt-2") | {"tokenizer.ggml.bos_token_id": 400})
+    assert vocabulary.bos is None
+    assert "no token is taken instead" in vocabulary.warnings[0]
+    falcon = byte_level("falcon")
+    falcon["tokenizer.ggml.token_type"][11] = 3
+    del falcon["tokenizer.ggml.eos_token_id"]
+    vocabulary, _ = made(falcon)
+    assert (vocabulary.bos, vocabulary.eos[0]) == (11, 11)
+
+
+def test_odd_scores_types_and_tokens_are_taken() -> None:
+    data = metadata()
+    scores = data["tokenizer.ggml.scores"].astype(np.float64)
+    scores[-4:] = [np.nan, np.inf, -np.inf, np.nan]
+    data["tokenizer.ggml.scores"] = scores
+    data["tokenizer.ggml.token_type"][-1] = 99
+    data["tokenizer.ggml.tokens"] = [*data["tokenizer.ggml.tokens"][:-2], "ab", ""]
+    _, tokenizer = made(data)
+    assert tokenizer.encode("ab").tokens[-1] == "ab"
+
+
+def test_merges_of_no_tokens_are_left_out_and_told() -> None:
+    data = byte_level("gpt-2") | {"tokenizer.ggml.merges": ["a b", "Ġ ab", "x y", "a 1"]}
+    vocabulary, tokenizer = made(data)
+    assert tokenizer.encode("ab ab").tokens == ["ab", "Ġab"]
+    assert "2 merges" in vocabulary.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["a" * 200_000, "b"],
+        ["ab" * 100_000, "a", "b", "ab"],
+        *[[("a" * n) for n in range(1, 1500)]],
+        ["a" * n + "b" * m for n in range(60) for m in range(60)],
+    ],
+    ids=["one", "one of known parts", "all lengths", "all mixtures"],
+)
+def test_work_stays_in_proportion_to_the_pieces(tokens: list[str]) -> None:
+    """Quadratic work took minutes on the first of them."""
+    data = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["<unk>", *tokens]}
+    start = time.monotonic()
+    vocabulary = vocabulary_from_gguf(data, "model.gguf")
+    assert time.monotonic() - start < 3
+    assert vocabulary is not None
+    assert len(vocabulary.json) < 24 * sum(map(len, tokens)) + (24 << 20)
+
+
+def test_pieces_that_can_be_joined_without_end_are_refused() -> None:
+    letters = "abcdefgh"
+    runs = ["".join(letters[i] * n for i, n in enumerate(part)) for part in parts(3, 70)]
+    data = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["<unk>", *runs]}
+    with pytest.raises(FormatError, match="more ways than those of any tokenizer"):
+        vocabulary_from_gguf(data, "model.gguf")
+
+
+def parts(count: int, total: int) -> list[list[int]]:
+    """All lists of `count` numbers whose sum is `total` at most."""
+    if count == 0:
+        return [[]]
+    return [[n, *rest] for n in range(total + 1) for rest in parts(count - 1, total - n)]

@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -146,8 +146,13 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     """Convert one model; tell what quantising it cost, where it was quantised."""
     from doppler.command.convert import run
 
-    manifest, report = run(args, terminal)
-    _summarise(manifest, args.output, terminal, report)
+    done = run(args, terminal)
+    for warning in done.warnings:
+        terminal.log(f"warning: {warning}")
+    told: dict[str, Any] = {"warnings": list(done.warnings)}
+    if done.report is not None:
+        told["quality"] = done.report.described()
+    _summarise(done.manifest, args.output, terminal, told, str(done.report or ""))
 
 
 def synth(args: argparse.Namespace, terminal: Terminal) -> None:
@@ -202,7 +207,14 @@ def _folder(path: Path) -> tuple[Any, Any]:
     return FolderStorage(path), MemoryBuffers()
 
 
-def _summarise(manifest: Any, folder: Path, terminal: Terminal, quality: Any = None) -> None:
+def _summarise(
+    manifest: Any,
+    folder: Path,
+    terminal: Terminal,
+    told: Mapping[str, Any] | None = None,
+    text: str = "",
+) -> None:
+    """told, text: what is to be said besides, as data and for people."""
     data = {
         "name": manifest.name,
         "id": manifest.identity,
@@ -215,11 +227,8 @@ def _summarise(manifest: Any, folder: Path, terminal: Terminal, quality: Any = N
         "shards": len(manifest.shards),
         "tokenizer": manifest.tokenizer is not None,
     }
-    text = f"{folder}: {len(manifest.shards)} shards, {len(manifest.blocks)} blocks, all sound"
-    if quality is not None:
-        data["quality"] = quality.described()
-        text = f"{text}\n{quality}".rstrip()
-    terminal.result(data, text)
+    sound = f"{folder}: {len(manifest.shards)} shards, {len(manifest.blocks)} blocks, all sound"
+    terminal.result({**data, **(told or {})}, f"{sound}\n{text}".rstrip())
 
 
 if __name__ == "__main__":

@@ -94,7 +94,15 @@ async def convert_path(
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Converts what lies at a path of this machine; the model is named for it.
+    """Converts what lies at a path of this machine, as `outline_path` reads it."""
+    outline = await outline_path(path, buffers, name=name, quant=quant)
+    return await write_outline(outline, storage, buffers, shard_size, progress)
+
+
+async def outline_path(
+    path: Path, buffers: Buffers, *, name: str | None = None, quant: str = "none"
+) -> Outline:
+    """What lies at a path of this machine; the model is named for it.
 
     That is a .gguf, any part of a split one whose others lie beside it, a folder with one such
     model, or a folder of safetensors, which alone can be quantised (`quant`).
@@ -102,24 +110,14 @@ async def convert_path(
     name = name or model_name(path.name)
     files = folder_sources(path) if path.is_dir() else {}
     parts = gguf_among(files, str(path)) if path.is_dir() else _parts_beside(path)
-    if parts:
-        if quant != "none":
-            raise RequestError(
-                f"{path} is a GGUF model: a GGUF file is quantised already and taken as it is; "
-                "convert it without --quant, or the safetensors checkpoint that it was made from"
-            )
-        return await convert_gguf(
-            parts, storage, buffers, name=name, shard_size=shard_size, progress=progress
+    if not parts:
+        return (await outline_safetensors(files, buffers, name, (quant,)))[quant]
+    if quant != "none":
+        raise RequestError(
+            f"{path} is a GGUF model: a GGUF file is quantised already and taken as it is; "
+            "convert it without --quant, or the safetensors checkpoint that it was made from"
         )
-    return await convert_safetensors(
-        files,
-        storage,
-        buffers,
-        name=name,
-        quant=quant,
-        shard_size=shard_size,
-        progress=progress,
-    )
+    return await outline_gguf(parts, buffers, name)
 
 
 def _parts_beside(path: Path) -> list[Source]:

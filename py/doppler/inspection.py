@@ -25,7 +25,8 @@ LIMITS = ("maxBufferSize", "maxStorageBufferBindingSize")  # what decides whethe
 class Candidate:
     """A model as it could be stored. `bytes` are what storing it would take beyond what is there.
 
-    chats: whether it has a chat template; tokenizer: whether it has a tokenizer at all.
+    chats: whether it has a chat template; tokenizer: whether it has a tokenizer at all. warnings:
+    what it lacks, or was guessed of its files, in a sentence each.
     """
 
     manifest: Manifest
@@ -33,6 +34,7 @@ class Candidate:
     tokenizer: bool
     chats: bool
     quant: str = "none"
+    warnings: tuple[str, ...] = ()
 
 
 def facts(manifest: Manifest, tokenizer: bool, chats: bool) -> dict[str, Any]:
@@ -102,6 +104,7 @@ def _choice(
     return {
         **facts(manifest, candidate.tokenizer, candidate.chats),
         "quant": candidate.quant,
+        "warnings": list(candidate.warnings),
         "wanted_context": wanted,
         "fits": fits,
         "storage": {"needed": candidate.bytes, "free": min(free, candidate.bytes)},

@@ -18,7 +18,7 @@ from doppler.formats.gguf import Gguf
 from doppler.formats.gguf_config import MOST_PAIRS, ROPE_FACTORS, config_from_gguf
 from doppler.formats.gguf_split import read_model
 from doppler.formats.hf_config import config_from_hf
-from doppler.formats.hf_tokenizer import vocabulary_from_files
+from doppler.formats.hf_tokenizer import no_tokenizer, vocabulary_from_files
 from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import read_checkpoint, read_json
 from doppler.formats.tensor_names import check_tensors, gguf_names, is_text, our_name
@@ -31,6 +31,8 @@ from doppler.pieces import Piece
 from doppler.quantized import quantized
 from doppler.source import Source
 
+_NO_TOKENIZER = "the file holds no tokenizer: the model takes token ids only"
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -39,6 +41,7 @@ class Outline:
     manifest: Manifest  # without tokenizer, blocks and shards
     pieces: tuple[Piece, ...]
     vocabulary: Vocabulary | None
+    warnings: tuple[str, ...] = ()  # what the model will lack, or was guessed, in a sentence each
 
     @property
     def bytes(self) -> int:
@@ -62,10 +65,11 @@ async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -
     places = _places(config, contents, buffers, gguf.name)
     title = gguf.metadata.get("general.name")
     license_ = gguf.metadata.get("general.license")
-    vocabulary = vocabulary_from_gguf(gguf.metadata, gguf.name)
+    vocabulary = _within(config.vocab, vocabulary_from_gguf(gguf.metadata, gguf.name))
     manifest, pieces = lay_out(config, places, name, title if isinstance(title, str) else name)
     manifest = replace(manifest, license=license_ if isinstance(license_, str) else None)
-    return Outline(manifest, pieces, vocabulary)
+    warnings = (_NO_TOKENIZER,) if vocabulary is None else vocabulary.warnings
+    return Outline(manifest, pieces, vocabulary, warnings)
 
 
 async def outline_safetensors(
@@ -76,11 +80,12 @@ async def outline_safetensors(
     Raises what outline_gguf does, and RequestError for what is none of QUANTS.
     """
     config, floats = await read_places(files, buffers)
-    vocabulary = await vocabulary_from_files(files, buffers)
+    vocabulary = _within(config.vocab, await vocabulary_from_files(files, buffers))
+    warnings = (no_tokenizer(files),) if vocabulary is None else vocabulary.warnings
     shapes, outlines = config.tensor_shapes(), {}
     for quant in quants:
         places = quantized(floats, shapes, quant, buffers)
-        outlines[quant] = Outline(*lay_out(config, places, name, name), vocabulary)
+        outlines[quant] = Outline(*lay_out(config, places, name, name), vocabulary, warnings)
     return outlines
 
 
@@ -118,6 +123,15 @@ def _by_name(contents: Iterable[tuple[str, Content]]) -> dict[str, Content]:
             )
         found[name] = content
     return found
+
+
+def _within(rows: int, vocabulary: Vocabulary | None) -> Vocabulary | None:
+    """Without a begin token that the model has no row for, with which it could read no text."""
+    if vocabulary is None or vocabulary.bos is None or vocabulary.bos < rows:
+        return vocabulary
+    told = f"the begin token is {vocabulary.bos} and the model knows {rows} tokens: it is left out"
+    warnings = (*vocabulary.warnings, told)
+    return replace(vocabulary, bos=None, add_bos=False, warnings=warnings)
 
 
 def _places(

@@ -21,6 +21,7 @@ export class ModelChoice {
   #inspection;
   #remedy;
   #sentence = el("p");
+  #warnings = el("div", { class: "verdict", "data-testid": "warnings" });
   #verdict = el("div", { class: "verdict", role: "status", "data-testid": "verdict" });
   /** @type {HTMLElement | null} */
   #quants = null;
@@ -48,6 +49,7 @@ export class ModelChoice {
       "div",
       { class: "model-facts" },
       this.#sentence,
+      this.#warnings,
       this.#verdict,
       this.#quants,
       this.choice.fits.length > 0 && this.#contextField(),
@@ -105,6 +107,10 @@ export class ModelChoice {
     const { choice } = this;
     const problems = [this.#storageProblem(), this.#gpuProblem()].filter((one) => one !== null);
     this.#sentence.textContent = sentence(choice, this.#fit);
+    const warnings = choice.warnings.map((one) =>
+      el("p", { class: "quiet" }, el("strong", {}, "Note: "), messageOf(one)),
+    );
+    this.#warnings.replaceChildren(...warnings);
     this.#verdict.replaceChildren(...(problems.length ? problems : [this.#fine()]));
     this.#facts.replaceChildren(...table(choice, this.#fit));
     const options = choice.fits.map(({ context, memory }) => {

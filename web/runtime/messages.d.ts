@@ -198,6 +198,8 @@ export interface Inspection {
 
 export interface Choice extends Facts {
   quant: Quant;
+  /** What it lacks, or was guessed of its files, in a sentence each; none of stored models. */
+  warnings: string[];
   /** Tokens: what was asked for, or what a load chooses by itself. */
   wanted_context: number;
   /** What a load would hold at several lengths, rising; empty where there is no GPU. */

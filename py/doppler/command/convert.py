@@ -14,7 +14,7 @@ from typing import Any
 from doppler.buffers import MemoryBuffers
 from doppler.command.sample_text import TEXT
 from doppler.command.terminal import Terminal
-from doppler.convert import convert_path
+from doppler.convert import outline_path, write_outline
 from doppler.errors import RequestError, SourceError
 from doppler.formats.blocks import block_type
 from doppler.manifest import SHARD_SIZE, Manifest
@@ -59,33 +59,35 @@ class Report:
         return "\n".join(lines)
 
 
-def run(args: argparse.Namespace, terminal: Terminal) -> tuple[Manifest, Report | None]:
-    """Converts; the model's name is that of the output folder. A report where it was quantised."""
+@dataclass(frozen=True)
+class Converted:
+    """The model, and a report where it was quantised. warnings: what it lacks, or was guessed."""
+
+    manifest: Manifest
+    warnings: tuple[str, ...]
+    report: Report | None
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> Converted:
+    """Converts; the model's name is that of the output folder."""
     text = _text(args)
     if args.output.resolve() == args.source.resolve():
         raise RequestError(f"{args.output} holds the model to convert: give -o another folder")
     if not args.source.exists():
         raise SourceError(f"{args.source} is not there: give a .gguf file, or a model's folder")
-    storage = FolderStorage(args.output)
+    storage, buffers = FolderStorage(args.output), MemoryBuffers()
+    size = SHARD_SIZE if args.shard_size is None else args.shard_size
     with terminal.bar(f"convert {args.source.name}") as progress:
-        manifest = asyncio.run(
-            convert_path(
-                args.source,
-                storage,
-                MemoryBuffers(),
-                name=args.output.resolve().name,
-                quant=args.quant,
-                shard_size=SHARD_SIZE if args.shard_size is None else args.shard_size,
-                progress=progress,
-            )
-        )
+        name = args.output.resolve().name
+        outline = asyncio.run(outline_path(args.source, buffers, name=name, quant=args.quant))
+        manifest = asyncio.run(write_outline(outline, storage, buffers, size, progress))
     asyncio.run(storage.remove(QUALITY_FILE))  # of an earlier conversion
     if args.quant == "none":
-        return manifest, None
+        return Converted(manifest, outline.warnings, None)
     report = _report(args, manifest, text, terminal)
     data = json.dumps(report.described(), indent=1) + "\n"
     asyncio.run(storage.write(QUALITY_FILE, 0, data.encode()))
-    return manifest, report
+    return Converted(manifest, outline.warnings, report)
 
 
 def _text(args: argparse.Namespace) -> str:

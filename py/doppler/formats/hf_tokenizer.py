@@ -2,87 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError
+from doppler.formats.ends import CONTROLS, ends
+from doppler.formats.fields import LARGEST_INT, Fields
 from doppler.formats.safetensors import read_json
 from doppler.formats.vocabulary import Vocabulary
 from doppler.small import read_small
 from doppler.source import Source
 
 _TOKENIZER = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
+# Tokenizers of other libraries, which are not read.
+_OTHERS = (
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
+
+
+def no_tokenizer(files: Collection[str]) -> str:
+    """What a folder without tokenizer.json is told."""
+    others = [name for name in _OTHERS if name in files]
+    instead = f" ({' and '.join(others)} cannot be read)" if others else ""
+    return (
+        f"there is no {_TOKENIZER}{instead}: the model has no tokenizer and takes token ids only; "
+        f"put its {_TOKENIZER} beside config.json and convert it again"
+    )
 
 
 async def vocabulary_from_files(files: Mapping[str, Source], buffers: Buffers) -> Vocabulary | None:
-    """Reads the folder's files by name; None where there is no tokenizer.json."""
+    """Reads the folder's files by name; None where there is no tokenizer.json.
+
+    Raises FormatError for files that are damaged.
+    """
     if _TOKENIZER not in files:
         return None
-    try:
-        return await _vocabulary(files, buffers)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"{_TOKENIZER}, tokenizer_config.json or {_TEMPLATE} is damaged: {error!r}; "
-            "fetch them again, or remove them to convert a model that takes token ids only"
-        ) from error
-
-
-async def _vocabulary(files: Mapping[str, Source], buffers: Buffers) -> Vocabulary:
     source = files[_TOKENIZER]
     data = await read_small(source, _TOKENIZER, buffers)
-    document = await read_json(source, _TOKENIZER, buffers)
-    settings = await _optional(files, "tokenizer_config.json", buffers)
-    generation = await _optional(files, "generation_config.json", buffers)
-    config = await _optional(files, "config.json", buffers)
-    bos = _token(document, settings.get("bos_token"))
-    ends = [_token(document, settings.get("eos_token"))]
-    for place in (generation, config):
-        value = place.get("eos_token_id")
-        ends += value if isinstance(value, list) else [value]
+    tokens = _Tokens(Fields(await read_json(source, _TOKENIZER, buffers), _TOKENIZER))
+    settings = await _optional(files, _SETTINGS, buffers)
+    begin = tokens.begin()
+    bos = begin if begin is not None else tokens.named(settings, "bos_token")
+    given = [tokens.named(settings, "eos_token")]
+    for name in ("generation_config.json", "config.json"):
+        config = await _optional(files, name, buffers)
+        for place in (config, config.table("text_config")):
+            given += [token for token in _ids(place, "eos_token_id") if token >= 0]
+    # Without a step that adds tokens the settings say whether there is one before a text.
+    wanted = settings.flag("add_bos_token", False) and not tokens.has_template
     return Vocabulary(
         json=data,
         bos=bos,
-        eos=tuple(dict.fromkeys(token for token in ends if type(token) is int)),
-        add_bos=bos is not None and _begins_with_bos(document, settings, bos),
+        eos=ends(tokens.by_name, [token for token in given if token is not None]),
+        add_bos=bos is not None and (begin is not None or wanted),
         chat_template=await _template(files, settings, buffers),
     )
 
 
-async def _optional(files: Mapping[str, Source], name: str, buffers: Buffers) -> dict[str, Any]:
-    return await read_json(files[name], name, buffers) if name in files else {}
+async def _optional(files: Mapping[str, Source], name: str, buffers: Buffers) -> Fields:
+    return Fields(await read_json(files[name], name, buffers) if name in files else {}, name)
 
 
-def _token(document: dict[str, Any], token: Any) -> int | None:
-    """The id of a token given as text or as an object with `content`."""
-    text = token.get("content") if isinstance(token, dict) else token
-    for added in document.get("added_tokens") or ():
-        if added.get("content") == text:
-            return int(added["id"])
-    vocab = (document.get("model") or {}).get("vocab")
-    found = vocab.get(text) if isinstance(vocab, dict) and isinstance(text, str) else None
-    return found if type(found) is int else None
+def _ids(fields: Fields, key: str) -> list[int]:
+    """One id or several, below 0 for none; none where the field is absent."""
+    if isinstance(fields.get(key), list):
+        return fields.integers(key, least=-LARGEST_INT)
+    return [fields.integer(key, least=-LARGEST_INT)] if fields.has(key) else []
 
 
-def _begins_with_bos(document: dict[str, Any], settings: dict[str, Any], bos: int) -> bool:
-    """Whether a text gets the begin token: as the post-processor says, else the settings."""
-    processor = document.get("post_processor") or {}
-    for step in (processor, *(processor.get("processors") or ())):
-        if step.get("type") == "TemplateProcessing":
-            first = (step.get("single") or [{}])[0].get("SpecialToken", {}).get("id")
-            return first is not None and _token(document, first) == bos
-    return settings.get("add_bos_token") is True
+class _Tokens:
+    """What tokenizer.json says of single tokens."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._added: dict[str, int] = {}
+        for added in fields.tables("added_tokens"):
+            self._added.setdefault(added.text("content"), added.integer("id"))
+        model = fields.table("model")
+        # A list of pieces is Unigram's, whose special tokens are among those that were added.
+        self._vocab = (
+            Fields({}, "") if isinstance(model.get("vocab"), list) else model.table("vocab")
+        )
+        post = fields.table("post_processor")
+        self._steps = [post, *post.tables("processors")]
+
+    @property
+    def by_name(self) -> dict[str, int]:
+        """Ids of the tokens that may be known by name."""
+        known = {name: self._vocab.integer(name) for name in CONTROLS if self._vocab.has(name)}
+        return {**known, **self._added}
+
+    @property
+    def has_template(self) -> bool:
+        """Whether a step says which tokens texts get."""
+        return any(step.get("type") == "TemplateProcessing" for step in self._steps)
+
+    def named(self, settings: Fields, key: str) -> int | None:
+        """The id of a token that is given as a text, or as an object with `content`."""
+        if not settings.has(key):
+            return None
+        given = isinstance(settings.get(key), dict)
+        return self._id(settings.table(key).text("content") if given else settings.text(key))
+
+    def _id(self, text: str) -> int | None:
+        if text in self._added:
+            return self._added[text]
+        return self._vocab.integer(text) if self._vocab.has(text) else None
+
+    def begin(self) -> int | None:
+        """The token that is put before every text, None where there is none."""
+        for step in self._steps:
+            single = step.tables("single") if step.get("type") == "TemplateProcessing" else []
+            if single and single[0].has("SpecialToken"):
+                text = single[0].table("SpecialToken").text("id")
+                ids = step.table("special_tokens").table(text).integers("ids", [])
+                return ids[0] if ids else self._id(text)
+        return None
 
 
-async def _template(
-    files: Mapping[str, Source], settings: dict[str, Any], buffers: Buffers
-) -> str | None:
+async def _template(files: Mapping[str, Source], settings: Fields, buffers: Buffers) -> str | None:
     """chat_template.jinja where there is one, else what tokenizer_config.json holds."""
     if _TEMPLATE in files:
-        return (await read_small(files[_TEMPLATE], _TEMPLATE, buffers)).decode()
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name
-        named = {item.get("name"): item.get("template") for item in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        data = await read_small(files[_TEMPLATE], _TEMPLATE, buffers)
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(
+                f"{_TEMPLATE} is no text in UTF-8: {error.reason} at byte {error.start}; get it "
+                "again, or convert without it a model that then continues texts"
+            ) from error
+    if isinstance(settings.get("chat_template"), list):  # several by name
+        several = settings.tables("chat_template")
+        named = {item.text("name"): item.text("template") for item in several}
+        return named.get("default")
+    return settings.text("chat_template", "") or None

@@ -288,4 +288,7 @@ class Library:
 def _candidate(outline: Outline, quant: str) -> Candidate:
     vocabulary = outline.vocabulary
     chats = vocabulary is not None and vocabulary.chat_template is not None
-    return Candidate(outline.manifest, outline.bytes, vocabulary is not None, chats, quant)
+    tokenizer = vocabulary is not None
+    return Candidate(
+        outline.manifest, outline.bytes, tokenizer, chats, quant, warnings=outline.warnings
+    )
