@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from doppler.answers import changed, refused
 from doppler.buffers import Buffer, Buffers
-from doppler.errors import RequestError, SourceError
+from doppler.errors import FormatError, RequestError, SourceError
 from doppler.formats.blocks import QUANTS
+from doppler.formats.fields import Fields, parse_json
 from doppler.formats.parts import part_names
 from doppler.page.addresses import (
     file_name,
@@ -21,7 +21,7 @@ from doppler.page.addresses import (
     is_in_checkpoint,
     resolved,
 )
-from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_files
+from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_files, is_there
 from doppler.small import read_small
 from doppler.source import Source
 
@@ -155,7 +155,7 @@ async def _folder(url: str, config: _Fetched, buffers: Buffers) -> Given:
     found = {CONFIG: config, **dict(zip(OPTIONAL, others, strict=True))}
     files: dict[str, Source] = {name: file for name, file in found.items() if file is not None}
     names = [SINGLE]
-    if INDEX in files:
+    if INDEX in files and not await is_there(in_folder(url, SINGLE)):
         index = files[INDEX]
         names = _named(await read_small(index, INDEX, buffers))
     weights = http_files([in_folder(url, name) for name in names], buffers)
@@ -167,10 +167,11 @@ async def _folder(url: str, config: _Fetched, buffers: Buffers) -> Given:
 def _named(index: bytes) -> list[str]:
     """The files of its own folder that an index names; what is wrong with it is told later."""
     try:
-        names = sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, TypeError, LookupError, AttributeError):
+        places = Fields(parse_json(index, INDEX), INDEX).table("weight_map")
+        names = {places.text(tensor) for tensor in places}
+    except FormatError:
         return []
-    return [name for name in names if isinstance(name, str) and "/" not in name]
+    return [name for name in sorted(names) if "/" not in name]
 
 
 class _Fetched:

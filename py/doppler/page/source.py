@@ -152,6 +152,12 @@ class HttpSource:
         return answer.length
 
 
+async def is_there(url: str) -> bool:
+    """Whether a file is at an address, which is asked without fetching it."""
+    with _explained(url):
+        return Answer.of(await runtime.askAbout(url, SECONDS)).status == 200
+
+
 def http_files(urls: Iterable[str], buffers: Buffers) -> list[HttpSource]:
     """The files of one model at their addresses."""
     pages: Pages = OrderedDict()
