@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+
 import pytest
 
 from doppler.answer import Output
@@ -119,6 +122,8 @@ def test_a_channel_whose_name_is_not_known_is_shown() -> None:
     assert read(tokenizer, "a", "<|channel>final\nHello<channel|> you") == (None, "Hello you")
     assert read(tokenizer, "a", "<|channel>so be it<channel|>Hello") == ("so be it", "Hello")
     assert read(tokenizer, "a", "<|channel>thou") == (None, "")
+    words = "and so on " * 20
+    assert read(tokenizer, "a", f"<|channel>{words}<channel|>Hello") == (words.strip(), "Hello")
 
 
 HARMONIES = {
@@ -148,6 +153,10 @@ HARMONIES = {
     "ended in the header": ("<|channel|>ana", (None, "")),
     "ended while thinking": ("<|channel|>analysis<|message|>User 🙂 ", ("User 🙂", "")),
     "nothing": ("", (None, "")),
+    "a header without an end": (
+        f"<|channel|>{'and so on ' * 20}",
+        (None, f"<|channel|>{'and so on ' * 20}"),
+    ),
 }
 
 
@@ -217,3 +226,26 @@ def test_without_a_tokenizer_only_ids_are_told() -> None:
     output.finish()
     assert events == [{"type": "token", "id": 5, "text": "", "n": 1, "part": "answer"}]
     assert output.text == ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_comes_is_shown_once(seed: int) -> None:
+    chance = random.Random(seed)
+    markers = [text for pair in PAIRS if not pair.named for text in (pair.opens, pair.closes)]
+    texts = ["analysis", "🙂", "a b", "\n\n", "<", *markers]
+    text = "".join(chance.choice(texts) for _ in range(60))
+    said = "".join(part or "" for part in read(model(*markers), "hello", text))
+    assert said.count("🙂") == text.count("🙂")
+    assert not any(marker in said for marker in markers)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_harmony_says_is_read(seed: int) -> None:
+    """Messages show what is in them; headers are not shown."""
+    chance = random.Random(seed)
+    texts = ["analysis", "final", "🙂", "a b", "\n\n", " to=x", *HARMONY]
+    text = "".join(chance.choice(texts) for _ in range(60))
+    said = "".join(part or "" for part in read(model(*HARMONY), "hello<|start|>assistant", text))
+    ends = r"<\|(?:start|channel|end|return|call)\|>"
+    written = "".join(re.split(ends, part)[0] for part in text.split("<|message|>")[1:])
+    assert written.count("🙂") <= said.count("🙂") <= text.count("🙂")

@@ -45,6 +45,8 @@ PAIRS = (
 )
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 _HARMONY_PARTS: Mapping[str, Part] = {"analysis": "reasoning"}  # all others are for people
+_LONGEST_NAME = 64  # characters of a channel's name: more is text
+_LONGEST_HEADER = 64  # tokens of a message's header
 _LOOK_BACK = 32  # tokens at the end of a prompt in which the template may begin the answer
 
 
@@ -234,13 +236,15 @@ class _Pairs:
     def _say(self, text: str) -> list[Piece]:
         if self._name is None:
             return self._spelled.push(text) if text else []
-        name, ended, text = (self._name + text).partition("\n")
-        self._name = None if ended else name
-        if not ended:
+        name, ended, rest = (self._name + text).partition("\n")
+        self._name = None if ended or len(name) > _LONGEST_NAME else name
+        if self._name is not None:
             return []
+        if not ended:
+            return self._parts.say(name)
         if name.strip() not in self._named:
             self._parts.turn("answer")
-        return self._parts.say(text)
+        return self._parts.say(rest)
 
     def _begin(self, tail: Sequence[int]) -> None:
         """Reads from the end of the prompt whether the template has begun the reasoning."""
@@ -311,6 +315,7 @@ class _Harmony:
 
     def _open(self) -> list[Piece]:
         """The text of a message begins; its header says which part it is."""
+        pieces = self._close() if self._header is None else []
         header = self._channels.text(self._header or [])
         self._header = None
         self._stream = TextStream(self._channels.decoder)
@@ -319,15 +324,16 @@ class _Harmony:
             return self._parts.say(header.removeprefix("assistant") + "<|message|>")
         channel = header.partition("<|channel|>")[2].split()
         self._parts.turn(_HARMONY_PARTS.get(channel[0] if channel else "", "answer"))
-        return []
+        return pieces
 
     def _plain(self, last: bool = False) -> list[Piece]:
         """An answer without a header, from a model that was taught to do without."""
         header = self._channels.text(self._header or [])
         text = header.removeprefix("assistant")
-        if "<|channel|>" in header or "assistant".startswith(header):
-            return []
-        if not last and (text.endswith(REPLACEMENT) or "to=".startswith(text.lstrip()[:3])):
-            return []
+        if len(self._header or []) <= _LONGEST_HEADER:
+            if "<|channel|>" in header or "assistant".startswith(header):
+                return []
+            if not last and (text.endswith(REPLACEMENT) or "to=".startswith(text.lstrip()[:3])):
+                return []
         self._header = None
         return self._parts.say(text)
