@@ -91,6 +91,7 @@ class WatchedServer(Server):
         self.weights: list[tuple[str, int]] = []  # (shard's path, bytes that were sent of it)
         self.hold_after: int | None = None  # bytes of each shard's answer, then nothing more comes
         self.prefixes: dict[str, str] = {}  # path -> text put before the file
+        self.replaced: dict[str, tuple[str, str]] = {}  # path -> words of the file, and others
         self._app.middlewares.append(self._watch)
 
     @web.middleware
@@ -101,9 +102,11 @@ class WatchedServer(Server):
     ) -> web.StreamResponse:
         if request.path.endswith(".bin"):
             return await self._shard(request)
-        if request.path in self.prefixes:
+        if request.path in self.prefixes or request.path in self.replaced:
             text = (WEB / request.path[1:]).read_text(encoding="utf-8")
-            text = self.prefixes[request.path] + text
+            old, new = self.replaced.get(request.path, ("", ""))
+            assert old in text
+            text = self.prefixes.get(request.path, "") + text.replace(old, new, 1)
             return web.Response(text=text, content_type="text/javascript")
         return await handler(request)
 

@@ -40,6 +40,7 @@ async function start() {
   const parts = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text, loadNumpy };
   const [pyodide] = await Promise.all([startPython(parts, stage), hashing.prepareHash()]);
   pyodide.pyimport("doppler.page.bridge").destroy();
+  pyodide._api.on_fatal = end;
   stages.push({ stage: "python", start: began, end: now() });
   const later = [numpyURL(pyodide), new URL("runtime/tokenizer_worker.js", import.meta.url).href];
   fetchOnce(later).catch(() => {}); // the server is gone already
@@ -71,6 +72,34 @@ async function boot(onEvent) {
     python = undefined;
     return internal(error);
   }
+}
+
+/**
+ * Python that has crashed never answers again: the page is told why, and this worker ends.
+ * @param {unknown} error
+ */
+function end(error) {
+  postMessage({ ended: `Python ended: ${error}` });
+  self.close();
+}
+
+/** @type {Set<string>} locks that are held as long as this worker lives */
+const held = new Set();
+
+/**
+ * Answers as soon as nothing else is being done.
+ * @param {string} lock taken at the first call
+ */
+async function live(lock) {
+  if (held.has(lock)) return;
+  held.add(lock);
+  await new Promise((resolve) => {
+    if (!navigator.locks) return resolve(null);
+    navigator.locks.request(lock, () => {
+      resolve(null);
+      return new Promise(() => {});
+    });
+  });
 }
 
 /**
@@ -130,4 +159,4 @@ function booted() {
 navigator.gpu?.requestAdapter().catch(() => {}); // wakes the GPU's process while Python starts
 python = start();
 python.catch(() => {}); // boot tells
-Comlink.expose({ boot, call, run });
+Comlink.expose({ boot, call, live, run });

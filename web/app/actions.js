@@ -47,7 +47,7 @@ export async function attempt(run) {
 export function remedies({ name }, again) {
   const retry = { label: "Try again", run: again };
   const models = { label: "Models", run: () => set({ view: "models" }) };
-  const restart = { label: "Restart the engine", run: restartEngine };
+  const restart = { label: "Restart the engine", run: () => void restartEngine() };
   const reload = { label: "Load the model again", run: reloadModel };
   switch (name) {
     case "FormatError":
@@ -58,6 +58,7 @@ export function remedies({ name }, again) {
     case "DeviceError":
       return recall(LAST_MODEL) ? [reload, restart] : [retry, restart];
     case "InternalError":
+    case "EngineError":
       return [restart];
     default:
       return [retry];
@@ -71,9 +72,12 @@ export function reloadModel() {
   else set({ view: "models" });
 }
 
-/** A new worker; and the model that was loaded, if one was. */
-export function restartEngine() {
-  const last = state.model && recall(LAST_MODEL);
+/**
+ * A new worker; and the model that was loaded, if one was.
+ * @param {boolean} [reload]
+ */
+export function restartEngine(reload = state.model !== null) {
+  const last = reload && recall(LAST_MODEL);
   return attempt(async () => {
     await Promise.all([client.restart(), settle()]);
     if (last) await useModel(last.title, last.id, null);

@@ -1,26 +1,37 @@
 /**
  * The one worker, and `window.doppler`: the page's own buttons, tests and a developer's console all
  * go through `call`, so whatever is loaded by one is seen by the others. Events of the client:
- * "start", "event", "end" and "fail", each with the call; the page shows progress from them.
+ * "start", "event", "end" and "fail", each with the call; the page shows progress from them. Of the
+ * worker itself: "ended", and "silent" and "answers" as app/heartbeat.js tells them.
  */
 
 import * as Comlink from "../vendor/comlink.js";
 import { workerURL } from "../runtime/trusted.js";
 import { saveAs } from "./dom.js";
+import { Heartbeat } from "./heartbeat.js";
 import { keepPage, scriptsRun } from "./offline.js";
 import { noteBoot, noteCall, timeline } from "./timeline.js";
 
 /** @import {Call, Device, DopplerEvent, OnEvent, Stage} from "./types.js" */
+/** @typedef {"start" | "event" | "end" | "fail"} OfCalls */
+/** @typedef {"ended" | "silent" | "answers"} OfWorker */
 /** @typedef {{call: Call, event?: DopplerEvent, result?: any, error?: Error}} Detail */
+/** @typedef {{error?: Error, silence?: number}} WorkerDetail `silence` in milliseconds */
 /**
  * @typedef {object} Remote DopplerWorker, for any method by name
  * @property {(onEvent: OnEvent) => Promise<Stage[]>} boot
  * @property {(method: string, args: object, onEvent: OnEvent, files: File[] | null) => Promise<any>} call
+ * @property {(lock: string) => Promise<void>} live
  */
+
+/** @param {string} name @param {string} message */
+const errorOf = (name, message) => Object.assign(new Error(message), { name });
 
 class Client extends EventTarget {
   /** @type {Worker | null} */
   #worker = null;
+  /** @type {Heartbeat | null} */
+  #heartbeat = null;
   /** @type {(error: Error) => void} */
   #abandon = () => {};
   /** @type {Promise<never>} rejects every call of a worker that is gone */
@@ -31,8 +42,9 @@ class Client extends EventTarget {
 
   /** Give up the worker, with all that it held on the GPU, and start another. */
   restart() {
+    this.#heartbeat?.stop();
     this.#worker?.terminate();
-    this.#abandon(Object.assign(new Error("The engine was restarted."), { name: "Restarted" }));
+    this.#abandon(errorOf("Restarted", "The engine was restarted."));
     this.#gone = this.#untilGone();
     this.#booted = this.#boot();
     this.ready = this.#report();
@@ -60,10 +72,11 @@ class Client extends EventTarget {
     const worker = new Worker(workerURL("../worker.js"), { type: "module" });
     const remote = /** @type {Remote} */ (/** @type {unknown} */ (Comlink.wrap(worker)));
     this.#worker = worker;
+    this.#heartbeat = this.#listenTo(worker, remote);
     const unloadable = new Promise((_, reject) => {
       worker.addEventListener("error", (event) => {
         const why = event.message || "worker.js or a part of it could not be fetched.";
-        reject(Object.assign(new Error(why), { name: "InternalError" }));
+        reject(errorOf("InternalError", why));
       });
     });
     unloadable.catch(() => {}); // matters until the boot is done
@@ -71,6 +84,24 @@ class Client extends EventTarget {
     await scriptsRun(); // whoever watches is there then
     noteBoot(await this.#observe(call, boot));
     return remote;
+  }
+
+  /**
+   * @param {Worker} worker
+   * @param {Remote} remote
+   */
+  #listenTo(worker, remote) {
+    let reason = "Python or the browser ended it, perhaps for want of memory";
+    worker.addEventListener("message", ({ data }) => (reason = data?.ended ?? reason));
+    return new Heartbeat((lock) => remote.live(lock), {
+      onEnd: () => {
+        const error = errorOf("EngineError", reason);
+        this.#abandon(error);
+        this.#tell("ended", { error });
+      },
+      onSilence: (silence) => this.#tell("silent", { silence }),
+      onAnswer: () => this.#tell("answers", {}),
+    });
   }
 
   /**
@@ -121,19 +152,20 @@ class Client extends EventTarget {
   }
 
   /**
-   * @param {string} type
-   * @param {Detail} detail
+   * @param {OfCalls | OfWorker} type
+   * @param {Detail | WorkerDetail} detail
    */
   #tell(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
   /**
-   * @param {"start" | "event" | "end" | "fail"} type
-   * @param {(detail: Detail) => void} run
+   * @template {OfCalls | OfWorker} T
+   * @param {T} type
+   * @param {(detail: T extends OfCalls ? Detail : WorkerDetail) => void} run
    */
   on(type, run) {
-    this.addEventListener(type, (event) => run(/** @type {CustomEvent<Detail>} */ (event).detail));
+    this.addEventListener(type, (event) => run(/** @type {CustomEvent} */ (event).detail));
   }
 }
 

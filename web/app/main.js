@@ -15,6 +15,7 @@ import { startProgress } from "./progress.js";
 import { startSettings } from "./settings.js";
 import { closeDrawer, startSidebar } from "./sidebar.js";
 import { set, state, watch } from "./store.js";
+import { startTrouble } from "./trouble.js";
 
 function startFrame() {
   const modelButton = byId("model-button", HTMLButtonElement);
@@ -71,6 +72,7 @@ startModels();
 startChat();
 startContinue();
 startSettings();
+startTrouble();
 startConversations();
 attempt(settle);
 client.ready.then(keepForLater).catch(() => {}); // a server that is gone, or an engine that tells itself

@@ -27,6 +27,7 @@ const KINDS = {
   StorageError: ["The browser's storage refused", ""],
   DeviceError: ["The GPU cannot go on", ""],
   RequestError: ["That cannot be done", ""],
+  EngineError: ["The engine has stopped", "Restart it to go on; your conversations are safe."],
   InternalError: [
     "Something went wrong inside Doppler",
     "Your conversations are safe. Restarting the engine often helps.",
@@ -68,9 +69,14 @@ export function notice({ title, text, actions }, onClose) {
   );
 }
 
-/** @param {Problem} problem shown above the content until dismissed */
+/**
+ * @param {Problem} problem shown above the content until dismissed
+ * @returns {() => void} dismisses it, and no later one
+ */
 export function showProblem(problem) {
-  banner.replaceChildren(notice(problem, clearProblem));
+  const shown = notice(problem, clearProblem);
+  banner.replaceChildren(shown);
+  return () => shown.parentNode === banner && clearProblem();
 }
 
 export function clearProblem() {

@@ -14,6 +14,8 @@ export interface DopplerWorker {
     onEvent?: OnEvent | null,
     files?: File[] | null,
   ): Promise<Methods[M]["result"]>;
+  /** Answers when nothing else is being done; the lock is held until the worker ends. */
+  live(lock: string): Promise<void>;
   /** Runs Python in the worker: for the console. */
   run(code: string): Promise<any>;
 }
