@@ -221,6 +221,35 @@ def test_a_context_that_is_full(narrow_context: App) -> None:
     assert len(app.answer("hello").split()) == 8
 
 
+def test_the_meter_of_the_context(narrow_context: App) -> None:
+    app = narrow_context
+    meter, warning = (app.page.get_by_test_id(f"context-{name}") for name in ("meter", "warning"))
+    expect(meter).to_have_text("0 / 256")
+    app.composer.fill("a" * 100)  # every letter is a token
+    expect(meter).not_to_have_text("0 / 256")
+    told = int(meter.inner_text().split()[0])
+    expect(warning).to_be_empty()
+    app.page.keyboard.press("Enter")
+    app.finished(app.answers.last)
+    assert told == len(result(app)["prompt_ids"])
+    app.composer.fill("b" * 120)
+    expect(warning).to_have_text("The oldest messages will be left out, so that this fits.")
+    expect(meter).to_have_class(re.compile("over"))
+    app.composer.fill("c" * 300)
+    expect(warning).to_contain_text("This message does not fit")
+    expect(warning).to_contain_text("Shorten it")
+    problem = app.say("c" * 300).get_by_test_id("message-error")
+    expect(problem).to_contain_text("It does not fit the model's context")
+    expect(problem.get_by_role("button")).to_have_text(["Edit the message"])
+    problem.get_by_role("button").click()
+    editor = app.page.get_by_role("textbox", name="Edit your message")
+    expect(editor).to_have_value("c" * 300)  # nothing of it is lost
+    editor.fill("short")
+    app.page.get_by_test_id("edit-send").click()
+    app.finished(app.answers.last)
+    expect(warning).to_be_empty()
+
+
 def test_a_lost_device(app: App) -> None:
     app.set(max_tokens=LONG)
     message = app.say("tell me all")

@@ -19,7 +19,7 @@ from doppler.batches import Batches
 from doppler.cache import CachedIds
 from doppler.config import ModelConfig
 from doppler.decode import DecodePlan
-from doppler.errors import RequestError
+from doppler.errors import ContextError, RequestError
 from doppler.generation import Clock, FinishReason, Generation
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, Recording
@@ -156,7 +156,7 @@ class Engine:
         if not ids:
             raise RequestError("the prompt is empty: give at least one token")
         if len(ids) >= self.context:
-            raise RequestError(
+            raise ContextError(
                 f"the prompt has {len(ids)} tokens and the context holds {self.context}: "
                 "shorten it, or load the model with a longer context"
             )

@@ -8,6 +8,7 @@
     ├── StorageError      the browser's or the disk's storage is full, locked or missing
     ├── DeviceError       no WebGPU, an adapter that is too small, a device lost, a kernel refused
     └── RequestError      what the caller asked for cannot be done: arguments, lengths, state
+        └── ContextError  it has more tokens than the model's context holds
 
 A message says what was wrong, where (file, tensor, shard, layer) and what to do about it.
 Corrupt is never reported as absent. Mistakes of our own are asserts, not errors.
@@ -44,3 +45,7 @@ class DeviceError(DopplerError):
 
 class RequestError(DopplerError):
     """What the caller asked for cannot be done."""
+
+
+class ContextError(RequestError):
+    """A prompt has more tokens than the context holds."""

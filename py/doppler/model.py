@@ -13,7 +13,7 @@ from doppler.answer import Emit, Output
 from doppler.buffers import Buffers
 from doppler.channels import Reader
 from doppler.engine import Engine
-from doppler.errors import RequestError
+from doppler.errors import ContextError, RequestError
 from doppler.generation import Generation
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels
@@ -177,7 +177,7 @@ class Model:
             if following is None:
                 if len(ids) < context:
                     return ids, dropped  # a short answer is better than none
-                raise RequestError(
+                raise ContextError(
                     f"the last message has {len(ids)} tokens with the system prompt, and the "
                     f"context holds {context}: shorten it, or load the model with a longer context"
                 )

@@ -52,6 +52,7 @@ export function remedies({ name }, again) {
   switch (name) {
     case "FormatError":
     case "UnsupportedError":
+    case "ContextError":
       return [];
     case "StorageError":
       return state.models.length ? [retry, models] : [retry];

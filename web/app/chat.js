@@ -6,6 +6,7 @@ import { byId, button, el, icon, iconButton } from "./dom.js";
 import { answer, endWriting, LAST_MODEL, onText, stop } from "./engine.js";
 import { speed } from "./format.js";
 import { AssistantMessage, UserMessage } from "./message.js";
+import { Meter } from "./meter.js";
 import { toast } from "./notices.js";
 import { recall, set, state, watch } from "./store.js";
 import { finishSpeaking, speak } from "./speech.js";
@@ -43,6 +44,7 @@ const stopButton = el("button", {
 });
 const toEnd = iconButton("down", "Jump to the latest", () => scrollToEnd(true));
 const figures = el("span", { "data-testid": "live-stats" });
+const meter = new Meter(() => ({ conversation, draft: field.value }));
 const composer = el("form", { class: "composer" }, field, sendButton, stopButton);
 
 /** @type {Map<string, UserMessage | AssistantMessage>} */
@@ -96,6 +98,12 @@ const deeds = {
       shown.get(message.id)?.element.scrollIntoView({ block: "nearest" });
     };
     toast("Deleted the message and what followed it", { label: "Undo", run: undo });
+  },
+  /** The message that it answers is written anew. */
+  editAsked(/** @type {Message} */ message) {
+    const asked = conversation && before(conversation, message).at(-1);
+    const known = asked && shown.get(asked.id);
+    if (known instanceof UserMessage) known.edit();
   },
   versions: (/** @type {Message} */ message) =>
     conversation ? versionsOf(conversation, message) : [],
@@ -161,6 +169,7 @@ function renderEmpty() {
       field.value = text;
       field.focus();
       renderControls();
+      meter.update();
     }),
   );
   empty.replaceChildren(
@@ -267,12 +276,16 @@ export function startChat() {
   sendButton.dataset.testid = "send";
   stopButton.append(icon("stop"));
   stopButton.dataset.testid = "stop";
-  stopButton.addEventListener("click", () => attempt(stop));
+  stopButton.addEventListener("click", () => {
+    field.focus(); // the button is about to go
+    attempt(stop);
+  });
   field.placeholder = "Write a message";
   field.addEventListener("keydown", onKey);
   field.addEventListener("input", () => {
     if (conversation) keepDraft(conversation, field.value);
     renderControls();
+    meter.update();
   });
   composer.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -285,8 +298,8 @@ export function startChat() {
   });
   toEnd.classList.add("to-end");
   const keys = el("span", { class: "keys" }, "Enter sends, Shift+Enter breaks the line");
-  const hint = el("div", { class: "hint" }, keys, figures);
-  view.append(scroller, el("div", { class: "dock" }, toEnd, nudge, composer, hint));
+  const hint = el("div", { class: "hint" }, keys, figures, meter.element);
+  view.append(scroller, el("div", { class: "dock" }, toEnd, nudge, composer, meter.warning, hint));
   renderEmpty();
   onText(onPiece);
   watch(["current", "generation", "elsewhere"], show);

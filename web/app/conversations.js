@@ -208,11 +208,18 @@ export function keepDraft(conversation, text) {
  * @param {Conversation} conversation
  * @param {Message} answer the one to be written: what leads to it is given
  */
-export function history(conversation, answer) {
+export const history = (conversation, answer) =>
+  turnsOf(conversation, before(conversation, answer));
+
+/**
+ * @param {Conversation} conversation
+ * @param {Pick<Message, "role" | "content" | "reasoning">[]} messages
+ */
+export function turnsOf(conversation, messages) {
   /** @type {{role: string, content: string, reasoning_content?: string}[]} */
   const turns = [];
   if (conversation.system.trim()) turns.push({ role: "system", content: conversation.system });
-  for (const { role, content, reasoning } of before(conversation, answer)) {
+  for (const { role, content, reasoning } of messages) {
     const last = turns.at(-1);
     if (!content) continue;
     if (last?.role === role) last.content += `\n\n${content}`;

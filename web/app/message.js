@@ -12,6 +12,7 @@ import { Thought } from "./thought.js";
 /**
  * @typedef {object} Deeds
  * @property {(message: Message) => void} regenerate
+ * @property {(message: Message) => void} editAsked
  * @property {(message: Message, text: string) => void} resend
  * @property {(message: Message) => void} remove
  * @property {(message: Message) => Message[]} versions
@@ -283,8 +284,10 @@ export class AssistantMessage {
     if (failure === this.#problem) return;
     this.#problem = failure;
     const retry = { label: "Answer again", run: again };
+    const edit = { label: "Edit the message", run: () => this.deeds.editAsked(message) };
     const others = failure ? remedies(failure, again).filter(({ run }) => run !== again) : [];
-    const told = failure && notice(problemOf(failure, [retry, ...others]), null);
+    const actions = failure?.name === "ContextError" ? [edit] : [retry, ...others];
+    const told = failure && notice(problemOf(failure, actions), null);
     if (told) told.dataset.testid = "message-error";
     this.#after.replaceChildren(...(told ? [told] : []));
   }

@@ -26,6 +26,7 @@ const KINDS = {
   SourceError: ["The model could not be fetched", ""],
   StorageError: ["The browser's storage refused", ""],
   DeviceError: ["The GPU cannot go on", ""],
+  ContextError: ["It does not fit the model's context", ""],
   RequestError: ["That cannot be done", ""],
   EngineError: ["The engine has stopped", "Restart it to go on; your conversations are safe."],
   InternalError: [
