@@ -85,7 +85,7 @@ def test_what_is_no_marker_of_anything_is_found_as_before() -> None:
 def test_reasoning_in_an_answer_of_old_is_marked_off_by_tokens() -> None:
     """Callers that keep no parts give it so, and templates look for it."""
     tokenizer = PypiEncoding(BYTES)
-    content = "<think>\na <think> b</think>\n\nc </think>"
+    content = "\n<think>\na <think> b</think>\n\nc </think>"
     ids = chat(BYTES).encode_chat([{"role": "assistant", "content": content}])
     assert [token for token in ids if token >= 256] == tokenizer.encode(
         "<|im_start|><think></think><|im_end|><|im_start|>"

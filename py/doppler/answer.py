@@ -20,18 +20,18 @@ class Output:
         """Without a reader there is no tokenizer: ids only are told."""
         self._reader, self._ends, self._emit = reader, ends, emit
         self._stop = StopText(stop)
-        self._texts: dict[Part, str] = {"answer": "", "reasoning": ""}
+        self._pieces: dict[Part, list[str]] = {"answer": [], "reasoning": []}
         self._count = 0
 
     @property
     def text(self) -> str:
         """The answer alone."""
-        return self._texts["answer"]
+        return "".join(self._pieces["answer"])
 
     @property
     def reasoning(self) -> str | None:
         """What the model thought, as far as it came; None where there is none."""
-        return self._texts["reasoning"] or None
+        return "".join(self._pieces["reasoning"]) or None
 
     def accept(self, token: int) -> bool:
         """Shows the token's text; False when it ends the answer."""
@@ -57,6 +57,6 @@ class Output:
     def _say(self, token: int | None, part: Part, text: str) -> None:
         if token is None and not text:
             return
-        self._texts[part] += text
+        self._pieces[part].append(text)
         event = {"type": "token", "id": token, "text": text, "n": self._count, "part": part}
         self._emit(event)

@@ -49,11 +49,11 @@ class Shield:
         return marked
 
     def _answer(self, text: str) -> str:
-        start = text.lstrip()
         for pair in PAIRS:
-            thought, closes, rest = start.removeprefix(pair.opens).partition(pair.closes)
-            if start.startswith(pair.opens) and closes:
-                return pair.opens + self._text(thought) + closes + self._text(rest)
+            blank, opens, begun = text.partition(pair.opens)
+            thought, closes, rest = begun.partition(pair.closes)
+            if closes and not blank.strip():
+                return blank + opens + self._text(thought) + closes + self._text(rest)
         return self._text(text)
 
     def _value(self, value: Any) -> Any:
