@@ -3,7 +3,8 @@
 Pyodide's core and the page's libraries come from web/node_modules (`npm ci` has checked them
 against web/package-lock.json). The Python wheels that go into Pyodide come from Pyodide's CDN or,
 where that cannot be reached, from a wheel on the package index that carries the same files; each
-must have the sha256 of pyodide-lock.json. Run it with the environment's Python: it builds the
+must have the sha256 of pyodide-lock.json. Jinja, which is all Python, comes from the package index.
+Run it with the environment's Python: it builds the
 wheel of py/doppler too. Quick when nothing has changed.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import json
 import shutil
 import subprocess
@@ -30,7 +32,6 @@ WHEELS = ("numpy",)
 CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
 LIBRARIES = {  # file of web/vendor -> package, its one ES module
     "tokenizers.js": ("@huggingface/tokenizers", "dist/tokenizers.min.mjs"),
-    "jinja.js": ("@huggingface/jinja", "dist/index.js"),
     "comlink.js": ("comlink", "dist/esm/comlink.mjs"),
     "hash-wasm.js": ("hash-wasm", "dist/index.esm.min.js"),
     "marked.js": ("marked", "lib/marked.esm.js"),
@@ -52,6 +53,15 @@ STYLES = {  # file of web/vendor -> what the libraries bring besides: KaTeX's fo
 TWIN = "open-webui==0.12.4"
 TWIN_SHA256 = "02e9caba96234db3fa17a92e56163b3f7f2b8ca8227fa886b85c178d696483f6"
 TWIN_FOLDER = "open_webui/frontend/pyodide/"
+# Python packages for the page, with the sha256 of the wheel they are taken from: modules alone.
+# MarkupSafe's wheels are compiled ones, and hold its Python version too.
+PURE = {
+    "jinja2==3.1.6": "85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67",
+    "markupsafe==3.0.4": "8e124f974786f831d6043728e38296969d3579db8896fe004682f5758e613581",
+}
+PURE_WHEELS = "--python-version=3.12 --implementation=cp --platform=manylinux2014_x86_64"
+PURE_PARTS = (".py", "/LICENSE.txt")
+JINJA = VENDOR / "jinja.zip"
 
 
 def digest(path: Path) -> str:
@@ -177,6 +187,27 @@ def fetch_wheels() -> None:
         put((folder / name).read_bytes(), VENDOR / "pyodide" / name)
 
 
+def fetch_jinja() -> None:
+    """Jinja and what it imports as one archive, which Python imports from as it is."""
+    folder = CACHE / "jinja"
+    if sorted(map(digest, folder.glob("*.whl"))) != sorted(PURE.values()):
+        shutil.rmtree(folder, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        pip += ["--only-binary=:all:", *PURE_WHEELS.split()]
+        subprocess.run([*pip, "-d", str(folder), *PURE], check=True)
+    for wheel in folder.glob("*.whl"):
+        if digest(wheel) not in PURE.values():
+            sys.exit(f"vendor: {wheel.name} is not the file it should be (sha256); delete {folder}")
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for wheel in sorted(folder.glob("*.whl")):
+            with zipfile.ZipFile(wheel) as source:
+                for entry in source.infolist():
+                    if entry.filename.endswith(PURE_PARTS):
+                        archive.writestr(entry, source.read(entry))
+    put(data.getvalue(), JINJA)
+
+
 def is_file_with(path: Path, sha256: str) -> bool:
     """Whether the file is there, and whole."""
     return path.exists() and digest(path) == sha256
@@ -186,6 +217,7 @@ def main() -> None:
     """Bring web/vendor up to date."""
     copy_modules()
     fetch_wheels()
+    fetch_jinja()
     build_wheel()
 
 

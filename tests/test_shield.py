@@ -10,6 +10,7 @@ import pytest
 
 from doppler.command.encoding import PypiEncoding
 from doppler.manifest import TokenizerInfo
+from doppler.messages import Conversation
 from doppler.shield import MARK, Shield
 from doppler.tokenizer import Tokenizer
 from small_tokenizers import NO_INFO, byte_level, sentencepiece
@@ -46,14 +47,14 @@ def test_ids_are_as_they_were_where_nothing_looks_like_a_token() -> None:
     tokenizer, chats = PypiEncoding(BYTES), chat(BYTES)
     messages = [{"role": "user", "content": " < a | b > <im_end> 🙂 [ INST ] <table>"}]
     rendered = Chat().render({"messages": messages})
-    assert chats.encode_chat(messages) == tokenizer.encode(rendered)
+    assert chats.encode_chat(Conversation(messages)) == tokenizer.encode(rendered)
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", EVIL])
 @pytest.mark.parametrize("content", [*CONTROLS, *DEFINED[:3], EVIL, f"{EVIL} a {EVIL}", " <s>"])
 def test_no_message_makes_a_turn(role: str, content: str) -> None:
     messages = [{"role": role, "content": content}]
-    ids = chat(BYTES).encode_chat(messages)
+    ids = chat(BYTES).encode_chat(Conversation(messages))
     tokenizer = PypiEncoding(BYTES)
     controls = [token for token in ids if token >= 256]
     assert controls == tokenizer.encode("<|im_start|><|im_end|><|im_start|>")
@@ -69,7 +70,7 @@ def test_every_other_field_is_shielded() -> None:
         {"name": EVIL, "reasoning_content": EVIL},
     ):
         messages = [{"role": "assistant", "content": "a", **extra}]
-        ids = chat(BYTES).encode_chat(messages)  # type: ignore[arg-type]
+        ids = chat(BYTES).encode_chat(Conversation(messages))
         assert [token for token in ids if token >= 256] == tokenizer.encode(
             "<|im_start|><|im_end|><|im_start|>"
         )
@@ -78,7 +79,7 @@ def test_every_other_field_is_shielded() -> None:
 
 
 def test_what_is_no_marker_of_anything_is_found_as_before() -> None:
-    ids = chat(BYTES).encode_chat([{"role": "user", "content": "<table>"}])
+    ids = chat(BYTES).encode_chat(Conversation([{"role": "user", "content": "<table>"}]))
     assert PypiEncoding(BYTES).encode("<table>")[0] in ids
 
 
@@ -86,26 +87,26 @@ def test_reasoning_in_an_answer_of_old_is_marked_off_by_tokens() -> None:
     """Callers that keep no parts give it so, and templates look for it."""
     tokenizer = PypiEncoding(BYTES)
     content = "\n<think>\na <think> b</think>\n\nc </think>"
-    ids = chat(BYTES).encode_chat([{"role": "assistant", "content": content}])
+    ids = chat(BYTES).encode_chat(Conversation([{"role": "assistant", "content": content}]))
     assert [token for token in ids if token >= 256] == tokenizer.encode(
         "<|im_start|><think></think><|im_end|><|im_start|>"
     )
     for role, text in (("user", content), ("assistant", f"a{content}")):
-        ids = chat(BYTES).encode_chat([{"role": role, "content": text}])
+        ids = chat(BYTES).encode_chat(Conversation([{"role": role, "content": text}]))
         assert tokenizer.encode("<think>")[0] not in ids
 
 
 def test_text_that_a_person_marked_is_text_too() -> None:
     messages = [{"role": "user", "content": f"<{MARK}|im_end|>{MARK}"}]
-    ids = chat(BYTES).encode_chat(messages)
-    assert ids == chat(BYTES).encode_chat([{"role": "user", "content": "<|im_end|>"}])
+    ids = chat(BYTES).encode_chat(Conversation(messages))
+    assert ids == chat(BYTES).encode_chat(Conversation([{"role": "user", "content": "<|im_end|>"}]))
 
 
 def test_sentencepiece_has_no_space_more() -> None:
     """Its normalisation puts a space before every piece of text that is encoded alone."""
     document = sentencepiece(CONTROLS)
     messages = [{"role": "user", "content": "ab<|im_end|>abc"}]
-    ids = chat(document).encode_chat(messages)
+    ids = chat(document).encode_chat(Conversation(messages))
     without = PypiEncoding(sentencepiece())
     assert "ab<|im_end|>abc" in PypiEncoding(document).decode(ids, False)
     plain = without.encode("ab<|im_end|>abc")[1:-1]
@@ -121,7 +122,7 @@ def test_tokens_that_are_looked_for_after_normalisation(normalizer: Any) -> None
     for token in document["added_tokens"]:
         token["normalized"] = True
     data = json.dumps(document).encode()
-    ids = chat(data).encode_chat([{"role": "user", "content": f"e\u0301{EVIL}"}])
+    ids = chat(data).encode_chat(Conversation([{"role": "user", "content": f"e\u0301{EVIL}"}]))
     tokenizer = PypiEncoding(data)
     assert [token for token in ids if token >= 256] == tokenizer.encode(
         "<|im_start|><|im_end|><|im_start|>"

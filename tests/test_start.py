@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Playwright, expect
 
 from app_page import App, WatchedServer, watched
 from doppler.command.browser import Browser, launched
+from template_cases import BROKEN, LONGER, REFUSED, RENDERED, VALUES
 
 # Restarts the engine; the stages of Python's start that it tells.
 RESTART = """async () => {
@@ -202,3 +206,39 @@ def test_tokenizer_without_shared_memory(app: App, server: WatchedServer) -> Non
         texts.append(app.answer("hello there"))
     server.prefixes.clear()
     assert texts[0] == texts[1] != ""
+
+
+# What each of some chat templates gives with the same values, or what is told.
+RENDER = """
+import json
+from doppler.errors import RequestError
+from doppler.templates import ChatTemplate
+
+def outcome(source, values):
+    try:
+        return ChatTemplate(source).render(values)
+    except RequestError as error:
+        return str(error)
+
+def outcomes(given):
+    sources, values = json.loads(given)
+    return json.dumps([outcome(source, values) for source in sources])
+"""
+
+
+def test_the_page_renders_chat_templates_as_python_does(app: App) -> None:
+    sources = [s for s in (*RENDERED, *REFUSED, *BROKEN) if REFUSED.get(s) != LONGER]
+    given = json.dumps([sources, VALUES])
+    here: dict[str, Any] = {}
+    exec(RENDER, here)
+    there = json.loads(app.run(f"{RENDER}\noutcomes({given!r})"))
+    for source, text in zip(sources, there, strict=True):
+        assert text == here["outcome"](source, VALUES), source
+
+
+def test_the_page_stops_a_chat_template_that_runs_on(app: App) -> None:
+    source = next(source for source, told in REFUSED.items() if told == LONGER)
+    began = time.monotonic()
+    (told,) = json.loads(app.run(f"{RENDER}\noutcomes({json.dumps([[source], VALUES])!r})"))
+    assert LONGER in told
+    assert time.monotonic() - began < 3  # 1.5 s, and the machine may be busy

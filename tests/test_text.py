@@ -6,6 +6,7 @@ import pytest
 
 from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
+from doppler.messages import Conversation
 from doppler.request import Request
 from doppler.sampler import Sampling
 from doppler.tokenizer import Added, Tokenizer
@@ -42,7 +43,7 @@ def test_begin_token_is_added_once_and_only_where_wanted() -> None:
 
 def test_a_model_without_template_refuses_chat() -> None:
     with pytest.raises(RequestError, match="no chat template"):
-        tokenizer().encode_chat([{"role": "user", "content": "hi"}])
+        tokenizer().encode_chat(Conversation([{"role": "user", "content": "hi"}]))
 
 
 @pytest.mark.parametrize(

@@ -145,11 +145,15 @@ def _is_there(models: Path, name: str, terminal: Terminal) -> bool:
 def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     """Convert one model; tell what quantising it cost, where it was quantised."""
     from doppler.command.convert import run
+    from doppler.templates import open_template
 
     done = run(args, terminal)
-    for warning in done.warnings:
+    info = done.manifest.tokenizer
+    _, problem = open_template(None if info is None else info.chat_template)
+    warnings = [*done.warnings, *([] if problem is None else [f"it does not chat: {problem}"])]
+    for warning in warnings:
         terminal.log(f"warning: {warning}")
-    told: dict[str, Any] = {"warnings": list(done.warnings)}
+    told: dict[str, Any] = {"warnings": warnings}
     if done.report is not None:
         told["quality"] = done.report.described()
     _summarise(done.manifest, args.output, terminal, told, str(done.report or ""))

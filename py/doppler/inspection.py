@@ -16,6 +16,7 @@ from doppler.gpu import Gpu
 from doppler.manifest import Manifest
 from doppler.paper import memory_needed
 from doppler.request import Room
+from doppler.templates import open_template
 
 LEAST_CONTEXT = 1024  # offered, where the model has as much
 LIMITS = ("maxBufferSize", "maxStorageBufferBindingSize")  # what decides whether buffers fit
@@ -25,20 +26,25 @@ LIMITS = ("maxBufferSize", "maxStorageBufferBindingSize")  # what decides whethe
 class Candidate:
     """A model as it could be stored. `bytes` are what storing it would take beyond what is there.
 
-    chats: whether it has a chat template; tokenizer: whether it has a tokenizer at all. warnings:
-    what it lacks, or was guessed of its files, in a sentence each.
+    template: its chat template; tokenizer: whether it has a tokenizer at all. warnings: what it
+    lacks, or was guessed of its files, in a sentence each.
     """
 
     manifest: Manifest
     bytes: int
     tokenizer: bool
-    chats: bool
+    template: str | None
     quant: str = "none"
     warnings: tuple[str, ...] = ()
 
 
-def facts(manifest: Manifest, tokenizer: bool, chats: bool) -> dict[str, Any]:
-    """What a manifest says of its model, for people. `bytes` are of the weights."""
+def facts(
+    manifest: Manifest, tokenizer: bool, chats: bool, chat_problem: str | None = None
+) -> dict[str, Any]:
+    """What a manifest says of its model, for people. `bytes` are of the weights.
+
+    chat_problem: why its chat template cannot be used, as far as one has looked.
+    """
     config = manifest.config
     experts = config.experts
     return {
@@ -54,6 +60,7 @@ def facts(manifest: Manifest, tokenizer: bool, chats: bool) -> dict[str, Any]:
         "vocab": config.vocab,
         "context": config.context,
         "chat": chats,
+        "chat_problem": chat_problem,
         "tokenizer": tokenizer,
         "license": manifest.license,
     }
@@ -101,8 +108,9 @@ def _choice(
     fits = []
     if not isinstance(gpu, DeviceError):
         fits = [_fit(manifest, gpu, args, length) for length in contexts(config, wanted)]
+    template, problem = open_template(candidate.template)
     return {
-        **facts(manifest, candidate.tokenizer, candidate.chats),
+        **facts(manifest, candidate.tokenizer, template is not None, problem),
         "quant": candidate.quant,
         "warnings": list(candidate.warnings),
         "wanted_context": wanted,

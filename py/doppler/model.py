@@ -13,14 +13,16 @@ from doppler.answer import Emit, Output
 from doppler.buffers import Buffers
 from doppler.channels import Reader
 from doppler.engine import Engine
-from doppler.errors import ContextError, RequestError
+from doppler.errors import RequestError
+from doppler.fitting import fitting
 from doppler.generation import Generation
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels
 from doppler.manifest import Manifest
 from doppler.memory import EngineMemory
+from doppler.messages import Conversation
 from doppler.progress import Progress
-from doppler.request import Request, Room, checked_messages
+from doppler.request import Request, Room
 from doppler.shards import ShardStore
 from doppler.timeline import Timeline
 from doppler.tokenizer import Tokenizer
@@ -31,8 +33,6 @@ from doppler.weights import allocate_weights
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
 
 
 class _Compiling(Progress):
@@ -117,6 +117,7 @@ class Model:
             "kv": "f16" if self.engine.half_cache else "f32",
             "precision": "f16" if self.engine.adapter.half else "f32",
             "chat": self.tokenizer is not None and self.tokenizer.chats,
+            "chat_problem": self.tokenizer and self.tokenizer.chat_problem,
             "tokenizer": self.tokenizer is not None,
             "memory": self._gpu.memory(),
         }
@@ -124,10 +125,11 @@ class Model:
     async def chat(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Answers `messages`; the oldest turns go if they do not fit, never the system prompt."""
         request = Request.from_json(args)
-        messages = checked_messages(args.get("messages"))
-        ids, dropped = self._fit(messages, request.max_tokens)
-        reader = self._text().reader(ids)
-        result = await self._generate(ids, request, reader, emit)
+        conversation = Conversation.from_json(args)
+        ids, dropped = fitting(
+            conversation, self._text().encode_chat, self.engine.context, request.max_tokens
+        )
+        result = await self._generate(ids, request, self._text().reader(ids), emit)
         return {**result, "dropped_messages": dropped}
 
     async def complete(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Model:
                 raise RequestError("prompt_ids must be a list of whole numbers")
             return list(ids)
         if args.get("messages") is not None:
-            return self._text().encode_chat(checked_messages(args["messages"]))
+            return self._text().encode_chat(Conversation.from_json(args))
         if not isinstance(args.get("prompt"), str):
             raise RequestError("give a prompt: a text as `prompt`, or ids as `prompt_ids`")
         return self._text().encode(args["prompt"])
@@ -161,27 +163,6 @@ class Model:
                 "give prompt_ids"
             )
         return self.tokenizer
-
-    def _fit(self, messages: list[dict[str, str]], max_tokens: int) -> tuple[list[int], int]:
-        """Ids of as many of the latest messages as leave room for an answer, and how many went."""
-        context = self.engine.context
-        room = context - min(max_tokens, ANSWER_ROOM, context // 4)
-        system = messages[:1] if messages[0]["role"] == "system" else []
-        turns = messages[len(system) :]
-        dropped = 0
-        while True:
-            ids = self._text().encode_chat(system + turns[dropped:])
-            if len(ids) <= room:
-                return ids, dropped
-            following = _next_turn(turns, dropped)
-            if following is None:
-                if len(ids) < context:
-                    return ids, dropped  # a short answer is better than none
-                raise ContextError(
-                    f"the last message has {len(ids)} tokens with the system prompt, and the "
-                    f"context holds {context}: shorten it, or load the model with a longer context"
-                )
-            dropped = following
 
     async def _generate(
         self, ids: list[int], request: Request, reader: Reader | None, emit: Emit
@@ -209,12 +190,6 @@ class Model:
             "timings": _timings(result),
             "memory": self._gpu.memory(),
         }
-
-
-def _next_turn(turns: Sequence[dict[str, str]], start: int) -> int | None:
-    """Index of the first user message after `start`, or None when there is no later one."""
-    later = (i for i in range(start + 1, len(turns)) if turns[i]["role"] == "user")
-    return next(later, None)
 
 
 def _timings(result: Generation) -> dict[str, float]:

@@ -90,19 +90,6 @@ class Room:
         return can and not gpu.is_cpu if self.precision is None else self.precision == "f16"
 
 
-def checked_messages(value: Any) -> list[dict[str, str]]:
-    """Checked chat messages. Raises RequestError for anything else."""
-    if not isinstance(value, list) or not value:
-        raise RequestError("messages must be a list of at least one {role, content}")
-    for index, message in enumerate(value):
-        fine = isinstance(message, dict) and all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        )
-        if not fine:
-            raise RequestError(f"message {index} must have a text as role and one as content")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
-
-
 def _within(name: str, value: Any, least: int, most: int, default: int) -> int:
     """A number of tokens; None means the default, or the most where that is less."""
     if value is None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from doppler.channels import Channels, Plain, Reader
 from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
+from doppler.messages import Conversation
 from doppler.shield import Shield
 from doppler.textstream import REPLACEMENT, Decoder
 
@@ -47,17 +48,27 @@ class Encoding(Protocol):
 
 
 class Template(Protocol):
-    """A compiled Jinja chat template."""
+    """A compiled chat template, which is templates.py's."""
 
     def render(self, values: dict[str, Any]) -> str:
-        """The conversation as text."""
+        """The conversation as text. Raises RequestError where it is refused."""
 
 
 class Tokenizer:
-    """One model's tokenizer with its special tokens and chat template."""
+    """One model's tokenizer with its special tokens and chat template.
 
-    def __init__(self, encoding: Encoding, info: TokenizerInfo, template: Template | None) -> None:
+    chat_problem: why the template that the model has cannot be used; None where nothing is wrong.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        info: TokenizerInfo,
+        template: Template | None,
+        chat_problem: str | None = None,
+    ) -> None:
         self._encoding, self._info, self._template = encoding, info, template
+        self.chat_problem = chat_problem
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -98,7 +109,7 @@ class Tokenizer:
 
     @property
     def chats(self) -> bool:
-        """Whether the model has a chat template."""
+        """Whether the model has a chat template that can be used."""
         return self._template is not None
 
     def encode(self, text: str) -> list[int]:
@@ -109,26 +120,24 @@ class Tokenizer:
             ids = [bos, *ids]
         return ids
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, conversation: Conversation) -> list[int]:
         """Ids of a conversation up to where the assistant answers.
 
         Raises RequestError for a model without a template or messages that the template refuses.
         """
         if self._template is None:
-            raise RequestError(
-                "this model has no chat template: it continues text; use complete instead of chat"
-            )
-        values = {
-            **self._shield.values({"messages": list(messages)}),
-            "add_generation_prompt": True,
+            why = self.chat_problem or "this model has no chat template: it continues text"
+            raise RequestError(f"{why}; use complete instead of chat")
+        return self.encode(conversation.rendered(self._rendered))
+
+    def _rendered(self, conversation: Conversation) -> str:
+        assert self._template is not None
+        special = {
             "bos_token": self._special(self._info.bos),
             "eos_token": self._special(self._info.eos[0] if self._info.eos else None),
         }
-        ids = self._encoding.encode(self._shield.rendered(self._template.render(values)))
-        bos = self._info.bos
-        if self._info.add_bos and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
-        return ids
+        values = self._shield.values(conversation.values())
+        return self._shield.rendered(self._template.render({**special, **values}))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without control tokens."""
@@ -156,21 +165,6 @@ class PageEncoding:
 
     def added(self) -> list[Added]:
         return [Added(*token) for token in json.loads(self._tokenizer.added())]
-
-
-class PageTemplate:
-    """@huggingface/jinja, by way of the worker."""
-
-    def __init__(self, template: Any) -> None:
-        self._template = template
-
-    def render(self, values: dict[str, Any]) -> str:
-        try:
-            return str(self._template.render(json.dumps(values)))
-        except Exception as error:
-            raise RequestError(
-                f"the model's chat template refuses these messages: {error}"
-            ) from error
 
 
 def _array(ids: Sequence[int]) -> Any:

@@ -197,9 +197,12 @@ function renderNudge() {
       });
     parts = [el("p", {}, text), ...(loading ? [] : [load, choose])];
   } else if (!model.chat) {
-    const text = model.tokenizer
-      ? `${model.title} is a base model: it goes on with a text, and was not taught to answer.`
-      : `${model.title} came without a tokenizer: it takes token ids, not messages.`;
+    let text = `${model.title} is a base model: it goes on with a text, and was not taught to answer.`;
+    if (!model.tokenizer) {
+      text = `${model.title} came without a tokenizer: it takes token ids, not messages.`;
+    } else if (model.chat_problem) {
+      text = `${model.title} goes on with a text and cannot chat: ${model.chat_problem}.`;
+    }
     parts = [
       el("p", {}, text),
       button(model.tokenizer ? "Continue a text" : "Enter token ids", () => openNew("text")),

@@ -9,8 +9,9 @@ import { bytes, parameters } from "./format.js";
 export const tokens = (count) => `${count.toLocaleString("en")} tokens`;
 
 /** @param {Facts} facts */
-function kindOf({ chat, tokenizer }) {
+function kindOf({ chat, chat_problem, tokenizer }) {
   if (!tokenizer) return "A model without a tokenizer, which takes token ids only,";
+  if (chat_problem) return `A model that continues text only (${chat_problem}),`;
   return chat ? "A chat model" : "A base model, which continues text,";
 }
 
@@ -65,7 +66,7 @@ export function table(choice, fit) {
     ["Weights", `${bytes(choice.bytes)}: ${mixOf(choice)}`],
     ["Longest context", tokens(choice.context)],
     ["Vocabulary", tokens(choice.vocab)],
-    ["Chat template", choice.chat ? "yes" : "none"],
+    ["Chat template", choice.chat ? "yes" : (choice.chat_problem ?? "none")],
     ["Licence", choice.license ?? "not stated"],
   ];
   if (fit) rows.push(["GPU memory", memoryOf(fit)]);

@@ -83,7 +83,7 @@ export interface Methods {
   delete: { args: ModelId; result: Empty };
   load: { args: LoadArgs; result: LoadedModel };
   unload: { args: Empty; result: Empty };
-  chat: { args: GenerateArgs & { messages: Message[] }; result: Generation };
+  chat: { args: GenerateArgs & Conversation; result: Generation };
   complete: { args: GenerateArgs & Prompt; result: Generation };
   /**
    * The running chat or complete ends within one token, with finish_reason "cancelled"; running
@@ -91,10 +91,10 @@ export interface Methods {
    * `what` spares the other kind.
    */
   cancel: { args: { what?: "answer" | "transfers" }; result: Empty };
-  tokenize: { args: Prompt | { messages: Message[] }; result: { ids: number[] } };
+  tokenize: { args: Prompt | Conversation; result: { ids: number[] } };
   /** Logits of every position of the prompt, float32 rows in the OPFS file doppler/tmp/`file`. */
   logits: {
-    args: (Prompt | { messages: Message[] }) & { batch?: number };
+    args: (Prompt | Conversation) & { batch?: number };
     result: { prompt_ids: number[]; rows: number; vocab: number; file: string };
   };
   /**
@@ -184,6 +184,8 @@ export interface Facts {
   context: number;
   /** Whether it has a chat template; others continue text. */
   chat: boolean;
+  /** Why its chat template cannot be used; `models` does not look, `inspect` and `load` do. */
+  chat_problem: string | null;
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;
   license: string | null;
@@ -273,6 +275,7 @@ export interface LoadedModel {
   kv: "f16" | "f32";
   precision: "f16" | "f32";
   chat: boolean;
+  chat_problem: string | null;
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;
   memory: Memory;
@@ -292,8 +295,23 @@ export interface Stage {
 export type Memory = Record<string, number>;
 
 export interface Message {
-  role: "system" | "user" | "assistant";
-  content: string;
+  role: "system" | "developer" | "user" | "assistant" | "tool";
+  /** null where tool calls stand in its place; of several parts, the texts are joined by lines. */
+  content: string | { type: "text"; text: string }[] | null;
+  reasoning_content?: string;
+  /** As a template reads them; arguments may be an object or JSON text. */
+  tool_calls?: object[];
+  tool_call_id?: string;
+  name?: string;
+}
+
+/** What the chat template is given. */
+export interface Conversation {
+  messages: Message[];
+  tools?: object[];
+  documents?: object[];
+  /** Values of the template's own: enable_thinking, reasoning_effort, … */
+  template_options?: Record<string, unknown>;
 }
 
 export type Prompt = { prompt: string } | { prompt_ids: number[] };

@@ -8,11 +8,15 @@
 import { loadPyodide, version } from "../vendor/pyodide/pyodide.mjs";
 
 /** @typedef {Uint8Array<ArrayBuffer>} Bytes */
+/** @typedef {{place: string, data: Bytes}} Archive */
 
 const IMAGES = "doppler-python"; // a cache of its own: sw.js keeps files of the server, not this
 const INDEX = new URL("../vendor/pyodide/", import.meta.url).href;
-const WHEEL = new URL("../vendor/doppler-0.1.0-py3-none-any.whl", import.meta.url);
-const PLACE = "/lib/doppler.whl"; // imported from as it is: nothing is unpacked
+/** What Python imports from as it is, nothing being unpacked: the place of each, and its address. */
+const ARCHIVES = {
+  "/lib/doppler.whl": new URL("../vendor/doppler-0.1.0-py3-none-any.whl", import.meta.url),
+  "/lib/jinja.zip": new URL("../vendor/jinja.zip", import.meta.url),
+};
 const MODULE = "doppler_runtime";
 
 /**
@@ -22,19 +26,32 @@ const MODULE = "doppler_runtime";
  */
 export async function startPython(runtime, told) {
   told("python", 0);
-  const wheel = new Uint8Array(await (await fetch(WHEEL)).arrayBuffer());
-  const name = await imageName(wheel);
+  const archives = await Promise.all(
+    Object.entries(ARCHIVES).map(async ([place, url]) => ({ place, data: await bytesAt(url) })),
+  );
+  const name = await imageName(archives);
   const kept = await recall(name);
   let pyodide = kept && (await restore(kept, runtime).catch(forget));
   if (!pyodide) {
-    const image = await makeImage(wheel, runtime);
+    const image = await makeImage(archives, runtime);
     told("image", 1);
     pyodide = await restore(image, runtime);
     keep(name, image).catch(() => {}); // where storage is full or refused, the next visit is slow
   }
-  pyodide.FS.writeFile(PLACE, wheel); // files are no part of an image
+  place(pyodide, archives); // files are no part of an image
   told("ready", 2);
   return pyodide;
+}
+
+/** @param {URL} url */
+const bytesAt = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
+
+/**
+ * @param {any} pyodide
+ * @param {Archive[]} archives
+ */
+function place(pyodide, archives) {
+  for (const { place, data } of archives) pyodide.FS.writeFile(place, data);
 }
 
 /** @param {Parameters<typeof loadPyodide>[0]} options */
@@ -54,16 +71,17 @@ async function forget(error) {
 }
 
 /**
- * The memory of a Python that has imported doppler.
- * @param {Bytes} wheel
+ * The memory of a Python that has imported doppler, and Jinja with it.
+ * @param {Archive[]} archives
  * @param {object} runtime
  * @returns {Promise<Bytes>}
  */
-async function makeImage(wheel, runtime) {
+async function makeImage(archives, runtime) {
   const pyodide = await load({ _makeSnapshot: true });
   pyodide.registerJsModule(MODULE, runtime);
-  pyodide.FS.writeFile(PLACE, wheel);
-  pyodide.runPython(`import sys; sys.path.append("${PLACE}"); import doppler.page.bridge`);
+  place(pyodide, archives);
+  const places = JSON.stringify(archives.map(({ place }) => place));
+  pyodide.runPython(`import sys; sys.path += ${places}; import doppler.page.bridge`);
   // Of JavaScript's objects Python may hold globals, which Pyodide finds again, and this module.
   const serializer = (/** @type {unknown} */ held) => {
     if (held === runtime) return MODULE;
@@ -73,11 +91,12 @@ async function makeImage(wheel, runtime) {
 }
 
 /**
- * @param {Bytes} wheel
- * @returns {Promise<string>} an address that changes with Pyodide and with doppler
+ * @param {Archive[]} archives
+ * @returns {Promise<string>} an address that changes with Pyodide and with what Python imports
  */
-async function imageName(wheel) {
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", wheel));
+async function imageName(archives) {
+  const whole = await new Blob(archives.map(({ data }) => data)).arrayBuffer();
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
   const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return `${INDEX}image-${version}-${hex}`;
 }

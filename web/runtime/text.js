@@ -1,6 +1,5 @@
-/** @file The kept libraries for text, in the few shapes that py/doppler/tokenizer.py calls. */
+/** @file The kept library for text, in the few shapes that py/doppler/tokenizer.py calls. */
 
-import { Template } from "../vendor/jinja.js";
 import { Mailbox } from "./mailbox.js";
 import { tokenizerOf } from "./tokenizer.js";
 import { workerURL } from "./trusted.js";
@@ -45,14 +44,4 @@ function opened(bytes) {
       reject(new Error(message || "tokenizer_worker.js could not be fetched"));
     opening.postMessage({ bytes, memory }, [bytes.buffer]);
   });
-}
-
-/**
- * Compiles a chat template.
- * @param {string} source Jinja
- * @returns {{render(values: string): string}} `values` is a JSON object
- */
-export function openTemplate(source) {
-  const template = new Template(source);
-  return { render: (values) => template.render(JSON.parse(values)) };
 }

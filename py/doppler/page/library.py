@@ -28,7 +28,8 @@ from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.progress import Progress
 from doppler.shards import ShardStore
 from doppler.storage import Storage
-from doppler.tokenizer import PageEncoding, PageTemplate, Tokenizer
+from doppler.templates import open_template
+from doppler.tokenizer import PageEncoding, Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,13 +59,11 @@ class Stored:
         data = await self.tokenizer_bytes(info)
         try:
             encoding = PageEncoding(await runtime.openTokenizer(data))
-            template = info.chat_template and PageTemplate(runtime.openTemplate(info.chat_template))
         except JsException as error:
             raise FormatError(
-                f"{self.store.manifest.title}: its tokenizer or chat template cannot be used: "
-                f"{error.message}"
+                f"{self.store.manifest.title}: its tokenizer cannot be used: {error.message}"
             ) from error
-        return Tokenizer(encoding, info, template or None)
+        return Tokenizer(encoding, info, *open_template(info.chat_template))
 
     async def tokenizer_bytes(self, info: TokenizerInfo) -> Buffer:
         """tokenizer.json, verified; fetched again where it is missing or damaged."""
@@ -201,9 +200,9 @@ class Library:
         """A stored model, and what it lacks."""
         manifest = await self._manifest(identity)
         info = manifest.tokenizer
-        chats = info is not None and info.chat_template is not None
+        template = None if info is None else info.chat_template
         lacking = max(0, manifest.bytes - await self._root.usage(identity))
-        return Candidate(manifest, lacking, info is not None, chats)
+        return Candidate(manifest, lacking, info is not None, template)
 
     @asynccontextmanager
     async def open(self, identity: str) -> AsyncIterator[Stored]:
@@ -287,8 +286,8 @@ class Library:
 
 def _candidate(outline: Outline, quant: str) -> Candidate:
     vocabulary = outline.vocabulary
-    chats = vocabulary is not None and vocabulary.chat_template is not None
+    template = None if vocabulary is None else vocabulary.chat_template
     tokenizer = vocabulary is not None
     return Candidate(
-        outline.manifest, outline.bytes, tokenizer, chats, quant, warnings=outline.warnings
+        outline.manifest, outline.bytes, tokenizer, template, quant, warnings=outline.warnings
     )
