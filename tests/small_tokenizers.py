@@ -33,11 +33,15 @@ def sentencepiece(controls: Sequence[str] = (), words: Sequence[str] = ()) -> by
     return _document(metadata)
 
 
-def byte_level(controls: Sequence[str] = (), defined: Sequence[str] = ()) -> bytes:
-    """A vocabulary of bytes: no merges. `defined` are added tokens that are no control tokens."""
+def byte_level(
+    controls: Sequence[str] = (), defined: Sequence[str] = (), plain: Sequence[str] = ()
+) -> bytes:
+    """A vocabulary of bytes: no merges. `defined` are added tokens that are no control tokens,
+    `plain` are not looked for in a text.
+    """
     letters = byte_letters()
-    tokens = [*letters, *controls, *defined]
-    kinds = [1] * len(letters) + [3] * len(controls) + [4] * len(defined)
+    tokens = [*letters, *controls, *defined, *plain]
+    kinds = [1] * len(letters) + [3] * len(controls) + [4] * len(defined) + [1] * len(plain)
     metadata = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",

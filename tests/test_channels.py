@@ -106,6 +106,18 @@ def test_pairs_that_are_spelled_out(
         assert read(tokenizer, prompt, written(answer[1:])) == (reasoning, written(said))
 
 
+def test_tokens_that_a_file_types_as_plain_text() -> None:
+    """The template's are cut into letters; the model writes the tokens all the same."""
+    tokenizer = tokenizer_of(byte_level(ENDS, plain=("<think>", "</think>")))
+    opens, closes = (256 + len(ENDS), 256 + len(ENDS) + 1)
+    for prompt, begin in (("<|im_end|>a\n<think>\n", []), ("<|im_end|>a\n", [opens])):
+        output = Output(tokenizer.reader(tokenizer.encode(prompt)), [], set(), lambda event: None)
+        for token in [*begin, *tokenizer.encode("hm"), closes, *tokenizer.encode("yes")]:
+            output.accept(token)
+        output.finish()
+        assert (output.reasoning, output.text) == ("hm", "yes")
+
+
 def test_text_that_looks_like_a_token_is_text() -> None:
     """Where the vocabulary has the tokens, only they are markers."""
     tokenizer = model("<think>", "</think>")

@@ -259,9 +259,14 @@ class _Pairs:
                 self._spelled.finish()
                 return
         text = channels.text(tail).rstrip()
-        opened = next((pair for pair in channels.spelled if text.endswith(pair.opens)), None)
-        if opened:
-            self._spelled.open(opened)
+        for pair in PAIRS:  # also where a vocabulary has the token and does not look for it
+            if not text.endswith(pair.opens):
+                continue
+            if pair in channels.spelled:
+                self._spelled.open(pair)
+            elif pair in channels.opens.values():
+                self._parts.turn("reasoning")
+                self._spelled.finish()
 
 
 class _Harmony:
