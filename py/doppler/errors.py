@@ -14,9 +14,23 @@ A message says what was wrong, where (file, tensor, shard, layer) and what to do
 Corrupt is never reported as absent. Mistakes of our own are asserts, not errors.
 """
 
+_LONGEST = 1500  # characters of a message; what may be long in one is cut where it is put in
+
 
 class DopplerError(Exception):
-    """Base of every error that is meant for a person; ``str(error)`` is the message."""
+    """Base of every error that is meant for a person; ``str(error)`` is the message.
+
+    It is one line of printable text, whatever a file's name or a stranger's text has put into it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_one_line(message))
+
+
+def _one_line(message: str) -> str:
+    if not message.isprintable():
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message[: 2 * _LONGEST])
+    return message if len(message) <= _LONGEST else message[:_LONGEST] + "…"
 
 
 class FormatError(DopplerError):

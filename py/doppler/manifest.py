@@ -155,7 +155,7 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
         """Reads and checks everything; FormatError names `where` and what is wrong."""
-        fields = Fields(parse_json(text, where), where)
+        fields = Fields(parse_json(text, f"{where} is not a manifest"), where)
         try:
             manifest = _parse(fields)
             _check(manifest)
