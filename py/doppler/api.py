@@ -22,8 +22,9 @@ from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Model
 from doppler.page.cuts import KeptCuts
 from doppler.page.given import Asked
-from doppler.page.library import Library
+from doppler.page.library import Library, Stored
 from doppler.page.tuner import Tuner
+from doppler.page.turns import Turns
 from doppler.request import Room
 from doppler.timeline import Timeline
 
@@ -39,8 +40,9 @@ class Api:
         self._gpu: Gpu | None = None
         self._kernels: Kernels | None = None
         self._model: Model | None = None
-        self._busy: str | None = None
+        self._loading: str | None = None  # identity
         self._tuner = Tuner()
+        self._turns = Turns(self._tuner.turn)
         self._opening = asyncio.Lock()
         self._transfers: set[asyncio.Task[Any]] = set()
         self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
@@ -52,8 +54,8 @@ class Api:
             "import_url": self._import,
             "import_file": self._import,
             "delete": self._delete,
-            "load": self._alone(self._load),
-            "unload": self._alone(self._unload),
+            "load": self._load,
+            "unload": self._unload,
             "chat": self._alone(self._chat),
             "complete": self._alone(self._complete),
             "logits": self._alone(self._logits),
@@ -80,16 +82,19 @@ class Api:
         name = method.__name__.strip("_")
 
         async def guarded(args: Args, emit: Emit, files: Any) -> Any:
-            if self._busy is not None:
-                raise RequestError(f"cannot {name} while {self._busy} is running: cancel it first")
-            self._busy = name
-            try:
-                async with self._tuner.turn:
+            async with self._turns.turn(name):
+                try:
                     return await method(args, emit, files)
-            finally:
-                self._busy = None
+                finally:
+                    if self._model is not None:
+                        self._model.engine.ready()
 
         return guarded
+
+    async def _end_answer(self) -> None:
+        """Stops the answer that is being written, if one is, and waits for its end."""
+        if self._model is not None:
+            await self._turns.instead(self._model.engine.cancel)
 
     async def _any_gpu(self) -> tuple[Gpu, Kernels]:
         """The device that is open, or one with the limits of the last."""
@@ -162,47 +167,71 @@ class Api:
 
     async def _delete(self, args: Args, emit: Emit, files: Any) -> Any:
         identity = _text(args, "id")
-        if self._model is not None and self._model.manifest.identity == identity:
-            await self._methods["unload"]({}, emit, None)
-        await self._library.delete(identity)
+        if self._loading == identity:
+            raise RequestError("cannot delete a model while it is being loaded: wait for it")
+        if self._has(identity) and not self._turns.answering:
+            self._turns.refuse("delete")
+        await self._library.delete(identity)  # where it is refused, the answer goes on
+        if self._has(identity):
+            await self._unload({}, emit, None)
         return {}
 
+    def _has(self, identity: str) -> bool:
+        """Whether this model is loaded."""
+        return self._model is not None and self._model.manifest.identity == identity
+
     async def _load(self, args: Args, emit: Emit, files: Any) -> Any:
+        """Raises before anything has changed where there is no such model, or no such room."""
+        identity = _text(args, "id")
+        async with self._library.open(identity) as stored:
+            room = Room.of(stored.store.manifest.config, args)
+            await self._end_answer()
+            async with self._turns.turn("load"):
+                self._loading = identity
+                try:
+                    return await self._load_instead(stored, room, args, emit)
+                finally:
+                    self._loading = None
+
+    async def _load_instead(self, stored: Stored, room: Room, args: Args, emit: Emit) -> Any:
         timeline = Timeline()
-        async with self._library.open(_text(args, "id")) as stored:
-            config = stored.store.manifest.config
-            room = Room.of(config, args)
-            await self._unload({}, emit, None)
-            emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
-            opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
-            try:
-                gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits")))
-                kept = KeptCuts(gpu, kernels.digest())
-                cuts = await kept.read()
-                model = await Model.load(
-                    gpu, kernels, stored.store, stored.buffers, room, emit, timeline, cuts
-                )
-            finally:
-                await asyncio.wait([opening])
-            try:
-                model.tokenizer = opening.result()
-            except BaseException:
-                model.unload()
-                raise
-            self._model = model
-            self._tuner.begin(model.engine, kept)
+        self._drop_model(emit)
+        emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
+        opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
+        try:
+            gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits")))
+            kept = KeptCuts(gpu, kernels.digest())
+            cuts = await kept.read()
+            model = await Model.load(
+                gpu, kernels, stored.store, stored.buffers, room, emit, timeline, cuts
+            )
+        finally:
+            await asyncio.wait([opening])
+        try:
+            model.tokenizer = opening.result()
+        except BaseException:
+            model.unload()
+            raise
+        self._model = model
+        self._tuner.begin(model.engine, kept)
         return {
-            **self._model.describe(),
+            **model.describe(),
             "timings": timeline.durations(),
             "timeline": timeline.stages,
         }
 
     async def _unload(self, args: Args, emit: Emit, files: Any) -> Any:
+        await self._end_answer()
+        async with self._turns.turn("unload"):
+            self._drop_model(emit)
+        return {}
+
+    def _drop_model(self, emit: Emit) -> None:
         self._tuner.end()
         if self._model is not None:
             self._model.unload()
             self._model = None
-        return {}
+            emit({"type": "unloaded"})
 
     async def _tune(self, args: Args, emit: Emit, files: Any) -> Any:
         await self._tuner.finished()
@@ -269,7 +298,7 @@ class Api:
         if args.get("what") != "answer":
             for task in self._transfers:
                 task.cancel()
-        if args.get("what") != "transfers" and self._model is not None:
+        if args.get("what") != "transfers" and self._model is not None and self._turns.answering:
             self._model.engine.cancel()
         return {}
 

@@ -147,8 +147,15 @@ class Engine:
             recording.destroy()
         self._recordings.clear()
 
+    def ready(self) -> None:
+        """Forgets a `cancel`, which was meant for the call that has ended."""
+        self._cancelled = False
+
     def cancel(self) -> None:
-        """Ends the running call within a token of decoding or a batch of prefill."""
+        """Ends the running call within a token of decoding or a batch of prefill.
+
+        Where the call is not here yet, it ends as soon as it comes.
+        """
         self._cancelled = True
 
     def check(self, ids: Sequence[int]) -> None:
@@ -179,7 +186,6 @@ class Engine:
         what its end sees was overwritten.
         """
         self.check(ids)
-        self._cancelled = False
         clock = Clock()
         reused = self._cached.rewind(ids)
         self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)

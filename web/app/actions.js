@@ -4,7 +4,8 @@ import { client } from "./client.js";
 import { create, remove, titleOf } from "./conversations.js";
 import { endWriting, failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
 import { deleteModel } from "./library.js";
-import { bytes } from "./format.js";
+import { importFile } from "./export.js";
+import { bytes, plural } from "./format.js";
 import { messageOf } from "./names.js";
 import {
   clearProblem,
@@ -17,7 +18,7 @@ import {
 } from "./notices.js";
 import { recall, set, state } from "./store.js";
 
-/** @import {Conversation, Entry, Failure, Problem, StoredModel} from "./types.js" */
+/** @import {Conversation, Entry, Failure, Message, Problem, StoredModel} from "./types.js" */
 
 /**
  * Run something; when it fails, say so with the actions that help.
@@ -136,10 +137,13 @@ export function openNew(kind) {
   open(create(kind));
 }
 
-/** @param {Conversation} conversation */
-export function open(conversation) {
+/**
+ * @param {Conversation} conversation
+ * @param {{message: Message | null, words: string[]} | null} [found] what was searched for, to be shown
+ */
+export function open(conversation, found = null) {
   set({ current: conversation, view: "conversation" });
-  document.dispatchEvent(new CustomEvent("opened"));
+  document.dispatchEvent(new CustomEvent("opened", { detail: found }));
 }
 
 /** @param {Conversation} conversation Undo brings it back as it was: open, if it was */
@@ -152,4 +156,15 @@ export async function deleteConversation(conversation) {
     if (wasOpen) open(conversation);
   };
   toast(`Deleted “${titleOf(conversation)}”`, { label: "Undo", run: undo });
+}
+
+/** @param {File} file of conversations; those of a single one are opened */
+export function importConversations(file) {
+  return attempt(async () => {
+    const { all, fresh } = await importFile(file);
+    const known = all.length - fresh;
+    const here = known > 0 ? `, ${known} of them here already` : "";
+    toast(`Imported ${plural(all.length, "conversation")}${here}`);
+    if (all.length === 1) open(all[0]);
+  });
 }

@@ -9,6 +9,7 @@ import { AssistantMessage, UserMessage } from "./message.js";
 import { Meter } from "./meter.js";
 import { toast } from "./notices.js";
 import { recall, set, state, watch } from "./store.js";
+import { markWords } from "./search.js";
 import { finishSpeaking, speak } from "./speech.js";
 import { add, before, choose, cut, path, under, versionsOf } from "./thread.js";
 
@@ -52,6 +53,8 @@ const shown = new Map();
 /** @type {Conversation | null} */
 let conversation = null;
 let following = true;
+/** @type {Map<string, number>} how far conversations are scrolled that are not at their end */
+const places = new Map();
 
 /** @param {boolean} [force] */
 function scrollToEnd(force) {
@@ -254,17 +257,36 @@ function onPiece(generation) {
 
 function show() {
   const current = state.current?.kind === "chat" ? state.current : null;
+  const place = current && current !== conversation ? places.get(current.id) : undefined;
   if (current !== conversation) {
+    if (conversation && state.generation?.conversation !== conversation) letGo(conversation);
     conversation = current;
     shown.clear();
     list.replaceChildren();
     if (current) field.value = draftOf(current);
-    following = true;
+    following = place === undefined;
   }
   renderMessages();
   renderNudge();
   renderControls();
+  if (place !== undefined) scroller.scrollTop = place;
   scrollToEnd();
+}
+
+/**
+ * Show a message that was searched for, whichever version it is of, with the words marked.
+ * @param {Message} message
+ * @param {string[]} words
+ */
+function reveal(message, words) {
+  if (!conversation) return;
+  following = false;
+  choose(conversation, message);
+  save(conversation, false);
+  show();
+  const element = shown.get(message.id)?.element;
+  element?.scrollIntoView({ block: "center" });
+  if (element) markWords(element, words);
 }
 
 /** @param {KeyboardEvent} event */
@@ -297,6 +319,8 @@ export function startChat() {
   scroller.addEventListener("scroll", () => {
     const left = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
     following = left < NEAR_END;
+    if (conversation && following) places.delete(conversation.id);
+    else if (conversation) places.set(conversation.id, scroller.scrollTop);
     toEnd.hidden = following;
   });
   toEnd.classList.add("to-end");
@@ -311,5 +335,10 @@ export function startChat() {
     renderNudge();
     renderControls();
   });
-  document.addEventListener("opened", () => view.hidden || field.focus());
+  document.addEventListener("opened", (event) => {
+    if (view.hidden) return;
+    field.focus();
+    const { detail } = /** @type {CustomEvent} */ (event);
+    if (detail?.message) reveal(detail.message, detail.words);
+  });
 }

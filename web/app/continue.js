@@ -9,6 +9,7 @@ import { announce, notice, problemOf, toast } from "./notices.js";
 import { progressText } from "./chat.js";
 import { recall, set, state, watch } from "./store.js";
 import { adjust, pieces } from "./ranges.js";
+import { pattern } from "./search.js";
 
 /** @import {Conversation} from "./types.js" */
 
@@ -209,5 +210,11 @@ export function startContinue() {
   watch(["current", "generation", "model", "loading", "elsewhere"], show);
   watch(["received"], () => state.received === conversation && show());
   document.addEventListener("visibilitychange", saveNow);
-  document.addEventListener("opened", () => view.hidden || field.focus());
+  document.addEventListener("opened", (event) => {
+    if (view.hidden) return;
+    field.focus();
+    const { detail } = /** @type {CustomEvent} */ (event);
+    const found = detail && pattern(detail.words).exec(field.value);
+    if (found) field.setSelectionRange(found.index, found.index + found[0].length);
+  });
 }

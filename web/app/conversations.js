@@ -6,6 +6,7 @@
 import { read, readAll, write } from "./database.js";
 import { merge, stamp } from "./merge.js";
 import { nameOf } from "./names.js";
+import { toast } from "./notices.js";
 import { recall, remember, set, state } from "./store.js";
 import { beingWritten, onTold, tell, untilWritten } from "./tabs.js";
 import { become, before, path } from "./thread.js";
@@ -78,11 +79,13 @@ export async function save(conversation, touched = true) {
   await keep(conversation);
 }
 
-/** @param {Conversation} conversation */
-async function keep(conversation) {
+/** @param {Conversation[]} some */
+async function keep(...some) {
   try {
-    absorb(conversation, await write(conversation));
-    tell("changed", conversation.id);
+    const stored = await write(some);
+    some.forEach((conversation, index) => absorb(conversation, stored[index]));
+    const ids = some.map(({ id }) => id);
+    tell("changed", ids);
   } catch (error) {
     document.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
   }
@@ -102,6 +105,31 @@ export async function remove(conversation) {
     list(conversation);
     await keep(conversation);
   };
+}
+
+/**
+ * Take over conversations of a file. Where one is here already they are merged; the file brings back
+ * what was deleted since.
+ * @param {Conversation[]} some
+ * @returns {Promise<{all: Conversation[], fresh: number}>} as they are here now; how many were not
+ */
+export async function bring(some) {
+  const all = [];
+  let fresh = 0;
+  for (const conversation of some) {
+    const known = state.conversations.find(({ id }) => id === conversation.id);
+    fresh += Number(!known);
+    for (const message of known?.messages ?? []) {
+      const kept = message.gone && conversation.messages.find(({ id }) => id === message.id);
+      if (kept) kept.updated = stamp(message.updated);
+    }
+    if (known) absorb(known, conversation);
+    else change(conversation, "gone", { gone: false });
+    all.push(known ?? conversation);
+  }
+  list(...all);
+  await keep(...all);
+  return { all, fresh };
 }
 
 /**
@@ -141,18 +169,21 @@ function show(conversation) {
   set({ received: conversation });
   if (!conversation.gone || state.current !== conversation) return;
   set({ current: null });
-  document.dispatchEvent(new CustomEvent("lost", { detail: conversation }));
+  toast(`“${titleOf(conversation)}” was deleted in another tab.`);
 }
 
-onTold("changed", async (id) => {
-  const stored = await read(id);
-  if (!stored) return;
-  const open = state.current?.id === id ? state.current : null;
-  const known = open ?? state.conversations.find((conversation) => conversation.id === id);
-  if (known) absorb(known, stored);
-  list(known ?? stored);
-  show(known ?? stored);
-  await followWriting([known ?? stored]);
+onTold("changed", async (ids) => {
+  const stored = await read(ids);
+  const known = new Map(state.conversations.map((conversation) => [conversation.id, conversation]));
+  if (state.current) known.set(state.current.id, state.current);
+  const changed = stored.map((one) => {
+    const here = known.get(one.id);
+    if (here) absorb(here, one);
+    return here ?? one;
+  });
+  list(...changed);
+  changed.forEach(show);
+  await followWriting(changed);
 });
 
 onTold("piece", (piece) => {

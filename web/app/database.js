@@ -50,20 +50,24 @@ export async function readAll() {
   return all.filter(({ gone }) => !gone);
 }
 
-/** @param {string} id @returns {Promise<Conversation | null>} as it is stored, the deleted too */
-export async function read(id) {
-  const kept = await done((await table("readonly")).get(id));
-  return kept ? ofStored(kept) : null;
+/** @param {string[]} ids @returns {Promise<Conversation[]>} as they are stored, the deleted too */
+export async function read(ids) {
+  const store = await table("readonly");
+  const kept = await Promise.all(ids.map((id) => done(store.get(id))));
+  return kept.filter((one) => one !== undefined).map(ofStored);
 }
 
 /**
- * @param {Conversation} conversation
- * @returns {Promise<Conversation>} as it is stored now, with what other tabs did
+ * @param {Conversation[]} some
+ * @returns {Promise<Conversation[]>} as they are stored now, with what other tabs did
  */
-export async function write(conversation) {
+export async function write(some) {
   const store = await table("readwrite");
-  const kept = await done(store.get(conversation.id)); // one transaction: nobody writes in between
-  const merged = kept ? merge(conversation, ofStored(kept)) : conversation;
-  await done(store.put(merged.gone ? remains(merged) : merged));
-  return merged;
+  const written = some.map(async (conversation) => {
+    const kept = await done(store.get(conversation.id)); // one transaction: nobody writes in between
+    const merged = kept ? merge(conversation, ofStored(kept)) : conversation;
+    await done(store.put(merged.gone ? remains(merged) : merged));
+    return merged;
+  });
+  return Promise.all(written);
 }

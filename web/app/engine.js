@@ -5,8 +5,9 @@ import { change, history, hold, letGo, save } from "./conversations.js";
 import { chooseContext, contextFor, obtain } from "./library.js";
 import { stamp } from "./merge.js";
 import { named, nameOf } from "./names.js";
-import { recall, remember, set, settingsFor, state } from "./store.js";
-import { beginWriting, tell } from "./tabs.js";
+import { toast } from "./notices.js";
+import { recall, remember, set, settingsFor, state, watch } from "./store.js";
+import { beginWriting, onTold, tell } from "./tabs.js";
 import { add } from "./thread.js";
 
 /** @import {Conversation, Failure, Generation, GenerationResult} from "./types.js" */
@@ -40,35 +41,50 @@ export async function refresh() {
  * @param {number | null} [context] tokens, where they were chosen for it
  */
 export async function useModel(title, id, source, context = null) {
+  if (state.loading) return toast(`First ${state.loading} has to be there, or be cancelled.`);
   set({ loading: title });
   try {
     const model = id ?? (source && (await obtain(source)));
-    if (context && model) chooseContext(model, context);
     const most = state.models.find((stored) => stored.id === model)?.context ?? Infinity;
     const asked = context ?? (model && contextFor(model));
     const wanted = asked && Math.min(asked, most);
     await client.call("load", { id: model, ...(wanted && { context: wanted }) });
+    if (context && model) chooseContext(model, context);
   } finally {
     set({ loading: null });
   }
 }
 
-// Whoever loads a model, a button or window.doppler, it is the model that the page then uses.
+// Which model the page uses is what the engine says, whoever asked: a button or window.doppler.
 client.on("end", ({ call, result }) => {
-  if (call.method === "load") {
-    set({ model: named(result) });
-    remember(LAST_MODEL, { id: result.id, title: nameOf(result.title) });
-  }
-  const deleted = call.method === "delete" && call.args.id === state.model?.id;
-  if (call.method === "unload" || deleted) set({ model: null });
+  if (call.method !== "load") return;
+  set({ model: named(result) });
+  remember(LAST_MODEL, { id: result.id, title: nameOf(result.title) });
 });
+client.on("event", ({ event }) => {
+  if (event?.type === "unloaded") set({ model: null });
+});
+client.on("start", ({ call }) => {
+  if (call.method === "boot") set({ model: null }); // a new worker has none
+});
+
+const refreshed = () => refresh().catch(() => {}); // only a list grows old
 for (const type of /** @type {const} */ (["end", "fail"])) {
   client.on(type, ({ call }) => {
-    if (CHANGE_STORAGE.includes(call.method)) refresh().catch(() => {}); // only a list grows old
+    if (!CHANGE_STORAGE.includes(call.method)) return;
+    refreshed();
+    const deleted = type === "end" && call.method === "delete";
+    tell("models", { deleted: deleted ? String(call.args.id) : null });
   });
 }
-client.on("start", ({ call }) => {
-  if (call.method === "boot" || call.method === "load") set({ model: null });
+
+// A model that another tab deleted is gone here too, as if it had been deleted here.
+onTold("models", async ({ deleted }) => {
+  refreshed();
+  if (!deleted || state.model?.id !== deleted) return;
+  const { title } = state.model;
+  await client.call("unload").catch(() => {}); // refused: it is in use, and says so
+  toast(`${title} was deleted in another tab.`);
 });
 
 /**
@@ -135,6 +151,7 @@ async function generating(conversation, message, work) {
     const end = problem.name === "Restarted" ? STOPPED : { ...FAILED, failure: problem };
     Object.assign(recordOf(generation), end);
   } finally {
+    if (message?.gone) Object.assign(message, { content: "", reasoning: undefined }); // deleted meanwhile
     touch(generation);
     set({ generation: null });
     announcePiece(generation);
@@ -262,6 +279,12 @@ export async function stop() {
   set({ generation: Object.assign(state.generation, { stopping: true, phase: "Stopping…" }) });
   await client.call("cancel", { what: "answer" }).catch(() => {}); // the answer itself says what became of it
 }
+
+// What another tab deleted is written no further.
+watch(["received"], () => {
+  const { generation } = state;
+  if (generation?.conversation.gone || generation?.message?.gone) stop();
+});
 
 /**
  * Stop what is being written, and wait until it is stored.

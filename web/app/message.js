@@ -78,7 +78,7 @@ class Foot {
   render(tools, note) {
     const versions = this.deeds.versions(this.message);
     const at = versions.indexOf(this.message);
-    const shown = JSON.stringify([at, versions.length, note?.outerHTML]);
+    const shown = JSON.stringify([at, versions.map(({ id }) => id), note?.outerHTML]);
     if (shown === this.#shown) return;
     this.#shown = shown;
     const remove = iconButton("trash", "Delete", () => this.deeds.remove(this.message), {
@@ -268,7 +268,12 @@ export class AssistantMessage {
     const waits = !(this.message.content || this.message.reasoning) || !this.#writing;
     this.#after.replaceChildren(...(waits ? [el("p", { class: "thinking" }, phase ?? "")] : []));
     this.#problem = null;
-    if (!this.#writing) this.foot.render([copyButton(this.message)], null);
+    if (!this.#writing) this.foot.render([copyButton(this.message), this.#regenerate()], null);
+  }
+
+  #regenerate() {
+    const again = () => this.deeds.regenerate(this.message);
+    return iconButton("again", "Regenerate", again, { "data-testid": "regenerate" });
   }
 
   #ending() {
@@ -277,9 +282,8 @@ export class AssistantMessage {
     const stats = message.stats ? statsText(message.stats) : "";
     const text = [stats, endingText(message)].filter(Boolean).join(" · ");
     const more = message.stats ? moreStats(message.stats) : null;
-    const regenerate = iconButton("again", "Regenerate", again, { "data-testid": "regenerate" });
     const note = el("span", { "data-testid": "stats", title: more }, text);
-    this.foot.render([copyButton(message), regenerate], note);
+    this.foot.render([copyButton(message), this.#regenerate()], note);
     const { failure } = message;
     if (failure === this.#problem) return;
     this.#problem = failure;

@@ -1,18 +1,24 @@
 /** The sidebar: conversations, colours; a drawer on phones. */
 
-import { deleteConversation, open, openNew } from "./actions.js";
+import { deleteConversation, importConversations, open, openNew } from "./actions.js";
 import { change, save, titleOf } from "./conversations.js";
 import { byId, el, icon, iconButton } from "./dom.js";
-import { exportJson } from "./export.js";
+import { exportJson, exportMarkdown } from "./export.js";
+import { search, wordsOf } from "./search.js";
 import { recall, remember, state, watch } from "./store.js";
 import { setTheme, theme } from "./theme.js";
 
 /** @import {Conversation} from "./types.js" */
 
+/** @import {Hit} from "./search.js" */
+
 const FOLDED = "doppler.folded";
+const MOST_HITS = 100;
 
 const shell = byId("shell", HTMLElement);
 const list = byId("conversations", HTMLUListElement);
+const note = byId("no-conversations", HTMLElement);
+const searchField = byId("search", HTMLInputElement);
 const openButton = byId("sidebar-open", HTMLButtonElement);
 const closeButton = byId("sidebar-close", HTMLButtonElement);
 const narrow = matchMedia("(max-width: 800px)");
@@ -83,8 +89,10 @@ function menuOf(conversation, row) {
   const deeds = [
     ["edit", "Rename", () => rename(conversation, row)],
     ["export", "Export", () => exportJson([conversation], titleOf(conversation))],
+    ["text", "Export as Markdown", () => exportMarkdown(conversation)],
     ["trash", "Delete", () => void deleteConversation(conversation)],
   ];
+  menu.addEventListener("toggle", ({ newState }) => newState === "closed" && menu.remove());
   for (const [name, label, run] of deeds) {
     const onclick = () => {
       menu.hidePopover();
@@ -95,8 +103,8 @@ function menuOf(conversation, row) {
   return menu;
 }
 
-/** @param {Conversation} conversation */
-function rowOf(conversation) {
+/** @param {Conversation} conversation @param {Hit | null} hit where it was searched for */
+function rowOf(conversation, hit) {
   const current = conversation.id === state.current?.id;
   const title = titleOf(conversation);
   const row = el("li", {
@@ -105,12 +113,14 @@ function rowOf(conversation) {
     "data-testid": "conversation",
   });
   const onclick = () => {
-    open(conversation);
+    open(conversation, hit && { message: hit.message, words: wordsOf(searchField.value) });
     closeDrawer();
   };
+  const line = hit?.pieces.map(({ text, marked }) => (marked ? el("mark", {}, text) : text));
   const props = { class: "open", type: "button", "aria-current": current ? "true" : null, onclick };
-  const menu = menuOf(conversation, row);
   const more = iconButton("more", `More for ${title}`, () => {
+    const menu = menuOf(conversation, row);
+    row.append(menu);
     const { right, bottom } = more.getBoundingClientRect();
     menu.showPopover();
     menu.style.left = `${Math.max(8, right - menu.offsetWidth)}px`;
@@ -118,19 +128,37 @@ function rowOf(conversation) {
     menu.querySelector("button")?.focus();
   });
   row.append(
-    el("button", props, icon(conversation.kind), el("span", { class: "clip", dir: "auto" }, title)),
+    el(
+      "button",
+      props,
+      icon(conversation.kind),
+      el(
+        "span",
+        { class: "clip", dir: "auto" },
+        title,
+        line?.length ? el("span", { class: "excerpt", "data-testid": "excerpt" }, ...line) : null,
+      ),
+    ),
     more,
-    menu,
   );
   return row;
 }
 
 function renderList() {
   const focused = document.activeElement?.closest("li")?.id;
-  list.replaceChildren(...state.conversations.map(rowOf));
+  const none = state.conversations.length === 0;
+  const words = wordsOf(searchField.value);
+  const hits = words.length > 0 ? search(state.conversations, words) : null;
+  const rows =
+    hits?.slice(0, MOST_HITS).map((hit) => rowOf(hit.conversation, hit)) ??
+    state.conversations.map((conversation) => rowOf(conversation, null));
+  list.replaceChildren(...rows);
   if (focused) document.getElementById(focused)?.querySelector("button")?.focus();
-  byId("no-conversations", HTMLElement).hidden = state.conversations.length > 0;
-  byId("export-all", HTMLElement).hidden = state.conversations.length === 0;
+  const told = none ? "Your conversations are kept here, on this device only." : "Nothing found.";
+  note.textContent = told;
+  note.hidden = rows.length > 0;
+  searchField.hidden = none;
+  byId("export-all", HTMLElement).hidden = none;
 }
 
 function startTheme() {
@@ -152,6 +180,18 @@ function startTheme() {
     });
   }
   render();
+}
+
+function startImport() {
+  const props = { type: "file", accept: ".json", hidden: true, "data-testid": "import-file" };
+  const input = el("input", props);
+  input.addEventListener("change", () => {
+    const file = input.files?.[0];
+    if (file) importConversations(file).finally(() => (input.value = ""));
+  });
+  const control = byId("import", HTMLButtonElement);
+  control.after(input);
+  control.addEventListener("click", () => input.click());
 }
 
 export function startSidebar() {
@@ -176,6 +216,15 @@ export function startSidebar() {
   byId("export-all", HTMLButtonElement).addEventListener("click", () =>
     exportJson(state.conversations, "doppler-conversations"),
   );
+  startImport();
+  searchField.addEventListener("input", renderList);
+  searchField.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !searchField.value) return;
+    event.stopPropagation();
+    event.preventDefault();
+    searchField.value = "";
+    renderList();
+  });
   startTheme();
   watch(["conversations", "current"], () => {
     // a title that is being written, or a menu that is open, is not to be taken away

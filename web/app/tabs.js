@@ -7,7 +7,7 @@
 
 /**
  * @typedef {object} Telling
- * @property {string} changed id of a conversation that was stored anew
+ * @property {string[]} changed ids of conversations that were stored anew
  * @property {Pick<Conversation, "id"> & Partial<Conversation>} piece what is being written, not stored yet
  * @property {{deleted: string | null}} models the stored models changed; id of one that was deleted
  */

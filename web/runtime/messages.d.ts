@@ -23,7 +23,7 @@ export interface DopplerWorker {
 export type OnEvent = (event: DopplerEvent) => void;
 export type Method = keyof Methods;
 
-export type DopplerEvent = BootEvent | ProgressEvent | PrefillEvent | TokenEvent;
+export type DopplerEvent = BootEvent | ProgressEvent | PrefillEvent | TokenEvent | UnloadedEvent;
 
 export interface BootEvent {
   type: "boot";
@@ -40,6 +40,11 @@ export interface ProgressEvent {
   total: number;
   /** Units of `done` a second. */
   rate: number;
+}
+
+/** The loaded model left the GPU: by unload, delete, or a load that another follows. */
+export interface UnloadedEvent {
+  type: "unloaded";
 }
 
 export interface PrefillEvent {
@@ -80,6 +85,7 @@ export interface Methods {
   };
   import_url: { args: Address & Naming; result: ModelId };
   import_file: { args: Files & Naming; result: ModelId };
+  /** A running chat or complete is cancelled by delete (of its model), load and unload, which wait. */
   delete: { args: ModelId; result: Empty };
   load: { args: LoadArgs; result: LoadedModel };
   unload: { args: Empty; result: Empty };
