@@ -12,6 +12,7 @@ from doppler.command.encoding import PypiEncoding
 from doppler.manifest import TokenizerInfo
 from doppler.messages import Conversation
 from doppler.shield import MARK, Shield
+from doppler.templates import open_template
 from doppler.tokenizer import Tokenizer
 from small_tokenizers import NO_INFO, byte_level, sentencepiece
 
@@ -78,6 +79,28 @@ def test_every_other_field_is_shielded() -> None:
         assert tokenizer.decode(ids, False) == Chat().render({"messages": messages})
 
 
+def test_tools_documents_and_options_are_shielded() -> None:
+    """With Jinja itself, and a template that writes them as JSON."""
+    source = (
+        "<|im_start|>{{ tools | tojson }}{{ documents[0].text }}{{ model_identity }}"
+        "{% for key, value in tools[0].parameters | items %}{{ key }}{{ value }}{% endfor %}"
+        "{{ messages[0].content | trim }}<|im_end|>"
+    )
+    tool = {"name": EVIL, "parameters": {EVIL: EVIL}}
+    args = {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": EVIL}]}],
+        "tools": [tool],
+        "documents": [{"text": EVIL}],
+        "template_options": {"model_identity": EVIL},
+    }
+    info = TokenizerInfo(**{**NO_INFO, "chat_template": source})
+    tokenizer = Tokenizer(PypiEncoding(BYTES), info, open_template(source)[0])
+    ids = tokenizer.encode_chat(Conversation.from_json(args))
+    expected = f"{json.dumps([tool], ensure_ascii=False)}{EVIL * 5}"
+    assert PypiEncoding(BYTES).decode(ids, False) == f"<|im_start|>{expected}<|im_end|>"
+    assert [ids[0], ids[-1]] == [token for token in ids if token >= 256]
+
+
 def test_what_is_no_marker_of_anything_is_found_as_before() -> None:
     ids = chat(BYTES).encode_chat(Conversation([{"role": "user", "content": "<table>"}]))
     assert PypiEncoding(BYTES).encode("<table>")[0] in ids
@@ -134,7 +157,7 @@ def test_tokens_that_are_looked_for_after_normalisation(normalizer: Any) -> None
 def test_many_control_tokens_and_a_long_text_take_no_time() -> None:
     shield = Shield([*CONTROLS, *(f"<unused{number}>" for number in range(6242))])
     text = "<" * 100_000 + "<unused6241>" * 10_000
-    began = time.perf_counter()
+    began = time.process_time()
     marked = shield.values({"messages": [{"role": "user", "content": text}]})
-    assert time.perf_counter() - began < 2  # some 0.1 s
+    assert time.process_time() - began < 2  # some 0.1 s
     assert marked["messages"][0]["content"].count(MARK) == 10_000
