@@ -163,7 +163,7 @@ _SPLIT = functools.cache(gguf_case.split)
 
 FORMATS = {
     "gguf": Format(
-        lambda rng: gguf_case.case_of(rng, [_SOUND()], ["tiny.gguf"]),
+        lambda rng: gguf_case.case_of(rng, [rng.choice(_SOUND())], ["tiny.gguf"]),
         _read_gguf,
     ),
     "split": Format(lambda rng: gguf_case.case_of(rng, _SPLIT(3), PARTS), _read_gguf),

@@ -13,6 +13,7 @@ from mutate import INTEGERS, NUMBERS, TEXTS, bytes_of
 
 from doppler.formats.blocks import BLOCK_TYPES
 from gguf_files import llama_metadata, llama_tensors, value
+from tiny_models import byte_letters
 
 _KINDS = {
     "u8": 0,
@@ -82,9 +83,21 @@ def parts(metadata: dict[str, Any], tensors: dict[str, Any]) -> Parts:
     return made
 
 
-def sound() -> Parts:
-    """A tiny model with a vocabulary."""
-    return parts(llama_metadata(), llama_tensors())
+def sound() -> list[Parts]:
+    """A tiny model with a vocabulary of each kind, of 266 tokens."""
+    letters = {
+        "tokens": [*byte_letters(), "ab", "Ġa", *(f"<|{n}|>" for n in range(7)), "<|im_end|>"],
+        "merges": ["a b", "Ġ a"],
+        "pre": "llama-bpe",
+    }
+    pieces = {"merges": ["a b", "▁ ab", "ab c"]}
+    kinds = {"llama": {}, "gpt2": letters, "gemma4": pieces}
+    made = []
+    for model, changes in kinds.items():
+        keys = {f"tokenizer.ggml.{key}": item for key, item in changes.items()}
+        metadata = {**llama_metadata(), **keys, "tokenizer.ggml.model": model}
+        made.append(parts(metadata, llama_tensors()))
+    return made
 
 
 def split(count: int) -> list[Parts]:

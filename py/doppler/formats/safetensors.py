@@ -57,9 +57,10 @@ class SafeTensor:
         if self.is_part:
             return BYTES
         if self.kind not in _KINDS:
-            kind = "FP8" if self.kind.startswith("F8") else f"a kind stored as {self.kind}"
+            told = shown(self.kind)[1:-1]
+            kind = "FP8" if self.kind.startswith("F8") else f"a kind stored as {told}"
             raise UnsupportedError(
-                f"{self.source.name}: tensor {shown(self.name)} is of type {self.kind}, not one of "
+                f"{self.source.name}: tensor {shown(self.name)} is of type {told}, not one of "
                 f"{', '.join(_KINDS)}; {what_to_do(quantised_as(self.name) or kind)}"
             )
         return block_type(self.kind)
