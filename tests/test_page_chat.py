@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Playwright, expect
+from playwright.sync_api import Locator, Playwright, expect
 
 from app_page import App, Traffic, watched
 from doppler.command.browser import Browser, launched
 
 LONG = "4000"  # tokens: more than a test waits for
 LOSE_DEVICE = "from doppler import api; api._api._gpu.device.destroy()"
+FOCUSED = "document.activeElement && document.activeElement !== document.body"
+SHIFTS = """() => {
+  window.shifts = [];
+  const name = ({ node }) => node?.id || node?.className || node?.nodeName;
+  new PerformanceObserver((list) => {
+    for (const { value, sources } of list.getEntries()) shifts.push([value, sources.map(name)]);
+  }).observe({ type: "layout-shift" });
+}"""
 WIDER = """() => [document.documentElement, ...document.querySelectorAll(".view, dialog[open]")]
   .filter((part) => part.scrollWidth > part.clientWidth || part.clientWidth > innerWidth)
   .map((part) => `${part.id || part.tagName}: ${part.scrollWidth}`)"""
@@ -248,6 +256,94 @@ def test_the_meter_of_the_context(narrow_context: App) -> None:
     app.page.get_by_test_id("edit-send").click()
     app.finished(app.answers.last)
     expect(warning).to_be_empty()
+
+
+def test_focus_never_falls(app: App) -> None:
+    """Each is done by the keyboard, and leaves the focus on something that is there."""
+    page = app.page
+    dialog = page.get_by_test_id("confirm")
+
+    def press(target: Locator, key: str = "Enter") -> None:
+        target.focus()
+        page.keyboard.press(key)
+        page.wait_for_function(FOCUSED)
+
+    def button(name: str) -> Locator:
+        return page.get_by_role("button", name=name, exact=True).first
+
+    app.answer("hello")
+    app.set(max_tokens=LONG)
+    app.say("tell me all")
+    press(button("Stop"))
+    app.finished(app.answers.last)
+    page.wait_for_function(FOCUSED)
+    app.set(max_tokens="8")
+    editor = page.get_by_role("textbox", name="Edit your message")
+    for end in ("Escape", "Enter"):
+        press(button("Edit"))
+        press(editor, end)
+    app.finished(app.answers.last)
+    press(button("Regenerate"))
+    app.finished(app.answers.last)
+    page.wait_for_function(FOCUSED)
+    press(app.answers.last.get_by_role("button", name="Delete"))
+    press(page.get_by_test_id("toast").get_by_role("button", name="Undo"))
+    press(button("Settings"))
+    press(button("Close settings"))
+    press(button("Close the sidebar"))
+    press(button("Conversations"))
+    more = page.get_by_test_id("conversation").first.get_by_role("button", name="More for")
+    press(more)
+    press(button("Rename"))
+    press(page.get_by_role("textbox", name="Title"))
+    press(more)
+    press(page.get_by_role("group", name="Conversation").get_by_role("button", name="Delete"))
+    press(page.get_by_test_id("toast").get_by_role("button", name="Undo"))
+    press(page.get_by_test_id("model-button"))
+    press(button("Delete Tiny Chat"))
+    press(dialog.get_by_role("button", name="Cancel"))
+    press(button("Delete Tiny Chat"))
+    press(dialog.get_by_role("button", name="Delete"))
+    expect(button("Get Tiny Chat")).to_be_visible()
+    page.wait_for_function(FOCUSED)
+    press(button("Get Tiny Chat"))
+    app.expect_loaded()
+    page.wait_for_function(FOCUSED)
+
+
+def test_headings_and_the_title_of_the_tab(app: App) -> None:
+    page = app.page
+    expect(page.get_by_role("heading", level=1)).to_have_text("What is on your mind?")
+    expect(page).to_have_title("New chat · Doppler")
+    app.answer("hello\u202e there")
+    expect(page.get_by_role("heading", level=1)).to_have_text("hello there")
+    expect(page).to_have_title("hello there · Doppler")
+    app.set(max_tokens=LONG)
+    app.say("tell me all")
+    expect(page).to_have_title("Answering… · hello there · Doppler")
+    page.keyboard.press("Escape")
+    expect(page).to_have_title("hello there · Doppler")
+    page.get_by_test_id("new-text").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("New text")
+    app.show_models()
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    expect(page).to_have_title("Doppler")
+
+
+@pytest.mark.parametrize("view", ["chat", "models"])
+def test_nothing_moves_when_python_arrives(app: App, view: str) -> None:
+    page = app.page
+    app.answer("hello")
+    page.reload()
+    if view == "models":
+        page.get_by_test_id("model-button").click()
+    page.evaluate(SHIFTS)
+    expect(page.get_by_test_id("engine")).to_contain_text("Storage used")
+    expect(page.get_by_test_id("progress")).to_be_hidden()
+    moved = page.evaluate("shifts")
+    assert sum(value for value, _ in moved) < 0.01, moved
+    app.open()
+    app.get("tiny-chat")
 
 
 def test_a_lost_device(app: App) -> None:

@@ -4,9 +4,10 @@ import { attempt, open, settle } from "./actions.js";
 import { client } from "./client.js";
 import { startChat } from "./chat.js";
 import { startContinue } from "./continue.js";
-import { restore, titleOf } from "./conversations.js";
-import { byId, icon } from "./dom.js";
+import { isEmpty, restore, titleOf } from "./conversations.js";
+import { byId, el, icon } from "./dom.js";
 import { stop } from "./engine.js";
+import { startFocus } from "./focus.js";
 import { startModels } from "./models.js";
 import { missingFeatures, showProblem, showRequirements } from "./notices.js";
 import { keepForLater } from "./offline.js";
@@ -28,13 +29,22 @@ function startFrame() {
     byId("model-name", HTMLElement).textContent = name;
     byId("model-dot", HTMLElement).classList.toggle("on", !!model);
   });
-  watch(["view", "current", "conversations"], () => {
+  const headings = ["chat", "text"].map((name) => {
+    const heading = el("h1", { class: "unseen" });
+    byId(`${name}-view`, HTMLElement).prepend(heading);
+    return heading;
+  });
+  watch(["view", "current", "conversations", "generation", "loading"], () => {
     const shown = state.current && state.view === "conversation" ? state.current.kind : "models";
     for (const name of ["models", "chat", "text"]) {
       byId(`${name}-view`, HTMLElement).hidden = name !== shown;
     }
-    document.title =
-      shown === "models" ? "Doppler" : `${state.current && titleOf(state.current)} · Doppler`;
+    const { current, generation, loading } = state;
+    const title = current ? titleOf(current) : "";
+    for (const heading of headings) heading.textContent = title;
+    headings[0].hidden = !current || isEmpty(current); // an empty chat has a greeting for heading
+    const doing = generation ? "Answering… · " : loading ? `Loading ${loading}… · ` : "";
+    document.title = `${doing}${shown === "models" ? "" : `${title} · `}Doppler`;
   });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.defaultPrevented) return;
@@ -65,6 +75,7 @@ async function startConversations() {
 
 showRequirements(missingFeatures());
 startFrame();
+startFocus();
 startSidebar();
 startPanel();
 startProgress();

@@ -4,6 +4,7 @@
 /** @import {StoredModel} from "./types.js" */
 
 const SETTINGS_KEY = "doppler.settings";
+const MODELS_KEY = "doppler.models";
 
 /** @type {Settings} */
 export const DEFAULTS = {
@@ -89,7 +90,7 @@ export function remember(key, value, kept = "localStorage") {
 export const state = {
   device: null,
   storage: null,
-  models: [],
+  models: recall(MODELS_KEY) ?? [], // as they were known last, until the engine tells
   model: null,
   loading: null,
   generation: null,
@@ -123,6 +124,7 @@ addEventListener("storage", ({ key }) => {
 export function set(changes) {
   Object.assign(state, changes);
   if (changes.settings) remember(SETTINGS_KEY, changes.settings);
+  if (changes.models) remember(MODELS_KEY, changes.models);
   for (const { fields, run } of watchers) {
     if (fields.some((field) => field in changes)) run();
   }
