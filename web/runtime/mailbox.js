@@ -9,8 +9,12 @@ const HEAD = 8; // state and length, before the message
 const PATIENCE_MS = 60_000;
 const [IDLE, ASKED, ANSWERED] = [0, 1, 2];
 
-/** One message at a time, there and back, as JSON. */
+/** One message at a time, there and back, as JSON; the answer has the number of its question. */
 export class Mailbox {
+  #question = 0;
+  /** Milliseconds until a question is given up. */
+  patience = PATIENCE_MS;
+
   /** @param {SharedArrayBuffer} memory */
   constructor(memory = new SharedArrayBuffer(1 << 16, { maxByteLength: LARGEST })) {
     this.memory = memory;
@@ -23,15 +27,25 @@ export class Mailbox {
    * @returns {any}
    */
   ask(method, args) {
-    this.#write({ method, args });
+    // A question that was given up is answered late: until then its message is not to be touched.
+    this.#await(`${method} cannot be asked: an earlier question`);
+    const number = ++this.#question;
+    this.#write({ number, method, args });
     this.#turn(ASKED);
-    if (Atomics.wait(this.head, 0, ASKED, PATIENCE_MS) === "timed-out") {
-      throw new Error(`${method} was not answered within ${PATIENCE_MS / 1000} s`);
-    }
-    const { value, error } = this.#read();
+    this.#await(method);
+    const { question, value, error } = this.#read();
     this.#turn(IDLE);
     if (error) throw new Error(error);
+    if (question !== number) throw new Error(`${method} was answered for another question`);
     return value;
+  }
+
+  /** @param {string} what is waited for, if anything is */
+  #await(what) {
+    if (Atomics.wait(this.head, 0, ASKED, this.patience) !== "timed-out") return;
+    throw new Error(
+      `${what} was not answered within ${this.patience / 1000} s; load the model again`,
+    );
   }
 
   /**
@@ -43,8 +57,13 @@ export class Mailbox {
     for (;;) {
       const state = Atomics.load(this.head, 0);
       if (state === ASKED) {
-        const { method, args } = this.#read();
-        this.#write(answer(methods[method], args));
+        const { number, method, args } = this.#read();
+        const given = answer(methods[method], args);
+        try {
+          this.#write({ question: number, ...given });
+        } catch (error) {
+          this.#write({ question: number, error: `${method}: its answer is too long: ${error}` });
+        }
         this.#turn(ANSWERED);
       } else {
         Atomics.wait(this.head, 0, state);
