@@ -192,3 +192,43 @@ def test_each_block_has_its_own_direction(page: Page) -> None:
     assert page.evaluate(find, "td") == [True, False]
     assert page.evaluate(find, "blockquote p") == [True]
     assert page.evaluate(find, "code") == [False]
+
+
+# Shows each text as one that is whole; what is seen of it, and how long it took.
+SHOW_EACH = """async (texts) => {
+  const { Prose } = await import("/app/markdown.js");
+  return texts.map((text) => {
+    const prose = new Prose();
+    const began = performance.now();
+    prose.render(text, false);
+    return [prose.element.textContent, performance.now() - began];
+  });
+}"""
+HARD = {
+    "a word of underscores": "_a" * 40_000,
+    "words of underscores": "_a_a_a " * 10_000,
+    "stars": "*a " * 20_000,
+    "tildes": "~a" * 20_000,
+    "a list 1,000 deep": "\n".join(f"{'  ' * depth}- a" for depth in range(1000)),
+    "a quote 5,000 deep": ">" * 5000 + "a",
+    "quotes in lists": "> - " * 2000 + "a",
+    "numbers": "1. " * 3000 + "a",
+    "brackets": "[a](" * 5000,
+    "an address": "a.b@" * 10_000,
+}
+
+
+def test_no_text_takes_longer_than_its_length_allows(page: Page) -> None:
+    shown = page.evaluate(SHOW_EACH, list(HARD.values()))
+    for name, (text, milliseconds) in zip(HARD, shown, strict=True):
+        assert "a" in text, name
+        assert milliseconds < 5000, name  # some 0.1 s; a minute before
+
+
+def test_emphasis_and_lists_within_bounds_are_as_before(page: Page) -> None:
+    nested = "\n".join(f"{'  ' * depth}- a{depth} **b**" for depth in range(12))
+    long = "_word_ " * 1000 + "snake_case_name"
+    seen = page.evaluate(SHOW, [[nested, long], None])
+    assert len(seen[0]["emphasis"]) == 12
+    assert len(seen[1]["emphasis"]) == 1000
+    assert "snake_case_name" in seen[1]["text"]

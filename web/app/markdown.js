@@ -5,10 +5,13 @@
  */
 
 import DOMPurify from "../vendor/purify.js";
+import { BoundedTokenizer } from "./bounded.js";
 import { Marked } from "../vendor/marked.js";
 import { el, escape, icon } from "./dom.js";
 import { drawFormulas, formulas, textOf } from "./formulas.js";
 import { highlightCode } from "./highlight.js";
+
+/** @import {Token, Tokens} from "../vendor/marked.js" */
 
 const TAGS =
   "p br strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 hr table thead tbody tr th td a span";
@@ -24,6 +27,7 @@ const marked = new Marked({
   },
 });
 marked.use(formulas);
+marked.setOptions({ tokenizer: new BoundedTokenizer() });
 
 /** @param {Element} link */
 function guardLink(link) {
@@ -80,6 +84,34 @@ function purify(html) {
   return fragment;
 }
 
+/** @param {string} source */
+function blocksOf(source) {
+  try {
+    return marked.lexer(source).filter(({ type }) => type !== "space");
+  } catch {
+    return [asItIs(source)];
+  }
+}
+
+/** @param {Token} token a block; one that cannot be shown as what it means is shown as written */
+function shown(token) {
+  try {
+    const block = purify(marked.parser([token]));
+    drawFormulas(block);
+    return block;
+  } catch {
+    return purify(marked.parser([asItIs(token.raw)]));
+  }
+}
+
+/**
+ * @param {string} raw
+ * @returns {Tokens.Paragraph}
+ */
+function asItIs(raw) {
+  return { type: "paragraph", raw, text: raw, tokens: [{ type: "text", raw, text: raw }] };
+}
+
 /**
  * Show a text that may still grow: only the blocks that changed are made anew, so that a long answer
  * stays cheap and a selection in what is finished survives.
@@ -94,13 +126,12 @@ export class Prose {
    * @param {boolean} growing whether its last block may still change
    */
   render(source, growing) {
-    const tokens = marked.lexer(source).filter(({ type }) => type !== "space");
+    const tokens = blocksOf(source);
     const raw = tokens.map((token) => token.raw);
     tokens.forEach((token, index) => {
       if (this.#shown[index] === token.raw) return;
       const block = el("div", { class: "block" });
-      block.append(purify(marked.parser([token])));
-      drawFormulas(block);
+      block.append(shown(token));
       const old = this.element.children[index];
       if (old) old.replaceWith(block);
       else this.element.append(block);
