@@ -335,7 +335,7 @@ def test_serve_tells_its_address_and_ends_quietly(tmp_path: Path, signal: signal
             lines = process.stderr.read().splitlines()
             assert len(lines) == 1
             assert lines[0].startswith(
-                f"not served: {tmp_path}/deep/manifest.json is not a manifest"
+                f"not served: {tmp_path}/deep/manifest.json: its JSON is damaged"
             )
         finally:
             process.kill()

@@ -24,7 +24,8 @@ MODEL = storable()
 LAST = len(MODEL.manifest.blocks) - 1
 START = """async () => {
   const comlink = await import("/vendor/comlink.js");
-  window.worker = comlink.wrap(new Worker("/worker.js", { type: "module" }));
+  const { workerURL } = await import("/runtime/trusted.js");
+  window.worker = comlink.wrap(new Worker(workerURL("../worker.js"), { type: "module" }));
   await worker.boot();
 }"""
 RUN = """async (code) => {
@@ -54,7 +55,7 @@ root, buffers = OpfsRoot(), PageBuffers()
 
 async def opened(url):
     manifest = Manifest.from_json(await fetch_text(url + "manifest.json", "manifest.json"), url)
-    storage = await root.open(manifest.identity)
+    storage = await root.make(manifest.identity)
     source = HttpShards(url + "manifest.json", manifest.block_size)
     return storage, ShardStore(manifest, storage, source, buffers)
 
@@ -262,7 +263,7 @@ def test_storage_that_is_too_small(
         assert "100.0 MiB more are needed" in message
         assert "delete a model: " + MODEL.manifest.identity[:12] in message
         message = tab.fails(f"""
-            storage = await root.open("other")
+            storage = await root.make("other")
             data = buffers.empty({BLOCK_SIZE})
             try:
                 for i in range(40): await storage.write("shard-00000.bin", i * {BLOCK_SIZE}, data)
@@ -272,7 +273,7 @@ def test_storage_that_is_too_small(
         assert "storage is full" in message
         # Not even a folder can be made above the quota; the browser's own error would hang Python.
         devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1 << 20})
-        message = tab.fails("await root.open('third')")
+        message = tab.fails("await root.make('third')")
         assert message.startswith("doppler.errors.StorageError"), message
         message = tab.fails("await reserve(1 << 20, 'Noise')")
         assert message.startswith("doppler.errors.StorageError: Noise does not fit"), message
@@ -317,13 +318,13 @@ def test_an_import_is_kept_or_leaves_nothing(tab: Tab) -> None:
             await unfinished.keep("abc")
     """)
     assert tab.run("await root.models()") == ["abc"]
-    assert tab.run("await root.manifest_text('abc')") == "{}"
+    assert tab.run("(await root.small('abc', 'manifest.json')).decode()") == "{}"
     assert tab.run("await root.usage('abc')") == len("weights{}")
     tab.run("""
         leftover = root.importing()
         unfinished = await leftover.__aenter__()
         await unfinished.storage.write("shard-00000.bin", 0, buffers.from_bytes(b"half"))
-        nothing = await root.open("no-manifest")
+        nothing = await root.make("no-manifest")
     """)
     tab.load()  # as if the tab had been closed in the middle
     count = """
@@ -333,6 +334,163 @@ def test_an_import_is_kept_or_leaves_nothing(tab: Tab) -> None:
     assert tab.run(count) == [1, ["abc", "no-manifest"]]
     tab.run("await root.tidy()")
     assert tab.run(count) == [0, ["abc"]]
+
+
+DAMAGE = f"""
+import json
+from doppler.page.library import Library
+library = Library()
+sound = bytes.fromhex("{MODEL.manifest.to_json().encode().hex()}")
+bad = {{
+    "empty": b"", "cut": sound[:900], "deep": b"[" * 100_000, "latin": b"\\xff\\xfe" + sound,
+    "types": sound.replace(b'"heads": 4', b'"heads": [[]]'), "other": sound,
+}}
+async def put(folder, name, data):
+    storage = await root.make(folder)
+    await storage.truncate(name, 0)
+    await storage.write(name, 0, buffers.from_bytes(data))
+    await storage.close()
+
+async def plant():
+    for name, data in bad.items():
+        await put(name, "manifest.json", data)
+    place = await js.navigator.storage.getDirectory()
+    for name in ("doppler", "models"):
+        place = await place.getDirectoryHandle(name)
+    odd = await place.getDirectoryHandle("..odd name", create=True)
+    await odd.getFileHandle("manifest.json", create=True)
+    folder = await place.getDirectoryHandle("folder", create=True)
+    await folder.getDirectoryHandle("manifest.json", create=True)
+    shard = await place.getDirectoryHandle("{MODEL.manifest.identity}", create=True)
+    await place.getFileHandle("stray", create=True)
+    await place.getDirectoryHandle("ghost", create=True)
+
+async def folders():
+    import doppler_runtime
+    return sorted(await doppler_runtime.folders("models"))
+"""
+
+
+def get(tab: Tab, server: ModelServer) -> None:
+    """Stores the model as the page does, with its manifest."""
+    tab.run(DAMAGE)
+    tab.run(f"await library.download('{server.url}manifest.json', None, lambda *_: None)")
+
+
+def test_one_damaged_model_costs_itself(tab: Tab, server: ModelServer) -> None:
+    """Whatever lies among the models: the others are listed, and it can be deleted."""
+    get(tab, server)
+    tab.run("await plant()")
+    listed = tab.run("""
+        models = await library.models()
+        {m["id"]: [m["problem"] is None, m["complete"], m["title"]] for m in models}
+    """)
+    identity = MODEL.manifest.identity
+    assert listed.pop(identity) == [True, True, "Noise 0"]
+    names = ["..odd name", "cut", "deep", "empty", "folder", "latin", "other", "types"]
+    assert sorted(listed) == names
+    for name, (usable, complete, title) in listed.items():
+        assert [usable, complete, title] == [False, False, f"Damaged model {name[:8]}…"]
+    assert "ghost" not in tab.run("await folders()")
+    assert tab.run("(await library.usage())['used']") > MODEL.manifest.bytes
+    for name in names:
+        message = tab.fails(f"async with library.open({name!r}): pass")
+        assert "\n" not in message.strip(), message
+        tab.run(f"await library.delete({name!r})")
+    assert tab.run("await folders()") == [identity]
+
+
+@pytest.mark.parametrize("origin", ["", '{"url": "htt', '["no"]', "\\xff", '{"url": 5}'])
+def test_a_damaged_origin_costs_the_address_only(
+    tab: Tab, server: ModelServer, origin: str
+) -> None:
+    identity = MODEL.manifest.identity
+    get(tab, server)
+    tab.run(f"await put('{identity}', 'origin.json', b'{origin}')")
+    (model,) = tab.run("await library.models()")
+    assert (model["complete"], model["problem"], model["url"]) == (True, None, None)
+    assert "origin.json is damaged" in model["note"]
+    digest = tab.run(f"""
+        async with library.open("{identity}") as stored:
+            digest = buffers.blake3(await stored.store.block(0))
+        digest
+    """)
+    assert digest == MODEL.manifest.blocks[0]
+
+
+def test_getting_a_damaged_model_again_mends_it(tab: Tab, server: ModelServer) -> None:
+    """A manifest as long as the sound one, too."""
+    get(tab, server)
+    identity = MODEL.manifest.identity
+    tab.run(f"await put('{identity}', 'manifest.json', sound[:-9] + b'.' * 9)")
+    assert tab.run("[m['problem'] is None for m in await library.models()]") == [False]
+    server.requests.clear()
+    get(tab, server)
+    assert tab.run("[m['problem'] for m in await library.models()]") == [None]
+    assert {name for name, _ in server.requests} == {"manifest.json"}
+
+
+def test_reading_makes_nothing_and_meets_what_is_being_deleted(tab: Tab) -> None:
+    """Lists, sizes, loads and inspections while another deletes: no error, and no ghost."""
+    tab.run(DAMAGE)
+    failures = tab.run("""
+        from doppler.errors import SourceError
+        from doppler.page.given import Asked
+        from doppler.page.opfs import room
+        identity = json.loads(sound)["identity"]
+        failures = []
+
+        async def loads():
+            async with library.open(identity) as stored:
+                await stored.store.missing()
+                await stored.store.block(0)
+
+        for turn in range(12):
+            await put(identity, "manifest.json", sound)
+            asked = [library.models(), room(), library.inspect(Asked(id=identity)), loads()]
+            later = [library.models(), library.usage(), library.inspect(Asked(id=identity))]
+            later.append(loads())
+            if turn % 2:
+                asked.insert(turn % 3, library.delete(identity))
+            else:
+                asked.append(library.delete(identity))
+            answers = await asyncio.gather(*asked, *later, return_exceptions=True)
+            failures += [repr(a) for a in answers if isinstance(a, Exception)
+                         and not isinstance(a, SourceError)]
+            if await folders():
+                failures.append(f"turn {turn}: {await folders()}")
+        failures
+    """)
+    assert failures == []
+
+
+def test_a_second_tab_leaves_the_first_ones_work_alone(tab: Tab, context: BrowserContext) -> None:
+    """Its start tidies up: not what another tab is importing, nor what it offers for download."""
+    tab.run("""
+        from doppler.page.library import Library
+        import doppler_runtime
+        await doppler_runtime.loadNumpy()
+        import numpy
+        library = Library()
+        async def rows(): yield numpy.zeros(4, "f4")
+        await library.write_scratch("logits.f32", rows())
+        making = root.importing()
+        unfinished = await making.__aenter__()
+        await unfinished.storage.write("shard-00000.bin", 0, buffers.from_bytes(b"half"))
+    """)
+    look = """
+        import doppler_runtime
+        from doppler.page.library import Library
+        await Library().models()
+        imports = await doppler_runtime.folders("imports")
+        [len(imports), await doppler_runtime.folderSize("tmp")]
+    """
+    other = Tab(context.new_page(), tab.url)
+    assert other.run(look) == [1, 16]
+    assert other.run(look) == [1, 16]
+    tab.load()  # the first one is gone, in the middle of it
+    assert other.run(look) == [0, -1]
+    other.page.close()
 
 
 def test_a_file_that_was_picked(tab: Tab) -> None:
@@ -428,8 +586,9 @@ def test_the_page_opens_without_its_server(
 
 def test_an_edited_file_shows_at_once(context: BrowserContext, tmp_path: Path) -> None:
     root = tmp_path / "web"
-    (root / "app").mkdir(parents=True)
-    for name in ("sw.js", "app/offline.js"):
+    for folder in ("app", "runtime"):
+        (root / folder).mkdir(parents=True)
+    for name in ("sw.js", "app/offline.js", "runtime/trusted.js"):
         (root / name).write_bytes((WEB / name).read_bytes())
     edited = root / "app" / "page.js"
     edited.write_text("first")

@@ -19,6 +19,7 @@ LIMITS = {  # bytes, by the name that such a file has
     "chat_template.jinja": 4 * MIB,
     "model.safetensors.index.json": 64 * MIB,
     "manifest.json": 128 * MIB,
+    "origin.json": MIB,
 }
 
 

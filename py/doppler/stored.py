@@ -6,11 +6,11 @@ nothing where what is lost can be done without, and never the list of all.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TypeVar
 
 from doppler.errors import DopplerError, FormatError
+from doppler.formats.fields import parse_json
 from doppler.manifest import Manifest
 
 T = TypeVar("T")
@@ -33,10 +33,15 @@ def guarded(read: Callable[[], T], what: str) -> T:
     """What `read` returns; any error that is not ours becomes a FormatError that begins so."""
     try:
         return read()
-    except DopplerError:
-        raise
     except Exception as error:  # RecursionError and MemoryError, too
-        raise FormatError(f"{what} ({type(error).__name__}: {error!s:.80})") from error
+        raise as_ours(error, what) from error
+
+
+def as_ours(error: Exception, what: str) -> DopplerError:
+    """The error itself where it is for people, else one that begins so."""
+    if isinstance(error, DopplerError):
+        return error
+    return FormatError(f"{what} ({type(error).__name__}: {error!s:.80})")
 
 
 def read_origin(data: bytes | None) -> tuple[str | None, str | None]:
@@ -47,7 +52,7 @@ def read_origin(data: bytes | None) -> tuple[str | None, str | None]:
     if data is None:
         return None, None
     try:
-        url = json.loads(data)["url"]
+        url = parse_json(data, "origin.json")["url"]
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ValueError
     except Exception:  # whatever it holds, the model itself is whole without it

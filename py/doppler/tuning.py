@@ -37,6 +37,16 @@ class Cut(NamedTuple):
         return {"TEAM": self.team, "ROWS": self.rows, "DEPTH": self.depth}
 
     @classmethod
+    def checked(cls, team: int, rows: int, depth: int) -> Cut:
+        """One that was kept. Raises ValueError where no kernel can be cut so."""
+        whole = all(type(number) is int and number > 0 for number in (team, rows, depth))
+        if not whole or team & (team - 1) or team > 256 or rows not in (1, 2, 4):
+            raise ValueError(f"{team} threads and {rows} rows are no cut")
+        if rows * depth > MOST_AHEAD:
+            raise ValueError(f"{rows} rows of {depth} groups are too much for a thread")
+        return cls(team, rows, depth)
+
+    @classmethod
     def of(cls, step: Step) -> Cut:
         """What a step of a matvec is cut by."""
         return cls(*(int(step.constants[name]) for name in ("TEAM", "ROWS", "DEPTH")))

@@ -52,7 +52,8 @@ function ofStored(stored) {
   const offered = offer ? ofOffer(offer, "server") : listed && ofOffer(listed, "catalogue");
   const source = kept ?? knownSource(stored.name) ?? offered?.source ?? null;
   const about = offers.about[stored.name]?.about ?? null;
-  return { ...stored, about, approximate: false, group: "stored", stored, source };
+  const title = stored.problem ? (offer?.title ?? stored.title) : stored.title;
+  return { ...stored, title, about, approximate: false, group: "stored", stored, source };
 }
 
 /**
@@ -112,7 +113,8 @@ const lacking = ({ bytes: size, stored }) => (size ?? 0) - (stored?.stored_bytes
 
 /** @param {Entry} entry */
 function warningOf(entry) {
-  if (entry.stored?.problem) return messageOf(entry.stored.problem);
+  const wrong = entry.stored?.problem ?? entry.stored?.note;
+  if (wrong) return messageOf(wrong);
   const free = state.storage ? state.storage.quota - state.storage.used : Infinity;
   if (lacking(entry) <= free) return null;
   return `Needs ${bytes(lacking(entry))}; this browser has ${bytes(Math.max(0, free))} left for it.`;
@@ -130,8 +132,16 @@ function badgesOf({ stored }) {
 function loadButton(entry) {
   const { stored, title } = entry;
   const loaded = stored !== null && stored.id === state.model?.id;
-  const label = !stored ? "Get" : loaded ? "Use" : stored.complete ? "Load" : "Resume";
-  const usable = !stored?.problem && (stored?.complete || entry.source);
+  const label = !stored
+    ? "Get"
+    : stored.problem
+      ? "Get again"
+      : loaded
+        ? "Use"
+        : stored.complete
+          ? "Load"
+          : "Resume";
+  const usable = stored?.complete || entry.source;
   return el(
     "button",
     {
@@ -159,7 +169,7 @@ function row(entry) {
       "div",
       {},
       el("h3", {}, el("bdi", {}, entry.title), badgesOf(entry)),
-      factsOf(entry),
+      stored?.problem ? null : factsOf(entry),
       entry.about ? el("p", { class: "quiet" }, entry.about) : null,
       warning && el("p", { class: "short" }, warning),
     ),

@@ -251,8 +251,10 @@ export interface StoredModel extends Facts {
   complete: boolean;
   /** Address of its manifest.json; null where it was imported. */
   url: string | null;
-  /** Why a stored model cannot be used (its manifest is damaged); then the rest is missing. */
+  /** Why a stored model cannot be used (its manifest is damaged); then the facts are missing. */
   problem: string | null;
+  /** What else is wrong with it, though it can be used. */
+  note: string | null;
 }
 
 export interface LoadArgs {

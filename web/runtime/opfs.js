@@ -9,6 +9,8 @@
  */
 
 const LOCK = "doppler-folders";
+/** @type {Promise<() => void> | undefined} this tab's own share, which it never gives back */
+let held;
 
 /** One folder of files. Handles stay open until `close`: reading shares a file, writing owns it. */
 class Folder {
@@ -139,7 +141,10 @@ function share() {
   });
 }
 
-/** @param {unknown} error */
+/**
+ * @param {unknown} error
+ * @returns {undefined}
+ */
 function ignoreAbsent(error) {
   if (!(error instanceof DOMException && error.name === "NotFoundError")) throw error;
 }
@@ -172,9 +177,9 @@ async function fileSize(directory, name) {
 
 /**
  * @param {string} path such as "models/<identity>"
- * @param {boolean} create
+ * @param {boolean} create where it is missing, to write into it; whoever reads makes nothing
  */
-function directory(path, create = true) {
+function directory(path, create) {
   return told(async () => {
     let place = await navigator.storage.getDirectory();
     for (const name of ["doppler", ...path.split("/")]) {
@@ -185,29 +190,36 @@ function directory(path, create = true) {
 }
 
 /**
- * Opens a folder, made where it is missing.
  * @param {string} path
+ * @param {boolean} create
  */
-export async function openFolder(path) {
+export async function openFolder(path, create) {
   const release = await share();
   try {
-    return new Folder(await directory(path), release);
+    return new Folder(await directory(path, create), release);
   } catch (error) {
     release();
     throw error;
   }
 }
 
+/** Keeps every folder from being tidied away until this tab is closed: it reads what it wrote. */
+export async function hold() {
+  await (held ??= share());
+}
+
 /**
- * A small file as text, without a handle that would shut other tabs out.
+ * A small file, without a handle that would shut other tabs out.
  * @param {string} path of the folder
  * @param {string} name
- * @returns {Promise<string | undefined>} undefined where it is missing
+ * @param {number} most bytes; of a longer file come one more
+ * @returns {Promise<Uint8Array | undefined>} undefined where it is missing
  */
-export async function readText(path, name) {
+export async function readSmall(path, name, most) {
   try {
     const file = await (await directory(path, false)).getFileHandle(name);
-    return await (await file.getFile()).text();
+    const data = (await file.getFile()).slice(0, most + 1);
+    return new Uint8Array(await data.arrayBuffer());
   } catch (error) {
     ignoreAbsent(error);
     return undefined;
@@ -216,12 +228,17 @@ export async function readText(path, name) {
 
 /**
  * @param {string} path
- * @returns {Promise<string[]>} names of the folders in it
+ * @returns {Promise<string[]>} names of the folders in it; none where it is missing
  */
 export async function folders(path) {
+  /** @type {string[]} */
   const found = [];
-  for await (const entry of (await directory(path)).values()) {
-    if (entry.kind === "directory") found.push(entry.name);
+  try {
+    for await (const entry of (await directory(path, false)).values()) {
+      if (entry.kind === "directory") found.push(entry.name);
+    }
+  } catch (error) {
+    ignoreAbsent(error);
   }
   return found;
 }
@@ -232,7 +249,11 @@ export async function folders(path) {
  * @returns {Promise<void>}
  */
 export async function removeFolder(path, name) {
-  await (await directory(path)).removeEntry(name, { recursive: true }).catch(ignoreAbsent);
+  try {
+    await (await directory(path, false)).removeEntry(name, { recursive: true });
+  } catch (error) {
+    ignoreAbsent(error);
+  }
 }
 
 /**
@@ -243,8 +264,8 @@ export async function removeFolder(path, name) {
  * @param {string} last
  */
 export async function moveFiles(from, to, last) {
-  const target = await directory(to);
-  const moving = await files(await directory(from));
+  const moving = await files(await directory(from, false));
+  const target = await directory(to, true);
   moving.sort((a, b) => Number(a.name === last) - Number(b.name === last));
   for (const file of moving) {
     await /** @type {any} */ (file).move(target, file.name); // TypeScript does not know it either
@@ -260,23 +281,39 @@ export async function tidy(marker) {
   await navigator.locks.request(LOCK, { ifAvailable: true }, async (lock) => {
     if (!lock) return;
     const place = await navigator.storage.getDirectory();
-    const top = await place.getDirectoryHandle("doppler", { create: true });
-    for (const name of ["imports", "tmp"]) {
-      await top.removeEntry(name, { recursive: true }).catch(ignoreAbsent);
+    const top = await place.getDirectoryHandle("doppler").catch(ignoreAbsent);
+    for (const name of top ? ["imports", "tmp"] : []) {
+      await top?.removeEntry(name, { recursive: true }).catch(ignoreAbsent);
     }
     for (const name of await folders("models")) {
-      const size = await fileSize(await directory(`models/${name}`), marker);
-      if (size < 0) await removeFolder("models", name);
+      if (!(await has(`models/${name}`, marker))) await removeFolder("models", name);
     }
   });
 }
 
 /**
  * @param {string} path
- * @returns {Promise<number>} bytes of all files of a folder
+ * @param {string} name
+ * @returns {Promise<boolean>} whether something of that name lies there, a file or not
+ */
+async function has(path, name) {
+  for await (const entry of (await directory(path, false)).keys()) {
+    if (entry === name) return true;
+  }
+  return false;
+}
+
+/**
+ * @param {string} path
+ * @returns {Promise<number>} bytes of all files of a folder, or -1 where it is missing
  */
 export async function folderSize(path) {
-  const place = await directory(path);
-  const sizes = (await files(place)).map(async (file) => (await file.getFile()).size);
-  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+  try {
+    const place = await directory(path, false);
+    const sizes = (await files(place)).map((file) => fileSize(place, file.name));
+    return (await Promise.all(sizes)).reduce((sum, size) => sum + Math.max(size, 0), 0);
+  } catch (error) {
+    ignoreAbsent(error);
+    return -1;
+  }
 }

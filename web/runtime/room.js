@@ -16,7 +16,7 @@ export async function estimate() {
  * @returns {Promise<number>}
  */
 export async function freeBytes(most) {
-  const folder = await openFolder("tmp").catch(ignoreFull);
+  const folder = await openFolder("tmp", true).catch(ignoreFull);
   if (!folder) return 0; // there is no room for a folder
   const name = `room-${crypto.randomUUID()}`;
   const fits = (/** @type {number} */ size) =>

@@ -9,10 +9,13 @@ from contextlib import suppress
 import doppler_runtime as runtime
 
 from doppler.errors import DopplerError
+from doppler.formats.fields import parse_json
 from doppler.gpu import Gpu
 from doppler.page.buffers import PageBuffers
-from doppler.page.opfs import OpfsRoot
+from doppler.page.opfs import OpfsRoot, explained
 from doppler.tuning import Cut, Cuts
+
+MOST_BYTES = 1 << 20
 
 
 class KeptCuts:
@@ -24,13 +27,15 @@ class KeptCuts:
 
     async def read(self) -> dict[str, Cut]:
         """What is kept; nothing where there is none, or none that can be read."""
-        text = await runtime.readText("tuning", self._file)
         try:
-            return {
-                str(kind): Cut(*map(int, cut)) for kind, cut in json.loads(text or "{}").items()
-            }
-        except (ValueError, TypeError, AttributeError):
-            return {}  # damaged: it is measured again
+            with explained(self._file):
+                data = await runtime.readSmall("tuning", self._file, MOST_BYTES)
+            if data is None:
+                return {}
+            cuts = parse_json(bytes(data.to_bytes()), self._file)
+            return {str(kind): Cut.checked(*cut) for kind, cut in cuts.items()}
+        except Exception:
+            return {}  # whatever was kept, it is measured again
 
     async def write(self, cuts: Cuts) -> None:
         """Keeps them all, if there is room; without, the next visit measures again."""

@@ -6,9 +6,10 @@ unfinished download can go on and a damaged block can be fetched again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
@@ -28,6 +29,7 @@ from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.progress import Progress
 from doppler.shards import ShardStore
 from doppler.storage import Storage
+from doppler.stored import as_ours, read_manifest, read_origin
 from doppler.templates import open_template
 from doppler.tokenizer import PageEncoding, Tokenizer
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from doppler.outline import Outline
 
 ORIGIN_FILE = "origin.json"
+WRITING_SECONDS = 0.1  # another tab may be writing what seems damaged
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -111,7 +114,8 @@ class Library:
     async def models(self) -> list[dict[str, Any]]:
         """Every stored model, whole or not; one whose manifest is damaged is listed as such."""
         await self._tidy()
-        return [await self._describe(identity) for identity in await self._root.models()]
+        listed = [await self._listed(identity) for identity in await self._root.models()]
+        return [model for model in listed if model is not None]
 
     async def delete(self, identity: str) -> None:
         """Removes a model with all its files."""
@@ -130,13 +134,14 @@ class Library:
                 f"{address}: the model there changed since its download began, so that what is "
                 "stored of it cannot be completed: delete that, and get the new one"
             )
-        if await self._root.manifest_text(manifest.identity) is None:
+        kept = await self._manifest_data(manifest.identity)
+        if kept is None:
             tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
             await reserve(manifest.bytes + tokenizer + len(text), manifest.title)
-        storage = await self._root.open(manifest.identity)  # makes the folder: now it fits
+        storage = await self._root.make(manifest.identity)
         try:
-            if await self._root.manifest_text(manifest.identity) != text:
-                # its cut into shards is another, or a tab was closed while it was written
+            if kept != text.encode():
+                # its cut into shards is another, it is damaged, or a tab was closed meanwhile
                 await self._write_text(storage, MANIFEST_FILE, text)
             await self._write_text(storage, ORIGIN_FILE, json.dumps({"url": address}))
             stored = self._stored(manifest, storage, address)
@@ -188,7 +193,7 @@ class Library:
         """
         if self._seen is None or self._seen[0] != asked.key:
             self._seen = None
-            await runtime.loadNumpy()  # who only uses what is stored need not wait for it
+            await _load_numpy()  # who only uses what is stored need not wait for it
             if asked.url is not None:
                 given = await fetched(urljoin(js.location.href, asked.url), self._buffers)
             else:
@@ -208,21 +213,41 @@ class Library:
     async def open(self, identity: str) -> AsyncIterator[Stored]:
         """A stored model with its files open. Raises SourceError where there is none."""
         manifest = await self._manifest(identity)
-        origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
+        url, _ = await self._origin(identity)
         storage = await self._root.open(identity)
         try:
-            yield self._stored(manifest, storage, json.loads(origin)["url"] if origin else None)
+            yield self._stored(manifest, storage, url)
         finally:
             await storage.close()
 
     async def _manifest(self, identity: str) -> Manifest:
-        text = await self._root.manifest_text(identity)
-        if text is None:
+        data = await self._root.small(identity, MANIFEST_FILE)
+        if data is None:
             raise SourceError(
                 f"there is no model {identity[:12]}… in this browser's storage: download or import "
                 "it first"
             )
-        return Manifest.from_json(text, f"stored model {identity[:12]}…")
+        manifest = read_manifest(data, f"stored model {identity[:12]}…")
+        if manifest.identity != identity:
+            raise FormatError(
+                f"stored model {identity[:12]}… holds the manifest of another one "
+                f"({manifest.title:.60}): delete it and get the model again"
+            )
+        return manifest
+
+    async def _manifest_data(self, identity: str) -> bytes | None:
+        """What lies there as the manifest, where it can be read at all."""
+        try:
+            return await self._root.small(identity, MANIFEST_FILE)
+        except FormatError:
+            return None
+
+    async def _origin(self, identity: str) -> tuple[str | None, str | None]:
+        """The address that a model came from, and why it is not known though it should be."""
+        try:
+            return read_origin(await self._root.small(identity, ORIGIN_FILE))
+        except DopplerError:
+            return read_origin(b"")
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
         """Writes float32 rows into a file of doppler/tmp, for the page to offer as a download."""
@@ -243,33 +268,52 @@ class Library:
         store = ShardStore(manifest, storage, source, self._buffers)
         return Stored(store, storage, self._buffers, url)
 
-    async def _describe(self, identity: str) -> dict[str, Any]:
-        text = await self._root.manifest_text(identity)
-        stored = await self._root.usage(identity)
-        try:
-            manifest = Manifest.from_json(text or "", f"stored model {identity[:12]}…")
-        except DopplerError as error:
-            return {
-                "id": identity,
-                "stored_bytes": stored,
-                "complete": False,
-                "problem": str(error),
-            }
+    async def _listed(self, identity: str) -> dict[str, Any] | None:
+        """What the list says of a folder; None where it holds no model: not yet, or no longer."""
+        for last in (False, True):
+            try:
+                if await self._root.small(identity, MANIFEST_FILE) is None:
+                    return None
+                return await self._described(identity)
+            except Exception as error:  # whatever is wrong with one model, the others are listed
+                if identity not in await self._root.models():
+                    return None
+                if last:
+                    return await self._damaged(identity, error)
+                await asyncio.sleep(WRITING_SECONDS)
+        return None
+
+    async def _damaged(self, identity: str, error: Exception) -> dict[str, Any]:
+        url, _ = await self._origin(identity)
+        return {
+            "id": identity,
+            "name": identity,
+            "title": f"Damaged model {identity[:8]}…",
+            "stored_bytes": await self._root.usage(identity),
+            "complete": False,
+            "url": url,
+            "problem": str(as_ours(error, f"stored model {identity[:12]}… cannot be read")),
+            "note": None,
+        }
+
+    async def _described(self, identity: str) -> dict[str, Any]:
+        manifest = await self._manifest(identity)
         storage = await self._root.open(identity)
         try:
             complete = not await ShardStore(manifest, storage, None, self._buffers).missing()
         finally:
             await storage.close()
-        origin = await runtime.readText(f"models/{identity}", ORIGIN_FILE)
+        url, note = await self._origin(identity)
         tokenizer = manifest.tokenizer
         chats = tokenizer is not None and tokenizer.chat_template is not None
         return {
             "id": identity,
             **facts(manifest, tokenizer is not None, chats),
-            "stored_bytes": stored,
+            "stored_bytes": await self._root.usage(identity),
             "complete": complete,
-            "url": json.loads(origin)["url"] if origin else None,
+            "url": url,
             "problem": None,
+            "note": note,
         }
 
     async def _write_text(self, storage: Storage, name: str, text: str) -> None:
@@ -281,7 +325,15 @@ class Library:
     async def _tidy(self) -> None:
         if not self._tidied:
             self._tidied = True
-            await self._root.tidy()
+            with suppress(DopplerError):  # leftovers only cost room; the list is what was asked for
+                await self._root.tidy()
+
+
+async def _load_numpy() -> None:
+    try:
+        await runtime.loadNumpy()
+    except JsException as error:
+        raise SourceError(str(error.message)) from error
 
 
 def _candidate(outline: Outline, quant: str) -> Candidate:

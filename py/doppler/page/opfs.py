@@ -17,8 +17,9 @@ import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
 from doppler.buffers import Buffer
-from doppler.errors import SourceError, StorageError
+from doppler.errors import FormatError, RequestError, SourceError, StorageError
 from doppler.manifest import MANIFEST_FILE
+from doppler.small import LIMITS, too_long
 from doppler.storage.folder import plain_name
 
 
@@ -80,36 +81,45 @@ class OpfsRoot:
     """All models in the browser's storage for this site."""
 
     async def open(self, model_id: str) -> OpfsStorage:
-        """The model's folder. Close it: an open folder is never tidied away."""
-        return await _open(f"models/{plain_name(model_id)}")
+        """The model's folder; SourceError where there is none. Close it: an open folder is never
+        tidied away."""
+        return await _open(_model(model_id), create=False)
+
+    async def make(self, model_id: str) -> OpfsStorage:
+        """The same, made where it is missing: for whoever writes the model."""
+        return await _open(_model(model_id), create=True)
 
     async def models(self) -> list[str]:
-        """Ids of all models, whole or not."""
+        """Ids of all models, whole or not, and names of folders that are none (yet)."""
         with explained("the list of models"):
             return sorted(await runtime.folders("models"))
 
-    async def manifest_text(self, model_id: str) -> str | None:
-        """The model's manifest, read without keeping other tabs out; None where there is none."""
-        with explained(MANIFEST_FILE):
-            return await runtime.readText(f"models/{plain_name(model_id)}", MANIFEST_FILE)
+    async def small(self, model_id: str, name: str) -> bytes | None:
+        """A model's small file (see LIMITS), read without keeping other tabs out.
+
+        None where there is none; FormatError where it is longer than its kind.
+        """
+        return await read_small(_model(model_id), name)
 
     async def delete(self, model_id: str) -> None:
         """Removes a model. Raises StorageError while a tab has its files open."""
         with explained(f"model {model_id}"):
-            await runtime.removeFolder("models", plain_name(model_id))
+            await runtime.removeFolder("models", _model(model_id).removeprefix("models/"))
 
     async def usage(self, model_id: str) -> int:
-        """Bytes that the model's files take."""
+        """Bytes that the model's files take; 0 where it is gone."""
         with explained(f"model {model_id}"):
-            return int(await runtime.folderSize(f"models/{plain_name(model_id)}"))
+            return max(0, int(await runtime.folderSize(_model(model_id))))
 
     async def scratch(self) -> OpfsStorage:
-        """The folder doppler/tmp, for files that the page offers as downloads."""
-        return await _open("tmp")
+        """The folder doppler/tmp, for files that the page offers as downloads while it is open."""
+        with explained("tmp"):
+            await runtime.hold()
+        return await _open("tmp", create=True)
 
     async def tuning(self) -> OpfsStorage:
         """The folder doppler/tuning, for what was measured on this device."""
-        return await _open("tuning")
+        return await _open("tuning", create=True)
 
     async def tidy(self) -> None:
         """Removes leftovers of imports, and doppler/tmp: call it once, at the start."""
@@ -123,7 +133,7 @@ class OpfsRoot:
         Its `keep` is what makes it a model.
         """
         name = secrets.token_hex(8)
-        unfinished = Import(await _open(f"imports/{name}"), f"imports/{name}")
+        unfinished = Import(await _open(f"imports/{name}", create=True), f"imports/{name}")
         try:
             yield unfinished
         finally:
@@ -144,7 +154,7 @@ class Import:
         with explained(f"model {model_id}"):
             for name in await self.storage.names():
                 await self.storage.flush(name)
-            await runtime.moveFiles(self.path, f"models/{plain_name(model_id)}", MANIFEST_FILE)
+            await runtime.moveFiles(self.path, _model(model_id), MANIFEST_FILE)
 
 
 @dataclass(frozen=True)
@@ -196,9 +206,27 @@ def _mib(count: int) -> str:
     return f"{count / (1 << 20):,.1f} MiB"
 
 
-async def _open(path: str) -> OpfsStorage:
+async def _open(path: str, *, create: bool) -> OpfsStorage:
     with explained(path):
-        return OpfsStorage(await runtime.openFolder(path), path)
+        return OpfsStorage(await runtime.openFolder(path, create), path)
+
+
+async def read_small(path: str, name: str) -> bytes | None:
+    """A file of a kind of LIMITS in a folder, as `OpfsRoot.small` gives it."""
+    with explained(name):
+        data = await runtime.readSmall(path, name, LIMITS[name])
+    if data is None:
+        return None
+    if data.length > LIMITS[name]:
+        raise too_long(f"{name} in the browser's storage", name)
+    return bytes(data.to_bytes())
+
+
+def _model(name: str) -> str:
+    """The path of a model's folder. Other programs may have given it an odd name, with a dot."""
+    if not name or "/" in name:
+        raise RequestError(f"{name!r:.60} cannot be a stored model's id")
+    return f"models/{name}"
 
 
 def _kind(error: BaseException) -> str:
@@ -216,6 +244,11 @@ def explained(what: str) -> Iterator[None]:
         if kind == "NotFoundError":
             raise SourceError(
                 f"{what} is not in the browser's storage; get the model again"
+            ) from error
+        if kind == "TypeMismatchError":
+            raise FormatError(
+                f"{what} in the browser's storage is a folder where a file belongs, or the other "
+                "way round; delete the model and get it again"
             ) from error
         if kind == "NoModificationAllowedError":
             raise StorageError(
