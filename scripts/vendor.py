@@ -19,9 +19,10 @@ import subprocess
 import sys
 import threading
 import zipfile
+from base64 import b64encode
 from pathlib import Path
 
-from doppler.command.wheel import ROOT, VENDOR, build_wheel
+from doppler.command.wheel import ROOT, SUMS_FILE, VENDOR, WHEEL, build_wheel
 
 MODULES = ROOT / "web" / "node_modules"
 CACHE = ROOT / ".cache"
@@ -213,11 +214,20 @@ def is_file_with(path: Path, sha256: str) -> bool:
     return path.exists() and digest(path) == sha256
 
 
+def write_sums() -> None:
+    """SHA-256 of each file, in base64: the server tells it, so that later damage is seen."""
+    names = (p.relative_to(VENDOR).as_posix() for p in sorted(VENDOR.rglob("*")) if p.is_file())
+    ours = {name for name in names if name != WHEEL.name and not Path(name).name.startswith(".")}
+    sums = {name: b64encode(bytes.fromhex(digest(VENDOR / name))).decode() for name in sorted(ours)}
+    put(json.dumps(sums, indent=1).encode(), VENDOR / SUMS_FILE)
+
+
 def main() -> None:
     """Bring web/vendor up to date."""
     copy_modules()
     fetch_wheels()
     fetch_jinja()
+    write_sums()
     build_wheel()
 
 

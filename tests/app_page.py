@@ -92,6 +92,8 @@ class WatchedServer(Server):
         self.hold_after: int | None = None  # bytes of each shard's answer, then nothing more comes
         self.prefixes: dict[str, str] = {}  # path -> text put before the file
         self.replaced: dict[str, tuple[str, str]] = {}  # path -> words of the file, and others
+        self.status: int | None = None  # of every part of the page
+        self.damaged: set[str] = set()  # paths whose first byte is another than it should be
         self._app.middlewares.append(self._watch)
 
     @web.middleware
@@ -102,6 +104,14 @@ class WatchedServer(Server):
     ) -> web.StreamResponse:
         if request.path.endswith(".bin"):
             return await self._shard(request)
+        if self.status is not None:
+            return web.Response(status=self.status, text="out of order")
+        if request.path in self.damaged:
+            answer = await handler(request)
+            data = bytearray((WEB / request.path[1:]).read_bytes())
+            data[0] ^= 1
+            kept = {name: answer.headers[name] for name in ("Content-Type", "Repr-Digest")}
+            return web.Response(body=bytes(data), headers=kept)
         if request.path in self.prefixes or request.path in self.replaced:
             text = (WEB / request.path[1:]).read_text(encoding="utf-8")
             old, new = self.replaced.get(request.path, ("", ""))

@@ -33,7 +33,10 @@ IMAGES = """async () => {
 }"""
 DAMAGE = """async (url) => {
   const cache = await caches.open("doppler-python");
-  await cache.put(url, new Response(new Uint8Array(1 << 20)));
+  const kept = await cache.match(url);
+  const image = new Uint8Array(await kept.arrayBuffer());
+  image[image.length >> 1] ^= 1;
+  await cache.put(url, new Response(image, { headers: kept.headers }));
 }"""
 WAIT_FOR_IMAGE = """async (least) => {
   for (;;) {

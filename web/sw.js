@@ -4,9 +4,13 @@
  * Files are asked for at the server first, so that an edit shows at once; those whose name says
  * their version are taken from the cache. Model files live in OPFS and never pass through here.
  * Answers are kept whole, with the headers that make the page cross-origin isolated.
+ *
+ * The server says the SHA-256 of each part (Repr-Digest): what does not have it is asked for once
+ * more, and never used. What is kept has its own beside it, which is checked whenever it is used.
  */
 
 const CACHE = "doppler-app";
+const DIGEST = "X-Doppler-SHA256"; // of a kept answer's body
 const VERSIONED = /\/vendor\/pyodide\/[^/]+-\d[^/]*\.whl$/;
 
 /** @type {ServiceWorkerGlobalScope} */
@@ -38,55 +42,82 @@ function keeps(request) {
 }
 
 /**
+ * A good copy that is kept stands in for a server that is gone, refuses or sends damaged bytes.
  * @param {FetchEvent} event
  * @returns {Promise<Response>}
  */
 async function answer(event) {
   const { request } = event;
-  const versioned = VERSIONED.test(new URL(request.url).pathname);
+  const versioned = VERSIONED.test(new URL(request.url).pathname) && request.cache !== "reload";
   const kept = versioned ? await fromCache(request) : undefined;
   if (kept) return kept;
-  try {
-    return await fromServer(request, event);
-  } catch (error) {
-    const old = await fromCache(request);
-    if (old) return old;
-    throw error;
-  }
+  const answered = await fromServer(request, event).catch((error) => error);
+  if (answered instanceof Response && answered.ok) return answered;
+  const old = await fromCache(request);
+  if (old) return old;
+  if (answered instanceof Response) return answered;
+  throw answered;
 }
 
 /**
- * The answer comes at once, so that what is large can be used as it arrives, and is kept meanwhile.
  * @param {Request} request
  * @param {ExtendableEvent} event
- * @returns {Promise<Response>}
+ * @returns {Promise<Response>} one of status 502 where what the server sends is damaged
  */
 async function fromServer(request, event) {
-  const response = await fetch(request);
-  if (response.status === 200 && response.type === "basic") {
-    event.waitUntil(keep(request, response.clone()));
+  for (const again of [false, true]) {
+    const asked = again ? new Request(request.url, { cache: "reload" }) : request;
+    const response = await fetch(asked);
+    if (response.status !== 200 || response.type !== "basic") return response;
+    const body = await response.clone().arrayBuffer();
+    const digest = await sha256(body);
+    const told = /sha-256=:([^:]*):/.exec(response.headers.get("Repr-Digest") ?? "")?.[1];
+    if (!told || told === digest) {
+      event.waitUntil(keep(request, response, body, digest));
+      return response;
+    }
   }
-  return response;
+  const text = `${new URL(request.url).pathname} is damaged where the server keeps it\n`;
+  return new Response(text, { status: 502, statusText: "Damaged" });
 }
 
 /**
  * @param {Request} request
  * @param {Response} response
+ * @param {ArrayBuffer} body
+ * @param {string} digest
  */
-async function keep(request, response) {
-  const cache = await caches.open(CACHE);
-  const tag = response.headers.get("ETag");
-  const kept = tag && (await cache.match(key(request)))?.headers.get("ETag");
-  if (tag && kept === tag) await response.body?.cancel();
-  else await cache.put(key(request), response);
+async function keep(request, { status, headers }, body, digest) {
+  const kept = await fromCache(request);
+  if (kept?.headers.get(DIGEST) === digest) return;
+  const marked = new Headers(headers);
+  marked.set(DIGEST, digest);
+  await (
+    await caches.open(CACHE)
+  ).put(key(request), new Response(body, { status, headers: marked }));
 }
 
 /**
  * @param {Request} request
- * @returns {Promise<Response | undefined>}
+ * @returns {Promise<Response | undefined>} what is kept, where it is still what was kept
  */
 async function fromCache(request) {
-  return (await caches.open(CACHE)).match(key(request));
+  const cache = await caches.open(CACHE);
+  const kept = await cache.match(key(request));
+  if (!kept) return undefined;
+  const body = await kept.clone().arrayBuffer();
+  if ((await sha256(body)) === kept.headers.get(DIGEST)) return kept;
+  await cache.delete(key(request));
+  return undefined;
+}
+
+/**
+ * @param {ArrayBuffer} data
+ * @returns {Promise<string>} in base64, as Repr-Digest has it
+ */
+async function sha256(data) {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
+  return btoa(String.fromCharCode(...digest));
 }
 
 /**

@@ -7,7 +7,7 @@ import * as Comlink from "./vendor/comlink.js";
 import * as fetching from "./runtime/fetch.js";
 import * as hashing from "./runtime/hash.js";
 import * as opfs from "./runtime/opfs.js";
-import { numpyURL, startPython } from "./runtime/python.js";
+import { loadPackage, numpyURL, startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
 import * as text from "./runtime/text.js";
@@ -36,7 +36,7 @@ async function start() {
   const began = now();
   const stage = (/** @type {BootStage} */ name, /** @type {number} */ done) =>
     watcher?.({ type: "boot", stage: name, done, total: 2 });
-  const loadNumpy = () => python?.then((it) => it.loadPackage("numpy", { messageCallback() {} }));
+  const loadNumpy = () => python?.then(loadPackage);
   const parts = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text, loadNumpy };
   const [pyodide] = await Promise.all([startPython(parts, stage), hashing.prepareHash()]);
   pyodide.pyimport("doppler.page.bridge").destroy();

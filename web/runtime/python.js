@@ -6,6 +6,7 @@
  */
 
 import { loadPyodide, version } from "../vendor/pyodide/pyodide.mjs";
+import { ADVICE, part, sha256 } from "./parts.js";
 
 /** @typedef {Uint8Array<ArrayBuffer>} Bytes */
 /** @typedef {{place: string, data: Bytes}} Archive */
@@ -18,6 +19,8 @@ const ARCHIVES = {
   "/lib/jinja.zip": new URL("../vendor/jinja.zip", import.meta.url),
 };
 const MODULE = "doppler_runtime";
+const DIGEST = "X-Doppler-SHA256"; // of a kept image
+const CORE = ["pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"];
 
 /**
  * @param {object} runtime what Python imports as doppler_runtime
@@ -27,24 +30,26 @@ const MODULE = "doppler_runtime";
 export async function startPython(runtime, told) {
   told("python", 0);
   const archives = await Promise.all(
-    Object.entries(ARCHIVES).map(async ([place, url]) => ({ place, data: await bytesAt(url) })),
+    Object.entries(ARCHIVES).map(async ([place, url]) => ({ place, data: await part(url) })),
   );
   const name = await imageName(archives);
   const kept = await recall(name);
   let pyodide = kept && (await restore(kept, runtime).catch(forget));
   if (!pyodide) {
-    const image = await makeImage(archives, runtime);
-    told("image", 1);
-    pyodide = await restore(image, runtime);
-    keep(name, image).catch(() => {}); // where storage is full or refused, the next visit is slow
+    try {
+      const image = await makeImage(archives, runtime);
+      told("image", 1);
+      pyodide = await restore(image, runtime);
+      keep(name, image).catch(() => {}); // where storage is full or refused, the next visit is slow
+    } catch (error) {
+      for (const file of CORE) await part(new URL(file, INDEX));
+      throw error; // all parts are whole: it is something else
+    }
   }
   place(pyodide, archives); // files are no part of an image
   told("ready", 2);
   return pyodide;
 }
-
-/** @param {URL} url */
-const bytesAt = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
 
 /**
  * @param {any} pyodide
@@ -96,18 +101,20 @@ async function makeImage(archives, runtime) {
  */
 async function imageName(archives) {
   const whole = await new Blob(archives.map(({ data }) => data)).arrayBuffer();
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
-  const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return `${INDEX}image-${version}-${hex}`;
+  return `${INDEX}image-${version}-${encodeURIComponent(await sha256(whole))}`;
 }
 
 /**
  * @param {string} name
- * @returns {Promise<Bytes | undefined>}
+ * @returns {Promise<Bytes | undefined>} nothing where it is damaged
  */
 async function recall(name) {
   const kept = await globalThis.caches?.match(name, { cacheName: IMAGES });
-  return kept && new Uint8Array(await kept.arrayBuffer());
+  if (!kept) return undefined;
+  const image = new Uint8Array(await kept.arrayBuffer());
+  if ((await sha256(image)) === kept.headers.get(DIGEST)) return image;
+  await forget("it is damaged");
+  return undefined;
 }
 
 /**
@@ -117,7 +124,8 @@ async function recall(name) {
  */
 async function keep(name, image) {
   await caches.delete(IMAGES);
-  await (await caches.open(IMAGES)).put(name, new Response(image));
+  const headers = { [DIGEST]: await sha256(image) };
+  await (await caches.open(IMAGES)).put(name, new Response(image, { headers }));
 }
 
 /**
@@ -125,3 +133,19 @@ async function keep(name, image) {
  * @returns {string} where the page's NumPy lies
  */
 export const numpyURL = (pyodide) => INDEX + pyodide.lockfile.packages.numpy.file_name;
+
+/**
+ * Loads NumPy, whose SHA-256 Pyodide's lock has: a copy that is damaged where it is kept is fetched
+ * anew, once.
+ * @param {any} pyodide
+ */
+export async function loadPackage(pyodide) {
+  const options = { messageCallback() {}, errorCallback() {} };
+  for (const again of [false, true]) {
+    if (again) await part(new URL(numpyURL(pyodide))).catch(() => undefined);
+    await pyodide.loadPackage("numpy", options).catch(() => undefined);
+    if (pyodide.loadedPackages.numpy) return;
+  }
+  await part(new URL(numpyURL(pyodide)));
+  throw new Error(`a part of the page, NumPy, is damaged: ${ADVICE}`);
+}

@@ -6,13 +6,17 @@ folder elsewhere: whoever made it meant it. No other link and no path leads out 
 
 from __future__ import annotations
 
+import hashlib
+import json
+from base64 import b64encode
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from doppler.command.models import is_model
+from doppler.command.wheel import SUMS_FILE
 from doppler.errors import DopplerError, SourceError
 from doppler.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest
 from doppler.small import LIMITS, too_long
@@ -52,6 +56,38 @@ def page_file(root: Path, path: str) -> Path | None:
     folder = path.partition("/")[0]
     ours = path in PAGE_FILES or (folder in PAGE_FOLDERS and Path(path).suffix in MIME)
     return file_under(root, path) if ours else None
+
+
+def part_digest(root: Path, file: Path) -> str | None:
+    """SHA-256 in base64 that a part of the page should have: that with which it was installed, for
+    what is another's (scripts/vendor.py), else what it has now. None for a file that is gone.
+    """
+    try:
+        about = file.stat()
+        sums = root / "vendor" / SUMS_FILE
+        at = sums.stat().st_mtime_ns if sums.is_file() else 0
+        name = file.relative_to(root.resolve() / "vendor").as_posix() if at else ""
+    except OSError:
+        return None
+    except ValueError:  # not of vendor/
+        name = ""
+    installed = _installed(sums, at).get(name) if name else None
+    try:
+        return installed or _digest(file, about.st_mtime_ns, about.st_size)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _installed(sums: Path, _at: int) -> dict[str, str]:
+    found: dict[str, str] = json.loads(sums.read_text(encoding="utf-8"))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _digest(file: Path, _at: int, _size: int) -> str:
+    with file.open("rb") as data:
+        return b64encode(hashlib.file_digest(data, "sha256").digest()).decode()
 
 
 def model_file(models: Path, path: str) -> Path | None:

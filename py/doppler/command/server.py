@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from doppler.command.served import MIME, listing, model_file, page_file
+from doppler.command.served import MIME, listing, model_file, page_file, part_digest
 from doppler.command.wheel import ROOT
 from doppler.errors import SourceError
 
@@ -93,17 +93,22 @@ def application(models: Path, root: Path = WEB, names: Sequence[str] = ()) -> we
             )
         return await handler(request)
 
-    def serve(path: str, file: Path | None) -> web.StreamResponse:
+    def serve(
+        path: str, file: Path | None, about: Mapping[str, str] | None = None
+    ) -> web.StreamResponse:
         if file is None:
             raise web.HTTPNotFound(text=f"there is no {path[:200]} here\n")
         headers = {"Content-Type": MIME.get(file.suffix, "application/octet-stream")}
+        headers.update(about or {})
         if file.suffix == ".bin":  # the page stores shards itself; a second copy only costs disk
             headers["Cache-Control"] = "no-store"
         return RangedFile(file, headers=headers)
 
     async def page(request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"] or "index.html"
-        return serve(path, page_file(root, path))
+        file = page_file(root, path)
+        digest = await asyncio.to_thread(part_digest, root, file) if file else None
+        return serve(path, file, {"Repr-Digest": f"sha-256=:{digest}:"} if digest else None)
 
     async def model(request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 VENDOR = ROOT / "web" / "vendor"
+SUMS_FILE = ".sha256.json"  # of what scripts/vendor.py has put there
 WHEEL = VENDOR / "doppler-0.1.0-py3-none-any.whl"
 
 
