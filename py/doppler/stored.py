@@ -57,7 +57,7 @@ def read_origin(data: bytes | None) -> tuple[str | None, str | None]:
             raise ValueError
     except Exception:  # whatever it holds, the model itself is whole without it
         return None, (
-            "where it came from is no longer known (origin.json is damaged): the model works, "
+            "Where it came from is no longer known (origin.json is damaged): the model works, "
             "but a damaged part of it could not be fetched again"
         )
     return url, None

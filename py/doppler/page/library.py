@@ -285,6 +285,7 @@ class Library:
 
     async def _damaged(self, identity: str, error: Exception) -> dict[str, Any]:
         url, _ = await self._origin(identity)
+        problem = as_ours(error, f"stored model {identity[:12]}… cannot be read")
         return {
             "id": identity,
             "name": identity,
@@ -292,7 +293,7 @@ class Library:
             "stored_bytes": await self._root.usage(identity),
             "complete": False,
             "url": url,
-            "problem": str(as_ours(error, f"stored model {identity[:12]}… cannot be read")),
+            "problem": f"{problem}. Delete it, or get it again",
             "note": None,
         }
 
