@@ -21,6 +21,11 @@ WORDS = {
     name: " ".join(word[1:] for word in part)
     for name, part in {"thought": THOUGHT, "said": SAID}.items()
 }
+AS_MARKDOWN = """async () => {
+  const [{ markdownOf }, { state }] = await Promise.all(
+    ["export", "store"].map((name) => import(`/app/${name}.js`)));
+  return markdownOf(state.current);
+}"""
 CLIPPED = "() => navigator.clipboard.readText()"
 STREAMED = """
 import json, random
@@ -107,6 +112,8 @@ def test_thoughts_are_folded_above_the_answer(app: App) -> None:
     expect(first.get_by_test_id("message-text")).to_have_text(WORDS["said"])
     thought(first).locator("summary").click()
     expect(first.get_by_test_id("reasoning-text")).to_have_text(WORDS["thought"])
+    quoted = f"## thinker\n\n> {WORDS['thought']}\n\n{WORDS['said']}\n"
+    assert app.page.evaluate(AS_MARKDOWN).endswith(quoted)
     app.get("thinker")
 
 

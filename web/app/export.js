@@ -29,8 +29,9 @@ export function markdownOf(conversation) {
   if (kind === "text") return `${text}\n`;
   const parts = [`# ${titleOf(conversation)}`];
   if (system.trim()) parts.push("## System", system.trim());
-  for (const { role, model, content } of path(conversation)) {
-    parts.push(role === "user" ? "## You" : `## ${model ?? "Model"}`, content.trim());
+  for (const { role, model, content, reasoning } of path(conversation)) {
+    const thought = reasoning ? [reasoning.replace(/^/gm, "> ")] : [];
+    parts.push(role === "user" ? "## You" : `## ${model ?? "Model"}`, ...thought, content.trim());
   }
   return `${parts.join("\n\n")}\n`;
 }
