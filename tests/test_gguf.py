@@ -128,6 +128,7 @@ def header_of(metadata: bytes, entries: int, tensors: bytes = b"", count: int = 
 
 
 HUGE = 1 << 60
+NO_NUMBERS = struct.pack("<IQ", 4, 0)  # an empty array of them
 TENSOR = text("t") + struct.pack("<I", 1) + struct.pack("<Q", 8)
 
 
@@ -143,6 +144,16 @@ TENSOR = text("t") + struct.pack("<I", 1) + struct.pack("<Q", 8)
         (header_of(text("k") + struct.pack("<IIQ", 9, 8, HUGE), 1), FormatError, "damaged"),
         (header_of(text("k") + struct.pack("<IIQ", 9, 4, HUGE), 1), FormatError, "damaged"),
         (header_of(text("k") + struct.pack("<IIQ", 9, 9, HUGE), 1), FormatError, "damaged"),
+        (
+            header_of(2 * (text("k") + struct.pack("<IIQ", 9, 9, 600) + 600 * NO_NUMBERS), 2),
+            FormatError,
+            "more than 1000 arrays lie in arrays",
+        ),
+        (
+            header_of(text("k") + struct.pack("<IIQ", 9, 9, 1001) + 1001 * NO_NUMBERS, 1),
+            FormatError,
+            "more than 1000 arrays lie in arrays",
+        ),
         (header_of(text("k") + struct.pack("<I", 77), 1), FormatError, "unknown value type 77"),
         (header_of(2 * (text("k") + value(1)), 2), FormatError, "'k' appears twice"),
         (header_of(text("general.alignment") + value(33), 1), FormatError, "alignment is 33"),

@@ -133,10 +133,10 @@ def test_a_header_of_any_number_of_tensors_costs_nothing(tmp_path: Path) -> None
         tmp_path / "x.safetensors",
         b',"%d":{"dtype":"F32","shape":[],"data_offsets":[0,0]}',
     )
-    text = b"{" + b"".join(item % i for i in range(300_000))[1:] + b"}"
+    text = b"{" + b"".join(item % i for i in range(150_000))[1:] + b"}"
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     tracemalloc.start()
-    with pytest.raises(FormatError, match="has more than 262144 tensors"):
+    with pytest.raises(FormatError, match="has more than 131072 tensors"):
         asyncio.run(read_safetensors(FileSource(path), MemoryBuffers()))
     assert tracemalloc.get_traced_memory()[1] < 3 * len(text)
     tracemalloc.stop()

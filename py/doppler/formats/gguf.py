@@ -46,6 +46,7 @@ _SCALARS: dict[int, np.dtype[Any]] = {
 }
 _STRING, _ARRAY = 8, 9
 _DEEPEST_ARRAY = 4
+_MOST_NESTED = 1000  # arrays in arrays of one file: no model needs any, and each takes its time
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,20 @@ class _Header:
     def __init__(self, source: Source, buffers: Buffers, size: int) -> None:
         self._source, self._buffers, self._size = source, buffers, size
         self._data = bytearray()
+        self._nested = 0
         self.position = 0
 
     async def parse(self, step: Callable[[_Cursor], T]) -> T:
         """Runs one step of the parser, again from its start whenever bytes were missing."""
         while True:
             cursor = _Cursor(self._source.name, self._data, self.position, self._size)
+            cursor.nested = self._nested
             try:
                 result = step(cursor)
             except _Short as short:
                 await self._grow(short.end)
                 continue
-            self.position = cursor.position
+            self.position, self._nested = cursor.position, cursor.nested
             return result
 
     async def _grow(self, end: int) -> None:
@@ -146,6 +149,7 @@ class _Cursor:
 
     def __init__(self, name: str, data: bytearray, position: int, size: int) -> None:
         self.name, self.data, self.position, self.size = name, data, position, size
+        self.nested = 0
 
     def take(self, length: int) -> bytearray:
         start, end = self.position, self.position + length
@@ -211,6 +215,9 @@ class _Cursor:
             raise _Short(self.position + 8 * count)
         if kind == _STRING:
             return self._strings(count)
+        self.nested += count if kind == _ARRAY else 0
+        if self.nested > _MOST_NESTED:
+            raise FormatError(f"{self.name}: more than {_MOST_NESTED} arrays lie in arrays")
         return [self._value(key, kind, depth + 1) for _ in range(count)]
 
     def _strings(self, count: int) -> list[str]:

@@ -24,13 +24,13 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
 _LARGEST_HEADER = 100_000_000  # what the format itself allows
-_MOST_TENSORS = 1 << 18  # the largest models have less than half of it
+_MOST_TENSORS = 1 << 17  # the largest models have less than half of it
 _MOST_EXTENTS = 8
 _KINDS = ("F32", "F16", "BF16")
 _PARTS = ("_blocks", "_scales")  # of MXFP4 weights, the bytes of which lie apart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SafeTensor:
     """`offset` is from the start of `source`; `kind` is the dtype as the file writes it."""
 
