@@ -21,7 +21,7 @@ from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import no_tokenizer, vocabulary_from_files
 from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import read_checkpoint, read_json
-from doppler.formats.tensor_names import check_tensors, gguf_names, is_text, our_name
+from doppler.formats.tensor_names import check_tensors, gguf_names, is_of_text_model, our_name
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
 from doppler.layout import Place, lay_out
 from doppler.manifest import (
@@ -60,7 +60,7 @@ async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -
     contents = _by_name(
         (our_name(architecture, key), Content(key, t.type, t.shape, t.source, t.offset))
         for key, t in gguf.tensors.items()
-        if is_text(key)
+        if is_of_text_model(key)
     )
     places = _places(config, contents, buffers, gguf.name)
     title = gguf.metadata.get("general.name")

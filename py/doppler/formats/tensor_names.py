@@ -61,7 +61,7 @@ def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> 
     return renamed
 
 
-def is_text(name: str) -> bool:
+def is_of_text_model(name: str) -> bool:
     """Whether a GGUF file's tensor is learnt and of the text model: others may lie beside it."""
     return not name.startswith(_OTHER_GGUF_PARTS) and not name.endswith(_COMPUTED_GGUF)
 
