@@ -161,7 +161,8 @@ def test_tokenizer_of_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def folder_of(tmp_path: Path, **files: Any) -> Vocabulary:
     """The tokenizer of a folder: tokenizer.json of `<s>`, but for the files that are given."""
-    files = {"tokenizer": {"model": {"vocab": {"<s>": 1}}}, **files}
+    vocab = {"model": {"vocab": {"<s>": 1}}}
+    files = {**files, "tokenizer": {**vocab, **files.get("tokenizer", {})}}
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     found = of_folder(tmp_path)
@@ -229,6 +230,7 @@ def test_ends_of_a_folder_are_those_of_all_its_files_and_of_known_names(tmp_path
         ({"tokenizer": {"added_tokens": [{"content": "\ud800", "id": 1}]}}, "content is '.ud800'"),
         ({"tokenizer": {"model": {"vocab": {"<|im_end|>": 1.5}}}}, r"vocab.<\|im_end\|> is 1.5"),
         ({"tokenizer": {"model": 5}}, "model is 5, and must be an object"),
+        ({"tokenizer": {"model": {"type": "BPE"}}}, "model.vocab is missing"),
         ({"tokenizer": {"post_processor": {"processors": [3]}}}, "must be a list of objects"),
         (
             {"tokenizer": {"post_processor": {"type": "TemplateProcessing", "single": 3}}},

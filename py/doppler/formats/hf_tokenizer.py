@@ -85,6 +85,8 @@ class _Tokens:
         for added in fields.tables("added_tokens"):
             self._added.setdefault(added.text("content"), added.integer("id"))
         model = fields.table("model")
+        if not model.has("vocab"):
+            raise model.error("vocab", "the tokens and their ids")
         # A list of pieces is Unigram's, whose special tokens are among those that were added.
         self._vocab = (
             Fields({}, "") if isinstance(model.get("vocab"), list) else model.table("vocab")
