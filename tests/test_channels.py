@@ -8,7 +8,8 @@ import re
 import pytest
 
 from doppler.answer import Output
-from doppler.channels import HARMONY, PAIRS, Pair
+from doppler.harmony import HARMONY
+from doppler.pairs import PAIRS, Pair
 from doppler.tokenizer import Tokenizer
 from small_tokenizers import byte_level, sentencepiece, tokenizer_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
-from doppler.channels import Part, Piece, Reader
+from doppler.parts import Part, Piece, Reader
 from doppler.textstream import StopText
 
 Emit = Callable[[dict[str, Any]], None]

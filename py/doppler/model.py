@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from doppler.adapter import adapter_of
 from doppler.answer import Emit, Output
 from doppler.buffers import Buffers
-from doppler.channels import Reader
 from doppler.engine import Engine
 from doppler.errors import RequestError
 from doppler.fitting import fitting
@@ -21,6 +20,7 @@ from doppler.kernels import Kernels
 from doppler.manifest import Manifest
 from doppler.memory import EngineMemory
 from doppler.messages import Conversation
+from doppler.parts import Reader
 from doppler.progress import Progress
 from doppler.request import Request, Room
 from doppler.shards import ShardStore

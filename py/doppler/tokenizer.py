@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from doppler.channels import Channels, Plain, Reader
+from doppler.channels import Channels
 from doppler.errors import RequestError
 from doppler.manifest import TokenizerInfo
 from doppler.messages import Conversation
+from doppler.parts import Plain, Reader
 from doppler.shield import Shield
 from doppler.textstream import REPLACEMENT, Decoder
 

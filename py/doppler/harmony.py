@@ -1,0 +1,91 @@
+"""The messages of harmony, GPT-OSS's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from doppler.parts import LOOK_BACK, Part, Parts, Piece
+from doppler.textstream import REPLACEMENT, TextStream
+
+if TYPE_CHECKING:
+    from doppler.channels import Channels
+
+HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
+_HARMONY_PARTS: Mapping[str, Part] = {"analysis": "reasoning"}  # all others are for people
+_LONGEST_HEADER = 64  # tokens of a message's header
+
+
+class Harmony:
+    """GPT-OSS's messages: <|start|>role<|channel|>name<|message|>text<|end|>.
+
+    A call of a tool, whose header says to whom it goes, stays in the answer as it was written.
+    """
+
+    def __init__(self, channels: Channels, prompt: Sequence[int]) -> None:
+        self._channels, self._parts = channels, Parts()
+        self._names = {token: name for name, token in channels.harmony.items()}
+        self._header: list[int] | None = None  # ids since a message began; None in its text
+        self._stream = TextStream(channels.decoder, prompt)
+        tail = list(prompt[-LOOK_BACK:])
+        start = channels.harmony["<|start|>"]
+        if start in tail:
+            for token in tail[len(tail) - 1 - tail[::-1].index(start) :]:
+                self.push(token)
+
+    @property
+    def part(self) -> Part:
+        return self._parts.part
+
+    def push(self, token: int) -> list[Piece]:
+        name = self._names.get(token)
+        if name in ("<|start|>", "<|end|>", "<|return|>", "<|call|>"):
+            pieces = self._close()
+            self._header = [] if name == "<|start|>" else None
+            return pieces
+        if name == "<|message|>":
+            return self._open()
+        if name == "<|channel|>":
+            pieces = self._close() if self._header is None else []
+            self._header = [*(self._header or []), token]
+            return pieces
+        if self._header is None:
+            return self._parts.say(self._stream.push(token))
+        self._header.append(token)
+        return self._plain()
+
+    def finish(self) -> list[Piece]:
+        pieces = self._parts.say(self._stream.finish())
+        return pieces if self._header is None else pieces + self._plain(last=True)
+
+    def _close(self) -> list[Piece]:
+        pieces = self.finish()
+        self._header = None
+        self._stream = TextStream(self._channels.decoder)
+        self._parts.turn("answer")
+        return pieces
+
+    def _open(self) -> list[Piece]:
+        """The text of a message begins; its header says which part it is."""
+        pieces = self._close() if self._header is None else []
+        header = self._channels.text(self._header or [])
+        self._header = None
+        self._stream = TextStream(self._channels.decoder)
+        if "to=" in header:
+            self._parts.turn("answer")
+            return self._parts.say(header.removeprefix("assistant") + "<|message|>")
+        channel = header.partition("<|channel|>")[2].split()
+        self._parts.turn(_HARMONY_PARTS.get(channel[0] if channel else "", "answer"))
+        return pieces
+
+    def _plain(self, last: bool = False) -> list[Piece]:
+        """An answer without a header, from a model that was taught to do without."""
+        header = self._channels.text(self._header or [])
+        text = header.removeprefix("assistant")
+        if len(self._header or []) <= _LONGEST_HEADER:
+            if "<|channel|>" in header or "assistant".startswith(header):
+                return []
+            if not last and (text.endswith(REPLACEMENT) or "to=".startswith(text.lstrip()[:3])):
+                return []
+        self._header = None
+        return self._parts.say(text)
