@@ -1,32 +1,32 @@
 /** The chat view: messages, and the composer under them. */
 
-import { attempt, open, openNew, reloadModel } from "./actions.js";
+import { attempt, open } from "./actions.js";
 import { draftOf, hold, keepDraft, letGo, save } from "./conversations.js";
-import { byId, button, el, icon, iconButton } from "./dom.js";
-import { answer, endWriting, LAST_MODEL, onText, stop } from "./engine.js";
+import { byId, el, icon, iconButton } from "./dom.js";
+import { answer, endWriting, onText, stop } from "./engine.js";
 import { speed } from "./format.js";
 import { AssistantMessage, UserMessage } from "./message.js";
 import { Meter } from "./meter.js";
 import { toast } from "./notices.js";
-import { recall, set, state, watch } from "./store.js";
+import { nudge, renderNudge, welcome } from "./nudge.js";
+import { set, state, watch } from "./store.js";
 import { markWords } from "./search.js";
 import { finishSpeaking, speak } from "./speech.js";
 import { add, before, choose, cut, path, under, versionsOf } from "./thread.js";
 
 /** @import {Conversation, Generation, Message} from "./types.js" */
 
-const STARTERS = [
-  "Explain tides to a ten-year-old",
-  "Write a story about a fox in the snow",
-  "What is a black hole?",
-];
 const NEAR_END = 80;
 
 const view = byId("chat-view", HTMLElement);
 const list = el("ol", { "aria-label": "Messages", "data-testid": "messages" });
-const empty = el("div", { class: "empty" });
+const empty = welcome((text) => {
+  field.value = text;
+  field.focus();
+  renderControls();
+  meter.update();
+});
 const scroller = el("div", { class: "scroller" }, empty, list);
-const nudge = el("div", { class: "nudge", "data-testid": "nudge" });
 const field = el("textarea", {
   rows: 1,
   dir: "auto",
@@ -86,9 +86,8 @@ const deeds = {
   async remove(/** @type {Message} */ message) {
     const from = conversation;
     if (!from) return;
-    if (state.generation && under(from, message).includes(state.generation.message ?? message)) {
-      await endWriting(from);
-    }
+    const writing = state.generation?.message;
+    if (writing && under(from, message).includes(writing)) await endWriting(from);
     const restore = cut(from, message);
     save(from, false);
     show();
@@ -164,56 +163,6 @@ function renderMessages() {
     list.replaceChildren(...elements);
   }
   empty.hidden = messages.length > 0;
-}
-
-function renderEmpty() {
-  const starters = STARTERS.map((text) =>
-    button(text, () => {
-      field.value = text;
-      field.focus();
-      renderControls();
-      meter.update();
-    }),
-  );
-  empty.replaceChildren(
-    el("h1", {}, "What is on your mind?"),
-    el("p", {}, "Answers are written on this device. Small models are quick, and often wrong."),
-    el("div", { class: "starters" }, ...starters),
-  );
-}
-
-/** What stands in the way of an answer, and the way past it. */
-function renderNudge() {
-  const { model, loading } = state;
-  const last = recall(LAST_MODEL);
-  const stored = !!last && state.models.some(({ id, complete }) => id === last.id && complete);
-  const choose = button(stored ? "Other models" : "Choose a model", () => set({ view: "models" }));
-  /** @type {(Node | string | false)[]} */
-  let parts = [];
-  if (!model) {
-    const text = loading ? `Loading ${loading}. You can write meanwhile.` : "No model is loaded.";
-    const load =
-      stored &&
-      button(`Load ${last.title}`, reloadModel, {
-        class: "button primary",
-        "data-testid": "load-last",
-      });
-    parts = [el("p", {}, text), ...(loading ? [] : [load, choose])];
-  } else if (!model.chat) {
-    let text = `${model.title} is a base model: it goes on with a text, and was not taught to answer.`;
-    if (!model.tokenizer) {
-      text = `${model.title} came without a tokenizer: it takes token ids, not messages.`;
-    } else if (model.chat_problem) {
-      text = `${model.title} goes on with a text and cannot chat: ${model.chat_problem}.`;
-    }
-    parts = [
-      el("p", {}, text),
-      button(model.tokenizer ? "Continue a text" : "Enter token ids", () => openNew("text")),
-      choose,
-    ];
-  }
-  nudge.replaceChildren(...parts.filter((part) => part !== false && part !== undefined));
-  nudge.hidden = parts.length === 0;
 }
 
 function renderControls() {
@@ -327,7 +276,6 @@ export function startChat() {
   const keys = el("span", { class: "keys" }, "Enter sends, Shift+Enter breaks the line");
   const hint = el("div", { class: "hint" }, keys, figures, meter.element);
   view.append(scroller, el("div", { class: "dock" }, toEnd, nudge, composer, meter.warning, hint));
-  renderEmpty();
   onText(onPiece);
   watch(["current", "generation", "elsewhere"], show);
   watch(["received"], () => state.received === conversation && show());

@@ -123,6 +123,8 @@ export async function bring(some) {
       const kept = message.gone && conversation.messages.find(({ id }) => id === message.id);
       if (kept) kept.updated = stamp(message.updated);
     }
+    // A text that went on elsewhere is taken over; one that went another way is not lost to it.
+    if (known && !conversation.text.startsWith(known.text)) conversation.stamps.text = 0;
     if (known) absorb(known, conversation);
     else change(conversation, "gone", { gone: false });
     all.push(known ?? conversation);

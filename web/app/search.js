@@ -6,7 +6,7 @@ import { titleOf } from "./conversations.js";
 /** @typedef {{text: string, marked: boolean}} Piece */
 /** @typedef {{conversation: Conversation, message: Message | null, pieces: Piece[]}} Hit */
 
-const BEFORE = 30; // characters of a message that are shown before the first word found
+const BEFORE = 14; // characters of a message that are shown before the first word found
 const SHOWN = 160;
 
 /** @type {WeakMap<Message | Conversation, {text: string, folded: string}>} */
