@@ -23,6 +23,7 @@ class Reply:
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
     exposed: str = "Content-Range, ETag, Link"
+    query: str = ""
     length: bool = True  # whether Content-Length is told; else the connection's end is the body's
     pause: float = 0.0  # seconds after each byte of the body
 
@@ -63,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.strip("/").split("?")[0]
         asked = self.headers.get("Range", "")
         reply = self._reply(name, asked)
+        reply.query = self.path.partition("?")[2]
         self.server.requests.append((name, asked))
         self.server.fault(reply)
         self._answer(reply)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from doppler.page.addresses import folder_name, in_folder, is_gguf, is_in_checkpoint, resolved
+from doppler.page.addresses import (
+    Repository,
+    absolute,
+    folder_name,
+    in_folder,
+    is_gguf,
+    is_in_checkpoint,
+    repository,
+    resolved,
+)
 
 HUB = "https://huggingface.co"
 
@@ -53,3 +62,50 @@ def test_kinds() -> None:
     assert is_in_checkpoint("https://a.b/m/")
     assert is_in_checkpoint("https://a.b/m/model-00001-of-00002.safetensors?k=1")
     assert not is_in_checkpoint("https://a.b/download")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("org/Model-1.5_GGUF", f"{HUB}/org/Model-1.5_GGUF"),
+        (" org/model ", f"{HUB}/org/model"),
+        ("huggingface.co/org/model", f"{HUB}/org/model"),
+        ("hf.co/org/model/tree/v1", f"{HUB}/org/model/tree/v1"),
+        ("https://hf.co/org/model", f"{HUB}/org/model"),
+        ("https://a.b/org/model", "https://a.b/org/model"),
+        ("models/tiny.gguf", "http://here/page/models/tiny.gguf"),
+        ("models/tiny/manifest.json", "http://here/page/models/tiny/manifest.json"),
+        ("/org/model", "http://here/org/model"),
+        ("../org/model", "http://here/org/model"),
+    ],
+)
+def test_what_is_typed(typed: str, meant: str) -> None:
+    assert absolute(typed, "http://here/page/") == meant
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (f"{HUB}/org/m", Repository(HUB, "org/m")),
+        (f"{HUB}/org/m/", Repository(HUB, "org/m")),
+        (f"{HUB}/org/m?not-for-all-audiences", Repository(HUB, "org/m")),
+        ("http://a.b:8000/org/m", Repository("http://a.b:8000", "org/m")),
+        (f"{HUB}/org/m/tree/v1", Repository(HUB, "org/m", "v1")),
+        (f"{HUB}/org/m/tree/refs%2Fpr%2F1", Repository(HUB, "org/m", "refs%2Fpr%2F1")),
+        (f"{HUB}/org/m/tree/main/a%20b/c", Repository(HUB, "org/m", "main", "a b/c")),
+        (f"{HUB}/org/m/tree", None),
+        (f"{HUB}/org", None),
+        (f"{HUB}/org/m/resolve/main/", None),
+        (f"{HUB}/org/m/blob/main/m.gguf", None),
+        ("https://a.b/models/m.gguf", None),
+        ("https://a.b/m/config.json", None),
+    ],
+)
+def test_repositories(url: str, place: Repository | None) -> None:
+    assert repository(url) == place
+
+
+def test_addresses_of_a_repository() -> None:
+    place = Repository(HUB, "org/m", "refs%2Fpr%2F1", "a b")
+    assert place.listing == f"{HUB}/api/models/org/m/tree/refs%2Fpr%2F1/a%20b?recursive=true"
+    assert place.file("a b/m#1.gguf") == f"{HUB}/org/m/resolve/refs%2Fpr%2F1/a%20b/m%231.gguf"

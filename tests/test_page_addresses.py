@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Playwright
 
-from app_page import App, watched
+from app_page import App, convert_all, watched
 from doppler.command.browser import Browser, launched
 from doppler.manifest import BLOCK_SIZE
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, write_llama
@@ -308,6 +309,184 @@ def test_a_download_whose_model_changes(app: App, server: ModelServer) -> None:
     first.save(server.folder)
     answer = tried(app, "download", url=url, id=first.manifest.identity)
     assert answer == {"value": {"id": first.manifest.identity}}
+
+
+EVENTS = """async ([method, args]) => {
+  window.stages = [];
+  const seen = ({ stage }) => stages.at(-1) === stage || stages.push(stage);
+  window.running = window.doppler.call(method, args, seen).then(
+    (value) => ({ value }),
+    ({ name, message }) => ({ name, message }),
+  );
+}"""
+
+
+ENDED = """() => Promise.race([
+  running,
+  new Promise((resolve) => setTimeout(() => resolve({ name: `still ${stages}` }), 30000)),
+])"""
+WAITING = """async () => {
+  const end = performance.now() + 20000;
+  while (stages.at(-1) !== "waiting") {
+    if (performance.now() > end) throw new Error(`it does not wait, but has seen: ${stages}`);
+    await new Promise((again) => setTimeout(again, 20));
+  }
+}"""
+
+
+def begun(app: App, method: str, **args: Any) -> None:
+    """Begins what `ended` waits for."""
+    app.page.evaluate(EVENTS, [method, args])
+
+
+def ended(app: App) -> dict[str, Any]:
+    answer: dict[str, Any] = app.page.evaluate(ENDED)
+    return answer
+
+
+def stages(app: App) -> list[str]:
+    found: list[str] = app.page.evaluate("window.stages")
+    return found
+
+
+def until_waiting(app: App) -> None:
+    app.page.evaluate(WAITING)
+
+
+@pytest.fixture
+def other(app: App) -> Iterator[App]:
+    """A second tab of the same page."""
+    page = app.page.context.new_page()
+    yield App(page, app.url).open()
+    if not page.is_closed():
+        page.close()
+
+
+class Gate:
+    """Holds the first request for weights back until it is opened."""
+
+    def __init__(self, server: ModelServer, what: str = FILE) -> None:
+        self.held, self.opened = threading.Event(), threading.Event()
+        self.what, self.status = what, 0
+        server.fault = self.hold
+
+    def hold(self, reply: Reply) -> None:
+        is_weights = reply.name == self.what and len(reply.body) > 65536
+        if is_weights and not self.held.is_set():
+            self.held.set()
+            self.opened.wait(60)
+            reply.status = self.status or reply.status
+
+    def wait(self) -> None:
+        assert self.held.wait(60)
+
+
+def weights(server: ModelServer, name: str = FILE) -> int:
+    """How often more than a header was asked for."""
+    return sum(file == name and asked != "bytes=0-65535" for file, asked in server.requests)
+
+
+def test_two_tabs_import_the_same(app: App, other: App, server: ModelServer) -> None:
+    """The second waits, and uses what the first stored; so does whoever comes later."""
+    gate, url = Gate(server), server.url + FILE
+    begun(app, "import_url", url=url)
+    gate.wait()
+    begun(other, "import_url", url=url)
+    until_waiting(other)
+    gate.opened.set()
+    first = ended(app)
+    assert "value" in first
+    assert ended(other) == first
+    assert stages(other) == ["waiting"]
+    assert tried(other, "import_url", url=url) == first
+    assert weights(server) == 1
+    assert [model["complete"] for model in other.call("models")] == [True]
+
+
+def test_the_first_of_two_fails(app: App, server: ModelServer) -> None:
+    """The second, of the same tab, goes on itself."""
+    gate, url = Gate(server), server.url + FILE
+    gate.status = 503
+    begun(app, "import_url", url=url)
+    gate.wait()
+    app.page.evaluate("void (window.first = window.running)")
+    begun(app, "import_url", url=url)
+    until_waiting(app)
+    gate.opened.set()
+    assert app.page.evaluate("window.first")["name"] == "SourceError"
+    assert "value" in ended(app)
+    assert stages(app) == ["waiting", "import"]
+
+
+@pytest.mark.parametrize("method", ["import_url", "download"])
+def test_the_tab_of_the_first_is_closed(
+    app: App, other: App, server: ModelServer, method: str
+) -> None:
+    what = {"import_url": FILE, "download": "manifest.json"}[method]
+    storable(0).save(server.folder)
+    gate = Gate(server, {"import_url": FILE, "download": "shard-00000.bin"}[method])
+    begun(other, method, url=server.url + what)
+    gate.wait()
+    begun(app, method, url=server.url + what)
+    until_waiting(app)
+    other.page.close()
+    assert "value" in ended(app)
+    gate.opened.set()
+    assert [model["complete"] for model in app.call("models")] == [True]
+
+
+def test_one_who_waits_gives_up(app: App, other: App, server: ModelServer) -> None:
+    gate, url = Gate(server), server.url + FILE
+    begun(app, "import_url", url=url)
+    gate.wait()
+    begun(other, "import_url", url=url)
+    until_waiting(other)
+    other.call("cancel")
+    assert ended(other)["name"] == "RequestError"
+    gate.opened.set()
+    assert "value" in ended(app)
+
+
+def test_two_downloads_of_the_same(app: App, server: ModelServer) -> None:
+    model = storable(0)
+    model.save(server.folder)
+    gate, url = Gate(server, "shard-00000.bin"), f"{server.url}manifest.json"
+    begun(app, "download", url=url)
+    gate.wait()
+    app.page.evaluate("void (window.first = window.running)")
+    begun(app, "download", url=url)
+    until_waiting(app)
+    gate.opened.set()
+    told = {"value": {"id": model.manifest.identity}}
+    assert app.page.evaluate("window.first") == ended(app) == told
+    shards = [name for name, _ in server.requests if name.startswith("shard")]
+    assert sorted(shards) == [shard.name for shard in model.manifest.shards]
+
+
+def test_an_import_of_what_is_stored(app: App, server: ModelServer) -> None:
+    """By another way, and open: what is there stays as it is. An unfinished one is replaced."""
+    shutil.copy(server.folder / FILE, server.folder / "again.gguf")
+    convert_all({"made": server.folder / FILE}, server.folder, BLOCK_SIZE)
+    first = tried(app, "import_url", url=server.url + FILE)["value"]["id"]
+    kept = app.files()
+    assert tried(app, "import_url", url=f"{server.url}again.gguf")["value"]["id"] == first
+    assert app.files() == kept
+    url = f"{server.url}made/manifest.json"
+    assert tried(app, "download", url=url)["value"]["id"] == first
+    assert app.files().items() >= kept.items()
+    app.call("delete", id=first)
+    server.fault = unavailable_shards
+    assert tried(app, "download", url=url)["name"] == "SourceError"
+    server.fault = lambda reply: None
+    assert [model["complete"] for model in app.call("models")] == [False]
+    assert tried(app, "import_url", url=server.url + FILE)["value"]["id"] == first
+    assert [model["complete"] for model in app.call("models")] == [True]
+    assert app.files() == kept
+
+
+def unavailable_shards(reply: Reply) -> None:
+    if reply.name.endswith(".bin"):
+        unavailable(reply)
 
 
 def endless(reply: Reply) -> None:

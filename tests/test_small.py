@@ -1,4 +1,4 @@
-"""Small files that are not small: refused by their length, before anything is read."""
+"""Files of this disk: small ones that are not small, and any that change while they are read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 
 from doppler.buffers import MemoryBuffers
 from doppler.convert import convert_path
-from doppler.errors import FormatError
+from doppler.errors import FormatError, SourceError
 from doppler.small import LIMITS
+from doppler.source import FileSource
 from doppler.storage.folder import FolderStorage
 
 FOLDER = Path(__file__).with_name("fixtures") / "llama32-like"
-READ = [name for name in LIMITS if name != "manifest.json"]
+READ = [name for name in LIMITS if name not in ("manifest.json", "list of files")]
 
 
 @pytest.mark.parametrize("name", READ)
@@ -40,3 +41,15 @@ def test_files_of_gigabytes(name: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{name} has 3,000,000,000 bytes, more than the {LIMITS[name]:,}")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"first version")
+    source = FileSource(path)
+    assert asyncio.run(source.read(0, 5)) == b"first"
+    assert asyncio.run(source.read(6, 7)) == b"version"
+    (tmp_path / "other").write_bytes(b"other version")
+    (tmp_path / "other").replace(path)
+    with pytest.raises(SourceError, match="changed since it was first read"):
+        asyncio.run(source.read(6, 7))

@@ -11,6 +11,7 @@ import { loadPackage, numpyURL, startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
 import * as text from "./runtime/text.js";
+import * as turns from "./runtime/turns.js";
 
 /**
  * @typedef {import("./runtime/messages.js").OnEvent} OnEvent
@@ -37,7 +38,16 @@ async function start() {
   const stage = (/** @type {BootStage} */ name, /** @type {number} */ done) =>
     watcher?.({ type: "boot", stage: name, done, total: 2 });
   const loadNumpy = () => python?.then(loadPackage);
-  const parts = { ...fetching, ...hashing, ...opfs, ...room, ...replaying, ...text, loadNumpy };
+  const parts = {
+    ...fetching,
+    ...hashing,
+    ...opfs,
+    ...room,
+    ...replaying,
+    ...text,
+    ...turns,
+    loadNumpy,
+  };
   const [pyodide] = await Promise.all([startPython(parts, stage), hashing.prepareHash()]);
   pyodide.pyimport("doppler.page.bridge").destroy();
   pyodide._api.on_fatal = end;

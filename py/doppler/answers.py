@@ -64,6 +64,11 @@ class Answer:
         )
 
     @property
+    def version(self) -> str:
+        """What tells this version of the file from others: a strong ETag, else the date."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+
+    @property
     def is_encoded(self) -> bool:
         """Whether the bytes that arrive are not those that were counted."""
         return self.encoding not in ("", "identity")

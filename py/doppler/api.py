@@ -17,11 +17,12 @@ from doppler.bandwidth import measure_bandwidth
 from doppler.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu import Gpu
-from doppler.inspection import inspection, refusal
+from doppler.inspection import inspection, offering, refusal
 from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Model
 from doppler.page.cuts import KeptCuts
 from doppler.page.given import Asked
+from doppler.page.hub import SeveralModels
 from doppler.page.library import Library, Stored
 from doppler.page.tuner import Tuner
 from doppler.page.turns import Turns
@@ -155,6 +156,8 @@ class Api:
         asked = Asked.of(args, files)
         try:
             candidates, free = await self._transferred(self._library.inspect(asked))
+        except SeveralModels as several:
+            return offering(several.offers)
         except RequestError:
             raise  # of who asked, not of the model
         except DopplerError as error:

@@ -7,8 +7,8 @@ contexts, so that whoever chooses one sees what it costs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from doppler.config import ModelConfig
 from doppler.errors import DeviceError, DopplerError, UnsupportedError
@@ -17,6 +17,9 @@ from doppler.manifest import Manifest
 from doppler.paper import memory_needed
 from doppler.request import Room
 from doppler.templates import open_template
+
+if TYPE_CHECKING:
+    from doppler.page.hub import Offer
 
 LEAST_CONTEXT = 1024  # offered, where the model has as much
 LIMITS = ("maxBufferSize", "maxStorageBufferBindingSize")  # what decides whether buffers fit
@@ -78,13 +81,20 @@ def inspection(
         "problem": None,
         "choices": [_choice(candidate, gpu, free, args) for candidate in candidates],
         "gpu": _device(gpu),
+        "models": [],
     }
 
 
 def refusal(error: DopplerError) -> dict[str, Any]:
     """The answer of `inspect` where the model cannot be used: why, and what to do about it."""
     problem = {"name": type(error).__name__, "message": str(error)}
-    return {"problem": problem, "choices": [], "gpu": None}
+    return {"problem": problem, "choices": [], "gpu": None, "models": []}
+
+
+def offering(offers: Sequence[Offer]) -> dict[str, Any]:
+    """The answer of `inspect` where an address is of several models: one has to be chosen."""
+    models = [asdict(offer) for offer in offers]
+    return {"problem": None, "choices": [], "gpu": None, "models": models}
 
 
 def contexts(config: ModelConfig, asked: int) -> list[int]:

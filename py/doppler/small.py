@@ -20,6 +20,8 @@ LIMITS = {  # bytes, by the name that such a file has
     "model.safetensors.index.json": 64 * MIB,
     "manifest.json": 128 * MIB,
     "origin.json": MIB,
+    "import.json": MIB,
+    "list of files": 16 * MIB,  # a page of what a hub says of a repository
 }
 
 

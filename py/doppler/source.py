@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -27,11 +28,12 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A file of this machine."""
+    """A file of this machine, which must not change between two reads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        self._first: tuple[int, int, int] | None = None  # inode, bytes and time of the first read
 
     async def size(self) -> int:
         try:
@@ -42,10 +44,15 @@ class FileSource:
     async def read(self, offset: int, length: int) -> Buffer:
         try:
             with self.path.open("rb") as file:
+                now = os.fstat(file.fileno())
                 file.seek(offset)
                 data = file.read(length)
         except OSError as error:
             raise SourceError(_unreadable(self.path, error)) from error
+        version = now.st_ino, now.st_size, now.st_mtime_ns
+        self._first = self._first or version
+        if version != self._first:
+            raise SourceError(f"{self.path} changed since it was first read; try again")
         if len(data) != length:
             raise SourceError(
                 f"{self.path}: {length} bytes were asked for at {offset} and the file ends after "

@@ -11,7 +11,7 @@ import { nameOf } from "./names.js";
 import { problemOf, toast } from "./notices.js";
 import { state } from "./store.js";
 
-/** @import {Failure, Inspection, Source} from "./types.js" */
+/** @import {Failure, Inspection, Offer, Source} from "./types.js" */
 
 const ADVICE = "Choose another model, or another file of this one.";
 
@@ -95,6 +95,24 @@ function showChoice(inspection, source, again, onImported) {
   show(inspection.choices[0].title, [facts.element], [cancel, go]);
 }
 
+/**
+ * The models of a repository, each with a button that shows it.
+ * @param {string} title
+ * @param {Offer[]} models
+ * @param {() => void} onImported
+ */
+function showModels(title, models, onImported) {
+  const rows = models.map(({ title: name, url, bytes: size, parts }) => {
+    const given = async () => /** @type {Source} */ ({ kind: "address", url });
+    const choice = button(name, () => offer(name, given, onImported), { class: "button" });
+    const note = parts > 1 ? `${bytes(size)} in ${parts} parts` : bytes(size);
+    return el("li", {}, choice, el("span", { class: "quiet" }, note));
+  });
+  const text = el("p", { class: "quiet" }, "It holds several models. Which one?");
+  const list = el("ul", { class: "offered", "data-testid": "offered" }, ...rows);
+  show(title, [text, list], [button("Cancel", () => dialog.close())]);
+}
+
 /** @type {{reading: boolean} | null} what the card is about; null while it is closed */
 let current = null;
 
@@ -124,6 +142,7 @@ export async function offer(title, given, onImported = () => {}) {
     const answer = await inspect(source);
     if (current !== mine) return;
     if (answer.problem) showProblem(title, answer.problem, again);
+    else if (answer.models.length > 0) showModels(title, answer.models, onImported);
     else showChoice(answer, source, again, onImported);
   } catch (error) {
     if (current === mine) showProblem(title, failure(error), again);

@@ -9,10 +9,9 @@ import { offer } from "./offer.js";
 /** @param {HTMLInputElement} input */
 function openAddress(input) {
   const url = input.value.trim();
-  const names = new URL(url).pathname.split("/").filter(Boolean);
-  const title = decodeURIComponent(names.pop() ?? url);
+  const names = url.split(/[?#]/)[0].split("/").filter(Boolean);
   offer(
-    title,
+    names.pop() ?? url,
     async () => ({ kind: "address", url }),
     () => (input.value = ""),
   );
@@ -65,9 +64,12 @@ export function ownModel() {
     "A .gguf file, all parts of a split one, or the folder of a Hugging Face checkpoint (config.json and .safetensors) of a Gemma 3, Llama, Qwen, Mixtral or GPT-OSS model; or drop it anywhere on this page. What it is and what it takes is shown before anything is stored.",
   );
   const address = el("input", {
-    type: "url",
+    inputmode: "url",
+    autocapitalize: "off",
+    autocomplete: "off",
+    spellcheck: false,
     required: true,
-    placeholder: "https://…/model.gguf or …/folder/",
+    placeholder: "https://…/model.gguf, …/folder/ or ORG/NAME",
     "aria-label": "Address of a GGUF file or of a model's folder",
     "data-testid": "open-address",
   });

@@ -10,6 +10,7 @@ import { state } from "./store.js";
 /** @type {Record<string, string>} */
 const TITLES = {
   boot: "Starting Python",
+  waiting: "Waiting: the same model is being stored already",
   download: "Downloading",
   import: "Importing",
   verify: "Verifying and uploading to the GPU",

@@ -34,8 +34,10 @@ export interface BootEvent {
 
 export interface ProgressEvent {
   type: "progress";
-  /** download and import count bytes stored; verify bytes uploaded; compile kernels. */
-  stage: "download" | "import" | "verify" | "compile" | "tokenizer";
+  /**
+   * waiting: another tab, or another call, is storing the same model; when that has ended, what it
+   * stored is used, or the work is done here. download and import count bytes stored; verify bytes uploaded; compile kernels. */
+  stage: "waiting" | "download" | "import" | "verify" | "compile" | "tokenizer";
   done: number;
   total: number;
   /** Units of `done` a second. */
@@ -150,7 +152,7 @@ export interface ModelId {
 
 /**
  * A .gguf or a part of a split one, a checkpoint's folder (config.json, .safetensors, …) or a file
- * in it. The server of a .gguf or .safetensors must answer range requests.
+ * in it, or a model hub's repository: its page's address, or ORG/NAME alone. The server of a .gguf or .safetensors must answer range requests.
  */
 export interface Address {
   url: string;
@@ -204,6 +206,17 @@ export interface Inspection {
   choices: Choice[];
   /** What decides whether its buffers fit; `problem`: why there is no GPU. Null with a problem. */
   gpu: { problem: string | null; limits: Record<string, number> } | null;
+  /** What the repository at an address holds, where that are several models: then choose one. */
+  models: Offer[];
+}
+
+/** A model of a hub's repository, for inspect and import_url by its own address. */
+export interface Offer {
+  title: string;
+  url: string;
+  bytes: number;
+  /** Files of a GGUF model; 0 for a checkpoint of safetensors. */
+  parts: number;
 }
 
 export interface Choice extends Facts {

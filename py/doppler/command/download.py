@@ -35,11 +35,6 @@ class _Version:
     def answer(self) -> Answer:
         return Answer(200, length=self.bytes, etag=self.etag, modified=self.modified)
 
-    @property
-    def condition(self) -> str:
-        """For If-Range, which takes a strong ETag or a date."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
-
 
 def download(url: str, target: Path, progress: Progress) -> None:
     """Fetches the file; what came stays when it fails. Raises SourceError."""
@@ -93,13 +88,16 @@ def _kept(target: Path) -> _Version | None:
         version = _Version(**json.loads(_version_file(target).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return version if version.condition and target.stat().st_size <= version.bytes else None
+    return version if version.answer.version and target.stat().st_size <= version.bytes else None
 
 
 def _asked(url: str, have: int, version: _Version | None) -> http.client.HTTPResponse:
     headers = {"Accept-Encoding": "identity"}
     if have and version is not None:
-        headers |= {"Range": f"bytes={have}-{version.bytes - 1}", "If-Range": version.condition}
+        headers |= {
+            "Range": f"bytes={have}-{version.bytes - 1}",
+            "If-Range": version.answer.version,
+        }
     request = urllib.request.Request(url, headers=headers)
     response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     return response

@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit, urlunsplit
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = (".gguf", ".safetensors", ".json", ".jinja")
 HUB = "huggingface.co"  # whose pages are not at the addresses of the files that they show
 CHECKPOINT_FILES = (".safetensors", ".json", ".jinja")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of a hub, or a folder of it. `name` is ORG/NAME; `folder` has no slash around.
+
+    Name and revision are as the address writes them, folder and paths of files are plain.
+    """
+
+    origin: str
+    name: str
+    revision: str = "main"
+    folder: str = ""
+
+    @property
+    def listing(self) -> str:
+        """The address of the list of its files."""
+        folder = f"/{quote(self.folder)}" if self.folder else ""
+        tree = f"{self.origin}/api/models/{self.name}/tree/{self.revision}"
+        return f"{tree}{folder}?recursive=true"
+
+    def file(self, path: str) -> str:
+        """The address of a file, or of a folder where a slash ends its path."""
+        return f"{self.origin}/{self.name}/resolve/{self.revision}/{quote(path)}"
+
+
+def repository(url: str) -> Repository | None:
+    """The repository that an address may be the page of: …/ORG/NAME or …/ORG/NAME/tree/REVISION."""
+    parts = urlsplit(url)
+    names = [name for name in parts.path.split("/") if name]
+    if len(names) < 2 or (len(names) > 2 and (names[2] != "tree" or len(names) < 4)):
+        return None
+    if is_gguf(url) or parts.path.endswith(CHECKPOINT_FILES):
+        return None
+    revision, folder = (names[3], unquote("/".join(names[4:]))) if len(names) > 3 else ("main", "")
+    return Repository(f"{parts.scheme}://{parts.netloc}", "/".join(names[:2]), revision, folder)
+
+
+def absolute(text: str, page: str) -> str:
+    """The address that a person means: ORG/NAME alone is the hub's, others are seen from `page`."""
+    text = text.strip()
+    if _REPOSITORY.fullmatch(text) and not text.lower().endswith(_FILES):
+        return f"https://{HUB}/{text}"
+    if text.startswith((f"{HUB}/", "hf.co/")):
+        text = f"https://{text}"
+    return urljoin(page, text.replace("://hf.co/", f"://{HUB}/", 1))
 
 
 def resolved(url: str) -> str:
@@ -27,6 +77,11 @@ def resolved(url: str) -> str:
     else:
         return url
     return urlunsplit(parts._replace(path="/" + "/".join(path)))
+
+
+def is_page_of_hub(url: str) -> bool:
+    """Whether it is known, before anything is asked, to be the page of a repository."""
+    return urlsplit(url).hostname == HUB and repository(url) is not None
 
 
 def is_gguf(url: str) -> bool:

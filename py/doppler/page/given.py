@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.answers import changed, refused
 from doppler.buffers import Buffer, Buffers
@@ -19,8 +19,10 @@ from doppler.page.addresses import (
     in_folder,
     is_gguf,
     is_in_checkpoint,
+    is_page_of_hub,
     resolved,
 )
+from doppler.page.hub import model_at
 from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_files, is_there
 from doppler.small import read_small
 from doppler.source import Source
@@ -71,6 +73,15 @@ class Asked:
         return self.url, tuple(files), self.folder
 
 
+class Versioned(Source, Protocol):
+    """A file of which it can be told, as a rule, whether it is what it was."""
+
+    @property
+    def version(self) -> str:
+        """Another for another content; empty where nothing tells."""
+        ...
+
+
 @dataclass(frozen=True)
 class Given:
     """Files by name. `folder` is the name of the folder that they are; None for files alone.
@@ -78,7 +89,7 @@ class Given:
     small: BLAKE3 of the small files that were asked for, by address; None where there was none.
     """
 
-    files: Mapping[str, Source]
+    files: Mapping[str, Versioned]
     folder: str | None
     small: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -90,7 +101,7 @@ class Given:
         from doppler.convert import gguf_among, model_name
         from doppler.outline import outline_gguf, outline_safetensors
 
-        parts = list(self.files.values())
+        parts: list[Source] = list(self.files.values())
         if self.folder is not None or self._has_checkpoint:
             parts = gguf_among(self.files, self.folder or "what was chosen")
         if parts:
@@ -101,6 +112,11 @@ class Given:
             quant: replace(outline, manifest=replace(outline.manifest, title=title))
             for quant, outline in outlines.items()
         }
+
+    async def versions(self) -> list[tuple[str, int, str]]:
+        """Name or address, size and version of every file."""
+        files = sorted(self.files.items())
+        return [(name, await file.size(), file.version) for name, file in files]
 
     async def begin(self, buffers: Buffers) -> None:
         """To be called before weights are read: from now on few large requests are made.
@@ -115,7 +131,7 @@ class Given:
 
     async def _check(self, url: str, buffers: Buffers) -> None:
         file = await _small(url, buffers)
-        if _digest(file, buffers) != self.small[url]:
+        if _version(file) != self.small[url]:
             raise changed(url)
 
     @property
@@ -131,11 +147,14 @@ def picked(files: Sequence[Any], folder: str | None) -> Given:
 async def fetched(url: str, buffers: Buffers) -> Given:
     """What lies at an absolute address: a .gguf with its other parts, or a checkpoint's folder.
 
-    Raises SourceError where nothing is there.
+    Of a hub's repository that is its one model. Raises SourceError where nothing is there, and
+    SeveralModels where one has to be chosen.
     """
-    url = resolved(url)
+    url = (is_page_of_hub(url) and await model_at(url)) or resolved(url)
     if not is_gguf(url):
         config = await _small(in_folder(url, CONFIG), buffers)
+        if config is None and (found := await model_at(url)):
+            return await fetched(found, buffers)
         if config is not None:
             return await _folder(url, config, buffers)
         if is_in_checkpoint(url):
@@ -153,14 +172,14 @@ async def _folder(url: str, config: _Fetched, buffers: Buffers) -> Given:
     """The files of a checkpoint's folder: small ones are fetched, weights are read as asked."""
     others = await asyncio.gather(*(_small(in_folder(url, name), buffers) for name in OPTIONAL))
     found = {CONFIG: config, **dict(zip(OPTIONAL, others, strict=True))}
-    files: dict[str, Source] = {name: file for name, file in found.items() if file is not None}
+    files: dict[str, Versioned] = {name: file for name, file in found.items() if file is not None}
     names = [SINGLE]
     if INDEX in files and not await is_there(in_folder(url, SINGLE)):
         index = files[INDEX]
         names = _named(await read_small(index, INDEX, buffers))
     weights = http_files([in_folder(url, name) for name in names], buffers)
     files |= dict(zip(names, weights, strict=True))
-    small = {in_folder(url, name): _digest(file, buffers) for name, file in found.items()}
+    small = {in_folder(url, name): _version(file) for name, file in found.items()}
     return Given(files, folder_name(url), small)
 
 
@@ -178,15 +197,16 @@ class _Fetched:
     """A small file, whole."""
 
     def __init__(self, name: str, data: Buffer, buffers: Buffers) -> None:
-        self.name, self.data, self._buffers = name, data, buffers
+        self.name, self._data, self._buffers = name, data, buffers
+        self.version = buffers.blake3(data)
 
     async def size(self) -> int:
-        return self._buffers.length(self.data)
+        return self._buffers.length(self._data)
 
     async def read(self, offset: int, length: int) -> Buffer:
         if offset + length > await self.size():
             raise SourceError(f"{self.name} is cut short: get it again")
-        return self._buffers.part(self.data, offset, offset + length)
+        return self._buffers.part(self._data, offset, offset + length)
 
 
 async def _small(url: str, buffers: Buffers) -> _Fetched | None:
@@ -199,5 +219,5 @@ async def _small(url: str, buffers: Buffers) -> _Fetched | None:
     return _Fetched(url, data, buffers)
 
 
-def _digest(file: _Fetched | None, buffers: Buffers) -> str | None:
-    return None if file is None else buffers.blake3(file.data)
+def _version(file: _Fetched | None) -> str | None:
+    return None if file is None else file.version

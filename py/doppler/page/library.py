@@ -1,7 +1,8 @@
 """The models that the page keeps: listed, downloaded, imported, opened and deleted.
 
 Beside a model's own files, `origin.json` says which manifest address it came from, so that an
-unfinished download can go on and a damaged block can be fetched again.
+unfinished download can go on and a damaged block can be fetched again; `import.json` says which
+import made it, so that the same is not done twice.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from doppler.buffers import Buffer
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.inspection import Candidate, facts
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
+from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
 from doppler.page.given import Asked, Given, fetched, picked
+from doppler.page.once import Making, turn
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
 from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.progress import Progress
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 ORIGIN_FILE = "origin.json"
 WRITING_SECONDS = 0.1  # another tab may be writing what seems damaged
+IMPORT_FILE = "import.json"
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -134,6 +138,14 @@ class Library:
                 f"{address}: the model there changed since its download began, so that what is "
                 "stored of it cannot be completed: delete that, and get the new one"
             )
+        async with turn(f"model {manifest.identity}", emit) as waited:
+            stored = await self._whole(manifest.identity)
+            # what is whole is verified, unless it just came or is cut into other shards
+            if stored is None or (not waited and stored.shards == manifest.shards):
+                await self._download(manifest, text, address, emit)
+        return manifest.identity
+
+    async def _download(self, manifest: Manifest, text: str, address: str, emit: Emit) -> None:
         kept = await self._manifest_data(manifest.identity)
         if kept is None:
             tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
@@ -150,7 +162,6 @@ class Library:
             await stored.store.download(Progress(emit, "download"))
         finally:
             await storage.close()
-        return manifest.identity
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, as headers tell; and bytes that are free for it."""
@@ -174,17 +185,49 @@ class Library:
         outline = outlines[asked.quant]
         name = asked.name or outline.manifest.name
         outline = replace(outline, manifest=replace(outline.manifest, name=name))
+        making = await Making.of(outline, given)
+        async with turn(f"import {making.key}", emit) as waited:
+            known = await self._made_by(making) if waited or making.is_sure else None
+            return known or await self._import(outline, given, making, emit)
+
+    async def _import(self, outline: Outline, given: Given, making: Making, emit: Emit) -> str:
         await reserve(outline.bytes, outline.manifest.title)
         await given.begin(self._buffers)
         from doppler.convert import write_outline
 
         progress = Progress(emit, "import")
         async with self._root.importing() as unfinished:
-            manifest = await write_outline(
-                outline, unfinished.storage, self._buffers, SHARD_SIZE, progress
-            )
-            await unfinished.keep(manifest.identity)
+            storage = unfinished.storage
+            manifest = await write_outline(outline, storage, self._buffers, SHARD_SIZE, progress)
+            await self._write_text(storage, IMPORT_FILE, json.dumps({"key": making.key}))
+            async with turn(f"model {manifest.identity}", emit):
+                if await self._whole(manifest.identity) is None:
+                    await unfinished.keep(manifest.identity)
         return manifest.identity
+
+    async def _made_by(self, making: Making) -> str | None:
+        """The stored model that such an import made, if it is whole still."""
+        record = json.dumps({"key": making.key}).encode()
+        for identity in await self._root.models():
+            if await self._root.small(identity, IMPORT_FILE) == record:
+                return identity if await self._whole(identity) else None
+        return None
+
+    async def _whole(self, identity: str) -> Manifest | None:
+        """The manifest of a model of which all is stored, by the sizes of the files."""
+        data = await self._manifest_data(identity)
+        try:
+            manifest = Manifest.from_json((data or b"").decode(), "stored model")
+        except (DopplerError, UnicodeDecodeError):
+            return None
+        info, storage = manifest.tokenizer, await self._root.open(identity)
+        try:
+            if info is not None and await storage.size(TOKENIZER_FILE) != info.bytes:
+                return None
+            lacking = await ShardStore(manifest, storage, None, self._buffers).missing()
+            return None if lacking else manifest
+        finally:
+            await storage.close()
 
     async def _seen_of(self, asked: Asked) -> tuple[Given, dict[str, Outline]]:
         """What is given, and what would be made of it.
@@ -195,7 +238,7 @@ class Library:
             self._seen = None
             await _load_numpy()  # who only uses what is stored need not wait for it
             if asked.url is not None:
-                given = await fetched(urljoin(js.location.href, asked.url), self._buffers)
+                given = await fetched(absolute(asked.url, js.location.href), self._buffers)
             else:
                 given = picked(asked.files, asked.folder)
             self._seen = asked.key, given, await given.outlines(self._buffers)

@@ -150,10 +150,19 @@ class Import:
     path: str
 
     async def keep(self, model_id: str) -> None:
-        """Moves the files into the model's folder, manifest.json last: without it, no model."""
+        """Moves the files into the model's folder, manifest.json last: without it, no model.
+
+        What lay there, an unfinished download, goes.
+        """
         with explained(f"model {model_id}"):
             for name in await self.storage.names():
                 await self.storage.flush(name)
+            target = await _open(_model(model_id), create=True)
+            try:
+                for name in sorted(await target.names(), key=lambda name: name != MANIFEST_FILE):
+                    await target.remove(name)
+            finally:
+                await target.close()
             await runtime.moveFiles(self.path, _model(model_id), MANIFEST_FILE)
 
 

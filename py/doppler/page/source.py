@@ -46,6 +46,11 @@ class BlobSource:
         self.file = file
         self.name: str = file.name
 
+    @property
+    def version(self) -> str:
+        """What tells this version of the file from others."""
+        return str(self.file.lastModified)
+
     async def size(self) -> int:
         return int(self.file.size)
 
@@ -83,7 +88,7 @@ class HttpSource:
     @property
     def version(self) -> str:
         """What tells this version of the file from others; empty where the server does not."""
-        return "" if self._first is None else self._first.etag or self._first.modified
+        return "" if self._first is None else self._first.version
 
     async def size(self) -> int:
         if self._size is None:
