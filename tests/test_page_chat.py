@@ -15,6 +15,15 @@ from doppler.command.browser import Browser, launched
 
 LONG = "4000"  # tokens: more than a test waits for
 LOSE_DEVICE = "from doppler import api; api._api._gpu.device.destroy()"
+ENDLESS = """
+from doppler import api, sandbox
+from doppler.templates import ChatTemplate
+sandbox.SECONDS = 60
+tokenizer = api._api._model.tokenizer
+kept, loop = tokenizer._template, "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
+tokenizer._template = ChatTemplate(loop)
+"""
+MENDED = "sandbox.SECONDS, tokenizer._template = 1.5, kept"
 FOCUSED = "document.activeElement && document.activeElement !== document.body"
 SHIFTS = """() => {
   window.shifts = [];
@@ -114,6 +123,19 @@ def test_escape_stops_too(app: App) -> None:
     app.page.keyboard.press("Escape")
     app.finished(message)
     assert result(app)["finish_reason"] == "cancelled"
+
+
+def test_stop_while_a_template_runs(app: App) -> None:
+    """The worker hears no calls then, but what is stopped ends at once."""
+    app.run(ENDLESS)
+    message = app.say("hello")
+    app.page.wait_for_function("calls.some(({ method }) => method === 'chat')")
+    app.page.wait_for_timeout(300)
+    app.page.get_by_role("button", name="Stop", exact=True).click()
+    assert app.finished(message) == ""
+    assert result(app)["finish_reason"] == "cancelled"
+    app.run(MENDED)
+    assert len(app.answer("and now?").split()) == 8
 
 
 def test_regenerate(app: App) -> None:

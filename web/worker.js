@@ -10,6 +10,7 @@ import * as opfs from "./runtime/opfs.js";
 import { loadPackage, numpyURL, startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
+import * as stops from "./runtime/stops.js";
 import * as text from "./runtime/text.js";
 import * as turns from "./runtime/turns.js";
 
@@ -44,6 +45,7 @@ async function start() {
     ...opfs,
     ...room,
     ...replaying,
+    ...stops,
     ...text,
     ...turns,
     loadNumpy,
@@ -70,10 +72,12 @@ async function fetchOnce(urls) {
 /**
  * Waits for Python, which starts with the worker; a start that failed may be tried again.
  * @param {OnEvent} [onEvent]
+ * @param {SharedArrayBuffer | null} [memory] with the number of stops that the page has asked for
  * @returns {Promise<Stage[]>}
  */
-async function boot(onEvent) {
+async function boot(onEvent, memory = null) {
   watcher = onEvent;
+  stops.shareStops(memory);
   python ??= start();
   try {
     await python;

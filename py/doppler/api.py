@@ -24,6 +24,7 @@ from doppler.page.cuts import KeptCuts
 from doppler.page.given import Asked
 from doppler.page.hub import SeveralModels
 from doppler.page.library import Library, Stored
+from doppler.page.stops import Stops
 from doppler.page.tuner import Tuner
 from doppler.page.turns import Turns
 from doppler.request import Room
@@ -44,6 +45,7 @@ class Api:
         self._loading: str | None = None  # identity
         self._tuner = Tuner()
         self._turns = Turns(self._tuner.turn)
+        self._stops = Stops()
         self._opening = asyncio.Lock()
         self._transfers: set[asyncio.Task[Any]] = set()
         self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
@@ -241,7 +243,7 @@ class Api:
         return {}
 
     async def _chat(self, args: Args, emit: Emit, files: Any) -> Any:
-        return await self._running(self._loaded().chat(args, emit))
+        return await self._running(self._loaded().chat(args, emit, self._stops.pending))
 
     async def _complete(self, args: Args, emit: Emit, files: Any) -> Any:
         return await self._running(self._loaded().complete(args, emit))
@@ -301,8 +303,10 @@ class Api:
         if args.get("what") != "answer":
             for task in self._transfers:
                 task.cancel()
-        if args.get("what") != "transfers" and self._model is not None and self._turns.answering:
-            self._model.engine.cancel()
+        if args.get("what") != "transfers":
+            self._stops.hear()
+            if self._model is not None and self._turns.answering:
+                self._model.engine.cancel()
         return {}
 
     async def _tokenize(self, args: Args, emit: Emit, files: Any) -> Any:

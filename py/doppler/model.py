@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -122,13 +122,27 @@ class Model:
             "memory": self._gpu.memory(),
         }
 
-    async def chat(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """Answers `messages`; the oldest turns go if they do not fit, never the system prompt."""
+    async def chat(
+        self, args: dict[str, Any], emit: Emit, stopped: Callable[[], bool] = bool
+    ) -> dict[str, Any]:
+        """Answers `messages`; the oldest turns go if they do not fit, never the system prompt.
+
+        stopped: tells of a stop while the prompt is made, when no `cancel` is heard.
+        """
         request = Request.from_json(args)
         conversation = Conversation.from_json(args)
-        ids, dropped = fitting(
-            conversation, self._text().encode_chat, self.engine.context, request.max_tokens
-        )
+        text = self._text()
+        try:
+            ids, dropped = fitting(
+                conversation,
+                lambda part: text.encode_chat(part, stopped),
+                self.engine.context,
+                request.max_tokens,
+            )
+        except RequestError:
+            if stopped():
+                return self._nothing()
+            raise
         result = await self._generate(ids, request, self._text().reader(ids), emit)
         return {**result, "dropped_messages": dropped}
 
@@ -179,6 +193,15 @@ class Model:
             request.speculate,
         )
         output.finish()
+        return self._result(output, ids, result)
+
+    def _nothing(self) -> dict[str, Any]:
+        """The answer that was stopped before it began."""
+        none = Generation([], "cancelled", 0, 0.0, 0.0, 0.0, 0, 0)
+        output = Output(None, (), set(), lambda event: None)
+        return {**self._result(output, [], none), "dropped_messages": 0}
+
+    def _result(self, output: Output, ids: list[int], result: Generation) -> dict[str, Any]:
         return {
             "text": output.text,
             "reasoning_content": output.reasoning,

@@ -65,6 +65,8 @@ class ChatTemplate:
 
     def render(self, values: Mapping[str, Any], stopped: Callable[[], bool] = bool) -> str:
         """The conversation as text. Raises RequestError; `stopped` ends it early with one."""
+        if stopped():
+            raise RequestError("stopped before the model's chat template was rendered")
         self._sandbox.meter = Meter(stopped)
         try:
             return self._template.render(values)

@@ -7,7 +7,7 @@ The tokenizer itself is a kept library: Hugging Face's for the web in the page; 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -51,8 +51,8 @@ class Encoding(Protocol):
 class Template(Protocol):
     """A compiled chat template, which is templates.py's."""
 
-    def render(self, values: dict[str, Any]) -> str:
-        """The conversation as text. Raises RequestError where it is refused."""
+    def render(self, values: dict[str, Any], stopped: Callable[[], bool] = bool) -> str:
+        """The conversation as text. Raises RequestError where it is refused or stopped."""
 
 
 class Tokenizer:
@@ -121,24 +121,27 @@ class Tokenizer:
             ids = [bos, *ids]
         return ids
 
-    def encode_chat(self, conversation: Conversation) -> list[int]:
+    def encode_chat(
+        self, conversation: Conversation, stopped: Callable[[], bool] = bool
+    ) -> list[int]:
         """Ids of a conversation up to where the assistant answers.
 
-        Raises RequestError for a model without a template or messages that the template refuses.
+        stopped: whether nobody waits for them any more. Raises RequestError then, for a model
+        without a template, and for messages that the template refuses.
         """
         if self._template is None:
             why = self.chat_problem or "this model has no chat template: it continues text"
             raise RequestError(f"{why}; use complete instead of chat")
-        return self.encode(conversation.rendered(self._rendered))
+        return self.encode(conversation.rendered(lambda it: self._rendered(it, stopped)))
 
-    def _rendered(self, conversation: Conversation) -> str:
+    def _rendered(self, conversation: Conversation, stopped: Callable[[], bool]) -> str:
         assert self._template is not None
         special = {
             "bos_token": self._special(self._info.bos),
             "eos_token": self._special(self._info.eos[0] if self._info.eos else None),
         }
         values = self._shield.values(conversation.values())
-        return self._shield.rendered(self._template.render({**special, **values}))
+        return self._shield.rendered(self._template.render({**special, **values}, stopped))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without control tokens."""

@@ -19,7 +19,7 @@ import { noteBoot, noteCall, timeline } from "./timeline.js";
 /** @typedef {{error?: Error, silence?: number}} WorkerDetail `silence` in milliseconds */
 /**
  * @typedef {object} Remote DopplerWorker, for any method by name
- * @property {(onEvent: OnEvent) => Promise<Stage[]>} boot
+ * @property {(onEvent: OnEvent, stops: SharedArrayBuffer | null) => Promise<Stage[]>} boot
  * @property {(method: string, args: object, onEvent: OnEvent, files: File[] | null) => Promise<any>} call
  * @property {(lock: string) => Promise<void>} live
  */
@@ -27,11 +27,16 @@ import { noteBoot, noteCall, timeline } from "./timeline.js";
 /** @param {string} name @param {string} message */
 const errorOf = (name, message) => Object.assign(new Error(message), { name });
 
+/** @param {Call} call */
+const endsAnswer = ({ method, args }) => method === "cancel" && args.what !== "transfers";
+
 class Client extends EventTarget {
   /** @type {Worker | null} */
   #worker = null;
   /** @type {Heartbeat | null} */
   #heartbeat = null;
+  /** How many stops were asked for: runtime/stops.js reads it. */
+  #stops = globalThis.crossOriginIsolated ? new Int32Array(new SharedArrayBuffer(4)) : null;
   /** @type {(error: Error) => void} */
   #abandon = () => {};
   /** @type {Promise<never>} rejects every call of a worker that is gone */
@@ -80,7 +85,9 @@ class Client extends EventTarget {
       });
     });
     unloadable.catch(() => {}); // matters until the boot is done
-    const boot = () => Promise.race([remote.boot(this.#listener(call)), unloadable]);
+    this.#stops?.fill(0);
+    const memory = /** @type {SharedArrayBuffer | undefined} */ (this.#stops?.buffer) ?? null;
+    const boot = () => Promise.race([remote.boot(this.#listener(call), memory), unloadable]);
     await scriptsRun(); // whoever watches is there then
     noteBoot(await this.#observe(call, boot));
     return remote;
@@ -115,6 +122,7 @@ class Client extends EventTarget {
   async call(method, args = {}, onEvent = null, files = null) {
     const remote = await this.#booted;
     const call = { method, args };
+    if (this.#stops && endsAnswer(call)) Atomics.add(this.#stops, 0, 1);
     const listener = this.#listener(call, onEvent);
     return this.#observe(call, () => remote.call(method, args, listener, files));
   }

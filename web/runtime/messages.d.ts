@@ -7,7 +7,7 @@
 /** What comlink exposes of worker.js. */
 export interface DopplerWorker {
   /** Loads Python and Doppler; a second call waits for the first. */
-  boot(onEvent?: OnEvent): Promise<Stage[]>;
+  boot(onEvent?: OnEvent, stops?: SharedArrayBuffer | null): Promise<Stage[]>;
   call<M extends Method>(
     method: M,
     args: Methods[M]["args"],
