@@ -378,6 +378,10 @@ def test_a_lost_device(app: App) -> None:
     expect(problem).to_contain_text("The GPU cannot go on")
     expect(problem).to_contain_text("the GPU device was lost")
     expect(text).not_to_be_empty()  # what had been written stays
+    # A call that opens the device anew drops the model, and the page hears of it.
+    assert app.call("device")["ok"]
+    assert app.run("from doppler import api; api._api._model is None")
+    expect(app.page.get_by_test_id("model-button")).to_contain_text("Choose a model")
     problem.get_by_role("button", name="Load the model again").click()
     app.expect_loaded()
     app.set(max_tokens="8")

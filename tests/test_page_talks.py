@@ -381,6 +381,11 @@ def test_two_tabs(app: App, other: App) -> None:
     other.set(max_tokens="9")
     expect(app.page.get_by_test_id("set-max_tokens")).to_have_value("9")
     app.set(max_tokens="8")
+    for name, kept in (("Dark", "dark"), ("Like the system", "auto")):
+        app.page.get_by_role("button", name=name).click()
+        expect(other.page.locator("html")).to_have_attribute("data-theme", kept)
+        there = other.page.get_by_role("button", name=name)
+        expect(there).to_have_attribute("aria-pressed", "true")
     # Deleted in one, brought back there, and a save of the other does not undo it.
     app.page.locator("li.current").get_by_role("button", name="More").click()
     app.page.get_by_role("button", name="Delete", exact=True).filter(visible=True).first.click()

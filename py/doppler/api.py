@@ -99,40 +99,38 @@ class Api:
         if self._model is not None:
             await self._turns.instead(self._model.engine.cancel)
 
-    async def _any_gpu(self) -> tuple[Gpu, Kernels]:
+    async def _any_gpu(self, emit: Emit) -> tuple[Gpu, Kernels]:
         """The device that is open, or one with the limits of the last."""
         async with self._opening:
-            return await self._opened(self._gpu.asked if self._gpu else None)
+            return await self._opened(self._gpu.asked if self._gpu else None, emit)
 
-    async def _gpu_with(self, limits: dict[str, int] | None) -> tuple[Gpu, Kernels]:
+    async def _gpu_with(self, limits: dict[str, int] | None, emit: Emit) -> tuple[Gpu, Kernels]:
         async with self._opening:  # the page asks for the device while a model is being loaded
-            return await self._opened(limits)
+            return await self._opened(limits, emit)
 
-    async def _opened(self, limits: dict[str, int] | None) -> tuple[Gpu, Kernels]:
+    async def _opened(self, limits: dict[str, int] | None, emit: Emit) -> tuple[Gpu, Kernels]:
         if self._gpu is not None and (self._gpu.lost is not None or limits != self._gpu.asked):
-            self._drop_gpu()
+            self._drop_gpu(emit)
         if self._gpu is None or self._kernels is None:
             gpu, sources = await asyncio.gather(Gpu.open(limits), fetch_sources())
             self._gpu, self._kernels = gpu, Kernels(gpu, sources)
         return self._gpu, self._kernels
 
-    def _drop_gpu(self) -> None:
-        self._tuner.end()
-        if self._model is not None:
-            self._model.unload()
+    def _drop_gpu(self, emit: Emit) -> None:
+        self._drop_model(emit)
         if self._gpu is not None:
             self._gpu.destroy()
-        self._gpu = self._kernels = self._model = None
+        self._gpu = self._kernels = None
 
-    async def _gpu_or_why_not(self) -> Gpu | DeviceError:
+    async def _gpu_or_why_not(self, emit: Emit) -> Gpu | DeviceError:
         try:
-            gpu, _ = await self._any_gpu()
+            gpu, _ = await self._any_gpu(emit)
         except DeviceError as error:
             return error
         return gpu
 
     async def _device(self, args: Args, emit: Emit, files: Any) -> Any:
-        gpu = await self._gpu_or_why_not()
+        gpu = await self._gpu_or_why_not(emit)
         if isinstance(gpu, DeviceError):
             return {"ok": False, "problem": str(gpu), "adapter": {}, "features": [], "limits": {}}
         return {
@@ -164,7 +162,7 @@ class Api:
             raise  # of who asked, not of the model
         except DopplerError as error:
             return refusal(error)
-        return inspection(candidates, await self._gpu_or_why_not(), free, args)
+        return inspection(candidates, await self._gpu_or_why_not(emit), free, args)
 
     async def _import(self, args: Args, emit: Emit, files: Any) -> Any:
         asked = Asked.of({**args, "id": None}, files)
@@ -204,7 +202,7 @@ class Api:
         emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
         opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
         try:
-            gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits")))
+            gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits"), emit))
             kept = KeptCuts(gpu, kernels.digest())
             cuts = await kept.read()
             model = await Model.load(
@@ -283,7 +281,7 @@ class Api:
         return engine, tokens, batch
 
     async def _bandwidth(self, args: Args, emit: Emit, files: Any) -> Any:
-        gpu, kernels = await self._any_gpu()
+        gpu, kernels = await self._any_gpu(emit)
         return await self._running(measure_bandwidth(gpu, kernels))
 
     async def _transferred(self, work: Coroutine[Any, Any, T]) -> T:
@@ -316,7 +314,7 @@ class Api:
         return self._gpu.memory() if self._gpu is not None else {}
 
     async def _kernel_names(self, args: Args, emit: Emit, files: Any) -> Any:
-        _, kernels = await self._any_gpu()
+        _, kernels = await self._any_gpu(emit)
         return kernels.names()
 
     def _loaded(self) -> Model:

@@ -180,6 +180,7 @@ function startTheme() {
     });
   }
   render();
+  addEventListener("storage", render); // another tab may have chosen
 }
 
 function startImport() {

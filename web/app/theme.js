@@ -21,4 +21,9 @@ export function setTheme(choice) {
   document.documentElement.dataset.theme = choice;
 }
 
-document.documentElement.dataset.theme = theme();
+const follow = () => void (document.documentElement.dataset.theme = theme());
+follow();
+// Another tab's choice is this one's too. A key of null: all was cleared.
+addEventListener("storage", ({ key }) => {
+  if (key === KEY || key === null) follow();
+});

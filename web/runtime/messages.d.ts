@@ -44,7 +44,7 @@ export interface ProgressEvent {
   rate: number;
 }
 
-/** The loaded model left the GPU: by unload, delete, or a load that another follows. */
+/** The loaded model left the GPU: by unload, delete, load, or with a device that was lost. */
 export interface UnloadedEvent {
   type: "unloaded";
 }
