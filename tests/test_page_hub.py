@@ -204,18 +204,20 @@ def test_a_list_that_goes_astray(app: App, hub: ModelServer) -> None:
         plain(reply)
         reply.body = b"[" * 100_000
 
+    app.run("import doppler.page.hub as hub; hub.MOST_PAGES = 5")
     address = f"https://{HUB}/org/plain"
     elsewhere, no_list = "goes on at another site", "is no list of files as a model hub gives it"
-    for fault, told in ((astray, elsewhere), (endless, "more than 100 pages"), (deep, no_list)):
+    for fault, told in ((astray, elsewhere), (endless, "more than 5 pages"), (deep, no_list)):
         hub.fault = fault
         assert told in app.call("inspect", url=address)["problem"]["message"]
+    app.run("hub.MOST_PAGES = 100")
 
 
 def test_a_phone(app: App, hub: ModelServer) -> None:
+    app.enter("org/ggufs")
+    assert len(rows(app)) == 3
     app.page.set_viewport_size({"width": 360, "height": 640})
     try:
-        app.enter("org/ggufs")
-        assert len(rows(app)) == 3
         wide = "dialog => dialog.querySelector('.offer-body').scrollWidth > dialog.clientWidth"
         assert not app.offer.evaluate(wide)
     finally:
