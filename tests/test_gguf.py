@@ -154,6 +154,26 @@ TENSOR = text("t") + struct.pack("<I", 1) + struct.pack("<Q", 8)
             FormatError,
             "more than 1000 arrays lie in arrays",
         ),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 70_000) + bytes(13 * 70_000),
+            FormatError,
+            "counts 70000 metadata entries, more than the 65536 that any",
+        ),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 140_000, 0) + bytes(24 * 140_000),
+            FormatError,
+            "counts 140000 tensors, more than the 131072 that any",
+        ),
+        (
+            header_of(2 * (text("k") + struct.pack("<IIQ", 9, 8, 1 << 20) + bytes(8 << 20)), 2),
+            FormatError,
+            "'k' appears twice",
+        ),
+        (
+            header_of(text("k") + struct.pack("<IIQ", 9, 8, 3 << 20) + bytes(24 << 20), 1),
+            FormatError,
+            "more than 2097152 strings lie in lists",
+        ),
         (header_of(text("k") + struct.pack("<I", 77), 1), FormatError, "unknown value type 77"),
         (header_of(2 * (text("k") + value(1)), 2), FormatError, "'k' appears twice"),
         (header_of(text("general.alignment") + value(33), 1), FormatError, "alignment is 33"),
@@ -404,6 +424,8 @@ def test_what_lies_beside_the_text_model_is_left_out() -> None:
     names = ["v.blk.0.attn_q.weight", "mm.0.weight", "a.conv1d.0.weight"]
     names += ["blk.0.attn_rot_embd.weight", "blk.1.rope_freqs.weight"]
     others: Tensors = {name: ("F32", (4, 4), bytes(64)) for name in names}
+    for number in (16, 26, 99):  # of types that no text model may have here
+        others[f"v.table.{number}"] = (str(number), (4, 4), bytes(64))
     expected = outlined(llama_metadata(), TENSORS)
     assert outlined(llama_metadata(), TENSORS | others) == expected
     text_only = {name: item for name, item in TENSORS.items() if "blk.1.attn_q" not in name}

@@ -218,6 +218,20 @@ def test_parts_that_are_claimed_cost_nothing(tmp_path: Path, count: int) -> None
     assert "part 2, 3, 4 and 99995 more" in message or f"split.count is {count}, and" in message
 
 
+@pytest.mark.parametrize("numbers", ["00002-of-00001", "00001-of-00000", "00000-of-00003"])
+def test_a_name_of_a_part_that_no_set_has(tmp_path: Path, numbers: str) -> None:
+    """Such a file is one like any other, given itself or in a folder."""
+    path = write_llama(tmp_path / f"x-{numbers}.gguf")
+    for source in (path, tmp_path):
+        assert len(convert(source, tmp_path / "out").blocks) == 1
+
+
+def test_one_file_with_a_name_of_very_many(tmp_path: Path) -> None:
+    """The header says that it is a model of its own."""
+    path = write_llama(tmp_path / "x-00001-of-99999.gguf")
+    assert "is a model of its own, as its header says" in refused(path)
+
+
 def test_a_folder_of_parts_of_many_sets(tmp_path: Path) -> None:
     names = [f"m{i}-00001-of-99999.gguf" for i in range(500)]
     assert models_among(names) == [[name] for name in sorted(names)]

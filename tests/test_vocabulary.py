@@ -364,6 +364,13 @@ def test_work_stays_in_proportion_to_the_pieces(tokens: list[str]) -> None:
     assert len(vocabulary.json) < 24 * sum(map(len, tokens)) + (24 << 20)
 
 
+def test_more_tokens_than_any_vocabulary_has_are_refused() -> None:
+    tokens = [f"{number:x}" for number in range((1 << 19) + 1)]
+    data = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens}
+    with pytest.raises(FormatError, match="has 524289 tokens, more than the 524288 that any"):
+        vocabulary_from_gguf(data, "x.gguf")
+
+
 def test_pieces_that_can_be_joined_without_end_are_refused() -> None:
     letters = "abcdefgh"
     runs = ["".join(letters[i] * n for i, n in enumerate(part)) for part in parts(3, 70)]

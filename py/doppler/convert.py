@@ -122,8 +122,9 @@ async def outline_path(
 
 def _parts_beside(path: Path) -> list[Source]:
     """A file, and the other parts of its set that are there."""
-    paths = [path.with_name(name) for name in part_names(path.name)]
-    return [FileSource(part) for part in paths if part == path or part.exists()]
+    names = part_names(path.name)
+    there = set(folder_sources(path.parent)) if len(names) > 1 else set()
+    return [FileSource(path.with_name(n)) for n in names if n == path.name or n in there]
 
 
 def gguf_among(files: Mapping[str, Source], folder: str) -> list[Source]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -14,6 +15,13 @@ def byte_count(text: str) -> int:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 16M")
     return int(match[1]) * UNITS[match[2]]
+
+
+def path(text: str) -> Path:
+    """A file or folder. No text is none: Path would take it for the folder that one is in."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path of a file or folder")
+    return Path(text)
 
 
 def count(text: str) -> int:

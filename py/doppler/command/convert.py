@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +72,15 @@ class Converted:
 def run(args: argparse.Namespace, terminal: Terminal) -> Converted:
     """Converts; the model's name is that of the output folder."""
     text = _text(args)
-    if args.output.resolve() == args.source.resolve():
+    output = os.path.realpath(args.output)  # Path.resolve fails where links make a loop
+    if output == os.path.realpath(args.source):
         raise RequestError(f"{args.output} holds the model to convert: give -o another folder")
     if not args.source.exists():
         raise SourceError(f"{args.source} is not there: give a .gguf file, or a model's folder")
     storage, buffers = FolderStorage(args.output), MemoryBuffers()
     size = SHARD_SIZE if args.shard_size is None else args.shard_size
     with terminal.bar(f"convert {args.source.name}") as progress:
-        name = args.output.resolve().name
+        name = os.path.basename(output)
         outline = asyncio.run(outline_path(args.source, buffers, name=name, quant=args.quant))
         manifest = asyncio.run(write_outline(outline, storage, buffers, size, progress))
     asyncio.run(storage.remove(QUALITY_FILE))  # of an earlier conversion

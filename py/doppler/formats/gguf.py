@@ -22,6 +22,7 @@ from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.blocks import BY_GGML_ID, OTHER_GGML_TYPES, BlockType
 from doppler.formats.fields import Fields, shown
 from doppler.formats.other_files import what_it_is
+from doppler.formats.tensor_names import is_of_other_part
 from doppler.source import Source
 
 Value: TypeAlias = Any  # int, float, bool, str, list[str], list of lists, or a numeric ndarray
@@ -45,8 +46,13 @@ _SCALARS: dict[int, np.dtype[Any]] = {
     12: np.dtype("<f8"),
 }
 _STRING, _ARRAY = 8, 9
+_UNREAD = BlockType("unread", -1, 1, 0)  # any that only parts have which see or hear
 _DEEPEST_ARRAY = 4
-_MOST_NESTED = 1000  # arrays in arrays of one file: no model needs any, and each takes its time
+# What takes many times its bytes here, and its time, has bounds far above those of any model.
+_MOST_NESTED = 1000  # arrays in arrays of one file: no model needs any
+_MOST_ENTRIES = 1 << 16  # of metadata: models have less than a hundred
+_MOST_TENSORS = 1 << 17  # the largest models have less than half of it
+_MOST_STRINGS = 1 << 21  # in lists: Gemma's tokens and merges are 777,000
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,8 @@ async def read_gguf(source: Source, buffers: Buffers) -> Gguf:
     size = await source.size()
     header = _Header(source, buffers, size)
     tensor_count, entry_count = await header.parse(_Cursor.preamble)
-    header.check_count(tensor_count, 24, "tensors")
-    header.check_count(entry_count, 13, "metadata entries")
+    header.check_count(tensor_count, 24, _MOST_TENSORS, "tensors")
+    header.check_count(entry_count, 13, _MOST_ENTRIES, "metadata entries")
     metadata: dict[str, Value] = {}
     for _ in range(entry_count):
         key, value = await header.parse(_Cursor.entry)
@@ -103,20 +109,21 @@ class _Header:
     def __init__(self, source: Source, buffers: Buffers, size: int) -> None:
         self._source, self._buffers, self._size = source, buffers, size
         self._data = bytearray()
-        self._nested = 0
+        self._nested = self._strings = 0
         self.position = 0
 
     async def parse(self, step: Callable[[_Cursor], T]) -> T:
         """Runs one step of the parser, again from its start whenever bytes were missing."""
         while True:
             cursor = _Cursor(self._source.name, self._data, self.position, self._size)
-            cursor.nested = self._nested
+            cursor.nested, cursor.strings = self._nested, self._strings
             try:
                 result = step(cursor)
             except _Short as short:
                 await self._grow(short.end)
                 continue
-            self.position, self._nested = cursor.position, cursor.nested
+            self.position = cursor.position
+            self._nested, self._strings = cursor.nested, cursor.strings
             return result
 
     async def _grow(self, end: int) -> None:
@@ -135,12 +142,17 @@ class _Header:
         data = await self._source.read(have, target - have)
         self._data += self._buffers.to_bytes(data)
 
-    def check_count(self, count: int, least: int, what: str) -> None:
-        """Every item takes at least `least` bytes, so the file bounds how many there can be."""
+    def check_count(self, count: int, least: int, most: int, what: str) -> None:
+        """There are at most `most` items, and each takes at least `least` bytes of the file."""
         if count * least > self._size:
             raise FormatError(
                 f"{self._source.name}: the header counts {count} {what}, more than the file of "
                 f"{self._size} bytes can hold; it is truncated or damaged"
+            )
+        if count > most:
+            raise FormatError(
+                f"{self._source.name}: the header counts {count} {what}, more than the {most} that "
+                "any model may have; the file is damaged"
             )
 
 
@@ -149,7 +161,7 @@ class _Cursor:
 
     def __init__(self, name: str, data: bytearray, position: int, size: int) -> None:
         self.name, self.data, self.position, self.size = name, data, position, size
-        self.nested = 0
+        self.nested = self.strings = 0
 
     def take(self, length: int) -> bytearray:
         start, end = self.position, self.position + length
@@ -214,6 +226,9 @@ class _Cursor:
         if self.position + 8 * count > self.size:  # a string or an array takes 8 bytes or more
             raise _Short(self.position + 8 * count)
         if kind == _STRING:
+            self.strings += count
+            if self.strings > _MOST_STRINGS:
+                raise FormatError(f"{self.name}: more than {_MOST_STRINGS} strings lie in lists")
             return self._strings(count)
         self.nested += count if kind == _ARRAY else 0
         if self.nested > _MOST_NESTED:
@@ -255,7 +270,7 @@ def _tensors(
 ) -> dict[str, GgufTensor]:
     name = source.name
     for tensor, _, kind, _ in records:  # before any other complaint
-        if kind not in BY_GGML_ID:
+        if kind not in BY_GGML_ID and not is_of_other_part(tensor):
             raise UnsupportedError(f"{name}: {_unknown(tensor, kind)}")
     tensors: dict[str, GgufTensor] = {}
     for tensor, shape, kind, offset in records:
@@ -302,7 +317,7 @@ def _tensor(
     name = source.name
     if math.prod(shape) == 0:
         raise FormatError(f"{name}: tensor {shown(tensor)} of shape {shape} is empty")
-    block = BY_GGML_ID[kind]
+    block = BY_GGML_ID.get(kind, _UNREAD)
     try:
         length = block.tensor_bytes(shape)
     except FormatError as error:

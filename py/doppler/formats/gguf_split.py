@@ -45,7 +45,11 @@ async def read_model(sources: Sequence[Source], buffers: Buffers) -> Gguf:
 
     Raises what read_gguf raises, and FormatError where the files are not all parts of one model.
     """
-    parts = [_part(await read_gguf(source, buffers)) for source in sources]
+    parts: list[_Part] = []
+    for source in sources:
+        parts.append(_part(await read_gguf(source, buffers)))
+        if len(parts) > parts[0].count:  # too many, and a name may claim any number
+            break
     parts.sort(key=lambda part: part.number)
     first = parts[0]
     for before, part in pairwise(parts):

@@ -61,9 +61,14 @@ def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> 
     return renamed
 
 
+def is_of_other_part(name: str) -> bool:
+    """Whether a GGUF file's tensor is of what sees or hears beside the text model."""
+    return name.startswith(_OTHER_GGUF_PARTS)
+
+
 def is_of_text_model(name: str) -> bool:
-    """Whether a GGUF file's tensor is learnt and of the text model: others may lie beside it."""
-    return not name.startswith(_OTHER_GGUF_PARTS) and not name.endswith(_COMPUTED_GGUF)
+    """Whether a GGUF file's tensor is learnt and of the text model."""
+    return not is_of_other_part(name) and not name.endswith(_COMPUTED_GGUF)
 
 
 def our_name(architecture: Architecture, name: str) -> str:

@@ -12,6 +12,7 @@ from doppler.formats.ends import CLOSING_TAG, CONTROLS, FILL_KEYS, NAMES, ends
 from doppler.formats.fields import Fields, shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token_type
+_MOST = 1 << 19  # tokens: twice those of the largest vocabularies, which take seconds
 # What llama.cpp takes for ids that a file does not name, by tokenizer.ggml.model.
 _DEFAULTS: dict[str, dict[str, int]] = {
     "llama": {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0},
@@ -32,6 +33,11 @@ class Tokens:
         self.texts = list(fields.texts("tokens", []))
         if not self.texts:
             raise FormatError(f"{self.where}: the tokenizer has no list of tokens")
+        if len(self.texts) > _MOST:
+            raise FormatError(
+                f"{self.where}: the tokenizer has {len(self.texts)} tokens, more than the {_MOST} "
+                "that any may have; the file is damaged"
+            )
         self.types = self.numbers("token_type", "iu", NORMAL).tolist()
         self._by_name = {text: i for i, text in enumerate(self.texts) if text in NAMES}
         for text, token in self._by_name.items():
