@@ -147,7 +147,6 @@ def test_damage_names_the_block_and_exits_1(tmp_path: Path) -> None:
         (["convert", "nowhere", "-o", "out"], "SourceError", 1),
         (["convert", "loop", "-o", "out"], "SourceError", 1),
         (["convert", LLAMA, "-o", "loop"], "StorageError", 1),
-        (["convert", LLAMA, "-o", "file"], "StorageError", 1),
         (["convert", LLAMA, "-o", LLAMA], "RequestError", 2),
         (["convert", LLAMA, "-o", "out", "--quality-tokens", "9"], "RequestError", 2),
         (["serve", "--models", "nowhere"], "SourceError", 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,6 +270,26 @@ def test_a_request_that_names_a_whole_address(server: Server) -> None:
 @pytest.mark.parametrize("path", ["/", "/models.json", "/models/noise/manifest.json", "/nothing"])
 def test_nothing_but_get_and_head(server: Server, method: str, path: str) -> None:
     assert get(server, path, method=method)[0] == 405
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: " + b"a" * 9000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nA\x00: b\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_answered_and_logged_nowhere(
+    server: Server, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(sent)
+        assert b" 400 " in connection.recv(4096).splitlines()[0]
+    assert caplog.records == []
 
 
 def test_head_is_get_without_a_body(server: Server) -> None:

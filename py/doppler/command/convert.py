@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from doppler.buffers import MemoryBuffers
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> Converted:
     storage, buffers = FolderStorage(args.output), MemoryBuffers()
     size = SHARD_SIZE if args.shard_size is None else args.shard_size
     with terminal.bar(f"convert {args.source.name}") as progress:
-        name = os.path.basename(output)
+        name = Path(output).name
         outline = asyncio.run(outline_path(args.source, buffers, name=name, quant=args.quant))
         manifest = asyncio.run(write_outline(outline, storage, buffers, size, progress))
     asyncio.run(storage.remove(QUALITY_FILE))  # of an earlier conversion

@@ -6,12 +6,11 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NoReturn
 
 from doppler import __version__
 from doppler.command import arguments
-from doppler.command.arguments import add_page_options
+from doppler.command.arguments import add_page_options, path
 from doppler.command.wheel import ROOT
 
 MODELS = ROOT / "models"
@@ -90,7 +89,7 @@ def _add_serve(commands: Any, runs: Mapping[str, Run]) -> None:
         "--port", type=arguments.port_number, default=PORT, help=f"0: any free one ({PORT})"
     )
     command.add_argument(
-        "--models", type=arguments.path, metavar="DIR", help="the folder of model folders (models)"
+        "--models", type=path, metavar="DIR", help="the folder of model folders (models)"
     )
     command.add_argument(
         "--host-name",
@@ -107,7 +106,7 @@ def _add_pull(commands: Any, runs: Mapping[str, Run]) -> None:
     command = _command(commands, runs, "pull", "Fetch a model of the catalogue and convert it.")
     command.add_argument("name", metavar="NAME", nargs="+", help="as in web/catalogue.json")
     command.add_argument(
-        "--models", type=arguments.path, default=MODELS, metavar="DIR", help="where to keep it (models)"
+        "--models", type=path, default=MODELS, metavar="DIR", help="where to keep it (models)"
     )
 
 
@@ -116,14 +115,14 @@ def _add_convert(commands: Any, runs: Mapping[str, Run]) -> None:
 
     about = "Convert a .gguf, whole or any of its parts, or a folder with a model."
     command = _command(commands, runs, "convert", about)
-    command.add_argument("source", type=arguments.path, metavar="FILE_OR_DIR", help="the model to convert")
+    command.add_argument("source", type=path, metavar="FILE_OR_DIR", help="the model to convert")
     command.add_argument(
-        "-o", "--output", type=arguments.path, required=True, metavar="DIR", help="the folder to write"
+        "-o", "--output", type=path, required=True, metavar="DIR", help="the folder to write"
     )
     command.add_argument(
         "--quant", choices=QUANTS, default="none", help="of a safetensors folder's matrices (none)"
     )
-    command.add_argument("--text", type=arguments.path, metavar="FILE", help="to measure the quality on")
+    command.add_argument("--text", type=path, metavar="FILE", help="to measure the quality on")
     command.add_argument(
         "--quality-tokens", type=arguments.count, metavar="N", help="0: do not measure (256)"
     )
@@ -153,7 +152,7 @@ def _add_generate(commands: Any, runs: Mapping[str, Run]) -> None:
     )
     command.add_argument("--max-tokens", type=int, default=128, metavar="N", help="at most (128)")
     command.add_argument("--chat", action="store_true", help="the prompt is a user's message")
-    command.add_argument("--logits", type=arguments.path, metavar="OUT.npy", help="of the prompt's tokens")
+    command.add_argument("--logits", type=path, metavar="OUT.npy", help="of the prompt's tokens")
     command.add_argument(
         "--batch", type=arguments.positive, metavar="N", help="tokens prefilled at once, at most"
     )
@@ -190,7 +189,7 @@ def _add_bench(commands: Any, runs: Mapping[str, Run]) -> None:
     command.add_argument("--tokens", type=int, default=200, metavar="N", help="to decode (200)")
     command.add_argument("--runs", type=int, default=5, metavar="N", help="of each figure (5)")
     command.add_argument("--profile", action="store_true", help="time every kernel, too")
-    command.add_argument("--plot", type=arguments.path, metavar="FILE.svg", help="draw the figures")
+    command.add_argument("--plot", type=path, metavar="FILE.svg", help="draw the figures")
     add_page_options(command)
 
 
@@ -199,6 +198,6 @@ def _add_synth(commands: Any, runs: Mapping[str, Run]) -> None:
     command = _command(commands, runs, "synth", about)
     command.add_argument("shape", metavar="NAME", help="gemma-3-1b, gemma-3-4b, llama-3.2-1b, ...")
     command.add_argument(
-        "-o", "--output", type=arguments.path, required=True, metavar="DIR", help="the folder to write"
+        "-o", "--output", type=path, required=True, metavar="DIR", help="the folder to write"
     )
     command.add_argument("--layers", type=arguments.positive, metavar="N", help="the first N (all)")

@@ -8,6 +8,7 @@ call it by a name of this machine, or by one that it was given.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpProcessingError
 
 from doppler.command.served import MIME, listing, model_file, page_file, part_digest
 from doppler.command.wheel import ROOT
@@ -54,8 +56,17 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-PORT_OF_HOST = re.compile(r":\d*$")
+PORT_OF_HOST = re.compile(r":[0-9]*$")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _is_of_ours(record: logging.LogRecord) -> bool:
+    """Whether a fault is this server's: whoever sends what is no HTTP is answered, and no more."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+LOG = logging.getLogger(__name__)
+LOG.addFilter(_is_of_ours)
 
 
 class RangedFile(web.FileResponse):
@@ -183,7 +194,7 @@ class Server:
         self.stop()
 
     async def _listen(self) -> int:
-        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(self._app, access_log=None, logger=LOG, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, self._wanted).start()
         return int(self._runner.addresses[0][1])

@@ -80,8 +80,7 @@ def what_to_do(kind: str) -> str:
 def _kind(settings: Fields, place: str) -> str | None:
     """By quant_method, where there is one; None where nothing is quantised."""
     lower = settings.get("load_in_4bit") or settings.get("load_in_8bit")
-    if settings.has("quant_method"):
-        kind = settings.text("quant_method").lower()
+    if kind := settings.text("quant_method", "").lower():
         return (
             None if kind == "bitsandbytes" and settings.has("load_in_8bit") and not lower else kind
         )
