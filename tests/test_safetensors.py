@@ -453,6 +453,19 @@ def test_ropes(rope: dict[str, Any] | None, expected: Rope | None) -> None:
     assert (old.ropes[0].magnitude > 1) == (old.ropes[0].scaling == "yarn")
 
 
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_a_scaling_that_was_added_to_a_config_of_transformers_5(key: str) -> None:
+    """As models' pages advise for long texts. It counts, with the base that was there."""
+    longer = {key: "linear", "factor": 4.0}
+    llama = config_json("llama32-like") | {"rope_scaling": longer}
+    assert config_from_hf(llama, "x")[1].ropes == (Rope(500_000.0, "linear", 4.0),)
+    gemma = config_json("gemma3-1b-like") | {"rope_scaling": longer}
+    assert config_from_hf(gemma, "x")[1].ropes == (Rope(1e4), Rope(1e6, "linear", 4.0))
+    odd = config_json("llama32-like") | {"rope_scaling": {key: "dynamic", "factor": 4.0}}
+    with pytest.raises(UnsupportedError, match="'dynamic'"):
+        config_from_hf(odd, "x")
+
+
 def test_ropes_by_layer_of_a_model_that_has_one() -> None:
     full, other = {"rope_theta": 1e4}, {"rope_theta": 1e6}
     data = config_json("llama32-like")

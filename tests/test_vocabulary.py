@@ -229,6 +229,16 @@ def test_ends_of_a_folder_are_those_of_all_its_files_and_of_known_names(tmp_path
         ),
         ({"tokenizer": {"added_tokens": [{"content": "\ud800", "id": 1}]}}, "content is '.ud800'"),
         ({"tokenizer": {"model": {"vocab": {"<|im_end|>": 1.5}}}}, r"vocab.<\|im_end\|> is 1.5"),
+        ({"tokenizer": {"model": {"vocab": {"a": -1}}}}, r"vocab.a is -1, and must be the id"),
+        ({"tokenizer": {"model": {"vocab": {"a": 10**11}}}}, r"vocab.a is 100000000000, and"),
+        (
+            {"tokenizer": {"model": {"type": "BPE", "vocab": {"a": 1}, "merges": 5}}},
+            "merges is 5, and must be a list of pairs",
+        ),
+        (
+            {"tokenizer": {"model": {"type": "BPE", "vocab": {"a": 1}}}},
+            "merges is missing, and must be a list of pairs",
+        ),
         ({"tokenizer": {"model": 5}}, "model is 5, and must be an object"),
         ({"tokenizer": {"model": {"type": "BPE"}}}, "model.vocab is missing"),
         ({"tokenizer": {"post_processor": {"processors": [3]}}}, "must be a list of objects"),
@@ -250,6 +260,14 @@ def test_damaged_tokenizers_of_folders(tmp_path: Path, files: dict[str, Any], me
         folder_of(tmp_path, **files)
     assert len(str(caught.value)) < 400
     assert str(caught.value).isprintable()
+
+
+def test_a_kind_of_tokenizer_that_the_page_does_not_read(tmp_path: Path) -> None:
+    model = {"type": "WordLevel", "vocab": {"a": 1}}
+    with pytest.raises(
+        UnsupportedError, match=r"model\.type is 'WordLevel'; Doppler knows BPE, Uni"
+    ):
+        folder_of(tmp_path, tokenizer={"model": model})
 
 
 def test_a_template_that_is_no_text(tmp_path: Path) -> None:

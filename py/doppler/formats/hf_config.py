@@ -179,10 +179,11 @@ def _ropes(architecture: Architecture, fields: Fields) -> tuple[Rope, ...]:
     """(local, global) where layers differ, one rope otherwise.
 
     transformers 5 has `rope_parameters`, by layer type or plain; 4 has `rope_theta`, `rope_scaling`
-    (of the global layers) and `rope_local_base_freq`.
+    (of the global layers) and `rope_local_base_freq`. Where both are there, people added
+    `rope_scaling` for longer contexts, and it counts.
     """
     old, new = fields.table("rope_scaling"), fields.table("rope_parameters")
-    plain = old.over(Fields({"rope_theta": fields.get("rope_theta")}, fields.where))
+    plain = Fields({"rope_theta": fields.get("rope_theta")}, fields.where)
     local_base = fields.get("rope_local_base_freq") or architecture.local_base
     local = Fields({"rope_theta": local_base}, fields.where)
     if new.has("full_attention"):
@@ -192,6 +193,8 @@ def _ropes(architecture: Architecture, fields: Fields) -> tuple[Rope, ...]:
             _need(new, "sliding_attention", (new.get("full_attention"),))
     elif len(new):
         plain = new.over(plain)
+    if len(old):
+        plain = old.over(Fields({"rope_theta": plain.get("rope_theta")}, fields.where))
     if not architecture.local_base:
         return (_rope(plain, fields),)
     return _rope(local, fields), _rope(plain, fields)

@@ -16,6 +16,7 @@ from doppler.source import Source
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
+_MODELS = ("BPE", "Unigram", "WordPiece")  # kinds of tokenizer.json that the page reads
 # Tokenizers of other libraries, which are not read.
 _OTHERS = (
     "tokenizer.model",
@@ -87,12 +88,22 @@ class _Tokens:
         model = fields.table("model")
         if not model.has("vocab"):
             raise model.error("vocab", "the tokens and their ids")
+        if model.has("type"):  # older files do not say it
+            kind = model.choice("type", _MODELS)
+            if kind == "BPE" and not isinstance(model.get("merges"), list):
+                raise model.error("merges", "a list of pairs of tokens")
         # A list of pieces is Unigram's, whose special tokens are among those that were added.
         self._vocab = (
             Fields({}, "") if isinstance(model.get("vocab"), list) else model.table("vocab")
         )
+        if (odd := next((t for t in self._vocab if not self._is_id(t)), None)) is not None:
+            raise self._vocab.error(odd, "the id of a token")
         post = fields.table("post_processor")
         self._steps = [post, *post.tables("processors")]
+
+    def _is_id(self, text: str) -> bool:
+        value = self._vocab.get(text)
+        return type(value) is int and 0 <= value <= LARGEST_INT
 
     @property
     def by_name(self) -> dict[str, int]:
