@@ -198,6 +198,88 @@ def test_versions(app: App) -> None:
     expect(text_of(app.answers)).to_have_text([first, second])
 
 
+def test_versions_of_a_continuation(app: App, other: App) -> None:
+    """Another, Undo and typing lose none of them; the other tab, and a file, have them too."""
+    page, editor, start = app.page, app.editor, "abc"
+    switch = page.locator("#text-view").get_by_test_id("versions")
+    seeds = iter("123456")
+
+    def press(name: str) -> str:
+        page.get_by_role("button", name=name).filter(visible=True).click()
+        return editor.input_value()
+
+    def write(name: str) -> str:
+        app.set(seed=next(seeds))
+        press(name)
+        expect(page.get_by_test_id("continue")).to_be_visible()
+        return editor.input_value()
+
+    app.set(greedy=False, temperature="2", top_k="0")
+    page.get_by_test_id("new-text").click()
+    editor.fill(start)
+    first = write("Continue")
+    expect(switch).to_be_hidden()
+    second = write("Another")
+    assert len({start, first, second}) == 3
+    expect(switch).to_have_text("2/2")
+    assert press("Earlier version") == first
+    expect(page.get_by_role("button", name="Later version")).to_be_focused()
+    # In the other tab, and from there.
+    other.page.locator(f"#conversation-{page.evaluate(CURRENT)}").get_by_role(
+        "button"
+    ).first.click()
+    expect(other.editor).to_have_value(first)
+    other.page.get_by_role("button", name="Later version").click()
+    expect(other.editor).to_have_value(second)
+    expect(editor).to_have_value(second)
+    expect(switch).to_have_text("2/2")
+    # What is typed after it stays with each.
+    editor.fill(second + " typed")
+    assert press("Earlier version") == first + " typed"
+    assert press("Undo the last") == start + " typed"
+    expect(switch).to_have_text("0/2")
+    assert press("Later version") == first + " typed"
+    third = write("Another")
+    expect(switch).to_have_text("3/3")
+    assert third.startswith(start)
+    assert third.endswith(" typed")
+    # They belong to what is before them, and to the last continuation.
+    editor.fill("z" + third)
+    expect(switch).to_be_hidden()
+    editor.fill(third)
+    expect(switch).to_have_text("3/3")
+    fourth = write("Continue")
+    expect(switch).to_be_hidden()
+    assert press("Undo the last") == third
+    expect(switch).to_have_text("0/1")
+    assert press("Later version") == fourth
+    press("Undo the last")
+    assert press("Undo the last") == start + " typed"
+    expect(switch).to_have_text("0/3")
+    press("Later version")
+    assert press("Later version") == second + " typed"
+    page.locator("li.current").get_by_role("button", name="More").click()
+    data = exported(app, "Export").read_bytes()
+    page.locator("li.current").get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Delete", exact=True).filter(visible=True).first.click()
+    bring(app, "text.json", data)
+    expect(editor).to_have_value(second + " typed")
+    expect(switch).to_have_text("2/3")
+    # Of a text that was kept before there were versions; none is lost to one that does not begin.
+    ranges = [{"start": 3, "end": 6}]
+    old = a_conversation(9, [], kind="text", text="abcold", ranges=ranges)
+    bring(app, "old.json", a_file(old))
+    new = write("Another")
+    expect(switch).to_have_text("2/2")
+    assert press("Earlier version") == "abcold"
+    assert press("Later version") == new
+    app.run("from doppler import api; api._api._gpu.device.destroy()")
+    assert write("Another") == new
+    expect(page.get_by_test_id("text-error")).to_contain_text("the GPU device was lost")
+    press("Load the model again")
+    app.expect_loaded()
+
+
 def test_what_was_deleted_is_back_on_undo(app: App) -> None:
     page, undo = app.page, app.page.get_by_role("button", name="Undo", exact=True)
     texts = [app.answer("hello"), app.answer("more"), app.answer("and more")]
@@ -328,6 +410,10 @@ def test_what_is_exported_can_be_imported(app: App) -> None:
         (a_file(a_conversation(1, ["a"], created="now")), "created must be a number"),
         (a_file(a_conversation(1, ["a"], messages={})), "messages must be a list"),
         (a_file(a_conversation(1, ["a"], ranges=[{"start": 0, "end": 9}])), "is not in the text"),
+        (
+            a_file(a_conversation(1, ["a"], place={"start": 0, "end": 0, "shown": "x"})),
+            "shown is no id of Doppler's",
+        ),
         (a_file(a_conversation(1, ["a"], stamps={}, shown={})), "message 1: created must be"),
     ],
 )

@@ -111,12 +111,12 @@ const deeds = {
     conversation ? versionsOf(conversation, message) : [],
   choose(/** @type {Message} */ version) {
     if (!conversation) return;
-    const pressed = document.activeElement?.getAttribute("aria-label") ?? "";
+    const pressed = document.activeElement;
     following = false; // it is read where it stands
     choose(conversation, version);
     save(conversation, false);
     show();
-    shown.get(version.id)?.foot.focus(pressed);
+    shown.get(version.id)?.foot.switches.focus(pressed);
   },
   editing(/** @type {boolean} */ open) {
     if (!conversation) return;

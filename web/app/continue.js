@@ -1,6 +1,7 @@
 /** The text view: one editor, at whose end the model goes on; what it wrote stays marked. */
 
 import { attempt, reloadModel, remedies } from "./actions.js";
+import { keep, put, takeAway, versionsOf } from "./continuations.js";
 import { change, save } from "./conversations.js";
 import { byId, button, el, icon } from "./dom.js";
 import { continueText, LAST_MODEL, onText, stop } from "./engine.js";
@@ -8,8 +9,9 @@ import { endingText, statsText } from "./message.js";
 import { announce, notice, problemOf, toast } from "./notices.js";
 import { progressText } from "./chat.js";
 import { recall, set, state, watch } from "./store.js";
-import { adjust, pieces } from "./ranges.js";
+import { adjust, adjustPlace, pieces } from "./ranges.js";
 import { pattern } from "./search.js";
+import { Switches } from "./switches.js";
 
 /** @import {Conversation} from "./types.js" */
 
@@ -44,6 +46,7 @@ const goButton = button("Continue", () => go(), primary("continue"));
 const stopButton = button("Stop", () => void attempt(stop), primary("stop-text"));
 const undoButton = button("Undo", () => undo(), { "data-testid": "undo" });
 const againButton = button("Another", () => again(), { "data-testid": "another" });
+const switches = new Switches(choose);
 const modelButton = button("", () => {}, { "data-testid": "text-model" });
 
 /** @type {Conversation | null} */
@@ -83,9 +86,11 @@ function renderBar() {
   stopButton.hidden = !generation;
   stopButton.disabled = generation?.stopping ?? false;
   goButton.disabled = !ready || !conversation.text;
-  undoButton.disabled = againButton.disabled =
-    !!generation || elsewhere() || conversation.ranges.length === 0;
-  againButton.disabled ||= !ready;
+  const { at, count } = versionsOf(conversation);
+  switches.render(at, count);
+  switches.element.hidden = !!generation || elsewhere() || count < (at < 0 ? 1 : 2);
+  undoButton.disabled = !!generation || elsewhere() || conversation.ranges.length === 0;
+  againButton.disabled = !ready || count === 0;
   const last = recall(LAST_MODEL);
   const asIds = model?.tokenizer === false;
   idsNote.hidden = !asIds;
@@ -120,14 +125,15 @@ function forget() {
   renderStats();
 }
 
-async function go() {
+/** @param {number} [at] where the model goes on; else at the end */
+async function go(at) {
   if (!conversation || !state.model || state.generation || elsewhere()) return;
-  if (!conversation.text) return;
+  if (!conversation.text.slice(0, at)) return;
   if (state.model.tokenizer === false && !IDS.test(conversation.text)) {
     toast("Token ids are whole numbers, with commas between them.");
     return;
   }
-  const running = continueText(conversation);
+  const running = continueText(conversation, at);
   scroller.scrollTop = scroller.scrollHeight;
   await running;
   if (conversation?.last?.finish !== "error") announce("The continuation is finished.");
@@ -135,28 +141,48 @@ async function go() {
 
 /** Take the newest of the model's continuations away; what the person typed stays. */
 function undo() {
-  const range = conversation?.ranges.pop();
-  if (!conversation || !range) return;
-  const { text } = conversation;
-  const after = text.length - range.end;
-  const rest = text.slice(0, range.start) + text.slice(range.end);
-  change(conversation, "text", { text: rest, last: undefined });
+  const at = conversation && takeAway(conversation);
+  if (!conversation || at === null) return;
   renderText();
   renderBar();
   field.focus();
-  field.selectionStart = field.selectionEnd = conversation.text.length - after;
+  field.selectionStart = field.selectionEnd = at;
   save(conversation);
 }
 
-function again() {
-  undo();
-  go();
+/** A further version of the last continuation; where nothing comes of it, that one stays. */
+async function again() {
+  const asked = conversation;
+  if (!asked || !state.model || state.generation || elsewhere()) return;
+  keep(asked);
+  const { versions, at } = versionsOf(asked);
+  const start = put(asked, null);
+  if (start === null) return;
+  field.focus();
+  await go(start);
+  if (asked.place?.start !== start || asked.place.shown || !versions[at]) return;
+  const { last } = asked;
+  put(asked, versions[at]);
+  change(asked, "text", { last });
+  show();
+  save(asked);
+}
+
+/** @param {number} at index of a version of the last continuation */
+function choose(at) {
+  if (!conversation) return;
+  put(conversation, versionsOf(conversation).versions[at]);
+  renderText();
+  renderBar();
+  save(conversation, false);
 }
 
 function onInput() {
   if (!conversation) return;
-  const ranges = adjust(conversation.ranges, conversation.text, field.value);
-  change(conversation, "text", { ranges, text: field.value });
+  const { text } = conversation;
+  const ranges = adjust(conversation.ranges, text, field.value);
+  const place = adjustPlace(conversation.place, text, field.value);
+  change(conversation, "text", { ranges, place, text: field.value });
   renderText();
   renderBar();
   clearTimeout(saving);
@@ -193,8 +219,9 @@ export function startContinue() {
     event.preventDefault();
     go();
   });
-  const buttons = [goButton, stopButton, undoButton, againButton, modelButton];
-  const bar = el("div", { class: "text-bar" }, ...buttons, el("span", { class: "grow" }), stats);
+  const buttons = [goButton, stopButton, undoButton, againButton];
+  const tools = [...buttons, switches.element, modelButton];
+  const bar = el("div", { class: "text-bar" }, ...tools, el("span", { class: "grow" }), stats);
   view.append(scroller, el("div", { class: "dock" }, idsNote, problem, bar));
   let frame = 0;
   onText((generation) => {
@@ -214,6 +241,8 @@ export function startContinue() {
     if (view.hidden) return;
     field.focus();
     const { detail } = /** @type {CustomEvent} */ (event);
+    const version = conversation ? versionsOf(conversation).versions.indexOf(detail?.message) : -1;
+    if (version >= 0 && !elsewhere()) choose(version);
     const found = detail && pattern(detail.words).exec(field.value);
     if (found) field.setSelectionRange(found.index, found.index + found[0].length);
   });

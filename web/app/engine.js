@@ -1,6 +1,7 @@
 /** What the page asks of the worker: fetch, load, delete models; answer and continue; stop. */
 
 import { client } from "./client.js";
+import { begin, keep } from "./continuations.js";
 import { change, history, hold, letGo, save } from "./conversations.js";
 import { chooseContext, contextFor, obtain } from "./library.js";
 import { stamp } from "./merge.js";
@@ -120,8 +121,8 @@ function touch({ conversation, message }) {
 
 /** @param {Generation} generation what other tabs show of it before it is stored */
 function tellPiece({ conversation, message }) {
-  const { id, text, ranges, last, stamps } = conversation;
-  tell("piece", message ? { id, messages: [message] } : { id, text, ranges, last, stamps });
+  const { id, text, ranges, place, last, stamps } = conversation;
+  tell("piece", message ? { id, messages: [message] } : { id, text, ranges, place, last, stamps });
 }
 
 /**
@@ -152,6 +153,7 @@ async function generating(conversation, message, work) {
     Object.assign(recordOf(generation), end);
   } finally {
     if (message?.gone) Object.assign(message, { content: "", reasoning: undefined }); // deleted meanwhile
+    if (!message) keep(conversation);
     touch(generation);
     set({ generation: null });
     announcePiece(generation);
@@ -250,27 +252,21 @@ export async function answer(conversation, asked) {
   });
 }
 
-/** @param {Conversation} conversation the model's text goes to its end, as its newest range */
-export async function continueText(conversation) {
+/**
+ * @param {Conversation} conversation
+ * @param {number} [at] where the model's text goes: the end, or before what was typed since
+ */
+export async function continueText(conversation, at = conversation.text.length) {
   const asIds = state.model?.tokenizer === false;
+  keep(conversation);
   await generating(conversation, null, async (generation) => {
-    const prompt = conversation.text;
-    const range = { start: prompt.length, end: prompt.length };
-    conversation.ranges.push(range);
-    /** @param {string} text */
-    const append = (text) => {
-      conversation.text += text;
-      range.end = conversation.text.length;
-    };
-    try {
-      const args = asIds ? { prompt_ids: parseIds(prompt) } : { prompt };
-      const result = await generate(generation, "complete", args, append);
-      if (!result) return;
-      conversation.text = prompt;
-      append(asIds ? idsText(result.generated_ids) : result.text);
-    } finally {
-      if (range.end === range.start) conversation.ranges.pop();
-    }
+    const prompt = conversation.text.slice(0, at);
+    const write = begin(conversation, at);
+    let written = "";
+    const args = asIds ? { prompt_ids: parseIds(prompt) } : { prompt };
+    const append = (/** @type {string} */ text) => write((written += text));
+    const result = await generate(generation, "complete", args, append);
+    if (result) write(asIds ? idsText(result.generated_ids) : result.text);
   });
 }
 

@@ -9,7 +9,7 @@
 const PARTS = {
   title: ["title"],
   system: ["system"],
-  text: ["text", "ranges", "last"],
+  text: ["text", "ranges", "place", "last"],
   gone: ["gone"],
 };
 

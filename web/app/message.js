@@ -6,6 +6,7 @@ import { copyText, Prose } from "./markdown.js";
 import { notice, problemOf } from "./notices.js";
 import { remedies } from "./actions.js";
 import { state } from "./store.js";
+import { Switches } from "./switches.js";
 import { Thought } from "./thought.js";
 
 /** @import {Failure, Message, Stats} from "./types.js" */
@@ -60,6 +61,7 @@ function copyButton(message) {
  */
 class Foot {
   element = el("div", { class: "foot" });
+  switches = new Switches((at) => this.deeds.choose(this.deeds.versions(this.message)[at]));
   #shown = "";
 
   /**
@@ -84,34 +86,12 @@ class Foot {
     const remove = iconButton("trash", "Delete", () => this.deeds.remove(this.message), {
       "data-testid": "delete-message",
     });
-    const switches = versions.length > 1 && this.#switches(versions, at);
+    this.switches.render(at, versions.length);
     this.element.replaceChildren(
-      ...(switches ? [switches] : []),
+      ...(versions.length > 1 ? [this.switches.element] : []),
       el("div", { class: "tools" }, ...tools, remove),
       ...(note ? [note] : []),
     );
-  }
-
-  /**
-   * @param {Message[]} versions
-   * @param {number} at
-   */
-  #switches(versions, at) {
-    const to = (/** @type {number} */ step) => () => this.deeds.choose(versions[at + step]);
-    return el(
-      "div",
-      { class: "versions", role: "group", "aria-label": "Versions", "data-testid": "versions" },
-      iconButton("before", "Earlier version", to(-1), { disabled: at === 0 }),
-      el("span", { "aria-live": "polite" }, `${at + 1}/${versions.length}`),
-      iconButton("after", "Later version", to(1), { disabled: at === versions.length - 1 }),
-    );
-  }
-
-  /** @param {string} label of the button that was pressed in another version */
-  focus(label) {
-    const pressed = this.element.querySelector(`.versions [aria-label="${label}"]:enabled`);
-    const usable = pressed ?? this.element.querySelector(".versions button:enabled");
-    if (usable instanceof HTMLElement) usable.focus();
   }
 }
 

@@ -1,6 +1,20 @@
 /** Which parts of a text the model wrote, kept right while a person edits the text. */
 
-/** @import {Range} from "./types.js" */
+/** @import {Place, Range} from "./types.js" */
+
+/**
+ * @param {string} before
+ * @param {string} after the text with one stretch replaced
+ * @returns {Range & {shift: number}} of the old text; by how much what follows moves
+ */
+function replaced(before, after) {
+  let start = 0;
+  const shorter = Math.min(before.length, after.length);
+  while (start < shorter && before[start] === after[start]) start += 1;
+  let same = 0;
+  while (same < shorter - start && before.at(-1 - same) === after.at(-1 - same)) same += 1;
+  return { start, end: before.length - same, shift: after.length - before.length };
+}
 
 /**
  * @param {Range[]} ranges of the old text
@@ -10,19 +24,26 @@
  *     is gone
  */
 export function adjust(ranges, before, after) {
-  let start = 0;
-  const shorter = Math.min(before.length, after.length);
-  while (start < shorter && before[start] === after[start]) start += 1;
-  let same = 0;
-  while (same < shorter - start && before.at(-1 - same) === after.at(-1 - same)) same += 1;
-  const end = before.length - same;
-  const shift = after.length - before.length;
+  const { start, end, shift } = replaced(before, after);
   return ranges
     .flatMap((range) => [
       { start: range.start, end: Math.min(range.end, start) },
       { start: Math.max(range.start, end) + shift, end: range.end + shift },
     ])
     .filter((range) => range.start < range.end);
+}
+
+/**
+ * @param {Place | undefined} place in the old text
+ * @param {string} before
+ * @param {string} after the text with one stretch replaced
+ * @returns {Place | undefined} none where the text before it was changed
+ */
+export function adjustPlace(place, before, after) {
+  const { start, end, shift } = replaced(before, after);
+  if (!place || start >= place.end) return place;
+  if (start < place.start || end === place.start) return undefined;
+  return { ...place, end: Math.max(place.end, end) + shift };
 }
 
 /**

@@ -56,8 +56,9 @@ export function search(conversations, words) {
   const all = (/** @type {string} */ text) => words.every((word) => text.includes(word));
   return conversations.flatMap((conversation) => {
     const { kind, messages, text } = conversation;
-    const message = messages.find((each) => all(folded(each, each.content))) ?? null;
     const inText = kind === "text" && all(folded(conversation, text));
+    const hit = !inText && messages.find((each) => all(folded(each, each.content)));
+    const message = hit || null;
     if (!message && !inText && !all(titleOf(conversation).toLowerCase())) return [];
     const found = message?.content ?? (inText ? text : "");
     return [{ conversation, message, pieces: excerpt(found, words) }];

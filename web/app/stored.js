@@ -119,7 +119,7 @@ function ending(fields) {
 
 /** @param {Fields} fields @returns {Omit<Message, "parent" | "created" | "updated">} */
 function messageOf(fields) {
-  const { model, reasoning, thought, dropped } = fields.all;
+  const { model, reasoning, thought, dropped, follows } = fields.all;
   return {
     id: fields.id("id"),
     role: fields.one("role", "user", "assistant"),
@@ -128,6 +128,7 @@ function messageOf(fields) {
     ...(reasoning !== undefined && { reasoning: fields.text("reasoning") }),
     ...(thought !== undefined && { thought: fields.number("thought") }),
     ...(dropped !== undefined && { dropped: fields.number("dropped") }),
+    ...(follows !== undefined && { follows: fields.text("follows") }),
     ...ending(fields),
   };
 }
@@ -150,10 +151,17 @@ function rangeOf(fields, text) {
   return range;
 }
 
+/** @param {Fields} fields @param {string} text */
+function placeOf(fields, text) {
+  const shown = fields.all.shown === null ? null : fields.id("shown");
+  return { ...rangeOf(fields, text), shown };
+}
+
 /** @param {Fields} fields @returns {Conversation} */
 function conversationOf(fields) {
   const text = fields.text("text");
   const last = fields.part("last");
+  const place = fields.part("place");
   const common = {
     id: fields.id("id"),
     kind: fields.one("kind", "chat", "text"),
@@ -163,6 +171,7 @@ function conversationOf(fields) {
     system: fields.text("system"),
     text,
     ranges: fields.list("ranges", MOST_MESSAGES).map((range) => rangeOf(range, text)),
+    ...(place && { place: placeOf(place, text) }),
     ...(last && { last: ending(last) }),
   };
   const seen = new Set([null]);

@@ -122,12 +122,17 @@ export type Message = {
   failure?: Failure;
   dropped?: number;
   stats?: Stats;
+  /** of a continuation: which text it follows (continuations.js) */
+  follows?: string;
   /** deleted: nothing but its place is kept, so that no other tab brings it back */
   gone?: boolean;
 };
 
 /** Characters [start, end) of a text that the model wrote. */
 export type Range = { start: number; end: number };
+
+/** Where the last continuation stands, or stood; id of its message, which may not be kept yet. */
+export type Place = Range & { shown: string | null };
 
 /** What is changed as one; where two tabs differ, the part that was stamped later holds. */
 export type Part = "title" | "system" | "text" | "gone";
@@ -140,12 +145,14 @@ export type Conversation = {
   created: number;
   updated: number;
   system: string;
-  /** every version of every message, by the time of creation */
+  /** every version of every message, or of every continuation of a text, by the time of creation */
   messages: Message[];
   /** which child of a message is shown, and since when, by the message's id ("": of none) */
   shown: Record<string, { id: string; at: number }>;
   text: string;
   ranges: Range[];
+  /** without it, the newest range is that place */
+  place?: Place;
   /** of the last continuation of a text */
   last?: Pick<Message, "finish" | "failure" | "stats">;
   /** deleted: nothing but its id is kept */
