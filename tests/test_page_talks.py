@@ -427,6 +427,25 @@ def test_a_file_that_is_no_export_changes_nothing(app: App, data: bytes | str, t
     app.errors.get_by_role("button", name="Dismiss").click()
 
 
+def test_an_export_that_is_dropped_is_no_model(app: App, tmp_path: Path) -> None:
+    texts = ["dropped here", "an answer"]
+    export, config = tmp_path / "conversations.json", tmp_path / "config.json"
+    export.write_text(a_file(a_conversation(11, texts)))
+    config.write_text('{"architectures": ["LlamaForCausalLM"]}')
+    asked = app.page.get_by_test_id("confirm")
+    app.drop(export)
+    expect(asked).to_contain_text("Import conversations.json?")
+    asked.get_by_role("button", name="Cancel").click()
+    expect(app.page.get_by_test_id("conversation").filter(has_text=texts[0])).to_have_count(0)
+    app.drop(config)
+    expect(app.offer.get_by_role("alert")).to_be_visible()
+    app.offer.get_by_role("button", name="Close").click()
+    app.pick(export)
+    asked.get_by_role("button", name="Import").click()
+    expect(text_of(mine(app))).to_have_text(texts[:1])
+    expect(app.offer).to_be_hidden()
+
+
 def test_two_tabs(app: App, other: App) -> None:
     """What is done in one is seen in the other, and neither takes anything from the other."""
     begin(app, "hello tabs")

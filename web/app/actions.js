@@ -158,6 +158,13 @@ export async function deleteConversation(conversation) {
   toast(`Deleted “${titleOf(conversation)}”`, { label: "Undo", run: undo });
 }
 
+/** @param {File} file of conversations that was given where a model may be meant too */
+export async function offerConversations(file) {
+  const text = "It holds conversations that Doppler exported. What is here already stays.";
+  const sure = await confirmed(`Import ${file.name}?`, text, "Import", "primary");
+  if (sure) await importConversations(file);
+}
+
 /** @param {File} file of conversations; those of a single one are opened */
 export function importConversations(file) {
   return attempt(async () => {

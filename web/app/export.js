@@ -8,6 +8,7 @@ import { path } from "./thread.js";
 
 /** @import {Conversation} from "./types.js" */
 
+const BEGINNING = new RegExp(`^\\s*\\{\\s*"format"\\s*:\\s*"${FORMAT}"`);
 const MOST_BYTES = 64 * 2 ** 20; // of a file that is imported
 
 /**
@@ -41,6 +42,10 @@ export function exportMarkdown(conversation) {
   const blob = new Blob([markdownOf(conversation)], { type: "text/markdown" });
   saveAs(blob, fileName(titleOf(conversation), "md"));
 }
+
+/** @param {File} file @returns {Promise<boolean>} whether Export wrote it, by how it begins */
+export const isExport = async (file) =>
+  /\.json$/i.test(file.name) && BEGINNING.test(await file.slice(0, 256).text());
 
 /**
  * Take over what Export wrote; what is here already is not there twice.

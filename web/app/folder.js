@@ -79,13 +79,14 @@ async function walk(folder, path, found) {
 export function ofPicked(files) {
   const found = files.map((file) => ({ path: file.webkitRelativePath, get: () => file }));
   const title = files[0]?.webkitRelativePath.split("/")[0] ?? "The folder";
-  return { title, source: () => chosen(found, title) };
+  return { title, source: () => chosen(found, title), loose: [] };
 }
 
 /**
  * Call it while the event is handled: afterwards the browser forgets what was dropped.
  * @param {DataTransfer} dropped
- * @returns {{title: string, source: () => Promise<Source>} | null} null where nothing was
+ * @returns {{title: string, source: () => Promise<Source>, loose: File[]} | null} null where nothing
+ *     was; loose: files that are in no folder
  */
 export function ofDropped(dropped) {
   const entries = [...dropped.items].map((item) => item.webkitGetAsEntry?.());
@@ -93,7 +94,7 @@ export function ofDropped(dropped) {
   const files = [...dropped.files];
   if (folders.length === 0) {
     const source = async () => /** @type {Source} */ ({ kind: "files", files, folder: null });
-    return files.length > 0 ? { title: files[0].name, source } : null;
+    return files.length > 0 ? { title: files[0].name, source, loose: files } : null;
   }
   const title = folders.length === 1 ? (folders[0]?.name ?? "") : "What was dropped";
   const source = async () => {
@@ -104,5 +105,5 @@ export function ofDropped(dropped) {
     }
     return chosen(found, title);
   };
-  return { title, source };
+  return { title, source, loose: [] };
 }

@@ -144,9 +144,10 @@ export function toast(text, action) {
  * @param {string} title
  * @param {string} text
  * @param {string} label of the button that goes ahead
+ * @param {"danger" | "primary"} [look] of that button
  * @returns {Promise<boolean>}
  */
-export function confirmed(title, text, label) {
+export function confirmed(title, text, label, look = "danger") {
   const form = el(
     "form",
     { method: "dialog" },
@@ -156,7 +157,7 @@ export function confirmed(title, text, label) {
       "div",
       { class: "dialog-actions" },
       el("button", { class: "button", value: "", autofocus: true }, "Cancel"),
-      el("button", { class: "button danger", value: "yes" }, label),
+      el("button", { class: `button ${look}`, value: "yes" }, label),
     ),
   );
   dialog.replaceChildren(form);

@@ -1,10 +1,24 @@
 /** Models of one's own: files or a folder that are picked or dropped on the page, or an address. */
 
+import { offerConversations } from "./actions.js";
 import { button, el } from "./dom.js";
+import { isExport } from "./export.js";
 import { ofDropped, ofPicked } from "./folder.js";
 import { offer } from "./offer.js";
 
 /** @import {Source} from "./types.js" */
+
+/**
+ * A model, or conversations that were exported.
+ * @param {{title: string, source: () => Promise<Source>, loose: File[]}} given
+ */
+async function take({ title, source, loose }) {
+  const exported = await Promise.all(loose.map(isExport));
+  for (const file of loose.filter((_, index) => exported[index])) await offerConversations(file);
+  const others = loose.filter((_, index) => !exported[index]);
+  if (others.length === loose.length) offer(title, source);
+  else if (others.length > 0) take(ofFiles(others));
+}
 
 /** @param {HTMLInputElement} input */
 function openAddress(input) {
@@ -22,7 +36,7 @@ function openAddress(input) {
  * @param {string} label
  * @param {string} testid
  * @param {Record<string, unknown>} props
- * @param {(files: File[]) => {title: string, source: () => Promise<Source>}} given
+ * @param {(files: File[]) => {title: string, source: () => Promise<Source>, loose: File[]}} given
  */
 function picker(label, testid, props, given) {
   const input = el("input", { type: "file", hidden: true, "data-testid": testid, ...props });
@@ -30,8 +44,7 @@ function picker(label, testid, props, given) {
     const files = [...(input.files ?? [])];
     input.value = "";
     if (files.length === 0) return;
-    const { title, source } = given(files);
-    offer(title, source);
+    take(given(files));
   });
   return [button(label, () => input.click()), input];
 }
@@ -40,6 +53,7 @@ function picker(label, testid, props, given) {
 const ofFiles = (files) => ({
   title: files[0].name,
   source: async () => /** @type {Source} */ ({ kind: "files", files, folder: null }),
+  loose: files,
 });
 
 /** @param {HTMLElement} own is shown to be where files may fall, which is anywhere on the page */
@@ -51,7 +65,7 @@ function acceptDrops(own) {
       event.preventDefault();
       own.classList.toggle("over", type === "dragover");
       const given = type === "drop" && ofDropped(dataTransfer);
-      if (given) offer(given.title, given.source);
+      if (given) take(given);
     });
   }
 }
