@@ -1,4 +1,4 @@
-/** The text view: one editor, at whose end the model goes on; what it wrote stays marked. */
+/** The text view: one editor, at whose end the model goes on; what it wrote stays marked, and kept. */
 
 import { attempt, reloadModel, remedies } from "./actions.js";
 import { keep, put, takeAway, versionsOf } from "./continuations.js";
