@@ -121,6 +121,7 @@ def test_what_a_message_shows_is_short_and_printable(value: Any) -> None:
         ("[" * 500 + "]" * 500, "nested too deeply"),
         ('{"a":' * 500 + "1" + "}" * 500, "nested too deeply"),
         (b'{"a":[' * 500, "nested too deeply"),
+        ('{"a": [' + "{}," * 1_400_000 + "{}]}", "too many lists and objects"),
         ("1" * 10_000, "digits"),
         ("[1]", "no object"),
         ("{", "damaged"),

@@ -22,6 +22,9 @@ LARGEST_FLOAT = 3.4028234663852886e38  # of float32, in which all is computed
 SMALLEST_FLOAT = 1.1754943508222875e-38  # above 0 that GPUs do not take for 0
 LARGEST_INT = 2**31 - 1  # of what is counted in a model; offsets and sizes have LARGEST_SIZE
 LARGEST_SIZE = 2**53 - 1  # bytes, as a page can count them
+# Lists and objects that JSON may have: each takes 80 bytes here and may be of three there. A
+# tokenizer.json has one for each merge, which are 30 bytes or more.
+_MOST_PARTS, _PART_BYTES = 1 << 20, 16
 _SHOWN = 60  # characters of a stranger's value in a message
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -44,8 +47,11 @@ def shown(value: Any, most: int = _SHOWN) -> str:
 
 def parse_json(data: bytes | str, where: str) -> dict[str, Any]:
     """The object that is JSON's text. Raises FormatError where it is none, or has a key twice."""
-    if is_too_deep(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data):
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if is_too_deep(raw):
         raise FormatError(f"{where}: its JSON is damaged: it is nested too deeply")
+    if raw.count(b"[") + raw.count(b"{") > _MOST_PARTS + len(raw) // _PART_BYTES:
+        raise FormatError(f"{where}: its JSON is damaged: it has too many lists and objects")
     try:
         value = json.loads(data, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:

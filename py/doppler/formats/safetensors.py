@@ -24,7 +24,8 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
 _LARGEST_HEADER = 100_000_000  # what the format itself allows
-_MOST_TENSORS = 1 << 17  # the largest models have less than half of it
+_MOST_TENSORS = 1 << 16  # of a file: the largest models, in many files, have not many more
+_MOST_QUOTES = 12 * _MOST_TENSORS  # of which each has ten; the rest is for notes
 _MOST_EXTENTS = 8
 _KINDS = ("F32", "F16", "BF16")
 _PARTS = ("_blocks", "_scales")  # of MXFP4 weights, the bytes of which lie apart
@@ -120,6 +121,8 @@ async def read_safetensors(source: Source, buffers: Buffers) -> dict[str, SafeTe
     text = buffers.to_bytes(await source.read(8, length))
     if text.count(b"{") > _MOST_TENSORS:  # of which each takes some times its bytes here
         raise FormatError(f"{source.name}: its header has more than {_MOST_TENSORS} tensors")
+    if text.count(b'"') > _MOST_QUOTES:
+        raise FormatError(f"{source.name}: its header has more than {_MOST_QUOTES // 2} texts")
     header = parse_json(text, source.name)
     header.pop("__metadata__", None)
     fields, start = Fields(header, source.name), 8 + length
