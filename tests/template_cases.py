@@ -94,6 +94,12 @@ RENDERED: dict[str, str] = {
     "{% filter upper %}a{{ 'b' }}{% endfilter %}{% raw %}{{ c }}{% endraw %}{# d #}": "AB{{ c }}",
     "{{ 'a\nb' | indent(2) }}|{{ 'a\nb' | indent(2, true) }}": "a\n  b|  a\n  b",
     "{{ 'a-b' | replace('-', '+') }}{{ 'a-b'.replace('-', '_') }}{{ 'x' | string | length }}": "a+ba_b1",
+    "{{ messages == messages[0:] }}{{ 1 < bos_token | length < 9 }}{{ 'a' not in bos_token }}": (
+        "TrueTrueTrue"
+    ),
+    "{{ messages[0].role is in(['system']) }}{{ 2 is ge(1) }}{{ (1, 2)[:1] }}{{ 'abc'[::-1] }}": (
+        "TrueTrue(1,)cba"
+    ),
     "{{ messages is sequence }}{{ messages[0] is mapping }}{{ 'a' is string }}{{ 1 is number }}": (
         "TrueTrueTrueTrue"
     ),
@@ -106,9 +112,14 @@ RENDERED: dict[str, str] = {
     "{{ 'Ünïcödé 🙂' | upper }}{{ '🙂' | length }}{{ ['é'] }}": "ÜNÏCÖDÉ 🙂1['é']",
     "{{ joiner('|') and cycler(1, 2).next() }}": "1",
 }
-LARGER, LONGER, DEEPER = "more than 16,777,216", "it takes longer than", "more than 100 deep"
+LARGER, LONGER, DEEPER = "more than 16,777,216", "it takes longer than", " deep"
 GROW = "{% set ns = namespace(s='x') %}{% for i in range(999) %}{% set ns.s = @ %}{% endfor %}{{ ns.s }}"
 ROUNDS = "{% for i in range(99999) %}{% for j in range(99999) %}@{% endfor %}{% endfor %}"
+BIG = (
+    "{% set s = 'X' * 8000000 ~ 'Y' %}{% set t = 'X' * 8000000 ~ 'Z' %}{% set u = 'X' * 4000 ~ 'Z' %}"
+    "{% set l = [0] * 500000 %}{% set m = [0] * 500000 %}{% set n = namespace(t=(1,)) %}"
+    "{% for i in range(16) %}{% set n.t = (n.t, n.t) %}{% endfor %}{% set k = n.t %}"
+)
 # template -> what is told
 REFUSED: dict[str, str] = {
     "{{ raise_exception('Roles must alternate') }}": "refuses these messages: Roles must alternate",
@@ -122,7 +133,25 @@ REFUSED: dict[str, str] = {
     ROUNDS.replace("@", ""): LONGER,
     ROUNDS.replace("@", "x"): LONGER,
     "{% for i in range(99999) if range(99999) | list | sum < 0 %}{% endfor %}": LONGER,
-    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}": LONGER,
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(22) }}": LONGER,
+    **{
+        BIG + ROUNDS.replace("@", "{% if " + test + " %}{% endif %}"): LONGER
+        for test in (
+            "s == t",
+            "s < t",
+            "u in s",
+            "1 is in(l)",
+            "s is eq(t)",
+            "s is upper",
+            "{'a': 1}[k]",
+            "[1, l] == [1, m]",
+        )
+    },
+    "{% set s = 'x' * 16000000 %}"
+    + ROUNDS.replace("@", "{% set x = s[::-1] %}"): "all that it makes",
+    "{% set n = namespace(p=[1]) %}{% for i in range(20000) %}{% set n.p = n.p | map('string') %}"
+    "{% endfor %}{{ n.p | list }}": DEEPER,
+    "{{ strftime_now('%c' * 4000000) }}": "a date's format has 8,000,000",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": DEEPER,
     "{% for n in [1] recursive %}{{ loop([1]) }}{% endfor %}": DEEPER,
     "{% block a %}{{ self.a() }}{% endblock %}": DEEPER,
@@ -177,6 +206,13 @@ REFUSED: dict[str, str] = {
             "('x ' * 10 ** 7) | wordwrap(1)",
             "('é' * 10 ** 7) | list",
             "('xy' * 8000000).split('x')",
+            "('x' * 4000000).strip('abcdefgh' * 9999 ~ 'x')",
+            "('x' * 4000000) | trim('abcdefgh' * 9999 ~ 'x')",
+            "('x' * 9999).encode('punycode')",
+            "('x' * 9999).encode().decode('punycode')",
+            "('é' * 16000000) | urlencode",
+            "[1] | batch(16000000, 'x') | list",
+            "range(9) | slice(9000000) | list",
         )
     },
 }
@@ -189,6 +225,8 @@ BROKEN: dict[str, str] = {
     "{{ a | nonsense }}": "does not parse: No filter named 'nonsense'",
     "{{ '%0999999999d' | format(5) }}": "cannot be compiled: it makes",
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "it nests too deep",
-    "{% for a in [1] %}" * 40 + "{% endfor %}" * 40: "too many statically nested blocks",
+    "{{ " + "a + " * 90 + "a }}": "it nests too deep",
+    "{{ a" + " | upper" * 400 + " }}": "it nests too deep",
+    "{% for a in [1] %}" * 40 + "{% endfor %}" * 40: "it nests too deep",
     "x" * 200_000: "200,000 characters",
 }

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SLOW = 16  # what costs so much more time than others counts as so much larger
+ITEM = 12  # characters that an item of a list counts as
+PLAIN_CODES = frozenset(("utf8", "ascii", "latin1", "utf16", "utf32"))
 NUMBERS = re.compile(r"\d+")
 FIELD_IN_FIELD = re.compile(r"\{[^{}]*\{")
 
@@ -55,6 +57,10 @@ def _padded(use: _Use) -> int:
     return use.size + use.others + use.numbers
 
 
+def _filled(use: _Use) -> int:
+    return use.size + ITEM * (use.others + use.numbers)
+
+
 def _multiplied(use: _Use) -> int:
     return (use.size + 1) * (1 + use.numbers + use.others)
 
@@ -65,6 +71,21 @@ def _squared(use: _Use) -> int:
 
 def _slow(use: _Use) -> int:
     return SLOW * _multiplied(use)
+
+
+def _slow_text(use: _Use) -> int:
+    return SLOW * use.size
+
+
+def _stripped(use: _Use) -> int:
+    """Each character may be compared with each that is to go."""
+    return use.size + use.size * len(use.text(0)) // SLOW
+
+
+def _coded(use: _Use) -> int:
+    """Of the codecs, some take the square of a text's length in time."""
+    name = re.sub("[^a-z0-9]", "", use.text(0).lower()) or "utf8"
+    return 4 * use.size if name in PLAIN_CODES else use.size * use.size
 
 
 def _indented(use: _Use) -> int:
@@ -109,12 +130,16 @@ def _formatted(use: _Use) -> int:
 
 
 _ESTIMATES: dict[str, Callable[[_Use], int]] = {
-    **dict.fromkeys(("center", "ljust", "rjust", "zfill", "to_bytes", "slice", "batch"), _padded),
+    **dict.fromkeys(("center", "ljust", "rjust", "zfill", "to_bytes"), _padded),
+    **dict.fromkeys(("slice", "batch"), _filled),
     **dict.fromkeys(("tojson", "translate"), _multiplied),
     **dict.fromkeys(("round", "lipsum"), _squared),
     **dict.fromkeys(("wordwrap", "urlize", "striptags", "title", "pprint", "wordcount"), _slow),
     **dict.fromkeys(("%", "format", "format_map"), _formatted),
     **dict.fromkeys(("split", "rsplit", "splitlines"), _split),
+    **dict.fromkeys(("strip", "lstrip", "rstrip", "trim"), _stripped),
+    **dict.fromkeys(("encode", "decode"), _coded),
+    "urlencode": _slow_text,
     "expandtabs": _tabbed,
     "indent": _indented,
     "join": _joined,

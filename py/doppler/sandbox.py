@@ -20,18 +20,41 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from doppler.estimates import estimate
+from doppler.estimates import ITEM, estimate
 
 SECONDS = 1.5  # of a rendering
 LARGEST = 16 << 20  # characters of one value, written out
 WORK = 128 << 20  # characters of everything that one rendering makes
-DEEPEST = 100  # calls in calls, lists in lists
+DEEPEST = 100  # lists in lists, filters of filters
+CALLS = 25  # calls in calls
 COSTS = 256  # ticks from one look at the clock to the next
 CHARACTERS = 1000  # whose making costs as much as a tick
 _EMPTY: dict[str, Any] = {}
 VIEWS = (type(_EMPTY.keys()), type(_EMPTY.items()), type(_EMPTY.values()))
 CONTAINERS = (list, tuple, dict, set, frozenset, *VIEWS)
-JOINED, MADE, TICK = "~", "[]", "..."  # names of filters that no template can write
+# Names of filters that no template can write.
+JOINED, MADE, READ, SLICED, TICK = "~", "[]", "==", "[:]", "..."
+# Tests that look through all of what they are given.
+READING = [
+    "in",
+    "eq",
+    "==",
+    "equalto",
+    "ne",
+    "!=",
+    "lt",
+    "<",
+    "lessthan",
+    "le",
+    "<=",
+    "gt",
+    ">",
+    "greaterthan",
+    "ge",
+    ">=",
+    "lower",
+    "upper",
+]
 
 
 class Exceeded(BaseException):
@@ -64,22 +87,36 @@ class Meter:
         if size > LARGEST:
             raise Exceeded(f"it makes a text or list of more than {LARGEST:,} characters")
 
-    def made(self, value: Any) -> Any:
-        """Called with everything that is made; gives it back, an iterator as one that ticks."""
+    def made(self, value: Any, above: int = 0) -> Any:
+        """Called with everything that is made; gives it back, an iterator as one that ticks.
+
+        above: how many iterators it takes its items from, one from the other.
+        """
+        if isinstance(value, _Ticking):
+            return value
         if isinstance(value, Iterator):
-            return self._ticking(value)
-        size = self.measure(value)
+            return _Ticking(value, self, above)
+        self._spend(self.measure(value))
+        return value
+
+    def sliced(self, value: Any) -> Any:
+        """Called with a slice; gives it back. What the items of a list hold is not made anew."""
+        if isinstance(value, CONTAINERS):
+            self._spend(ITEM * len(value))
+            return value
+        return self.made(value)
+
+    def _spend(self, size: int) -> None:
         self.allow(size)
         self.tick(1 + size // CHARACTERS)
         self._work += size
         if self._work > WORK:
             raise Exceeded(f"all that it makes is more than {WORK:,} characters")
-        return value
 
-    def _ticking(self, values: Iterator[Any]) -> Iterator[Any]:
-        for value in values:
-            self.tick()
-            yield value
+    def read(self, value: Any) -> Any:
+        """Called with what is about to be compared or looked through; gives it back."""
+        self.tick(1 + self.measure(value) // CHARACTERS)
+        return value
 
     def measure(self, value: Any) -> int:
         """Characters of a value written out, about; no fewer than there are items."""
@@ -99,6 +136,8 @@ class Meter:
             self._check_depth(above)
             inner, below = self._size_and_depth(item, above + 1)
             size, depth = size + inner + 4, max(depth, below)
+            if size > LARGEST:
+                break
         self.allow(size)
         self._check_depth(depth)
         self._known[id(value)] = size, depth + 1, value
@@ -107,6 +146,22 @@ class Meter:
     def _check_depth(self, depth: int) -> None:
         if depth >= DEEPEST:
             raise Exceeded(f"its lists lie more than {DEEPEST} deep in each other")
+
+
+class _Ticking:
+    """An iterator that ticks."""
+
+    def __init__(self, values: Iterator[Any], meter: Meter, above: int) -> None:
+        if above >= DEEPEST:  # Python would crash
+            raise Exceeded(f"its filters lie more than {DEEPEST} deep in each other")
+        self._values, self._meter, self.above = values, meter, above
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._meter.tick()
+        return next(self._values)
 
 
 class _Namespace(Namespace):
@@ -130,6 +185,20 @@ class _Marks(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), JOINED)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
+        self.generic_visit(node)
+        for operand in node.ops:  # a constant is short, and so is comparing with it
+            within = operand.op in ("in", "notin")
+            if not isinstance(operand.expr, nodes.Const) and (
+                within or not isinstance(node.expr, nodes.Const)
+            ):
+                operand.expr = _filtered(operand.expr, READ)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        self.generic_visit(node)
+        return _filtered(node, SLICED) if isinstance(node.arg, nodes.Slice) else node
 
     def visit_List(self, node: nodes.List) -> nodes.Expr:
         self.generic_visit(node)
@@ -160,12 +229,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals["namespace"] = _Namespace
 
     def bound(self) -> None:
-        """Puts every filter under the meter; those of one's own must be there before."""
+        """Puts filters and tests under the meter; those of one's own must be there before."""
+        self.tests |= {name: self._reading(self.tests[name]) for name in READING}
         self.filters = {name: self._bounded(name, f) for name, f in self.filters.items()}
         own: dict[str, Callable[[Any], Any]] = {
             TICK: lambda value: self.meter.tick(),
             JOINED: self._joined,
             MADE: lambda value: self.meter.made(value),
+            SLICED: lambda value: self.meter.sliced(value),
+            READ: lambda value: self.meter.read(value),
         }
         self.filters |= {name: _while_rendering(function) for name, function in own.items()}
 
@@ -188,13 +260,31 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._check(method.__name__, owner, (*args, *kwargs.values()))
         elif callee is self.globals.get("lipsum"):
             self._check("lipsum", "", (*args, *kwargs.values()))
-        if meter.depth >= DEEPEST:
-            raise Exceeded(f"its calls lie more than {DEEPEST} deep in each other")
+        if meter.depth >= CALLS:
+            raise Exceeded(f"its calls lie more than {CALLS} deep in each other")
         meter.depth += 1
         try:
             return meter.made(super().call(context, callee, *args, **kwargs))
         finally:
             meter.depth -= 1
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """What `obj.attribute` is; what templates ask for most is found at once."""
+        if not attribute.startswith("_"):
+            if type(obj) is _Namespace:
+                try:
+                    return getattr(obj, attribute)
+                except AttributeError:
+                    return self.undefined(obj=obj, name=attribute)
+            if type(obj) is dict and attribute in obj and not hasattr(obj, attribute):
+                return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """What stands in a container; a tuple as a key is read whole each time."""
+        return super().getitem(
+            obj, self.meter.read(argument) if isinstance(argument, tuple) else argument
+        )
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """One of `intercepted_binops`."""
@@ -232,12 +322,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def filtered(*args: Any, **kwargs: Any) -> Any:
             self.meter.tick()
             before, (value, *given) = args[:passed], args[passed:]
+            above = value.above + 1 if isinstance(value, _Ticking) else 0
             if isinstance(value, Iterator):  # join needs to know how many, list how large
                 value = list(value) if name in ("join", "list") else self.meter.made(value)
             self._check(name, value, (*given, *kwargs.values()))
-            return self.meter.made(function(*before, value, *given, **kwargs))
+            return self.meter.made(function(*before, value, *given, **kwargs), above)
 
         return update_wrapper(filtered, function)
+
+    def _reading(self, function: Any) -> Callable[..., Any]:
+        def tested(*args: Any) -> Any:
+            for value in args:
+                self.meter.read(value)
+            return function(*args)
+
+        return tested
 
     def _check(self, name: str, value: Any, given: Sequence[Any]) -> None:
         """Allows a method of `value`, or a filter of it, by how large its result may be."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -23,7 +25,25 @@ from doppler.errors import RequestError
 from doppler.sandbox import Exceeded, Meter, Sandbox
 
 LONGEST = 1 << 17  # characters of a template: real ones have up to some ten thousand
+# How deep Python may be in calls beyond the present ones: the page's stack is small, and Pyodide
+# ends for good where it is full. 210 public templates take less than 120.
+COMPILING, RENDERING = 120, 300
+LONGEST_DATE = 1000  # characters of a date's format
 KEPT = 8  # templates that are kept compiled
+
+
+@contextmanager
+def _frames(count: int) -> Iterator[None]:
+    """At most so many calls in each other beyond the present ones: a RecursionError ends more."""
+    frame, depth = sys._getframe(), 0
+    while (above := frame.f_back) is not None:
+        frame, depth = above, depth + 1
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(min(before, depth + count))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 class _Generation(Extension):
@@ -55,7 +75,8 @@ class ChatTemplate:
         self._sandbox.globals |= {"raise_exception": _raise, "strftime_now": _now}
         self._sandbox.bound()
         try:
-            self._template = self._sandbox.from_string(source)
+            with _frames(COMPILING):
+                self._template = self._sandbox.from_string(source)
         except TemplateSyntaxError as error:
             raise RequestError(
                 f"the chat template does not parse: {_cut(error.message)} (line {error.lineno})"
@@ -69,7 +90,8 @@ class ChatTemplate:
             raise RequestError("stopped before the model's chat template was rendered")
         self._sandbox.meter = Meter(stopped)
         try:
-            return self._template.render(values)
+            with _frames(RENDERING):
+                return self._template.render(values)
         except Exceeded as error:
             raise RequestError(f"the model's chat template was stopped: {error}") from error
         except TemplateError as error:
@@ -118,12 +140,14 @@ def _to_json(
 
 
 def _now(format: str) -> str:
+    if len(format) > LONGEST_DATE:
+        raise TemplateError(f"a date's format has {len(format):,} characters")
     return datetime.now().strftime(format)
 
 
 def _cut(text: object) -> str:
     """A stranger's text in a message of ours: printable, one line, not long."""
-    shown = re.sub(r"\s+", " ", str(text or ""))
+    shown = re.sub(r"\s+", " ", str(text or "")[:4000])
     shown = "".join(letter for letter in shown if letter.isprintable()).strip()
     return shown if len(shown) <= 300 else f"{shown[:299]}…"
 
