@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ class Chat:
 
     source = "<|im_start|> <|im_end|> <|User|>"
 
-    def render(self, values: dict[str, Any]) -> str:
+    def render(self, values: dict[str, Any], stopped: Callable[[], bool] = bool) -> str:
         text = ""
         for message in values["messages"]:
             rest = {k: v for k, v in message.items() if k not in ("role", "content")}
