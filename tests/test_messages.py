@@ -136,6 +136,8 @@ def test_a_long_chat_is_not_encoded_once_a_turn() -> None:
 
 
 def test_a_last_message_that_is_too_long_is_told() -> None:
-    with pytest.raises(ContextError, match=r"the last message has 300 tokens .* context holds 256"):
+    with pytest.raises(
+        ContextError, match=r"the last message has 300 tokens, .* context holds 256"
+    ):
         fitting(turns(3, 300), Letters(), 256, 100)
     assert fitting(turns(3, 240), Letters(), 256, 100) == (list(b"x" * 240), 4)

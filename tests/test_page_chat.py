@@ -245,7 +245,7 @@ def test_a_context_that_is_full(narrow_context: App) -> None:
     ended = result(app)
     assert len(ended["prompt_ids"]) + len(ended["generated_ids"]) == 256
     problem = app.say("d" * 300).get_by_test_id("message-error")
-    expect(problem).to_contain_text("the context holds 256: shorten it")
+    expect(problem).to_contain_text("the context holds 256. Shorten it")
     app.set(max_tokens="8")
     app.new_chat()
     assert len(app.answer("hello").split()) == 8
@@ -376,7 +376,7 @@ def test_a_lost_device(app: App) -> None:
     app.run(LOSE_DEVICE)
     problem = message.get_by_test_id("message-error")
     expect(problem).to_contain_text("The GPU cannot go on")
-    expect(problem).to_contain_text("the GPU device was lost")
+    expect(problem).to_contain_text("The GPU device was lost")
     expect(text).not_to_be_empty()  # what had been written stays
     # A call that opens the device anew drops the model, and the page hears of it.
     assert app.call("device")["ok"]

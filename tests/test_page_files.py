@@ -178,13 +178,13 @@ def test_an_address(app: App, server: ModelServer) -> None:
 
 def test_an_address_with_nothing_there(app: App, server: ModelServer) -> None:
     app.enter(f"{server.url}absent.gguf")
-    app.expect_refused(UNFETCHED, "absent.gguf: the server answered 404; check the address")
+    app.expect_refused(UNFETCHED, "absent.gguf: the server answered 404. Check the address")
 
 
 def test_an_address_without_ranges(app: App, server: ModelServer) -> None:
     server.ranges = False
     app.enter(f"{server.url}{CHAT_FILE}")
-    app.expect_refused(UNFETCHED, "ignores range requests; download the file and open it")
+    app.expect_refused(UNFETCHED, "ignores range requests. Download the file and open it")
 
 
 def test_an_address_whose_server_breaks_off(app: App, server: ModelServer) -> None:

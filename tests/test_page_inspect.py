@@ -214,7 +214,7 @@ def test_a_folder_without_a_tokenizer_is_told(app: App, tmp_path: Path) -> None:
     shutil.copytree(SPLIT, source)
     (source / "tokenizer.model").write_bytes(b"SentencePiece's own")
     app.drop(source)
-    told = "Note: there is no tokenizer.json (tokenizer.model cannot be read): the model has no"
+    told = "Note: There is no tokenizer.json (tokenizer.model cannot be read): the model has no"
     expect(app.offer.get_by_test_id("warnings")).to_contain_text(told)
     app.page.keyboard.press("Escape")
 
@@ -254,7 +254,7 @@ def test_an_address_that_is_typed(app: App, server: ModelServer, folder: Path) -
 
 def test_an_address_of_no_model(app: App, server: ModelServer) -> None:
     app.enter(f"{server.url}nothing/")
-    app.expect_refused("nothing/config.json is not there; check the address")
+    app.expect_refused("nothing/config.json is not there. Check the address")
 
 
 def test_what_is_missing_in_a_folder(app: App, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_what_is_missing_in_a_folder(app: App, tmp_path: Path) -> None:
     part = source / "model-00002-of-00002.safetensors"
     part.unlink()
     app.pick(source)
-    app.expect_refused("This file cannot be read", part.name, "which is missing: fetch it too")
+    app.expect_refused("This file cannot be read", part.name, "which is missing. Fetch it too")
     (source / "config.json").unlink()
     app.pick(source)
     app.expect_refused("the folder has no config.json")

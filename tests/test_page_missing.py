@@ -52,7 +52,7 @@ def test_no_webgpu(context: BrowserContext, server: WatchedServer) -> None:
     try_to_get(page)
     problem = page.get_by_test_id("error-banner")
     expect(problem).to_contain_text("The GPU cannot go on")
-    expect(problem).to_contain_text("this browser offers no WebGPU here")
+    expect(problem).to_contain_text("This browser offers no WebGPU here")
     expect(page.get_by_test_id("model-button")).to_contain_text("Choose a model")
     page.close()
 
@@ -65,7 +65,7 @@ def test_a_file_without_a_gpu(
     page.get_by_test_id("open-file").set_input_files(tiny_models.parent / "tiny-chat.gguf")
     offer = page.get_by_test_id("offer")
     expect(offer.get_by_test_id("verdict")).to_contain_text(
-        "It cannot run here: WebGPU found no adapter"
+        "It cannot run here. WebGPU found no adapter"
     )
     expect(offer.get_by_test_id("facts")).to_contain_text("llama, 2 layers")
     expect(offer.get_by_role("button", name="Import")).to_be_disabled()
@@ -76,7 +76,7 @@ def test_no_adapter(context: BrowserContext, server: WatchedServer) -> None:
     page = open_page(context, server, NO_ADAPTER)
     told = page.get_by_test_id("requirements")
     expect(told).to_contain_text("The GPU cannot be used")
-    expect(told).to_contain_text("WebGPU found no adapter: switch graphics acceleration on")
+    expect(told).to_contain_text("WebGPU found no adapter. Switch graphics acceleration on")
     expect(page.get_by_test_id("engine")).to_contain_text("not usable")
     page.close()
 

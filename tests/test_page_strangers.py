@@ -55,10 +55,21 @@ def test_names_of_a_megabyte_are_quick(plain_page: Page, part: str) -> None:
 
 def test_messages_are_sentences_without_hashes(plain_page: Page) -> None:
     said = plain_page.evaluate(NAMES, ["messageOf", f"{HASH} is\u202e wrong:\nget it again"])
-    assert said == "0123456789ab… is wrong: get it again."
-    assert plain_page.evaluate(NAMES, ["messageOf", "try again."]) == "try again."
+    assert said == "0123456789ab… is wrong. Get it again."
+    assert plain_page.evaluate(NAMES, ["messageOf", "try again."]) == "Try again."
     url = "https://example.org/model.gguf answered 404"
     assert plain_page.evaluate(NAMES, ["messageOf", url]) == f"{url}."
+    sentences = {
+        "no model is loaded: load one first": "No model is loaded. Load one first.",
+        "config.json is not there; check it": "config.json is not there. Check it.",
+        "a.gguf: bits = 9: convert it": "a.gguf: bits = 9: convert it.",
+        "it is full; delete a model: Tiny takes 8": "It is full. Delete a model: Tiny takes 8.",
+        "it (X: no; y) is gone; try again": "It (X: no; y) is gone. Try again.",
+        "prompt_ids: none": "prompt_ids: none.",
+        "": "",
+    }
+    told = {text: plain_page.evaluate(NAMES, ["messageOf", text]) for text in sentences}
+    assert told == sentences
 
 
 @pytest.mark.parametrize(

@@ -446,6 +446,38 @@ def test_an_export_that_is_dropped_is_no_model(app: App, tmp_path: Path) -> None
     expect(app.offer).to_be_hidden()
 
 
+RECORDS = """async (old) => {
+  const request = indexedDB.open("doppler", 1);
+  await new Promise((done) => (request.onsuccess = done));
+  const writing = request.result.transaction("conversations", "readwrite");
+  const store = writing.objectStore("conversations");
+  for (const record of [old, { id: "foreign" }, { id: "cut", stamps: {} }]) store.put(record);
+  await new Promise((done) => (writing.oncomplete = done));
+  const { readAll } = await import("/app/database.js");
+  return (await readAll()).filter(({ id }) => [old.id, "foreign", "cut"].includes(id));
+}"""
+SHOW = """async (conversation) => (await import("/app/actions.js")).open(conversation)"""
+
+
+def test_records_that_are_no_conversations_cost_only_themselves(app: App) -> None:
+    """What was stored before there were versions is read; a failure's name may be anything."""
+    old = a_conversation(9, ["asked", "answered", "again"], title="Old", named=True)
+    failed = {"id": "4", "role": "assistant", "content": "", "finish": "error"}
+    failed["failure"] = {"name": "constructor", "message": "no room: free some"}
+    old["messages"].append(failed)
+    (read,) = app.page.evaluate(RECORDS, old)
+    app.page.evaluate(SHOW, read)
+    expect(text_of(mine(app))).to_have_text(["asked", "again"])
+    problem = app.answers.last.get_by_test_id("message-error")
+    expect(problem).to_contain_text("No room. Free some.")
+    for record in ("foreign", "cut", old["id"]):  # nothing of this is another test's
+        app.page.evaluate(
+            "(id) => indexedDB.open('doppler', 1).onsuccess = ({ target }) => target.result"
+            ".transaction('conversations', 'readwrite').objectStore('conversations').delete(id)",
+            record,
+        )
+
+
 def test_two_tabs(app: App, other: App) -> None:
     """What is done in one is seen in the other, and neither takes anything from the other."""
     begin(app, "hello tabs")
@@ -459,6 +491,8 @@ def test_two_tabs(app: App, other: App) -> None:
     seen = text_of(there).inner_text()
     expect(text_of(there)).not_to_have_text(seen)  # it grows while it is written
     other.composer.fill("a draft of the other tab")
+    other.composer.press("Enter")  # the answer before it is not there yet
+    expect(other.page.get_by_test_id("toast")).to_contain_text("Another tab is still writing")
     app.page.get_by_role("button", name="Stop", exact=True).click()
     text = app.finished(app.answers.last)
     expect(text_of(there)).to_have_text(text)

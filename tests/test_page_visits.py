@@ -180,7 +180,7 @@ def test_a_byte_that_flipped_on_the_server(app: App, server: WatchedServer) -> N
     app.show_models()
     app.page.get_by_role("button", name="Get Tiny Chat").click()
     expect(app.errors).to_contain_text("Damaged data was found and refused")
-    expect(app.errors).to_contain_text("block 3 of shard-00001.bin from http")
+    expect(app.errors).to_contain_text("Block 3 of shard-00001.bin from http")
     expect(app.page.locator("#model-dot")).not_to_have_class("dot on")
     expect(app.page.get_by_test_id("model-button")).to_contain_text("Choose a model")
     flip(shard, BLOCK_SIZE + 5)  # the file there is mended
@@ -202,7 +202,7 @@ def test_storage_that_is_full(app: App, context: BrowserContext) -> None:
         app.page.get_by_role("button", name="Get Tiny Base").click()
         expect(app.errors).to_contain_text("The browser's storage refused")
         expect(app.errors).to_contain_text("Tiny Base does not fit: the browser's storage is full")
-        expect(app.errors).to_contain_text("delete a model")
+        expect(app.errors).to_contain_text("Delete a model: Tiny Chat takes")
         assert app.files() == before
         assert ids_of_answer(app) == ids  # the loaded model goes on
     finally:

@@ -261,7 +261,7 @@ def test_storage_that_is_too_small(
         message = tab.fails(f"await reserve({100 << 20}, 'Noise')")
         assert message.startswith("doppler.errors.StorageError: Noise does not fit"), message
         assert "100.0 MiB more are needed" in message
-        assert "delete a model: " + MODEL.manifest.identity[:12] in message
+        assert f"delete a model: {MODEL.manifest.title} takes" in message
         message = tab.fails(f"""
             storage = await root.make("other")
             data = buffers.empty({BLOCK_SIZE})

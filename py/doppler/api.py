@@ -321,7 +321,7 @@ class Api:
         if self._gpu is not None and self._gpu.lost is not None:
             raise DeviceError(f"the GPU device was lost ({self._gpu.lost}): load the model again")
         if self._model is None:
-            raise RequestError("no model is loaded: call load with the id of a stored model")
+            raise RequestError("no model is loaded: load one first")
         return self._model
 
     async def _running(self, work: Awaitable[Any]) -> Any:

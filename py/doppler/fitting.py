@@ -42,9 +42,10 @@ def fitting(
         return kept, starts[enough]
     if len(ids) < context:
         return ids, starts[-1]  # a short answer is better than none
+    with_it = " with the system prompt" if system else ""
     raise ContextError(
-        f"the last message has {len(ids)} tokens with the system prompt, and the context holds "
-        f"{context}: shorten it, or load the model with a longer context"
+        f"the last message has {len(ids):,} tokens{with_it}, and the context holds"
+        f" {context:,}: shorten it, or load the model with a longer context"
     )
 
 

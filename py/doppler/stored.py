@@ -29,6 +29,11 @@ def read_manifest(data: bytes, where: str) -> Manifest:
     return guarded(read, f"{where} is not a manifest")
 
 
+def damaged_title(identity: str) -> str:
+    """What a stored model is called whose own title cannot be read."""
+    return f"Damaged model {identity[:8]}…"
+
+
 def guarded(read: Callable[[], T], what: str) -> T:
     """What `read` returns; any error that is not ours becomes a FormatError that begins so."""
     try:

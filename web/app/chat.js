@@ -134,8 +134,12 @@ function canAnswer() {
 function send() {
   const content = field.value.trim();
   if (!conversation || !content || state.generation || !canAnswer()) return;
-  keepDraft(conversation, "");
   const parent = path(conversation).at(-1) ?? null;
+  if (parent && state.elsewhere.has(parent.id)) {
+    toast("Another tab is still writing the answer before it. Wait for it, or stop it there.");
+    return;
+  }
+  keepDraft(conversation, "");
   const message = add(conversation, parent, { role: "user", content });
   field.value = "";
   following = true;

@@ -140,7 +140,7 @@ export class ModelChoice {
   #gpuProblem() {
     const { gpu } = this.#inspection;
     if (gpu?.problem)
-      return el("p", { class: "short" }, `It cannot run here: ${messageOf(gpu.problem)}`);
+      return el("p", { class: "short" }, `It cannot run here. ${messageOf(gpu.problem)}`);
     const problem = this.#fit?.problem;
     if (!problem) return null;
     const text = `This GPU does not take it at a context of ${tokens(this.context)}.`;

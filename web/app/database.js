@@ -1,7 +1,7 @@
 /** Conversations in IndexedDB. What is written is merged with what another tab wrote meanwhile. */
 
 import { merge } from "./merge.js";
-import { ofStored } from "./stored.js";
+import { isStored, ofStored } from "./stored.js";
 
 /** @import {Conversation} from "./types.js" */
 
@@ -40,10 +40,13 @@ function remains({ id, kind, created, updated, stamps }) {
   return { id, kind, created, updated, ...empty, gone: true, stamps: none };
 }
 
-/** @returns {Promise<Conversation[]>} all but the deleted. Throws where the browser keeps nothing. */
+/**
+ * @returns {Promise<Conversation[]>} all but the deleted, and records that are none: those stay where
+ *     they are. Throws where the browser keeps nothing.
+ */
 export async function readAll() {
   const store = await table("readwrite");
-  const all = (await done(store.getAll())).map(ofStored);
+  const all = (await done(store.getAll())).filter(isStored).map(ofStored);
   for (const { id, gone, stamps } of all) {
     if (gone && stamps.gone < Date.now() - FORGET_AFTER_MS) store.delete(id);
   }

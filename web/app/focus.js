@@ -5,7 +5,7 @@
 
 import { byId } from "./dom.js";
 
-const FOCUSABLE = "a[href], button, input, select, textarea, summary, [tabindex]";
+const FOCUSABLE = "a[href]:not(.skip), button, input, select, textarea, summary, [tabindex]";
 
 /** @type {{element: HTMLElement, around: HTMLElement[]} | null} what has the focus, and its ancestors */
 let last = null;

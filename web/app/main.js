@@ -9,6 +9,7 @@ import { byId, el, icon } from "./dom.js";
 import { stop } from "./engine.js";
 import { startFocus } from "./focus.js";
 import { startModels } from "./models.js";
+import { messageOf } from "./names.js";
 import { missingFeatures, showProblem, showRequirements } from "./notices.js";
 import { keepForLater } from "./offline.js";
 import { startPanel } from "./panel.js";
@@ -17,6 +18,8 @@ import { startSettings } from "./settings.js";
 import { closeDrawer, startSidebar } from "./sidebar.js";
 import { set, state, watch } from "./store.js";
 import { startTrouble } from "./trouble.js";
+
+const UNSAVED_AGAIN_MS = 60_000; // an answer is saved often, and each time it may be refused
 
 function startFrame() {
   const modelButton = byId("model-button", HTMLButtonElement);
@@ -55,18 +58,20 @@ function startFrame() {
 
 async function startConversations() {
   const note = { title: "Conversations cannot be kept", actions: [] };
+  let told = -Infinity;
   document.addEventListener("unsaved", (event) => {
+    if (performance.now() - told < UNSAVED_AGAIN_MS) return;
+    told = performance.now();
     const { detail } = /** @type {CustomEvent} */ (event);
-    showProblem({
-      ...note,
-      text: `This browser refused to store them: ${detail?.message}. Export what you want to keep.`,
-    });
+    const why = messageOf(`This browser refused to store them: ${detail?.message}`);
+    showProblem({ ...note, text: `${why} Export what you want to keep.` });
   });
   try {
     await restore();
   } catch {
     const text =
       "This browser offers no place for them here (a private window, perhaps). They last until the page is closed; export what you want to keep.";
+    told = performance.now();
     showProblem({ ...note, text });
     return;
   }

@@ -62,7 +62,8 @@ export class Meter {
       const used = await tokensOf(turns);
       const room =
         context - Math.min(state.settings.max_tokens, ANSWER_ROOM, Math.floor(context / 4));
-      const warning = used > room ? await warningOf(turns, used, context) : "";
+      const warns = sent.length > 0 && used > room;
+      const warning = warns ? await warningOf(turns, used, context) : "";
       this.#took = performance.now() - began;
       if (count === this.#count) this.#show({ used, context, full: used / room }, warning);
     } catch {

@@ -17,6 +17,9 @@ const JOINERS = /(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])/
 const TOWERS = /(\p{M}{4})\p{M}+/gu;
 /** Hashes and the identities of models: some digits tell them apart. */
 const DIGITS = /(?<![0-9a-f])([0-9a-f]{12})[0-9a-f]{12,}(?![0-9a-f])/gi;
+/** What is wrong, and what to do: errors of py/doppler have the latter last. */
+const ADVICE =
+  /^(.+)(?:; |: (?=(?:allow|cancel|check|choose|close|delete|download|fetch|free|get|give|have|import|load|open|pick|restart|shorten|switch|try|update|use|wait)\b))([a-z].*)$/u;
 
 /** @param {string} text @returns {string} on one line, all of it to be seen */
 function printable(text) {
@@ -48,13 +51,20 @@ function cut(text, most) {
 export const nameOf = (text, most = TITLE) =>
   cut(printable(String(text ?? "").slice(0, 20 * most)), most);
 
+/** @param {string} text @returns {string} begun with a capital, where it begins with a word and no name */
+const begun = (text) => text.replace(/^[a-z](?=[a-z]*[,:]?\s)/, (letter) => letter.toUpperCase());
+
 /**
- * @param {string} text of an error
- * @returns {string} one line with a full stop, no hash longer than it takes to know it
+ * @param {string} text of an error: what is wrong and what to do, as one sentence
+ * @returns {string} a sentence for each, on one line; no hash longer than it takes to know it
  */
 export function messageOf(text) {
   const line = cut(printable(text.slice(0, 20 * MESSAGE)).replace(DIGITS, "$1…"), MESSAGE);
-  return /[\p{L}\p{N})"'”’]$/u.test(line) ? `${line}.` : line;
+  const [, what, advice] = ADVICE.exec(line) ?? [null, line, ""];
+  return [what, advice]
+    .filter(Boolean)
+    .map((part) => begun(part).replace(/[\p{L}\p{N})"'”’]$/u, "$&."))
+    .join(" ");
 }
 
 /**
@@ -64,11 +74,17 @@ export function messageOf(text) {
  * @returns {T}
  */
 export function named(facts) {
-  const texts = ["title", "about", "architecture", "quantization", "license"];
+  /** @type {Record<string, number>} characters of each */
+  const texts = {
+    title: TITLE,
+    about: 300,
+    architecture: TITLE,
+    quantization: TITLE,
+    license: TITLE,
+    chat_problem: 300,
+  };
   const all = Object.entries(facts).map(([key, value]) =>
-    texts.includes(key) && typeof value === "string"
-      ? [key, nameOf(value, key === "about" ? 300 : TITLE)]
-      : [key, value],
+    key in texts && typeof value === "string" ? [key, nameOf(value, texts[key])] : [key, value],
   );
   return Object.fromEntries(all);
 }

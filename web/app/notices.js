@@ -41,7 +41,7 @@ const KINDS = {
  * @returns {Problem}
  */
 export function problemOf({ name, message }, actions) {
-  const [title, advice] = KINDS[name] ?? KINDS.InternalError;
+  const [title, advice] = KINDS[Object.hasOwn(KINDS, name) ? name : "InternalError"];
   const last = message.trim().split("\n").at(-1) ?? ""; // of a traceback: what happened
   return { title, text: [messageOf(last), advice].filter(Boolean).join(" "), actions };
 }

@@ -3,6 +3,7 @@
 import { openNew, reloadModel } from "./actions.js";
 import { button, el } from "./dom.js";
 import { LAST_MODEL } from "./engine.js";
+import { messageOf } from "./names.js";
 import { recall, set, state } from "./store.js";
 
 const STARTERS = [
@@ -46,7 +47,7 @@ export function renderNudge() {
     if (!model.tokenizer) {
       text = `${model.title} came without a tokenizer: it takes token ids, not messages.`;
     } else if (model.chat_problem) {
-      text = `${model.title} goes on with a text and cannot chat: ${model.chat_problem}.`;
+      text = `${model.title} goes on with a text and cannot chat. ${messageOf(model.chat_problem)}`;
     }
     parts = [
       el("p", {}, text),

@@ -3,6 +3,8 @@
  * What this page stored is believed; a file is somebody's, and each of its fields is looked at.
  */
 
+import { nameOf } from "./names.js";
+
 /** @import {Conversation, Message} from "./types.js" */
 
 /** @typedef {Omit<Conversation, "shown" | "gone" | "stamps"> & {named: boolean}} OldConversation messages in a row */
@@ -27,6 +29,12 @@ function ofOld({ named, ...old }) {
   const title = named ? old.title : "";
   return { ...old, title, messages: old.messages.map(placed), shown: {}, gone: false, stamps };
 }
+
+/** @param {any} kept @returns {boolean} whether it is a conversation, and no damaged or foreign record */
+export const isStored = ({ id, kind, text, messages, ranges, updated }) =>
+  [id, kind, text].every((value) => typeof value === "string") &&
+  [messages, ranges].every(Array.isArray) &&
+  Number.isFinite(updated);
 
 /** @param {Conversation | OldConversation} kept @returns {Conversation} */
 export const ofStored = (kept) => ("stamps" in kept ? kept : ofOld(kept));
@@ -124,7 +132,7 @@ function messageOf(fields) {
     id: fields.id("id"),
     role: fields.one("role", "user", "assistant"),
     content: fields.text("content"),
-    ...(model !== undefined && { model: fields.text("model") }),
+    ...(model !== undefined && { model: nameOf(fields.text("model")) }),
     ...(reasoning !== undefined && { reasoning: fields.text("reasoning") }),
     ...(thought !== undefined && { thought: fields.number("thought") }),
     ...(dropped !== undefined && { dropped: fields.number("dropped") }),

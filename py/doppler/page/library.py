@@ -32,7 +32,7 @@ from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.progress import Progress
 from doppler.shards import ShardStore
 from doppler.storage import Storage
-from doppler.stored import as_ours, read_manifest, read_origin
+from doppler.stored import as_ours, damaged_title, read_manifest, read_origin
 from doppler.templates import open_template
 from doppler.tokenizer import PageEncoding, Tokenizer
 
@@ -332,7 +332,7 @@ class Library:
         return {
             "id": identity,
             "name": identity,
-            "title": f"Damaged model {identity[:8]}…",
+            "title": damaged_title(identity),
             "stored_bytes": await self._root.usage(identity),
             "complete": False,
             "url": url,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
 from doppler.buffers import Buffer
-from doppler.errors import FormatError, RequestError, SourceError, StorageError
+from doppler.errors import DopplerError, FormatError, RequestError, SourceError, StorageError
 from doppler.manifest import MANIFEST_FILE
 from doppler.small import LIMITS, too_long
 from doppler.storage.folder import plain_name
+from doppler.stored import damaged_title, read_manifest
 
 
 class OpfsStorage:
@@ -103,12 +104,12 @@ class OpfsRoot:
 
     async def delete(self, model_id: str) -> None:
         """Removes a model. Raises StorageError while a tab has its files open."""
-        with explained(f"model {model_id}"):
+        with explained("the model"):
             await runtime.removeFolder("models", _model(model_id).removeprefix("models/"))
 
     async def usage(self, model_id: str) -> int:
         """Bytes that the model's files take; 0 where it is gone."""
-        with explained(f"model {model_id}"):
+        with explained("the model"):
             return max(0, int(await runtime.folderSize(_model(model_id))))
 
     async def scratch(self) -> OpfsStorage:
@@ -154,7 +155,7 @@ class Import:
 
         What lay there, an unfinished download, goes.
         """
-        with explained(f"model {model_id}"):
+        with explained("the model"):
             for name in await self.storage.names():
                 await self.storage.flush(name)
             target = await _open(_model(model_id), create=True)
@@ -204,11 +205,20 @@ async def full(what: str, needed: int, free: int) -> StorageError:
     biggest = max(sizes, key=lambda model: sizes[model], default=None)
     advice = "free some disk space"
     if biggest is not None:
-        advice = f"delete a model: {biggest[:12]}… takes {_mib(sizes[biggest])}"
+        advice = f"delete a model: {await _title(biggest)} takes {_mib(sizes[biggest])}"
     return StorageError(
         f"{what}: the browser's storage is full. {_mib(needed)} more are needed, {_mib(free)} are "
         f"free; {advice}"
     )
+
+
+async def _title(model_id: str) -> str:
+    """What a person knows a stored model by, even a damaged one."""
+    with suppress(DopplerError):
+        data = await OpfsRoot().small(model_id, MANIFEST_FILE)
+        if data is not None:
+            return f"{read_manifest(data, MANIFEST_FILE).title:.80}"
+    return damaged_title(model_id)
 
 
 def _mib(count: int) -> str:
