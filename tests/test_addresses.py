@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from doppler.errors import SourceError
 from doppler.page.addresses import (
     Repository,
     absolute,
@@ -109,3 +110,22 @@ def test_addresses_of_a_repository() -> None:
     place = Repository(HUB, "org/m", "refs%2Fpr%2F1", "a b")
     assert place.listing == f"{HUB}/api/models/org/m/tree/refs%2Fpr%2F1/a%20b?recursive=true"
     assert place.file("a b/m#1.gguf") == f"{HUB}/org/m/resolve/refs%2Fpr%2F1/a%20b/m%231.gguf"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "http://",
+        "https:",
+        "http://[bad",
+        "not an address",
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+        "data:text/plain,x",
+        "blob:http://here/1",
+    ],
+)
+def test_what_is_no_address(typed: str) -> None:
+    with pytest.raises(SourceError, match="is no address of a model; give one"):
+        absolute(typed, "http://here/page/")

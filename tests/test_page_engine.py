@@ -63,9 +63,11 @@ def writing(opened: App) -> tuple[App, Locator]:
     return opened, message
 
 
-def restart_and_answer_again(app: App, message: Locator, button: str = "Answer again") -> None:
+def restart_and_answer_again(
+    app: App, message: Locator, button: str = "Answer again", where: Locator | None = None
+) -> None:
     app.set(max_tokens="8")
-    app.errors.get_by_role("button", name="Restart the engine").click()
+    (where or app.errors).get_by_role("button", name="Restart the engine").click()
     expect(message.get_by_role("button", name=button)).to_be_visible()
     app.expect_loaded()
     expect(message.get_by_test_id("message-text")).not_to_be_empty()  # what was written stays
@@ -92,7 +94,7 @@ def test_python_that_crashed(writing: tuple[App, Locator]) -> None:
     app.page.evaluate(START, CRASH)
     expect(app.errors).to_contain_text("The engine has stopped")
     expect(app.errors).to_contain_text("Python ended: ")
-    restart_and_answer_again(app, message)
+    restart_and_answer_again(app, message, where=message)  # its own button loads the model too
 
 
 def test_an_engine_that_hangs(writing: tuple[App, Locator]) -> None:

@@ -67,19 +67,26 @@ export function remedies({ name }, again) {
   }
 }
 
-/** Load the model that was used last, in a fresh engine if this one is past help. */
+/** Load the model that was used last. */
 export function reloadModel() {
   const last = recall(LAST_MODEL);
   if (last) attempt(() => useModel(last.title, last.id, null));
   else set({ view: "models" });
 }
 
-/**
- * A new worker; and the model that was loaded, if one was.
- * @param {boolean} [reload]
- */
-export function restartEngine(reload = state.model !== null) {
-  const last = reload && recall(LAST_MODEL);
+/** Whether the engine that ended had a model, or was about to have one. */
+let lost = false;
+
+/** The engine has ended, and what it held is gone. */
+export function noteEnd() {
+  lost ||= state.model !== null || state.loading !== null;
+  set({ model: null });
+}
+
+/** A new worker; and the model that was loaded, if one was. */
+export function restartEngine() {
+  const last = (state.model || lost) && recall(LAST_MODEL);
+  lost = false;
   return attempt(async () => {
     await Promise.all([client.restart(), settle()]);
     if (last) await useModel(last.title, last.id, null);

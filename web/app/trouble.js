@@ -1,10 +1,9 @@
 /** An engine that has ended or does not answer: the person is told, and can restart it. */
 
-import { restartEngine } from "./actions.js";
+import { noteEnd, restartEngine } from "./actions.js";
 import { client } from "./client.js";
 import { failure } from "./engine.js";
 import { problemOf, showProblem } from "./notices.js";
-import { set, state } from "./store.js";
 
 export function startTrouble() {
   /** @type {() => void} */
@@ -21,9 +20,8 @@ export function startTrouble() {
   });
   client.on("answers", () => close());
   client.on("ended", ({ error }) => {
-    const had = state.model !== null || state.loading !== null;
-    set({ model: null });
-    const run = () => restartEngine(had);
-    showProblem(problemOf(failure(error), [{ label: "Restart the engine", run }]));
+    noteEnd();
+    const restart = { label: "Restart the engine", run: restartEngine };
+    showProblem(problemOf(failure(error), [restart]));
   });
 }

@@ -6,7 +6,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+from doppler.errors import SourceError
+
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_NOWHERE = re.compile(r"(https?:/*)?")
 _FILES = (".gguf", ".safetensors", ".json", ".jinja")
 HUB = "huggingface.co"  # whose pages are not at the addresses of the files that they show
 CHECKPOINT_FILES = (".safetensors", ".json", ".jinja")
@@ -49,13 +52,26 @@ def repository(url: str) -> Repository | None:
 
 
 def absolute(text: str, page: str) -> str:
-    """The address that a person means: ORG/NAME alone is the hub's, others are seen from `page`."""
+    """The address that a person means: ORG/NAME alone is the hub's, others are seen from `page`.
+
+    Raises SourceError for what is none, or of another kind than http.
+    """
     text = text.strip()
     if _REPOSITORY.fullmatch(text) and not text.lower().endswith(_FILES):
         return f"https://{HUB}/{text}"
     if text.startswith((f"{HUB}/", "hf.co/")):
         text = f"https://{text}"
-    return urljoin(page, text.replace("://hf.co/", f"://{HUB}/", 1))
+    try:
+        address = urljoin(page, text.replace("://hf.co/", f"://{HUB}/", 1))
+    except ValueError:
+        address = ""
+    words = " " in text and "/" not in text
+    if not address.startswith(("http://", "https://")) or words or _NOWHERE.fullmatch(text):
+        raise SourceError(
+            f"{text[:80]!r} is no address of a model; give one that begins with https://, or the "
+            "ORG/NAME of a repository"
+        )
+    return address
 
 
 def resolved(url: str) -> str:
