@@ -67,15 +67,16 @@ export function remedies({ name }, again) {
   }
 }
 
-/** Load the model that was used last. */
+/** Whether the engine that ended had a model, or was about to have one. */
+let lost = false;
+
+/** Load the model that was used last, in a fresh engine if this one took it along. */
 export function reloadModel() {
   const last = recall(LAST_MODEL);
+  if (lost) return void restartEngine();
   if (last) attempt(() => useModel(last.title, last.id, null));
   else set({ view: "models" });
 }
-
-/** Whether the engine that ended had a model, or was about to have one. */
-let lost = false;
 
 /** The engine has ended, and what it held is gone. */
 export function noteEnd() {

@@ -26,6 +26,8 @@ export class Meter {
     this.#bar,
     this.#figures,
   );
+  /** @type {Conversation | null} */
+  #of = null;
   #timer = 0;
   #count = 0;
   #took = 0; // milliseconds of the last counting: a long conversation is counted less often
@@ -42,8 +44,9 @@ export class Meter {
   update() {
     clearTimeout(this.#timer);
     this.#count += 1;
-    const { model } = state;
-    if (!model?.chat) this.#show(null, "");
+    const { model, current } = state;
+    if (!model?.chat || current !== this.#of) this.#show(null, ""); // what was told is of another
+    this.#of = current;
     if (!model?.chat || state.generation) return; // it is counted when the answer is there
     this.#timer = setTimeout(() => this.#measure(model.context), PAUSE_MS + 5 * this.#took);
   }
