@@ -101,7 +101,7 @@ def empty(good: bytes) -> bytes:
         (truncated, UNREADABLE, "is truncated: 1000 bytes are missing at its end"),
         (unknown_architecture, UNKNOWN, "does not know the architecture 'mamba'"),
         (unknown_block_type, UNKNOWN, "'blk.1.ffn_up.weight' has block type number 99"),
-        (renamed_text, UNREADABLE, "It looks like text; choose a .gguf file"),
+        (renamed_text, UNREADABLE, "It looks like text. Choose a .gguf file"),
         (web_page, UNREADABLE, "It looks like a web page"),
         (empty, UNREADABLE, "it has only 0 bytes"),
     ],
