@@ -93,6 +93,7 @@ class WatchedServer(Server):
         self.prefixes: dict[str, str] = {}  # path -> text put before the file
         self.replaced: dict[str, tuple[str, str]] = {}  # path -> words of the file, and others
         self.status: int | None = None  # of every part of the page
+        self.silent = False  # takes requests and never answers
         self.damaged: set[str] = set()  # paths whose first byte is another than it should be
         self._app.middlewares.append(self._watch)
 
@@ -104,6 +105,8 @@ class WatchedServer(Server):
     ) -> web.StreamResponse:
         if request.path.endswith(".bin"):
             return await self._shard(request)
+        while self.silent:
+            await asyncio.sleep(0.05)
         if self.status is not None:
             return web.Response(status=self.status, text="out of order")
         if request.path in self.damaged:

@@ -135,6 +135,35 @@ def test_a_long_chat_is_not_encoded_once_a_turn() -> None:
     assert encode.tokens < 80_501 + 4 * 8192  # the whole once, then some of what fits
 
 
+def test_what_cannot_fit_is_not_encoded_whole() -> None:
+    """A template may take too long for a chat of which most is left out."""
+    messages = [{"role": role, "content": "x" * 90} for role in ("user", "assistant") * 400]
+    lengths: list[int] = []
+
+    def encode(conversation: Conversation) -> list[int]:
+        lengths.append(len(conversation.messages))
+        return [0] * 30 * len(conversation.messages)
+
+    ids, dropped = fitting(Conversation(messages), encode, 1024, 100)
+    assert (len(ids), dropped) == (30 * 30, 770)
+    assert max(lengths) < 80
+
+
+def test_a_template_that_takes_too_much_is_not_tried_again() -> None:
+    loop = ChatTemplate("{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4)
+    calls = [{"function": {"name": "f", "arguments": {}}}]
+    asked = Conversation([{"role": "assistant", "content": "", "tool_calls": calls}])
+    rendered = []
+
+    def render(conversation: Conversation) -> str:
+        rendered.append(conversation)
+        return loop.render(conversation.values(), lambda: True)
+
+    with pytest.raises(RequestError, match="was stopped"):
+        asked.rendered(render)
+    assert len(rendered) == 1
+
+
 def test_a_last_message_that_is_too_long_is_told() -> None:
     with pytest.raises(
         ContextError, match=r"the last message has 300 tokens, .* context holds 256"

@@ -18,12 +18,12 @@ LOSE_DEVICE = "from doppler import api; api._api._gpu.device.destroy()"
 ENDLESS = """
 from doppler import api, sandbox
 from doppler.templates import ChatTemplate
-sandbox.SECONDS = 60
+seconds, sandbox.SECONDS = sandbox.SECONDS, 60
 tokenizer = api._api._model.tokenizer
 kept, loop = tokenizer._template, "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
 tokenizer._template = ChatTemplate(loop)
 """
-MENDED = "sandbox.SECONDS, tokenizer._template = 1.5, kept"
+MENDED = "sandbox.SECONDS, tokenizer._template = seconds, kept"
 FOCUSED = "document.activeElement && document.activeElement !== document.body"
 SHIFTS = """() => {
   window.shifts = [];

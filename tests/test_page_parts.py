@@ -89,7 +89,7 @@ def opened(context: BrowserContext, server: WatchedServer) -> App:
 @pytest.fixture
 def app(opened: App, server: WatchedServer) -> Iterator[App]:
     yield opened
-    server.status = None
+    server.status, server.silent = None, False
     server.damaged.clear()
 
 
@@ -114,6 +114,14 @@ def test_a_server_that_refuses_is_as_good_as_gone(
     app.open()
     assert app.run(NUMPY).count(".") == 2
     assert app.page.evaluate("crossOriginIsolated") is True
+
+
+def test_a_server_that_never_answers_is_not_waited_for(app: App, server: WatchedServer) -> None:
+    app.open()
+    app.page.evaluate(KEPT, PARTS)
+    server.silent = True
+    app.open()
+    assert app.run(NUMPY).count(".") == 2
 
 
 def test_a_server_whose_files_are_damaged(app: App, server: WatchedServer) -> None:

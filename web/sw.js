@@ -11,6 +11,7 @@
 
 const CACHE = "doppler-app";
 const DIGEST = "X-Doppler-SHA256"; // of a kept answer's body
+const PATIENCE_MS = 5000; // with a server that does not answer, where a copy is kept
 const VERSIONED = /\/vendor\/pyodide\/[^/]+-\d[^/]*\.whl$/;
 
 /** @type {ServiceWorkerGlobalScope} */
@@ -42,7 +43,8 @@ function keeps(request) {
 }
 
 /**
- * A good copy that is kept stands in for a server that is gone, refuses or sends damaged bytes.
+ * A good copy that is kept stands in for a server that is gone, silent, refuses or sends damaged
+ * bytes. One that was silent is not waited for again until it has answered something.
  * @param {FetchEvent} event
  * @returns {Promise<Response>}
  */
@@ -51,12 +53,24 @@ async function answer(event) {
   const versioned = VERSIONED.test(new URL(request.url).pathname) && request.cache !== "reload";
   const kept = versioned ? await fromCache(request) : undefined;
   if (kept) return kept;
-  const answered = await fromServer(request, event).catch((error) => error);
+  const asked = fromServer(request, event).catch((error) => error);
+  const answered = await Promise.race([asked, silence()]);
+  if (answered === SILENT) silent = true;
   if (answered instanceof Response && answered.ok) return answered;
   const old = await fromCache(request);
   if (old) return old;
-  if (answered instanceof Response) return answered;
-  throw answered;
+  const late = await asked;
+  if (late instanceof Response) return late;
+  throw late;
+}
+
+const SILENT = Symbol("silent");
+let silent = false; // the server, when it was asked last
+
+/** Comes to its end when the server has been waited for long enough. */
+async function silence() {
+  if (!silent) await new Promise((resolve) => setTimeout(resolve, PATIENCE_MS));
+  return SILENT;
 }
 
 /**
@@ -68,6 +82,7 @@ async function fromServer(request, event) {
   for (const again of [false, true]) {
     const asked = again ? new Request(request.url, { cache: "reload" }) : request;
     const response = await fetch(asked);
+    silent = false;
     if (response.status !== 200 || response.type !== "basic") return response;
     const body = await response.clone().arrayBuffer();
     const digest = await sha256(body);

@@ -8,6 +8,7 @@ from doppler.errors import ContextError
 from doppler.messages import Conversation, Message
 
 ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
+CHARACTERS = 8  # a token, on average: more than any language has
 
 
 def fitting(
@@ -20,17 +21,20 @@ def fitting(
 
     A turn is a user's message and what follows it. Fewer turns are taken to be fewer tokens, so
     that a few conversations are encoded and not one a turn: the newest turn, then twice as many
-    each time, then the half of what is between. Raises ContextError where the last turn alone is
-    longer than the context.
+    each time, then the half of what is between. All of it is tried first where its characters may
+    fit, as most conversations do. Raises ContextError where the last turn alone is longer than the
+    context.
     """
     room = context - min(max_tokens, ANSWER_ROOM, context // 4)
     system, turns = _parted(conversation.messages)
     starts = [0, *(i for i in range(1, len(turns)) if turns[i]["role"] == "user")]
-    ids = encode(conversation)
-    if len(ids) <= room:
-        return ids, 0
     kept: list[int] = []
-    too_many, enough, step = 0, len(starts), 1  # as indices of starts
+    too_many, enough, step = -1, len(starts), 1  # as indices of starts
+    if sum(len(message["content"] or "") for message in conversation.messages) <= CHARACTERS * room:
+        ids = encode(conversation)
+        if len(ids) <= room:
+            return ids, 0
+        too_many = 0
     while enough - too_many > 1:
         middle = max(enough - step, (too_many + enough) // 2)
         ids = encode(conversation.of([*system, *turns[starts[middle] :]]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from doppler.errors import RequestError
+from doppler.sandbox import Exceeded
 
 Message = dict[str, Any]
 
@@ -66,8 +67,9 @@ class Conversation:
         """
         try:
             text = render(self)
-        except RequestError:
-            if not any(message.get("tool_calls") for message in self.messages):
+        except RequestError as error:
+            too_much = isinstance(error.__cause__, Exceeded)  # and would be again
+            if too_much or not any(message.get("tool_calls") for message in self.messages):
                 raise
             return render(self.of([_with_text(message) for message in self.messages]))
         if any(message["content"] is None for message in self.messages):

@@ -22,7 +22,7 @@ from jinja2.visitor import NodeTransformer
 
 from doppler.estimates import ITEM, estimate
 
-SECONDS = 1.5  # of a rendering
+SECONDS = 1.8  # of a rendering
 LARGEST = 16 << 20  # characters of one value, written out
 WORK = 128 << 20  # characters of everything that one rendering makes
 DEEPEST = 100  # lists in lists, filters of filters

@@ -86,10 +86,10 @@ class ChatTemplate:
 
     def render(self, values: Mapping[str, Any], stopped: Callable[[], bool] = bool) -> str:
         """The conversation as text. Raises RequestError; `stopped` ends it early with one."""
-        if stopped():
-            raise RequestError("stopped before the model's chat template was rendered")
         self._sandbox.meter = Meter(stopped)
         try:
+            if stopped():
+                raise Exceeded("it was stopped")
             with _frames(RENDERING):
                 return self._template.render(values)
         except Exceeded as error:
