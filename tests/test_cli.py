@@ -20,6 +20,7 @@ from doppler.buffers import MemoryBuffers
 from doppler.cli import main
 from doppler.command import catalogue, models
 from doppler.command.arguments import byte_count, token_ids
+from doppler.command.wheel import build_wheel
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.manifest import Manifest
 from doppler.outline import outline_gguf
@@ -318,6 +319,7 @@ def test_numbers() -> None:
 @pytest.mark.parametrize("signal", [signal.SIGTERM, signal.SIGINT])
 def test_serve_tells_its_address_and_ends_quietly(tmp_path: Path, signal: signal.Signals) -> None:
     """A damaged model beside costs nothing but a line that says so."""
+    build_wheel()
     storable().save(tmp_path / "noise")
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "manifest.json").write_bytes(b"[" * 100_000)
@@ -341,7 +343,7 @@ def test_serve_tells_its_address_and_ends_quietly(tmp_path: Path, signal: signal
             lines = process.stderr.read().splitlines()
             assert len(lines) == 1
             assert lines[0].startswith(
-                f"not served: {tmp_path}/deep/manifest.json: its JSON is damaged"
+                f"not served: {tmp_path}/deep/manifest.json is not a manifest"
             )
         finally:
             process.kill()

@@ -223,7 +223,9 @@ def test_folders_of_which_one_has_to_be_chosen(app: App, folder: Path, tmp_path:
     for name in ("one", "two"):
         shutil.copytree(folder, tmp_path / "many" / name)
     app.drop(tmp_path / "many")
-    app.expect_refused("many holds several models: one, two. Choose one of these folders.")
+    app.expect_refused(
+        "The folder many holds several models: one, two. Choose one of these folders."
+    )
 
 
 @pytest.mark.parametrize("file", ["", "config.json", "model.safetensors.index.json?k=1"])
@@ -266,7 +268,7 @@ def test_what_is_missing_in_a_folder(app: App, tmp_path: Path) -> None:
     app.expect_refused("This file cannot be read", part.name, "which is missing. Fetch it too")
     (source / "config.json").unlink()
     app.pick(source)
-    app.expect_refused("the folder has no config.json")
+    app.expect_refused("The folder has no config.json")
 
 
 def test_a_folder_of_an_unknown_kind(app: App, tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_a_folder_of_an_unknown_kind(app: App, tmp_path: Path) -> None:
     app.pick(source)
     app.expect_refused(
         "This model is of a kind that Doppler does not know",
-        "does not know the architecture 'mamba'; it knows gemma3, gpt-oss, llama",
+        "does not know the architecture 'mamba'. It knows gemma3, gpt-oss, llama",
     )
 
 

@@ -275,7 +275,7 @@ def test_versions_of_a_continuation(app: App, other: App) -> None:
     assert press("Later version") == new
     app.run("from doppler import api; api._api._gpu.device.destroy()")
     assert write("Another") == new
-    expect(page.get_by_test_id("text-error")).to_contain_text("the GPU device was lost")
+    expect(page.get_by_test_id("text-error")).to_contain_text("The GPU device was lost")
     press("Load the model again")
     app.expect_loaded()
 

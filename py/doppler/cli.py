@@ -85,6 +85,10 @@ def serve(args: argparse.Namespace, terminal: Terminal) -> None:
         raise SourceError(f"{models} is no folder; give --models one that holds model folders")
     if build_wheel():
         terminal.log("built the page's wheel from py/")
+    # What a signal raises may be lost where it comes at a bad moment; an event is not.
+    ended = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     with Server(models, args.port, names=args.host_name) as server:
         found = listing(models)
         for problem in found.problems:
@@ -94,8 +98,8 @@ def serve(args: argparse.Namespace, terminal: Terminal) -> None:
         terminal.result({"url": server.url, "models": found.models}, text)
         if args.open:
             open_window(server.url)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-        Event().wait()
+        ended.wait()
+    raise KeyboardInterrupt
 
 
 def pull(args: argparse.Namespace, terminal: Terminal) -> None:

@@ -34,7 +34,7 @@ async function chosen(found, title) {
   if (others.length > 0) {
     const names = [folder, ...others].map((path) => path.split("/").pop());
     throw refuse(
-      `${title} holds several models: ${names.join(", ")}. Choose one of these folders.`,
+      `The folder ${title} holds several models: ${names.join(", ")}. Choose one of these folders.`,
     );
   }
   const files = await Promise.all(
