@@ -295,7 +295,7 @@ def test_a_device_that_is_too_small(small_app: App, tmp_path: Path) -> None:
     verdict = app.offer.get_by_test_id("verdict")
     cache = 4 * 128 * 16000  # bytes of float32 keys
     expect(verdict).to_contain_text("does not take it at a context of 16,000 tokens.")
-    expect(verdict).to_contain_text(f"keys 0: {cache} bytes are more than the {most} that")
+    expect(verdict).to_contain_text(f"Keys 0: {cache} bytes are more than the {most} that")
     expect(app.offer.get_by_role("button", name="Import")).to_be_disabled()
     verdict.get_by_role("button", name="Use 4,096 tokens").click()
     expect(verdict).to_contain_text("It should fit")
