@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 from doppler.buffers import Buffer, Buffers
+from doppler.errors import FormatError
 from doppler.formats.blocks import BlockType
+from doppler.formats.fields import shown
 from doppler.source import Source
 
 
@@ -62,3 +66,24 @@ class Computed:
         data = await self._latest.get(self, self._compute)
         assert len(data) == self._length, self.name
         return self._buffers.from_bytes(data[offset : offset + length])
+
+
+class Placed(Protocol):
+    """A tensor of a file: bytes from `offset` on."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def check_apart(where: str, tensors: Sequence[Placed]) -> None:
+    """Raises FormatError where two of a file's tensors, in the order of ends, share bytes."""
+    for before, tensor in pairwise(tensors):
+        if tensor.offset < before.offset + before.bytes:
+            raise FormatError(
+                f"{where}: the tensors {shown(before.name)} and {shown(tensor.name)} lie over each "
+                "other; the file is damaged"
+            )

@@ -12,7 +12,6 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.blocks import BY_GGML_ID, OTHER_GGML_TYPES, BlockType
+from doppler.formats.content import check_apart
 from doppler.formats.fields import Fields, shown
 from doppler.formats.other_files import what_it_is
 from doppler.formats.tensor_names import is_of_other_part
@@ -287,12 +287,7 @@ def _tensors(
 
 def _check_ranges(name: str, tensors: list[GgufTensor], size: int) -> None:
     """Raises FormatError where two share bytes, or the last, in the order of ends, is cut."""
-    for before, tensor in pairwise(tensors):
-        if tensor.offset < before.offset + before.bytes:
-            raise FormatError(
-                f"{name}: the tensors {shown(before.name)} and {shown(tensor.name)} lie over each "
-                "other; the file is damaged"
-            )
+    check_apart(name, tensors)
     if tensors and (end := tensors[-1].offset + tensors[-1].bytes) > size:
         raise FormatError(
             f"{name} is truncated: {end - size} bytes are missing at its end "

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from doppler.buffers import Buffers
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.blocks import BYTES, BlockType, block_type
-from doppler.formats.content import Content
+from doppler.formats.content import Content, check_apart
 from doppler.formats.fields import LARGEST_SIZE, Fields, parse_json, shown
 from doppler.formats.hf_quantization import quantised_as, what_to_do
 from doppler.small import read_small
@@ -133,12 +132,7 @@ async def read_safetensors(source: Source, buffers: Buffers) -> dict[str, SafeTe
 
 def _check_ranges(name: str, tensors: list[SafeTensor], size: int) -> None:
     """Raises FormatError where two share bytes, or the last, in the order of ends, is cut."""
-    for before, tensor in pairwise(tensors):
-        if tensor.offset < before.offset + before.bytes:
-            raise FormatError(
-                f"{name}: the tensors {shown(before.name)} and {shown(tensor.name)} lie over each "
-                "other; the file is damaged"
-            )
+    check_apart(name, tensors)
     if tensors and (end := tensors[-1].offset + tensors[-1].bytes) > size:
         raise FormatError(_truncated(name, end - size))
 
