@@ -166,6 +166,15 @@ class App:
         expect(self.page.get_by_test_id("engine")).to_contain_text("Storage used")
         return self
 
+    def ready(self, name: str) -> App:
+        """With this model loaded, whatever a test before left undone."""
+        if not self.page.evaluate("!!window.calls && !document.querySelector('dialog[open]')"):
+            self.open()
+        loaded = "import('/app/store.js').then(({ state }) => state.model?.name)"
+        if self.page.evaluate(loaded) != name:
+            self.get(name)
+        return self
+
     def row(self, name: str) -> Locator:
         """A model in the list."""
         return self.page.locator(f'[data-testid="model"][data-name="{name}"]')

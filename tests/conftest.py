@@ -22,9 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--adapter", choices=ADAPTERS, default="auto")
 
 
+def in_browser(item: pytest.Item) -> bool:
+    return "playwright" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for groups before it asks this file
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of pages go last: Playwright's loop runs in this thread then; asyncio.run refuses."""
-    items.sort(key=lambda item: "playwright" in getattr(item, "fixturenames", ()))
+    """Tests of pages go last: Playwright's loop runs in this thread then; asyncio.run refuses.
+
+    Those of one file share pages and models: they stay in one process.
+    """
+    items.sort(key=in_browser)
+    for item in filter(in_browser, items):
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")

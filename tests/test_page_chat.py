@@ -59,6 +59,7 @@ def opened(
 @pytest.fixture
 def app(opened: App) -> App:
     """An empty chat, and settings under which answers are short and repeat themselves."""
+    opened.ready("tiny-chat")
     opened.page.get_by_role("button", name="Settings").click()
     opened.page.get_by_role("button", name="Defaults").click()
     opened.page.get_by_role("button", name="Close settings").click()
@@ -364,8 +365,6 @@ def test_nothing_moves_when_python_arrives(app: App, view: str) -> None:
     expect(page.get_by_test_id("progress")).to_be_hidden()
     moved = page.evaluate("shifts")
     assert sum(value for value, _ in moved) < 0.01, moved
-    app.open()
-    app.get("tiny-chat")
 
 
 def test_a_lost_device(app: App) -> None:

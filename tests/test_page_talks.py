@@ -48,21 +48,21 @@ def tabs(
 
 
 @pytest.fixture
-def app(tabs: tuple[App, App]) -> Iterator[App]:
+def app(tabs: tuple[App, App]) -> App:
     """The first tab in an empty chat, with tiny-chat loaded whatever became of it."""
     app = tabs[0]
     app.page.bring_to_front()
+    app.ready("tiny-chat")
     app.set(greedy=True, max_tokens="8")
     app.new_chat()
-    yield app
-    app.get("tiny-chat")
+    return app
 
 
 @pytest.fixture
 def other(tabs: tuple[App, App], app: App) -> App:
     """The second tab, with tiny-chat loaded, which the first may have deleted."""
     tabs[1].page.bring_to_front()
-    tabs[1].get("tiny-chat")
+    tabs[1].ready("tiny-chat")
     app.page.bring_to_front()
     return tabs[1]
 

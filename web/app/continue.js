@@ -121,8 +121,10 @@ function renderStats() {
 }
 
 function forget() {
-  if (conversation) change(conversation, "text", { last: undefined });
+  if (!conversation) return;
+  change(conversation, "text", { last: undefined });
   renderStats();
+  save(conversation, false);
 }
 
 /** @param {number} [at] where the model goes on; else at the end */

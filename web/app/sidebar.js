@@ -157,8 +157,9 @@ function renderList() {
   const told = none ? "Your conversations are kept here, on this device only." : "Nothing found.";
   note.textContent = told;
   note.hidden = rows.length > 0;
-  searchField.hidden = none;
-  byId("export-all", HTMLElement).hidden = none;
+  // Both keep their place: what stands around them must not move when conversations arrive.
+  searchField.disabled = none;
+  byId("export-all", HTMLButtonElement).disabled = none;
 }
 
 function startTheme() {
