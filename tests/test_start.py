@@ -52,7 +52,7 @@ KEEP_CUTS = """
 from js import Uint8Array
 from doppler.page.cuts import KeptCuts
 from doppler.page.opfs import OpfsRoot
-from doppler.tuning import Cut
+from doppler.cuts import Cut
 class Device:
     info, features = {"vendor": "test"}, frozenset()
 kept, seen = KeptCuts(Device, "kernels"), []
@@ -72,7 +72,7 @@ BEGIN_TUNING = """
 import doppler.api
 from dataclasses import replace
 from doppler.page.cuts import KeptCuts
-from doppler.tuning import Cut, near, unknown
+from doppler.cuts import Cut, near, unknown
 api = doppler.api._api
 engine = api._model.engine
 kinds = unknown(engine._tuned_steps(), {})

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import pytest
 
+from doppler.cuts import Cut
 from doppler.errors import DopplerError
 from doppler.formats.fields import parse_json
 from doppler.formats.nesting import is_too_deep
 from doppler.stored import as_ours, guarded, read_manifest, read_origin
-from doppler.tuning import Cut
 from storable import storable
 
 SOUND = storable().manifest.to_json().encode()

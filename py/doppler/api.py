@@ -1,34 +1,28 @@
-"""The worker's one way in: methods by name with JSON in and out, events on the way.
+"""Everything that can be asked of Doppler: methods by name, events on the way.
 
-web/runtime/messages.d.ts lists every method, event and result; `call` is what worker.js calls.
+web/runtime/messages.d.ts lists every method, event and result.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import doppler_runtime as runtime
-
 from doppler.answer import Emit
+from doppler.asked import Asked
 from doppler.bandwidth import measure_bandwidth
 from doppler.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu import Gpu
-from doppler.inspection import inspection, offering, refusal
+from doppler.host import Host, Stored
+from doppler.inspection import SeveralModels, inspection, offering, refusal
 from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Model
-from doppler.page.cuts import KeptCuts
-from doppler.page.given import Asked
-from doppler.page.hub import SeveralModels
-from doppler.page.library import Library, Stored
-from doppler.page.stops import Stops
-from doppler.page.tuner import Tuner
-from doppler.page.turns import Turns
 from doppler.request import Room
 from doppler.timeline import Timeline
+from doppler.tuner import Tuner
+from doppler.turns import Turns
 
 Args = dict[str, Any]
 T = TypeVar("T")
@@ -37,15 +31,14 @@ T = TypeVar("T")
 class Api:
     """The state of one page: its stored models, its device, and the model that is loaded."""
 
-    def __init__(self) -> None:
-        self._library = Library()
+    def __init__(self, host: Host) -> None:
+        self._host, self._library = host, host.library
         self._gpu: Gpu | None = None
         self._kernels: Kernels | None = None
         self._model: Model | None = None
         self._loading: str | None = None  # identity
         self._tuner = Tuner()
         self._turns = Turns(self._tuner.turn)
-        self._stops = Stops()
         self._opening = asyncio.Lock()
         self._transfers: set[asyncio.Task[Any]] = set()
         self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
@@ -203,7 +196,7 @@ class Api:
         opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
         try:
             gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits"), emit))
-            kept = KeptCuts(gpu, kernels.digest())
+            kept = self._host.kept_cuts(gpu, kernels)
             cuts = await kept.read()
             model = await Model.load(
                 gpu, kernels, stored.store, stored.buffers, room, emit, timeline, cuts
@@ -241,14 +234,14 @@ class Api:
         return {}
 
     async def _chat(self, args: Args, emit: Emit, files: Any) -> Any:
-        return await self._running(self._loaded().chat(args, emit, self._stops.pending))
+        return await self._running(self._loaded().chat(args, emit, self._host.stops.pending))
 
     async def _complete(self, args: Args, emit: Emit, files: Any) -> Any:
         return await self._running(self._loaded().complete(args, emit))
 
     async def _logits(self, args: Args, emit: Emit, files: Any) -> Any:
         model = self._loaded()
-        await runtime.loadNumpy()
+        await self._host.load_numpy()
         ids = model.prompt_ids(args)
         batch = args.get("batch") or min(model.engine.batch, len(ids))
         rows = model.logits(ids, batch)
@@ -302,7 +295,7 @@ class Api:
             for task in self._transfers:
                 task.cancel()
         if args.get("what") != "transfers":
-            self._stops.hear()
+            self._host.stops.hear()
             if self._model is not None and self._turns.answering:
                 self._model.engine.cancel()
         return {}
@@ -345,17 +338,3 @@ def _text(args: Args, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise RequestError(f"{name} must be a text")
     return value
-
-
-_api: Api | None = None
-
-
-async def call(method: str, args: str, emit: Callable[[str], None], files: Any) -> str:
-    """worker.js's entry: JSON text in, JSON text out; `emit` gets events as JSON text.
-
-    `files` is a JavaScript array of Files, or None.
-    """
-    global _api
-    _api = _api or Api()
-    result = await _api.call(method, json.loads(args), lambda event: emit(json.dumps(event)), files)
-    return json.dumps(result)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from doppler.gpu import Slice
-from doppler.plan import Step
+from doppler.step import Step
 
 OUTPUT = "out"  # the binding that kernels only write; others are read, and some written too
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from doppler.gpu import Slice
 from doppler.matvec import Prologue, matvec, power, staged
 from doppler.mixture import combine, route
-from doppler.plan import ACTIVATIONS, PlannedModel, Rows, Step
+from doppler.plan import ACTIVATIONS, PlannedModel, Rows
+from doppler.step import Step
 from doppler.weights import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed

@@ -18,18 +18,21 @@ from doppler.adapter import Adapter
 from doppler.batches import Batches
 from doppler.cache import CachedIds
 from doppler.config import ModelConfig
+from doppler.cuts import Cuts, unknown
 from doppler.decode import DecodePlan
+from doppler.draft import draft_steps
 from doppler.errors import ContextError, RequestError
 from doppler.generation import Clock, FinishReason, Generation
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels, Recording
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
-from doppler.plan import PlannedModel, Step
+from doppler.plan import PlannedModel
 from doppler.prefill import PrefillPlan
 from doppler.profile import Timing, Work, profile, work
 from doppler.sampler import Sampling
-from doppler.speculate import Flight, Pace, Speculate, Speculation, batch_steps
-from doppler.tuning import Cuts, tune, unknown
+from doppler.speculate import Flight, Pace, Speculate, Speculation
+from doppler.step import Step
+from doppler.tuning import tune
 from doppler.weights import Weights
 
 if TYPE_CHECKING:
@@ -342,7 +345,7 @@ class Engine:
 
     def _draft_steps(self) -> list[Step]:
         normed, logits = self._memory.head_rows(self._gpu, 0)
-        return batch_steps(self._model, self._prefill_plan, normed, logits)
+        return draft_steps(self._model, self._prefill_plan, normed, logits)
 
     def _reach(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""

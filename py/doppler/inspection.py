@@ -8,21 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from doppler.config import ModelConfig
-from doppler.errors import DeviceError, DopplerError, UnsupportedError
+from doppler.errors import DeviceError, DopplerError, RequestError, UnsupportedError
 from doppler.gpu import Gpu
 from doppler.manifest import Manifest
 from doppler.paper import memory_needed
 from doppler.request import Room
 from doppler.templates import open_template
 
-if TYPE_CHECKING:
-    from doppler.page.hub import Offer
-
 LEAST_CONTEXT = 1024  # offered, where the model has as much
+NAMED = 5  # models that a message names, at most
 LIMITS = ("maxBufferSize", "maxStorageBufferBindingSize")  # what decides whether buffers fit
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model of a hub's repository. `parts` are the files of a GGUF model, 0 for a checkpoint."""
+
+    title: str
+    url: str
+    bytes: int
+    parts: int
+
+
+class SeveralModels(RequestError):
+    """An address is of several models, of which one has to be chosen."""
+
+    def __init__(self, where: str, offers: Sequence[Offer]) -> None:
+        self.offers = offers
+        names = ", ".join(offer.title for offer in offers[:NAMED])
+        more = f" and {len(offers) - NAMED} more" if len(offers) > NAMED else ""
+        super().__init__(
+            f"{where} holds several models: {names}{more}. Give the address of one of them"
+        )
 
 
 @dataclass(frozen=True)

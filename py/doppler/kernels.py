@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from doppler.errors import DeviceError
 from doppler.gpu import Gpu, GpuBuffer, Slice, js_object
 from doppler.grids import Grid, grid
+from doppler.step import Step
 from doppler.wgsl import Binding, Number, parse
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from doppler.plan import Step
 
 Constants = Mapping[str, Number]
 

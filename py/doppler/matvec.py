@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
+from doppler.cuts import Cut, kind_of
 from doppler.gpu import Slice
 from doppler.mixture import experts_of
-from doppler.plan import PlannedModel, Rows, Step
-from doppler.tuning import Cut, kind_of
+from doppler.plan import PlannedModel, Rows
+from doppler.step import Step
 from doppler.weights import Matrix, aligned
 
 MOST_TOKENS = 8  # of a batch that a matvec takes

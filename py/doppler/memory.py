@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from doppler.arena import share
+from doppler.bindings import Memory, Widths
 from doppler.config import ModelConfig, Rope
 from doppler.decode import MOST_SPLITS
 from doppler.errors import DeviceError
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.kernels import Kernels
 from doppler.mixture import CPU_TILE, most_tiles
-from doppler.plan import Memory, Step, Widths
 from doppler.sampler import Sampling, blocks_of
+from doppler.step import Step
 from doppler.weights import aligned
 
 if TYPE_CHECKING:

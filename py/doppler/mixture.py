@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from doppler.config import Experts
 from doppler.gpu import Slice
-from doppler.plan import PlannedModel, Step
+from doppler.plan import PlannedModel
+from doppler.step import Step
 
 TILE, CPU_TILE = 64, 16  # slots: what the matmuls of GPUs, and of processors, take at least
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from doppler.adapter import adapter_of
 from doppler.answer import Emit, Output
 from doppler.buffers import Buffers
+from doppler.cuts import Cuts
 from doppler.engine import Engine
 from doppler.errors import RequestError
 from doppler.fitting import fitting
@@ -26,7 +27,6 @@ from doppler.request import Request, Room
 from doppler.shards import ShardStore
 from doppler.timeline import Timeline
 from doppler.tokenizer import Tokenizer
-from doppler.tuning import Cuts
 from doppler.upload import prepare_upload, upload_weights
 from doppler.weights import allocate_weights
 

@@ -6,25 +6,20 @@ read and counted in tests on CPython.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from doppler import sampler
 from doppler.adapter import Adapter
+from doppler.bindings import Memory, Widths
 from doppler.config import ModelConfig
-from doppler.gpu import GpuBuffer, Slice
+from doppler.cuts import Cuts
+from doppler.gpu import Slice
+from doppler.step import Step
 from doppler.tiles import tile_of
-from doppler.weights import Matrix, Weights, aligned
-
-if TYPE_CHECKING:
-    from doppler.tuning import Cuts
-
-Number = int | float
+from doppler.weights import Matrix, Weights
 
 ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # kernels/activation.wgsl
-NOTHING = Slice(GpuBuffer(None, 0, "activations", None), 0, 0)  # that a plan does not bind
 
 
 class Rows(IntEnum):
@@ -33,104 +28,6 @@ class Rows(IntEnum):
     OF_TOKENS = 0  # multiplied by one matrix
     OF_TOKENS_FOR_EXPERTS = 1  # by each expert that the token uses
     OF_SLOTS = 2  # one for each of them, and by its own expert
-
-
-@dataclass(frozen=True)
-class Step:
-    """One kernel to run over `tokens` tokens (of which the state says how many are real).
-
-    Where experts multiply, those are the tokens' slots, or places in tiles that may stay empty.
-    """
-
-    kernel: str
-    constants: Mapping[str, Number]
-    bindings: Mapping[str, Slice]
-    params: Mapping[str, Number]
-    tokens: int
-    label: str
-
-
-@dataclass(frozen=True)
-class Widths:
-    """Row strides of the activations, in elements: widths rounded up to vec4s."""
-
-    hidden: int
-    qkv: int
-    attended: int
-    gate_up: int
-    up0: int
-    ffn: int
-    routes: int  # router's logits
-    used: int  # experts, each with rows of its own in gate_up, gated and downs
-    are_whole: bool  # no row ends within a vec4
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> Widths:
-        ffn, experts = aligned(config.ffn, 4), config.experts
-        return cls(
-            hidden=aligned(config.hidden, 4),
-            qkv=aligned(config.q_width + 2 * config.kv_width, 4),
-            attended=aligned(config.q_width, 4),
-            gate_up=2 * ffn,
-            up0=ffn,
-            ffn=ffn,
-            routes=aligned(experts.count, 4) if experts else 0,
-            used=experts.used if experts else 0,
-            are_whole=not any(n % 4 for n in (config.hidden, config.q_width, config.ffn)),
-        )
-
-    def by_buffer(self) -> dict[str, int]:
-        """Elements a token needs in each activation buffer, by the names of `Memory`."""
-        each = max(self.used, 1)
-        sizes = {
-            "x": self.hidden,
-            "x_next": self.hidden,
-            "normed": self.hidden,
-            "branch": self.hidden,
-            "qkv": self.qkv,
-            "attended": self.attended,
-            "gate_up": each * self.gate_up,
-            "gated": each * self.ffn,
-            "routes": self.routes,
-            "downs": self.used * self.hidden,
-        }
-        return {name: size for name, size in sizes.items() if size}
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Everything that steps bind besides weights. Activations hold a batch, or one token."""
-
-    x: Slice  # residual stream
-    x_next: Slice  # where decoding leaves x for the next layer to read
-    normed: Slice
-    branch: Slice  # what attention or the FFN adds to x
-    qkv: Slice
-    attended: Slice
-    gate_up: Slice
-    gated: Slice
-    logits: Slice  # [vocab] of the last token
-    angles: tuple[Slice, ...]  # rope tables, one for each of config.ropes
-    keys: tuple[Slice, ...]  # a layer each: [kv_heads, its capacity, head_dim], f16 or f32
-    values: tuple[Slice, ...]
-    parts: Slice  # of attended, a run of keys each
-    marks: Slice
-    tokens: Slice
-    state: Slice
-    ring: Slice
-    seen: Slice  # a bit a token of the vocabulary
-    sampling: Slice
-    tops: Slice  # largest logit of each block of the vocabulary
-    top_ids: Slice
-    history: Slice  # [context] ids so far
-    walk: Slice  # the row of a batch with drafts that is sampled next
-    # Of a mixture of experts only:
-    routes: Slice = NOTHING  # the router's logits
-    chosen: Slice = NOTHING  # experts, by slot: those that the first token uses, then the second's
-    shares: Slice = NOTHING  # of a slot in its token's output
-    order: Slice = NOTHING  # slots by expert
-    tiles: Slice = NOTHING  # of `order`, none with slots of two experts
-    downs: Slice = NOTHING  # a slot each: outputs of the experts
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from doppler.gpu import Slice
 from doppler.matvec import matvec
 from doppler.mixture import assign, combine, route
-from doppler.plan import ACTIVATIONS, PlannedModel, Rows, Step
+from doppler.plan import ACTIVATIONS, PlannedModel, Rows
 from doppler.projection import Place, project, takes_matvecs
+from doppler.step import Step
 from doppler.weights import aligned
 
 

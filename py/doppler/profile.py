@@ -16,7 +16,7 @@ from typing import Any
 
 from doppler.gpu import Gpu
 from doppler.kernels import Kernels
-from doppler.plan import Step
+from doppler.step import Step
 
 WARM_SECONDS = 1.0  # of work before the first is measured: at rest, a GPU's clock is a fraction
 WARM_RUNS = 4  # queued at once

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from doppler.gpu import Slice
 from doppler.matvec import MOST_TOKENS, matvec
 from doppler.mixture import TILE, experts_of, places, tile_size
-from doppler.plan import Number, PlannedModel, Rows, Step
+from doppler.plan import PlannedModel, Rows
+from doppler.step import Step
 from doppler.weights import Matrix, aligned
+from doppler.wgsl import Number
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from doppler.gpu import Slice
-from doppler.plan import PlannedModel, Step
-from doppler.prefill import PrefillPlan
+from doppler.draft import DRAFTS, LONGEST
 
 Speculate = Literal["auto", "on", "off"]
 MODES = get_args(Speculate)
 
-DRAFTS = 7  # of a batch, at most
-LONGEST = 3  # ids that are looked up; fewer where so many stand nowhere else
 MEMORY = 8  # steps that a time is the average of
 RECENT = 16  # tokens that say how a text repeats itself
 DOUBT = 2  # batches of one token each, with which that begins
@@ -31,18 +27,6 @@ PROMISING = 1.5  # tokens a batch, from which it is worth a try
 TRIAL = 2  # batches queued at once until their time is known
 GAIN = 1.05  # by which tokens must come faster
 FORGET = 64  # generations after which a batch's time counts as unknown: what did not pay may now
-
-
-def batch_steps(model: PlannedModel, plan: PrefillPlan, normed: Slice, logits: Slice) -> list[Step]:
-    """One batch: 1 to 1 + DRAFTS tokens. `normed` and `logits` have room for as many rows."""
-    m, rows = model.memory, 1 + DRAFTS
-    bindings = {"history": m.history, "tokens": m.tokens, "walk": m.walk, "state": m.state}
-    params = {"context": model.context, "most": DRAFTS}
-    draft = Step("draft", {"LONGEST": LONGEST}, bindings, params, 1, "draft")
-    steps = [draft, *plan.body(rows), *plan.head_of_all(rows, normed, logits)]
-    for _ in range(rows):
-        steps += model.sample_row(logits)
-    return steps
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What web/worker.js calls: errors leave Python as data, since a traceback is no message.
+"""What web/worker.js calls: JSON in and out, errors as data, since a traceback is no message.
 
 The answer is JSON text, {"result": …} or {"error": {"name", "message"}}.
 """
@@ -10,14 +10,23 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from doppler import api
+from doppler.api import Api
 from doppler.errors import DopplerError
+from doppler.page.host import PageHost
+
+api: Api | None = None
 
 
 async def call(method: str, args: str, emit: Callable[[str], Any], files: Any) -> str:
-    """Runs a method of the page's protocol (web/runtime/messages.d.ts)."""
+    """Runs a method of the page's protocol (web/runtime/messages.d.ts).
+
+    `args` and the events that `emit` gets are JSON; `files` a JavaScript array of Files, or None.
+    """
+    global api
+    api = api or Api(PageHost())
     try:
-        return f'{{"result":{await api.call(method, args, emit, files)}}}'
+        result = await api.call(method, json.loads(args), lambda it: emit(json.dumps(it)), files)
+        return json.dumps({"result": result})
     except DopplerError as error:
         return _error(type(error).__name__, str(error))
     except Exception as error:

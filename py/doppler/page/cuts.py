@@ -8,17 +8,17 @@ from contextlib import suppress
 
 import doppler_runtime as runtime
 
+from doppler.cuts import Cut, Cuts
 from doppler.errors import DopplerError
 from doppler.formats.fields import parse_json
 from doppler.gpu import Gpu
 from doppler.page.buffers import PageBuffers
 from doppler.page.opfs import OpfsRoot, explained
-from doppler.tuning import Cut, Cuts
 
 MOST_BYTES = 1 << 20
 
 
-class KeptCuts:
+class OpfsCuts:
     """The cuts of one device with one set of kernels: others find a file of their own."""
 
     def __init__(self, gpu: Gpu, kernels: str) -> None:

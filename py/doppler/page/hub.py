@@ -9,44 +9,21 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from doppler.answers import DISK, Answer, refused
-from doppler.errors import FormatError, RequestError, SourceError
+from doppler.errors import FormatError, SourceError
 from doppler.formats.nesting import is_too_deep
 from doppler.formats.parts import part_names, whole_name
+from doppler.inspection import Offer, SeveralModels
 from doppler.page.addresses import HUB, Repository, repository
 from doppler.page.source import fetch_small
 
 LISTING = "list of files"
 MOST_PAGES = 100
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
-_NAMED = 5  # models that a message names, at most
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A model of a repository. `parts` are the files of a GGUF model, 0 for a checkpoint."""
-
-    title: str
-    url: str
-    bytes: int
-    parts: int
-
-
-class SeveralModels(RequestError):
-    """An address is of several models, of which one has to be chosen."""
-
-    def __init__(self, where: str, offers: Sequence[Offer]) -> None:
-        self.offers = offers
-        names = ", ".join(offer.title for offer in offers[:_NAMED])
-        more = f" and {len(offers) - _NAMED} more" if len(offers) > _NAMED else ""
-        super().__init__(
-            f"{where} holds several models: {names}{more}. Give the address of one of them"
-        )
 
 
 async def model_at(url: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,22 +19,24 @@ import doppler_runtime as runtime
 import js
 from pyodide.ffi import JsException, to_js
 
+from doppler.asked import Asked
 from doppler.buffers import Buffer
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.inspection import Candidate, facts
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
-from doppler.page.given import Asked, Given, fetched, picked
+from doppler.page.given import Given, fetched, picked
 from doppler.page.once import Making, turn
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
 from doppler.page.source import HttpShards, fetch_bytes, fetch_text
+from doppler.page.tokenizer import PageEncoding
 from doppler.progress import Progress
 from doppler.shards import ShardStore
 from doppler.storage import Storage
 from doppler.stored import as_ours, damaged_title, read_manifest, read_origin
 from doppler.templates import open_template
-from doppler.tokenizer import PageEncoding, Tokenizer
+from doppler.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +52,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Stored:
+class OpfsModel:
     """A model's open folder: its shards, and where they can be had again."""
 
     store: ShardStore
@@ -101,10 +103,11 @@ class Stored:
         return data
 
 
-class Library:
+class OpfsLibrary:
     """All models in this browser's storage, by identity."""
 
-    def __init__(self) -> None:
+    def __init__(self, load_numpy: Callable[[], Awaitable[None]]) -> None:
+        self._load_numpy = load_numpy
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
         self._tidied = False
@@ -236,7 +239,7 @@ class Library:
         """
         if self._seen is None or self._seen[0] != asked.key:
             self._seen = None
-            await _load_numpy()  # who only uses what is stored need not wait for it
+            await self._load_numpy()  # who only uses what is stored need not wait for it
             if asked.url is not None:
                 given = await fetched(absolute(asked.url, js.location.href), self._buffers)
             else:
@@ -253,7 +256,7 @@ class Library:
         return Candidate(manifest, lacking, info is not None, template)
 
     @asynccontextmanager
-    async def open(self, identity: str) -> AsyncIterator[Stored]:
+    async def open(self, identity: str) -> AsyncIterator[OpfsModel]:
         """A stored model with its files open. Raises SourceError where there is none."""
         manifest = await self._manifest(identity)
         url, _ = await self._origin(identity)
@@ -306,10 +309,10 @@ class Library:
             await storage.close()
         return name
 
-    def _stored(self, manifest: Manifest, storage: Storage, url: str | None) -> Stored:
+    def _stored(self, manifest: Manifest, storage: Storage, url: str | None) -> OpfsModel:
         source = None if url is None else HttpShards(url, manifest.block_size)
         store = ShardStore(manifest, storage, source, self._buffers)
-        return Stored(store, storage, self._buffers, url)
+        return OpfsModel(store, storage, self._buffers, url)
 
     async def _listed(self, identity: str) -> dict[str, Any] | None:
         """What the list says of a folder; None where it holds no model: not yet, or no longer."""
@@ -371,13 +374,6 @@ class Library:
             self._tidied = True
             with suppress(DopplerError):  # leftovers only cost room; the list is what was asked for
                 await self._root.tidy()
-
-
-async def _load_numpy() -> None:
-    try:
-        await runtime.loadNumpy()
-    except JsException as error:
-        raise SourceError(str(error.message)) from error
 
 
 def _candidate(outline: Outline, quant: str) -> Candidate:

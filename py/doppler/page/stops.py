@@ -5,7 +5,7 @@ from __future__ import annotations
 import doppler_runtime as runtime
 
 
-class Stops:
+class SharedStops:
     """Compares how often the page has asked with how often `cancel` was called for it."""
 
     def __init__(self) -> None:

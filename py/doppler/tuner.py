@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from doppler.engine import Engine
 from doppler.errors import DopplerError
-from doppler.page.cuts import KeptCuts
+from doppler.host import KeptCuts
 
 
 class Tuner:

@@ -1,0 +1,23 @@
+"""The plan of a batch with drafts: looked up, run together, sampled one after another."""
+
+from __future__ import annotations
+
+from doppler.gpu import Slice
+from doppler.plan import PlannedModel
+from doppler.prefill import PrefillPlan
+from doppler.step import Step
+
+DRAFTS = 7  # of a batch, at most
+LONGEST = 3  # ids that are looked up; fewer where so many stand nowhere else
+
+
+def draft_steps(model: PlannedModel, plan: PrefillPlan, normed: Slice, logits: Slice) -> list[Step]:
+    """One batch: 1 to 1 + DRAFTS tokens. `normed` and `logits` have room for as many rows."""
+    m, rows = model.memory, 1 + DRAFTS
+    bindings = {"history": m.history, "tokens": m.tokens, "walk": m.walk, "state": m.state}
+    params = {"context": model.context, "most": DRAFTS}
+    draft = Step("draft", {"LONGEST": LONGEST}, bindings, params, 1, "draft")
+    steps = [draft, *plan.body(rows), *plan.head_of_all(rows, normed, logits)]
+    for _ in range(rows):
+        steps += model.sample_row(logits)
+    return steps

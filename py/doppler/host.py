@@ -1,0 +1,99 @@
+"""What the api needs of the place that it runs in: page/host.py has it in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from doppler.asked import Asked
+from doppler.buffers import Buffers
+from doppler.cuts import Cut, Cuts
+from doppler.gpu import Gpu
+from doppler.inspection import Candidate
+from doppler.kernels import Kernels
+from doppler.shards import ShardStore
+from doppler.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class Stored(Protocol):
+    """A stored model whose files are open."""
+
+    @property
+    def store(self) -> ShardStore: ...
+
+    @property
+    def buffers(self) -> Buffers: ...
+
+    async def tokenizer(self) -> Tokenizer | None:
+        """The verified tokenizer; None where the model has none."""
+
+
+class Library(Protocol):
+    """Stored models, by identity: what is stored, gets stored, and goes."""
+
+    async def usage(self) -> dict[str, Any]:
+        """Bytes that may be used and that are used."""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Every stored model, whole or not."""
+
+    async def delete(self, identity: str) -> None:
+        """Removes a model."""
+
+    async def download(self, url: str, wanted: str | None, emit: Emit) -> str:
+        """Makes the model of a manifest's address whole; its identity."""
+
+    async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
+        """A model that is stored or could be, and bytes that are free. Raises SeveralModels."""
+
+    async def import_given(self, asked: Asked, emit: Emit) -> str:
+        """Converts the model of an address or of files; its identity."""
+
+    def open(self, identity: str) -> AbstractAsyncContextManager[Stored]:
+        """A stored model. Raises SourceError where there is none."""
+
+    async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
+        """Writes float32 rows into a file that can be fetched; its name."""
+
+
+class KeptCuts(Protocol):
+    """The matvec cuts that were measured on one device with one set of kernels."""
+
+    async def read(self) -> dict[str, Cut]:
+        """What is kept; nothing where nothing can be read."""
+
+    async def write(self, cuts: Cuts) -> None:
+        """Keeps them all, if there is room."""
+
+
+class Stops(Protocol):
+    """Stops that were asked for while nobody could hear."""
+
+    def hear(self) -> None:
+        """What was asked for until now is no news."""
+
+    def pending(self) -> bool:
+        """Whether one was asked for since."""
+
+
+class Host(Protocol):
+    """All of it."""
+
+    @property
+    def library(self) -> Library: ...
+
+    @property
+    def stops(self) -> Stops: ...
+
+    def kept_cuts(self, gpu: Gpu, kernels: Kernels) -> KeptCuts:
+        """Those of this device."""
+
+    async def load_numpy(self) -> None:
+        """Makes NumPy there to be imported. Raises SourceError."""
