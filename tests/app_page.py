@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from doppler.buffers import MemoryBuffers
 from doppler.command.server import WEB, Server
 from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
+from doppler.inputs.buffers import MemoryBuffers
 from doppler.manifest import BLOCK_SIZE, SHARD_SIZE
 from doppler.storage.folder import FolderStorage
 from tiny_models import write_base, write_chat

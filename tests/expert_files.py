@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors import deserialize
 
-from doppler.buffers import MemoryBuffers
 from doppler.convert import convert_path
+from doppler.inputs.buffers import MemoryBuffers
 from doppler.manifest import MANIFEST_FILE, Manifest
 from doppler.storage.folder import FolderStorage
 from gguf_files import Tensors, config_keys, gguf_bytes

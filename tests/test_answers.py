@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from doppler.answers import Answer, check_range, check_same, check_whole
 from doppler.errors import SourceError
+from doppler.inputs.answers import Answer, check_range, check_same, check_whole
 
 URL = "https://a.b/m.gguf"
 GOOD = Answer(206, "bytes 100-199/1000", 100, etag='"a"', modified="Mon", where="https://c.d/m")

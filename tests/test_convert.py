@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from doppler.buffers import Buffer, MemoryBuffers
 from doppler.convert import convert_path, model_name
 from doppler.errors import (
     CorruptError,
@@ -20,6 +19,7 @@ from doppler.errors import (
     UnsupportedError,
 )
 from doppler.formats.blocks import BLOCK_TYPES
+from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.storage.folder import FolderRoot, FolderStorage
 from doppler.verify import verify

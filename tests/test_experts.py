@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from doppler.buffers import MemoryBuffers
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.quants import dequantize
+from doppler.inputs.buffers import MemoryBuffers
 from doppler.manifest import Manifest
 from doppler.storage.folder import FolderStorage
 from doppler.verify import verify

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.fields import Fields, parse_json, shown
+from doppler.inputs.fields import Fields, parse_json, shown
 
 READERS: dict[str, Callable[[Fields], object]] = {
     "integer": lambda fields: fields.integer("k"),

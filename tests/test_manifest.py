@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from doppler.buffers import MemoryBuffers
 from doppler.errors import DopplerError, FormatError, UnsupportedError
+from doppler.inputs.buffers import MemoryBuffers
+from doppler.inputs.source import folder_sources
 from doppler.manifest import Manifest, Shard, TokenizerInfo
 from doppler.outline import outline_safetensors
-from doppler.source import folder_sources
 from storable import storable
 
 HASH = "0" * 64

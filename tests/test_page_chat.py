@@ -14,12 +14,13 @@ from app_page import App, Traffic, watched
 from doppler.command.browser import Browser, launched
 
 LONG = "4000"  # tokens: more than a test waits for
-LOSE_DEVICE = "from doppler import api; api._api._gpu.device.destroy()"
+LOSE_DEVICE = "from doppler.page import bridge; bridge.api._gpu.device.destroy()"
 ENDLESS = """
-from doppler import api, sandbox
+from doppler import sandbox
+from doppler.page import bridge
 from doppler.templates import ChatTemplate
 seconds, sandbox.SECONDS = sandbox.SECONDS, 60
-tokenizer = api._api._model.tokenizer
+tokenizer = bridge.api._model.tokenizer
 kept, loop = tokenizer._template, "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
 tokenizer._template = ChatTemplate(loop)
 """
@@ -379,7 +380,7 @@ def test_a_lost_device(app: App) -> None:
     expect(text).not_to_be_empty()  # what had been written stays
     # A call that opens the device anew drops the model, and the page hears of it.
     assert app.call("device")["ok"]
-    assert app.run("from doppler import api; api._api._model is None")
+    assert app.run("from doppler.page import bridge; bridge.api._model is None")
     expect(app.page.get_by_test_id("model-button")).to_contain_text("Choose a model")
     problem.get_by_role("button", name="Load the model again").click()
     app.expect_loaded()

@@ -86,7 +86,9 @@ def begin(app: App, text: str = "tell me all") -> Locator:
 def expect_truth(app: App) -> None:
     """What the page shows of the loaded model is what the engine has."""
     loaded = app.page.evaluate("import('/app/store.js').then(({ state }) => state.model?.id)")
-    has = app.run("from doppler import api; m = api._api._model; m and m.manifest.identity")
+    has = app.run(
+        "from doppler.page import bridge; m = bridge.api._model; m and m.manifest.identity"
+    )
     assert loaded == has
     dot = app.page.locator("#model-dot")
     expect(dot).to_have_class("dot on" if has else "dot")
@@ -273,7 +275,7 @@ def test_versions_of_a_continuation(app: App, other: App) -> None:
     expect(switch).to_have_text("2/2")
     assert press("Earlier version") == "abcold"
     assert press("Later version") == new
-    app.run("from doppler import api; api._api._gpu.device.destroy()")
+    app.run("from doppler.page import bridge; bridge.api._gpu.device.destroy()")
     assert write("Another") == new
     expect(page.get_by_test_id("text-error")).to_contain_text("The GPU device was lost")
     press("Load the model again")

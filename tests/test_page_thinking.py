@@ -29,8 +29,8 @@ AS_MARKDOWN = """async () => {
 CLIPPED = "() => navigator.clipboard.readText()"
 STREAMED = """
 import json, random
-from doppler import api
-tokenizer = api._api._model.tokenizer
+from doppler.page import bridge
+tokenizer = bridge.api._model.tokenizer
 chance, failures = random.Random(0), []
 pools = [range(270), [1, 2], range(3, 259), tokenizer.encode("ab  abc 🙂é")]
 for _ in range(60):

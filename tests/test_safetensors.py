@@ -14,15 +14,15 @@ import pytest
 from safetensors import deserialize
 
 from checkpoint_files import write_checkpoint
-from doppler.buffers import MemoryBuffers
 from doppler.config import Layer, Rope
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.architectures import of_gguf
 from doppler.formats.hf_config import NEUTRAL, config_from_hf
 from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_safetensors
 from doppler.formats.tensor_names import check_tensors, gguf_names
+from doppler.inputs.buffers import MemoryBuffers
+from doppler.inputs.source import FileSource, folder_sources
 from doppler.outline import read_places
-from doppler.source import FileSource, folder_sources
 
 FIXTURES = Path(__file__).with_name("fixtures")
 SHARDED = FIXTURES / "llama32-like"

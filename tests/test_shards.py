@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from doppler.buffers import Buffer, MemoryBuffers
 from doppler.errors import CorruptError, SourceError
+from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
 from doppler.progress import Progress
 from doppler.shards import ShardStore

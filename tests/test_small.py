@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from doppler.buffers import MemoryBuffers
 from doppler.convert import convert_path
 from doppler.errors import FormatError, SourceError
-from doppler.small import LIMITS
-from doppler.source import FileSource
+from doppler.inputs.buffers import MemoryBuffers
+from doppler.inputs.small import LIMITS
+from doppler.inputs.source import FileSource
 from doppler.storage.folder import FolderStorage
 
 FOLDER = Path(__file__).with_name("fixtures") / "llama32-like"

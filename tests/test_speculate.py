@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from doppler import references
+from doppler.draft import DRAFTS, LONGEST
 from doppler.speculate import (
-    DRAFTS,
     FORGET,
-    LONGEST,
     MODES,
     Flight,
     History,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from doppler.buffers import MemoryBuffers
 from doppler.convert import convert_gguf, convert_path, model_name
 from doppler.errors import FormatError, SourceError
 from doppler.formats.parts import models_among
+from doppler.inputs.buffers import MemoryBuffers
+from doppler.inputs.source import FileSource
 from doppler.manifest import BLOCK_SIZE, Manifest
-from doppler.source import FileSource
 from doppler.storage.folder import FolderStorage
 from doppler.verify import verify
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, split_gguf, write_llama

@@ -50,16 +50,16 @@ WAIT_FOR_IMAGE = """async (least) => {
 # What is kept of a device: nothing, then two cuts, nothing for other kernels, nothing when damaged.
 KEEP_CUTS = """
 from js import Uint8Array
-from doppler.page.cuts import KeptCuts
+from doppler.page.cuts import OpfsCuts
 from doppler.page.opfs import OpfsRoot
 from doppler.cuts import Cut
 class Device:
     info, features = {"vendor": "test"}, frozenset()
-kept, seen = KeptCuts(Device, "kernels"), []
+kept, seen = OpfsCuts(Device, "kernels"), []
 seen.append(await kept.read())
 await kept.write({"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)})
-seen.append(await KeptCuts(Device, "kernels").read())
-seen.append(await KeptCuts(Device, "other kernels").read())
+seen.append(await OpfsCuts(Device, "kernels").read())
+seen.append(await OpfsCuts(Device, "other kernels").read())
 folder = await OpfsRoot().tuning()
 (name,) = await folder.names()
 await folder.truncate(name, 9)
@@ -69,11 +69,10 @@ str(seen == [{}, {"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)}, {}, {}])
 """
 # Begins to measure the head of a model, as a load on a GPU does that knows the rest.
 BEGIN_TUNING = """
-import doppler.api
 from dataclasses import replace
-from doppler.page.cuts import KeptCuts
+from doppler.page.cuts import OpfsCuts
 from doppler.cuts import Cut, near, unknown
-api = doppler.api._api
+from doppler.page.bridge import api
 engine = api._model.engine
 kinds = unknown(engine._tuned_steps(), {})
 head = next(kind for kind, steps in kinds.items() if steps[0].label == "head")
@@ -81,21 +80,22 @@ others = {kind: Cut.of(steps[0]) for kind, steps in kinds.items() if kind != hea
 engine._plan(replace(engine._model, cuts=others))
 api._gpu.is_cpu = False
 assert engine.can_tune
-api._tuner.begin(engine, KeptCuts(api._gpu, "this test"))
+api._tuner.begin(engine, OpfsCuts(api._gpu, "this test"))
 api._gpu.is_cpu = True
 """
 # What came of it: the head's cut is one of those near the rule, is used, and is kept.
 TUNED = """
 step = kinds[head][0]
-kept = await KeptCuts(api._gpu, "this test").read()
+kept = await OpfsCuts(api._gpu, "this test").read()
 used = [s for s in engine.steps(0, 1) if s.label == "head"]
 seen = kept == {**others, head: Cut.of(used[0])} and kept[head] in near(Cut.of(step), False)
 str(seen and not unknown(engine._tuned_steps(), kept))
 """
 # Steps of a token at the cache's end, as they run while kernels are measured.
 LEND = """
-import asyncio, doppler.api
-engine = doppler.api._api._model.engine
+import asyncio
+from doppler.page.bridge import api
+engine = api._model.engine
 async with engine._lent(asyncio.Lock()):
     recording = engine._kernels.record_steps(engine._tuned_steps())
     engine._kernels.run(*[recording] * 3)

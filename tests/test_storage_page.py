@@ -340,8 +340,9 @@ def test_an_import_is_kept_or_leaves_nothing(tab: Tab) -> None:
 
 DAMAGE = f"""
 import json
-from doppler.page.library import Library
-library = Library()
+from doppler.page.host import load_numpy
+from doppler.page.library import OpfsLibrary
+library = OpfsLibrary(load_numpy)
 sound = bytes.fromhex("{MODEL.manifest.to_json().encode().hex()}")
 bad = {{
     "empty": b"", "cut": sound[:900], "deep": b"[" * 100_000, "latin": b"\\xff\\xfe" + sound,
@@ -437,7 +438,7 @@ def test_reading_makes_nothing_and_meets_what_is_being_deleted(tab: Tab) -> None
     tab.run(DAMAGE)
     failures = tab.run("""
         from doppler.errors import SourceError
-        from doppler.page.given import Asked
+        from doppler.asked import Asked
         from doppler.page.opfs import room
         identity = json.loads(sound)["identity"]
         failures = []
@@ -469,11 +470,12 @@ def test_reading_makes_nothing_and_meets_what_is_being_deleted(tab: Tab) -> None
 def test_a_second_tab_leaves_the_first_ones_work_alone(tab: Tab, context: BrowserContext) -> None:
     """Its start tidies up: not what another tab is importing, nor what it offers for download."""
     tab.run("""
-        from doppler.page.library import Library
+        from doppler.page.host import load_numpy
+        from doppler.page.library import OpfsLibrary
         import doppler_runtime
         await doppler_runtime.loadNumpy()
         import numpy
-        library = Library()
+        library = OpfsLibrary(load_numpy)
         async def rows(): yield numpy.zeros(4, "f4")
         await library.write_scratch("logits.f32", rows())
         making = root.importing()
@@ -482,8 +484,9 @@ def test_a_second_tab_leaves_the_first_ones_work_alone(tab: Tab, context: Browse
     """)
     look = """
         import doppler_runtime
-        from doppler.page.library import Library
-        await Library().models()
+        from doppler.page.host import load_numpy
+        from doppler.page.library import OpfsLibrary
+        await OpfsLibrary(load_numpy).models()
         imports = await doppler_runtime.folders("imports")
         [len(imports), await doppler_runtime.folderSize("tmp")]
     """

@@ -9,8 +9,8 @@ import pytest
 
 from doppler.cuts import Cut
 from doppler.errors import DopplerError
-from doppler.formats.fields import parse_json
-from doppler.formats.nesting import is_too_deep
+from doppler.inputs.fields import parse_json
+from doppler.inputs.nesting import is_too_deep
 from doppler.stored import as_ours, guarded, read_manifest, read_origin
 from storable import storable
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from doppler.errors import RequestError
-from doppler.page.turns import Turns
+from doppler.turns import Turns
 
 
 class Desk:

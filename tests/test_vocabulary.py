@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from doppler.buffers import MemoryBuffers
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.ends import ends
 from doppler.formats.hf_tokenizer import vocabulary_from_files
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
+from doppler.inputs.buffers import MemoryBuffers
+from doppler.inputs.source import folder_sources
 from doppler.manifest import Manifest
-from doppler.source import folder_sources
 from gguf_files import VOCABULARY
 
 IDS = json.loads(Path(__file__).with_name("fixtures").joinpath("token_ids.json").read_text())

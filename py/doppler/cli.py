@@ -209,7 +209,7 @@ def bench(args: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def _folder(path: Path) -> tuple[Any, Any]:
-    from doppler.buffers import MemoryBuffers
+    from doppler.inputs.buffers import MemoryBuffers
     from doppler.storage.folder import FolderStorage
 
     return FolderStorage(path), MemoryBuffers()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.fields import LARGEST_FLOAT, SMALLEST_FLOAT, shown
+from doppler.inputs.fields import LARGEST_FLOAT, SMALLEST_FLOAT, shown
 
 Activation = Literal["silu", "gelu_tanh", "swiglu_clamped"]
 RopePairs = Literal["half", "interleaved"]

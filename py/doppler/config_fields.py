@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from doppler.config import MOST_LAYERS, Experts, Layer, ModelConfig, Rope, RopePairs
 from doppler.errors import FormatError
-from doppler.formats.fields import Fields, shown
+from doppler.inputs.fields import Fields, shown
 
 _MOST_ROPES = 16
 

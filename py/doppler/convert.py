@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from doppler.buffers import Buffer, Buffers
 from doppler.config import ModelConfig
 from doppler.errors import FormatError, RequestError
 from doppler.formats.parts import models_among, part_names, whole_name
 from doppler.formats.vocabulary import Vocabulary
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.source import FileSource, Progress, Source, folder_sources
 from doppler.layout import Place, lay_out
 from doppler.manifest import (
     MANIFEST_FILE,
@@ -28,7 +29,6 @@ from doppler.manifest import (
 )
 from doppler.outline import Outline, outline_gguf, outline_safetensors
 from doppler.pieces import fill
-from doppler.source import FileSource, Progress, Source, folder_sources
 from doppler.storage import Storage
 
 

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from doppler.buffers import Buffer, Buffers
 from doppler.errors import SourceError
 from doppler.gpu import Gpu, GpuBuffer, Slice
+from doppler.inputs.buffers import Buffer, Buffers
 from doppler.kernels import Dispatch, Kernels, Recording
 from doppler.manifest import Manifest
 from doppler.shards import ShardStore

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.asked import Asked
-from doppler.buffers import Buffers
 from doppler.cuts import Cut, Cuts
 from doppler.gpu import Gpu
+from doppler.inputs.buffers import Buffers
 from doppler.inspection import Candidate
 from doppler.kernels import Kernels
 from doppler.shards import ShardStore

@@ -20,7 +20,7 @@ from doppler.config_fields import config_of
 from doppler.digest import blake3_hex
 from doppler.errors import DopplerError, FormatError
 from doppler.formats.blocks import block_type
-from doppler.formats.fields import LARGEST_SIZE, Fields, parse_json, shown
+from doppler.inputs.fields import LARGEST_SIZE, Fields, parse_json, shown
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from doppler.adapter import adapter_of
 from doppler.answer import Emit, Output
-from doppler.buffers import Buffers
 from doppler.cuts import Cuts
 from doppler.engine import Engine
 from doppler.errors import RequestError
 from doppler.fitting import fitting
 from doppler.generation import Generation
 from doppler.gpu import Gpu
+from doppler.inputs.buffers import Buffers
 from doppler.kernels import Kernels
 from doppler.manifest import Manifest
 from doppler.memory import EngineMemory

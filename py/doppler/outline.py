@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from doppler.buffers import Buffers
 from doppler.config import ModelConfig
 from doppler.errors import DopplerError, FormatError
 from doppler.formats.content import Content
 from doppler.formats.experts import split_experts
-from doppler.formats.fields import shown
 from doppler.formats.gguf import Gguf
 from doppler.formats.gguf_config import MOST_PAIRS, ROPE_FACTORS, config_from_gguf
 from doppler.formats.gguf_split import read_model
@@ -23,13 +21,15 @@ from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import read_checkpoint, read_json
 from doppler.formats.tensor_names import check_tensors, gguf_names, is_of_text_model, our_name
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
+from doppler.inputs.buffers import Buffers
+from doppler.inputs.fields import shown
+from doppler.inputs.source import Source
 from doppler.layout import Place, lay_out
 from doppler.manifest import (
     Manifest,
 )
 from doppler.pieces import Piece
 from doppler.quantized import quantized
-from doppler.source import Source
 
 _NO_TOKENIZER = "the file holds no tokenizer: the model takes token ids only"
 

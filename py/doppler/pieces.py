@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from doppler.buffers import Buffer, Buffers
-from doppler.source import Source
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.source import Source
 
 _SMALL_GAP = 64 << 10  # bytes between two tensors that are cheaper to read than to skip
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from doppler.buffers import Buffers
 from doppler.formats.quants import Floats, dequantize
+from doppler.inputs.buffers import Buffers
 from doppler.layout import Place
 
 PIECE = 1 << 20  # weights dequantised at once: a whole number of blocks of every type

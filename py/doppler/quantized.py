@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from doppler.buffers import Buffer, Buffers
 from doppler.errors import FormatError, RequestError
 from doppler.formats.blocks import BLOCK_TYPES, QUANTS, BlockType
 from doppler.formats.quantize import quantize
 from doppler.formats.quants import Bytes, dequantize
+from doppler.inputs.buffers import Buffer, Buffers
 from doppler.layout import Place
 
 PIECE = 1 << 15  # blocks computed at once: 4 MiB of float32, and a few times that

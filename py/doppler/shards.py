@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
-from doppler.buffers import Buffer, Buffers
 from doppler.errors import CorruptError, SourceError
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.source import Progress
 from doppler.manifest import Manifest, Shard
-from doppler.source import Progress
 from doppler.storage import Storage
 
 AT_ONCE = 3  # shards that are downloaded side by side

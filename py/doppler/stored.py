@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from doppler.errors import DopplerError, FormatError
-from doppler.formats.fields import parse_json
+from doppler.inputs.fields import parse_json
 from doppler.manifest import Manifest
 
 T = TypeVar("T")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from doppler.buffers import Buffer, Buffers
 from doppler.errors import CorruptError, SourceError
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.source import Progress
 from doppler.manifest import (
     TOKENIZER_FILE,
     Manifest,
     Shard,
 )
-from doppler.source import Progress
 from doppler.storage import Storage
 
 

@@ -17,10 +17,10 @@ import mutate
 import numpy as np
 from cases import Case, File, whole
 
-from doppler.buffers import MemoryBuffers
 from doppler.formats.hf_tokenizer import vocabulary_from_files
 from doppler.formats.parts import part_names
 from doppler.formats.vocabulary import vocabulary_from_gguf
+from doppler.inputs.buffers import MemoryBuffers
 from doppler.manifest import Manifest
 from doppler.outline import Outline, outline_gguf, outline_safetensors
 from gguf_files import VOCABULARY

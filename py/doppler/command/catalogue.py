@@ -20,7 +20,7 @@ from typing import IO, Any
 from doppler.command.download import PIECE, download, forget
 from doppler.command.wheel import ROOT
 from doppler.errors import CorruptError, RequestError, SourceError
-from doppler.source import Progress
+from doppler.inputs.source import Progress
 
 CATALOGUE = ROOT / "web" / "catalogue.json"
 CACHE = ROOT / ".cache" / "models"

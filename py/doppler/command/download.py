@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from doppler.answers import Answer, check_range, check_same
 from doppler.errors import SourceError
-from doppler.source import Progress
+from doppler.inputs.answers import Answer, check_range, check_same
+from doppler.inputs.source import Progress
 
 PIECE = 1 << 20
 TIMEOUT_SECONDS = 30.0

@@ -18,8 +18,8 @@ from urllib.parse import quote
 from doppler.command.models import is_model
 from doppler.command.wheel import SUMS_FILE
 from doppler.errors import DopplerError, SourceError
+from doppler.inputs.small import LIMITS, too_long
 from doppler.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest
-from doppler.small import LIMITS, too_long
 from doppler.stored import guarded, read_manifest
 
 MIME = {

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from doppler.buffers import Buffer, Buffers, MemoryBuffers
 from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.config import ModelConfig
@@ -23,9 +22,10 @@ from doppler.convert import convert_tensors
 from doppler.errors import RequestError
 from doppler.formats.blocks import BLOCK_TYPES, BlockType
 from doppler.formats.quants import dequantize
+from doppler.inputs.buffers import Buffer, Buffers, MemoryBuffers
+from doppler.inputs.source import Progress
 from doppler.layout import Place
 from doppler.manifest import Manifest
-from doppler.source import Progress
 from doppler.storage import Storage
 from doppler.storage.folder import FolderStorage
 

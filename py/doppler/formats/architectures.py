@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from doppler.config import Activation, Layer, RopePairs
 from doppler.errors import UnsupportedError
-from doppler.formats.fields import shown
+from doppler.inputs.fields import shown
 
 _LLAMA_LAYER = {
     "input_layernorm": "attn_norm",

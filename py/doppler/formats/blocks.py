@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.fields import shown
+from doppler.inputs.fields import shown
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from doppler.buffers import Buffer, Buffers
 from doppler.errors import FormatError
 from doppler.formats.blocks import BlockType
-from doppler.formats.fields import shown
-from doppler.source import Source
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.fields import shown
+from doppler.inputs.source import Source
 
 
 @dataclass(frozen=True)

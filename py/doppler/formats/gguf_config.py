@@ -10,8 +10,8 @@ import numpy as np
 from doppler.config import MOST_LAYERS, Experts, Layer, ModelConfig, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, of_gguf
-from doppler.formats.fields import Fields, shown
 from doppler.formats.gguf import Gguf
+from doppler.inputs.fields import Fields, shown
 
 NEUTRAL: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> when they do not
     "attn_logit_softcapping": (0,),

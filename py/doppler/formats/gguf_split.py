@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
-from doppler.buffers import Buffers
 from doppler.errors import FormatError
-from doppler.formats.fields import Fields, shown
 from doppler.formats.gguf import Gguf, GgufTensor, read_gguf
 from doppler.formats.parts import part_names, part_number, whole_name
-from doppler.source import Source
+from doppler.inputs.buffers import Buffers
+from doppler.inputs.fields import Fields, shown
+from doppler.inputs.source import Source
 
 _MOST = 99_999  # parts, which have five digits in their names
 _NAMED = 3  # missing parts that a message names, at most

@@ -17,8 +17,8 @@ from doppler.config import (
 )
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, ExpertKeys, of_hf
-from doppler.formats.fields import LARGEST_INT, Fields, shown
 from doppler.formats.hf_quantization import refuse_quantised
+from doppler.inputs.fields import LARGEST_INT, Fields, shown
 
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when it does not

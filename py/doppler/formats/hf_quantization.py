@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from doppler.errors import UnsupportedError
-from doppler.formats.fields import Fields, shown
+from doppler.inputs.fields import Fields, shown
 
 _PLACES = ("quantization_config", "compression_config", "quantization")  # in config.json
 _CALLED = {  # quant_method in config.json -> what people call it

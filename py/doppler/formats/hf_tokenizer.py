@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from doppler.buffers import Buffers
 from doppler.errors import FormatError
 from doppler.formats.ends import CONTROLS, ends
-from doppler.formats.fields import LARGEST_INT, Fields
 from doppler.formats.safetensors import read_json
 from doppler.formats.vocabulary import Vocabulary
-from doppler.small import read_small
-from doppler.source import Source
+from doppler.inputs.buffers import Buffers
+from doppler.inputs.fields import LARGEST_INT, Fields
+from doppler.inputs.small import read_small
+from doppler.inputs.source import Source
 
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doppler.formats.fields import shown
+from doppler.inputs.fields import shown
 
 _KINDS = {
     b"version https://git-lfs": "a Git LFS pointer: fetch the file that it stands for",

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from doppler.config import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture
-from doppler.formats.fields import shown
 from doppler.formats.hf_quantization import quantised_as, what_to_do
+from doppler.inputs.fields import shown
 
 _OUTER = {
     "embed_tokens.weight": "token_embd.weight",

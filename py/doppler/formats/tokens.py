@@ -9,7 +9,7 @@ import numpy as np
 
 from doppler.errors import FormatError
 from doppler.formats.ends import CLOSING_TAG, CONTROLS, FILL_KEYS, NAMES, ends
-from doppler.formats.fields import Fields, shown
+from doppler.inputs.fields import Fields, shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token_type
 _MOST = 1 << 19  # tokens: twice those of the largest vocabularies, which take seconds

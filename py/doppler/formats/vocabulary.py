@@ -12,10 +12,10 @@ from typing import Any
 
 from doppler.errors import UnsupportedError
 from doppler.formats import sentencepiece
-from doppler.formats.fields import Fields, shown
 from doppler.formats.pre_tokenizers import RULES
 from doppler.formats.tokenizer_json import begin_with, document, encode
 from doppler.formats.tokens import Tokens
+from doppler.inputs.fields import Fields, shown
 
 _LETTERS = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 

@@ -8,7 +8,7 @@ import doppler_runtime as runtime
 from js import Uint8Array
 from pyodide.ffi import to_js
 
-from doppler.buffers import Buffer
+from doppler.inputs.buffers import Buffer
 
 
 class PageBuffers:

@@ -10,8 +10,8 @@ import doppler_runtime as runtime
 
 from doppler.cuts import Cut, Cuts
 from doppler.errors import DopplerError
-from doppler.formats.fields import parse_json
 from doppler.gpu import Gpu
+from doppler.inputs.fields import parse_json
 from doppler.page.buffers import PageBuffers
 from doppler.page.opfs import OpfsRoot, explained
 

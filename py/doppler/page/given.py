@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from doppler.answers import changed, refused
-from doppler.buffers import Buffer, Buffers
 from doppler.errors import FormatError, SourceError
 from doppler.formats.blocks import QUANTS
-from doppler.formats.fields import Fields, parse_json
 from doppler.formats.parts import part_names
+from doppler.inputs.answers import changed, refused
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.fields import Fields, parse_json
+from doppler.inputs.small import read_small
+from doppler.inputs.source import Source
 from doppler.page.addresses import (
     file_name,
     folder_name,
@@ -24,8 +26,6 @@ from doppler.page.addresses import (
 )
 from doppler.page.hub import model_at
 from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_files, is_there
-from doppler.small import read_small
-from doppler.source import Source
 
 if TYPE_CHECKING:
     from doppler.outline import Outline

@@ -20,8 +20,8 @@ import js
 from pyodide.ffi import JsException, to_js
 
 from doppler.asked import Asked
-from doppler.buffers import Buffer
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
+from doppler.inputs.buffers import Buffer
 from doppler.inspection import Candidate, facts
 from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.addresses import absolute

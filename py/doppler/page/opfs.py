@@ -16,10 +16,10 @@ from typing import Any
 import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
-from doppler.buffers import Buffer
 from doppler.errors import DopplerError, FormatError, RequestError, SourceError, StorageError
+from doppler.inputs.buffers import Buffer
+from doppler.inputs.small import LIMITS, too_long
 from doppler.manifest import MANIFEST_FILE
-from doppler.small import LIMITS, too_long
 from doppler.storage.folder import plain_name
 from doppler.stored import damaged_title, read_manifest
 

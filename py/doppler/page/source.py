@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
-from doppler.answers import (
+from doppler.errors import FormatError, SourceError
+from doppler.inputs.answers import (
     DISK,
     Answer,
     check_range,
@@ -23,9 +24,8 @@ from doppler.answers import (
     check_whole,
     refused,
 )
-from doppler.buffers import Buffer, Buffers
-from doppler.errors import FormatError, SourceError
-from doppler.small import LIMITS, too_long
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.small import LIMITS, too_long
 
 if TYPE_CHECKING:
     from doppler.manifest import Shard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from doppler.buffers import Buffer
+from doppler.inputs.buffers import Buffer
 
 
 class Storage(Protocol):

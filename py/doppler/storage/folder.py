@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from doppler.buffers import Buffer
 from doppler.errors import RequestError, SourceError, StorageError
+from doppler.inputs.buffers import Buffer
 
 
 class FolderStorage:

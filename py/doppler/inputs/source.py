@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from doppler.buffers import Buffer
 from doppler.errors import SourceError
+from doppler.inputs.buffers import Buffer
 
 Progress: TypeAlias = Callable[[int, int], None]  # called with bytes done and bytes in all
 

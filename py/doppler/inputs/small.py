@@ -6,9 +6,9 @@ itself config.json would be read into memory before anything of it is looked at.
 
 from __future__ import annotations
 
-from doppler.buffers import Buffers
 from doppler.errors import FormatError
-from doppler.source import Source
+from doppler.inputs.buffers import Buffers
+from doppler.inputs.source import Source
 
 MIB = 1 << 20
 LIMITS = {  # bytes, by the name that such a file has

@@ -16,7 +16,7 @@ from reprlib import Repr
 from typing import Any, Self
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.nesting import is_too_deep
+from doppler.inputs.nesting import is_too_deep
 
 LARGEST_FLOAT = 3.4028234663852886e38  # of float32, in which all is computed
 SMALLEST_FLOAT = 1.1754943508222875e-38  # above 0 that GPUs do not take for 0

@@ -1,0 +1,1 @@
+"""Bytes from anywhere, and how what strangers wrote is read."""
