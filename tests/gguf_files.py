@@ -10,7 +10,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
 from doppler.config import ModelConfig
-from doppler.formats.blocks import BLOCK_TYPES
+from doppler.quantization.block_types import BLOCK_TYPES
 
 # where the f16 scales of a block lie, so that random bytes never make infinities there
 HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0]}

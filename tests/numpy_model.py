@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
-from doppler.formats.quants import dequantize
 from doppler.manifest import Manifest
+from doppler.quantization.dequantize import dequantize
 
 
 class NumpyModel:

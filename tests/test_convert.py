@@ -18,9 +18,9 @@ from doppler.errors import (
     StorageError,
     UnsupportedError,
 )
-from doppler.formats.blocks import BLOCK_TYPES
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
+from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.storage.folder import FolderRoot, FolderStorage
 from doppler.verify import verify
 from gguf_files import Tensors, config_keys, gguf_bytes, llama_metadata, llama_tensors, write_llama

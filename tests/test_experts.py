@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from doppler.errors import DopplerError, FormatError, UnsupportedError
-from doppler.formats.quants import dequantize
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.manifest import Manifest
+from doppler.quantization.dequantize import dequantize
 from doppler.storage.folder import FolderStorage
 from doppler.verify import verify
 from expert_files import FIXTURES, converted, gguf_of, load_file, raw_tensors, save_file

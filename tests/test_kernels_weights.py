@@ -12,7 +12,7 @@ import pytest
 from gguf.quants import dequantize
 
 from doppler import references
-from doppler.formats.blocks import BLOCK_TYPES
+from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.stacks import WIDER
 from doppler.weights import FORMS, plane_sizes
 from gpu_page import Case, GpuPage

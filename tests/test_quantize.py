@@ -15,13 +15,13 @@ import pytest
 from checkpoint_files import stored, write_checkpoint
 from doppler.convert import convert_path
 from doppler.errors import FormatError, RequestError, UnsupportedError
-from doppler.formats.blocks import BLOCK_TYPES, QUANTS
-from doppler.formats.quantize import quantize
-from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import read_checkpoint
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.inputs.source import folder_sources
 from doppler.manifest import BLOCK_SIZE, SHARD_SIZE, Manifest
+from doppler.quantization.block_types import BLOCK_TYPES, QUANTS
+from doppler.quantization.dequantize import dequantize
+from doppler.quantization.quantize import quantize
 from doppler.quantized import PIECE, QuantizedSource, quantized
 from doppler.storage.folder import FolderStorage
 from doppler.verify import verify

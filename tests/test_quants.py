@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.blocks import BLOCK_TYPES
-from doppler.formats.quants import dequantize
+from doppler.quantization.block_types import BLOCK_TYPES
+from doppler.quantization.dequantize import dequantize
 from gguf_files import random_tensor
 
 

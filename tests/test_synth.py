@@ -12,7 +12,7 @@ import pytest
 from doppler.cli import main
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
-from doppler.formats.blocks import BLOCK_TYPES
+from doppler.quantization.block_types import BLOCK_TYPES
 
 MILLION = 1e6
 

@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 from doppler.config import ModelConfig
 from doppler.errors import FormatError
-from doppler.formats.blocks import BlockType
 from doppler.inputs.source import Source
 from doppler.manifest import ALIGNMENT, BLOCK_SIZE, ExpertRange, Manifest, Tensor
 from doppler.pieces import Piece
+from doppler.quantization.block_types import BlockType
 
 Place: TypeAlias = tuple[Source, int, BlockType]  # a tensor's bytes: from an offset on
 

@@ -19,8 +19,8 @@ from doppler.config import ModelConfig
 from doppler.config_fields import config_of
 from doppler.digest import blake3_hex
 from doppler.errors import DopplerError, FormatError
-from doppler.formats.blocks import block_type
 from doppler.inputs.fields import LARGEST_SIZE, Fields, parse_json, shown
+from doppler.quantization.block_types import block_type
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"

@@ -17,7 +17,6 @@ from doppler.formats.gguf_config import MOST_PAIRS, ROPE_FACTORS, config_from_gg
 from doppler.formats.gguf_split import read_model
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import no_tokenizer, vocabulary_from_files
-from doppler.formats.quants import dequantize
 from doppler.formats.safetensors import read_checkpoint, read_json
 from doppler.formats.tensor_names import check_tensors, gguf_names, is_of_text_model, our_name
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
@@ -29,6 +28,7 @@ from doppler.manifest import (
     Manifest,
 )
 from doppler.pieces import Piece
+from doppler.quantization.dequantize import dequantize
 from doppler.quantized import quantized
 
 _NO_TOKENIZER = "the file holds no tokenizer: the model takes token ids only"

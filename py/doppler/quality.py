@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from doppler.formats.quants import Floats, dequantize
 from doppler.inputs.buffers import Buffers
 from doppler.layout import Place
+from doppler.quantization.dequantize import Floats, dequantize
 
 PIECE = 1 << 20  # weights dequantised at once: a whole number of blocks of every type
 Doubles = npt.NDArray[np.float64]

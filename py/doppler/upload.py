@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from doppler.feed import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
-from doppler.formats.blocks import BLOCK_TYPES, float32_bytes
 from doppler.gpu import Gpu, GpuBuffer, Slice
 from doppler.inputs.buffers import Buffers
 from doppler.kernels import Kernels
 from doppler.manifest import Manifest, Tensor
+from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
 from doppler.shards import ShardStore
 from doppler.weights import MatrixSlice, Weights, aligned, relayout_of
 

@@ -11,7 +11,7 @@ from typing import Any
 from cases import File
 from mutate import INTEGERS, NUMBERS, TEXTS, bytes_of
 
-from doppler.formats.blocks import BLOCK_TYPES
+from doppler.quantization.block_types import BLOCK_TYPES
 from gguf_files import llama_metadata, llama_tensors, value
 from tiny_models import byte_letters
 

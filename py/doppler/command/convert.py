@@ -17,10 +17,10 @@ from doppler.command.sample_text import TEXT
 from doppler.command.terminal import Terminal
 from doppler.convert import outline_path, write_outline
 from doppler.errors import RequestError, SourceError
-from doppler.formats.blocks import block_type
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.manifest import SHARD_SIZE, Manifest
 from doppler.quality import Quality
+from doppler.quantization.block_types import block_type
 from doppler.storage.folder import FolderStorage
 
 QUALITY_FILE = "quality.json"

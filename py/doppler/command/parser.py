@@ -111,7 +111,7 @@ def _add_pull(commands: Any, runs: Mapping[str, Run]) -> None:
 
 
 def _add_convert(commands: Any, runs: Mapping[str, Run]) -> None:
-    from doppler.formats.blocks import QUANTS
+    from doppler.quantization.block_types import QUANTS
 
     about = "Convert a .gguf, whole or any of its parts, or a folder with a model."
     command = _command(commands, runs, "convert", about)

@@ -20,12 +20,12 @@ from doppler.command.terminal import Terminal
 from doppler.config import ModelConfig
 from doppler.convert import convert_tensors
 from doppler.errors import RequestError
-from doppler.formats.blocks import BLOCK_TYPES, BlockType
-from doppler.formats.quants import dequantize
 from doppler.inputs.buffers import Buffer, Buffers, MemoryBuffers
 from doppler.inputs.source import Progress
 from doppler.layout import Place
 from doppler.manifest import Manifest
+from doppler.quantization.block_types import BLOCK_TYPES, BlockType
+from doppler.quantization.dequantize import dequantize
 from doppler.storage import Storage
 from doppler.storage.folder import FolderStorage
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Protocol
 
 from doppler.errors import FormatError
-from doppler.formats.blocks import BlockType
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.fields import shown
 from doppler.inputs.source import Source
+from doppler.quantization.block_types import BlockType
 
 
 @dataclass(frozen=True)

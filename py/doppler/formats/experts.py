@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from doppler.config import EXPERT_PARTS, ModelConfig
 from doppler.errors import FormatError
-from doppler.formats.blocks import BlockType, block_type
 from doppler.formats.content import Computed, Content, Latest
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
+from doppler.quantization.block_types import BlockType, block_type
 
 _STACKED = re.compile(r"blk\.([0-9]+)\.(ffn_\w+)_(exps|columns)\.(weight|bias|blocks|scales)")
 _PAIR = "ffn_gate_up"

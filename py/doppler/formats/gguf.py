@@ -17,13 +17,13 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.blocks import BY_GGML_ID, OTHER_GGML_TYPES, BlockType
 from doppler.formats.content import check_apart
 from doppler.formats.other_files import what_it_is
 from doppler.formats.tensor_names import is_of_other_part
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import Fields, shown
 from doppler.inputs.source import Source
+from doppler.quantization.block_types import BY_GGML_ID, OTHER_GGML_TYPES, BlockType
 
 Value: TypeAlias = Any  # int, float, bool, str, list[str], list of lists, or a numeric ndarray
 T = TypeVar("T")

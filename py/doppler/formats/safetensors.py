@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.blocks import BYTES, BlockType, block_type
 from doppler.formats.content import Content, check_apart
 from doppler.formats.hf_quantization import quantised_as, what_to_do
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import LARGEST_SIZE, Fields, parse_json, shown
 from doppler.inputs.small import read_small
 from doppler.inputs.source import Source
+from doppler.quantization.block_types import BYTES, BlockType, block_type
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"

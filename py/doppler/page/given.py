@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.errors import FormatError, SourceError
-from doppler.formats.blocks import QUANTS
 from doppler.formats.parts import part_names
 from doppler.inputs.answers import changed, refused
 from doppler.inputs.buffers import Buffer, Buffers
@@ -26,6 +25,7 @@ from doppler.page.addresses import (
 )
 from doppler.page.hub import model_at
 from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_files, is_there
+from doppler.quantization.block_types import QUANTS
 
 if TYPE_CHECKING:
     from doppler.outline import Outline

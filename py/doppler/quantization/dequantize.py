@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler.errors import FormatError
-from doppler.formats.blocks import block_type
+from doppler.quantization.block_types import block_type
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bytes: TypeAlias = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.quants import Bytes, Floats
+from doppler.quantization.dequantize import Bytes, Floats
 
 BLOCK = 32  # weights that share a scale
 

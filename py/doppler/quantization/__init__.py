@@ -1,0 +1,1 @@
+"""Block types of weights: their sizes, blocks -> floats, floats -> blocks."""
