@@ -22,9 +22,9 @@ from doppler.command.browser import ADAPTERS, find_browser, open_page, resolve_a
 from doppler.command.generate import Client
 from doppler.command.server import Server
 from doppler.command.wheel import ROOT, build_wheel
-from doppler.manifest import MANIFEST_FILE
 from doppler.references import draft
 from doppler.speculate import DRAFTS, LONGEST, MODES
+from doppler.store.manifest import MANIFEST_FILE
 
 LINES = """1. The river rises in the hills above the town.
 2. It runs past the old mill and the church.

@@ -19,8 +19,8 @@ from doppler.command.server import WEB, Server
 from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
 from doppler.inputs.buffers import MemoryBuffers
-from doppler.manifest import BLOCK_SIZE, SHARD_SIZE
-from doppler.storage.folder import FolderStorage
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import BLOCK_SIZE, SHARD_SIZE
 from tiny_models import write_base, write_chat
 
 PATIENCE_MS = 60_000  # the machine may be busy with other things

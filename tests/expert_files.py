@@ -15,8 +15,8 @@ from safetensors import deserialize
 
 from doppler.convert import convert_path
 from doppler.inputs.buffers import MemoryBuffers
-from doppler.manifest import MANIFEST_FILE, Manifest
-from doppler.storage.folder import FolderStorage
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import MANIFEST_FILE, Manifest
 from gguf_files import Tensors, config_keys, gguf_bytes
 from numpy_model import NumpyModel
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
-from doppler.manifest import Manifest
 from doppler.quantization.dequantize import dequantize
+from doppler.store.manifest import Manifest
 
 
 class NumpyModel:

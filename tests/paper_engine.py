@@ -11,10 +11,10 @@ from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
 from doppler.engine import Engine
 from doppler.kernels import Kernels
-from doppler.manifest import BLOCK_SIZE, Manifest, Tensor
 from doppler.memory import EngineMemory
 from doppler.paper import PaperGpu
 from doppler.quantization.block_types import BLOCK_TYPES
+from doppler.store.manifest import BLOCK_SIZE, Manifest, Tensor
 from doppler.weights import Weights, allocate_weights
 
 

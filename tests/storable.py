@@ -11,7 +11,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from doppler.config import Layer, ModelConfig, Rope
-from doppler.manifest import ALIGNMENT, BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard, Tensor
+from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard, Tensor
 
 SHARD = 4 * BLOCK_SIZE
 CONFIG = ModelConfig(

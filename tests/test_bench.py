@@ -21,7 +21,7 @@ from doppler.command.bench.report import tables
 from doppler.command.browser import Browser
 from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
-from doppler.manifest import MANIFEST_FILE, Manifest
+from doppler.store.manifest import MANIFEST_FILE, Manifest
 
 TINY = Path(__file__).parent / "fixtures" / "gemma3-1b-like"
 NVIDIA_SMI = """#!{python}

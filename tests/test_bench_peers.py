@@ -16,7 +16,7 @@ from doppler.command.shapes import SHAPES
 from doppler.command.wheel import build_wheel
 from doppler.convert import convert_path
 from doppler.inputs.buffers import MemoryBuffers
-from doppler.storage.folder import FolderStorage
+from doppler.store.folder import FolderStorage
 from peers.bench import COUNT, PeerServer, Plan, adapter_of, measure, prompt_ids
 from peers.synth_gguf import write
 from peers.table import METRICS, Row, Use, as_json, as_table, fallback, ratios

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doppler.manifest import MANIFEST_FILE, Manifest
+from doppler.store.manifest import MANIFEST_FILE, Manifest
 from paper_engine import PaperGpu, large_gpu, least_gpu, paper_engine, synthetic
 
 CONTEXT = 4096

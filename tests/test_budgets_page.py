@@ -16,7 +16,7 @@ from doppler.command.bench.counters import Counters
 from doppler.command.browser import Browser, launched
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
-from doppler.manifest import MANIFEST_FILE
+from doppler.store.manifest import MANIFEST_FILE
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PROMPT = list(range(1, 9))

@@ -23,8 +23,8 @@ from doppler.command.wheel import build_wheel
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import FileSource
-from doppler.manifest import Manifest
 from doppler.outline import outline_gguf
+from doppler.store.manifest import Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors
 from model_server import Handler, Reply, model_server
 from storable import storable

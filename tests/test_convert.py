@@ -19,10 +19,10 @@ from doppler.errors import (
     UnsupportedError,
 )
 from doppler.inputs.buffers import Buffer, MemoryBuffers
-from doppler.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.quantization.block_types import BLOCK_TYPES
-from doppler.storage.folder import FolderRoot, FolderStorage
-from doppler.verify import verify
+from doppler.store.folder import FolderRoot, FolderStorage
+from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
+from doppler.store.verify import verify
 from gguf_files import Tensors, config_keys, gguf_bytes, llama_metadata, llama_tensors, write_llama
 from numpy_model import NumpyModel
 

@@ -14,10 +14,10 @@ import pytest
 
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.inputs.buffers import MemoryBuffers
-from doppler.manifest import Manifest
 from doppler.quantization.dequantize import dequantize
-from doppler.storage.folder import FolderStorage
-from doppler.verify import verify
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import Manifest
+from doppler.store.verify import verify
 from expert_files import FIXTURES, converted, gguf_of, load_file, raw_tensors, save_file
 from numpy_model import NumpyModel
 

@@ -14,8 +14,8 @@ import pytest
 
 from doppler import references
 from doppler.cli import main
-from doppler.manifest import MANIFEST_FILE, Manifest
 from doppler.quantization.dequantize import dequantize
+from doppler.store.manifest import MANIFEST_FILE, Manifest
 
 PROMPT = [5, 77, 1234, 99, 3]
 # Sums of some thousand products in another order; logits are about 1 to 2, and another expert or a

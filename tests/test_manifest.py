@@ -18,8 +18,8 @@ from blake3 import blake3
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import folder_sources
-from doppler.manifest import Manifest, Shard, TokenizerInfo
 from doppler.outline import outline_safetensors
+from doppler.store.manifest import Manifest, Shard, TokenizerInfo
 from storable import storable
 
 HASH = "0" * 64

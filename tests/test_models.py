@@ -25,7 +25,7 @@ from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.errors import RequestError
-from doppler.manifest import MANIFEST_FILE
+from doppler.store.manifest import MANIFEST_FILE
 from expert_files import gguf_of
 from numpy_model import NumpyModel
 

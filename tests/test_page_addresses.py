@@ -14,7 +14,7 @@ from playwright.sync_api import Playwright
 
 from app_page import App, convert_all, watched
 from doppler.command.browser import Browser, launched
-from doppler.manifest import BLOCK_SIZE
+from doppler.store.manifest import BLOCK_SIZE
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, write_llama
 from model_server import ModelServer, Reply, model_server
 from storable import storable

@@ -10,7 +10,7 @@ from playwright.sync_api import Playwright, expect
 
 from app_page import App, Traffic, watched
 from doppler.command.browser import Browser, launched
-from doppler.manifest import MANIFEST_FILE, Manifest
+from doppler.store.manifest import MANIFEST_FILE, Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, split_gguf
 from model_server import ModelServer, model_server
 

@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, Playwright, expect
 
 from app_page import App, Traffic, convert_all, watched
 from doppler.command.browser import Browser, launched
-from doppler.manifest import BLOCK_SIZE, MANIFEST_FILE, TOKENIZER_FILE, Manifest
+from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, TOKENIZER_FILE, Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, write_llama
 from model_server import ModelServer, model_server
 from tiny_models import write_chat_folder

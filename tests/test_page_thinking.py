@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Playwright, expect
 from app_page import App, convert_all, watched
 from doppler.command.browser import Browser, launched
 from doppler.command.encoding import PypiEncoding
-from doppler.manifest import TOKENIZER_FILE
+from doppler.store.manifest import TOKENIZER_FILE
 from scripted_model import BROODING, SAID, THINKING, THOUGHT, write_script
 from tiny_models import write_base
 

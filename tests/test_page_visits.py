@@ -13,8 +13,8 @@ from playwright.sync_api import BrowserContext, Playwright, expect
 
 from app_page import App, Traffic, WatchedServer, watched
 from doppler.command.browser import Browser, launched
-from doppler.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest
-from doppler.shards import AT_ONCE
+from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest
+from doppler.store.shards import AT_ONCE
 
 CHAT = "tiny-chat"
 # Where blocks are hashed follows from the device's speed otherwise.

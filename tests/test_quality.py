@@ -21,8 +21,8 @@ from doppler.cli import main
 from doppler.command.quality import measure, token_ids
 from doppler.command.sample_text import TEXT
 from doppler.errors import CorruptError, FormatError
-from doppler.manifest import Manifest
 from doppler.quality import compare
+from doppler.store.manifest import Manifest
 from gguf_files import write_llama
 from numpy_model import NumpyModel
 

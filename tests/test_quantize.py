@@ -18,13 +18,13 @@ from doppler.errors import FormatError, RequestError, UnsupportedError
 from doppler.formats.safetensors import read_checkpoint
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.inputs.source import folder_sources
-from doppler.manifest import BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.quantization.block_types import BLOCK_TYPES, QUANTS
 from doppler.quantization.dequantize import dequantize
 from doppler.quantization.quantize import quantize
 from doppler.quantized import PIECE, QuantizedSource, quantized
-from doppler.storage.folder import FolderStorage
-from doppler.verify import verify
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import BLOCK_SIZE, SHARD_SIZE, Manifest
+from doppler.store.verify import verify
 from gguf_files import write_llama
 from numpy_model import NumpyModel
 

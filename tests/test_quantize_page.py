@@ -13,7 +13,7 @@ from checkpoint_files import write_checkpoint
 from doppler.command.browser import Browser, launched
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
-from doppler.manifest import Manifest
+from doppler.store.manifest import Manifest
 from model_server import model_server
 from test_storage_page import Tab
 

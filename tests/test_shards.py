@@ -13,10 +13,10 @@ from aiohttp import web
 
 from doppler.errors import CorruptError, SourceError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
-from doppler.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
 from doppler.progress import Progress
-from doppler.shards import ShardStore
-from doppler.storage.folder import FolderStorage
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
+from doppler.store.shards import ShardStore
 from storable import Storable, storable
 
 MODEL = storable()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from doppler.command.encoding import PypiEncoding
-from doppler.manifest import TokenizerInfo
 from doppler.messages import Conversation
 from doppler.shield import MARK, Shield
+from doppler.store.manifest import TokenizerInfo
 from doppler.templates import open_template
 from doppler.tokenizer import Tokenizer
 from small_tokenizers import NO_INFO, byte_level, sentencepiece

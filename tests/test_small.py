@@ -14,7 +14,7 @@ from doppler.errors import FormatError, SourceError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.small import LIMITS
 from doppler.inputs.source import FileSource
-from doppler.storage.folder import FolderStorage
+from doppler.store.folder import FolderStorage
 
 FOLDER = Path(__file__).with_name("fixtures") / "llama32-like"
 OTHERS = ("manifest.json", "origin.json", "import.json", "list of files")  # no conversion's

@@ -14,7 +14,7 @@ from doppler.command.generate import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.errors import RequestError
-from doppler.manifest import MANIFEST_FILE
+from doppler.store.manifest import MANIFEST_FILE
 
 GREEDY = {"greedy": True}
 SAMPLINGS = (

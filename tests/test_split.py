@@ -13,9 +13,9 @@ from doppler.errors import FormatError, SourceError
 from doppler.formats.parts import models_among
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import FileSource
-from doppler.manifest import BLOCK_SIZE, Manifest
-from doppler.storage.folder import FolderStorage
-from doppler.verify import verify
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import BLOCK_SIZE, Manifest
+from doppler.store.verify import verify
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, split_gguf, write_llama
 
 Values = dict[str, int]

@@ -16,8 +16,8 @@ from playwright.sync_api import BrowserContext, Page, Playwright
 from doppler.command.browser import Browser, launched
 from doppler.command.server import WEB, Server
 from doppler.command.wheel import build_wheel
-from doppler.manifest import BLOCK_SIZE
-from doppler.stored import damaged_title
+from doppler.store.manifest import BLOCK_SIZE
+from doppler.store.stored import damaged_title
 from model_server import ModelServer, model_server
 from storable import storable
 
@@ -47,8 +47,8 @@ KEPT = """async (names) => {
 PRELUDE = """
 import asyncio, js
 from doppler.page.buffers import PageBuffers
-from doppler.manifest import Manifest
-from doppler.shards import ShardStore
+from doppler.store.manifest import Manifest
+from doppler.store.shards import ShardStore
 from doppler.page.source import BlobSource, HttpShards, HttpSource, fetch_text
 from doppler.page.opfs import OpfsRoot, reserve
 
@@ -287,7 +287,7 @@ def test_storage_that_is_too_small(
 @pytest.mark.parametrize("length", [0, 1, 64, 65, 1023, 1024, 1025, 2048, 3073, 7000, 100_001])
 def test_blake3_equals_the_package(tab: Tab, length: int) -> None:
     data = os.urandom(length)
-    code = f"from doppler.digest import blake3_hex\nblake3_hex(bytes.fromhex('{data.hex()}'))"
+    code = f"from doppler.store.digest import blake3_hex\nblake3_hex(bytes.fromhex('{data.hex()}'))"
     assert tab.run(code) == blake3(data).hexdigest()
 
 

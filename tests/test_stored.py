@@ -11,7 +11,7 @@ from doppler.cuts import Cut
 from doppler.errors import DopplerError
 from doppler.inputs.fields import parse_json
 from doppler.inputs.nesting import is_too_deep
-from doppler.stored import as_ours, guarded, read_manifest, read_origin
+from doppler.store.stored import as_ours, guarded, read_manifest, read_origin
 from storable import storable
 
 SOUND = storable().manifest.to_json().encode()

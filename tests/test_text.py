@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from doppler.errors import RequestError
-from doppler.manifest import TokenizerInfo
 from doppler.messages import Conversation
 from doppler.request import Request
 from doppler.sampler import Sampling
+from doppler.store.manifest import TokenizerInfo
 from doppler.tokenizer import Added, Tokenizer
 
 

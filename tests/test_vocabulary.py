@@ -22,7 +22,7 @@ from doppler.formats.hf_tokenizer import vocabulary_from_files
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import folder_sources
-from doppler.manifest import Manifest
+from doppler.store.manifest import Manifest
 from gguf_files import VOCABULARY
 
 IDS = json.loads(Path(__file__).with_name("fixtures").joinpath("token_ids.json").read_text())

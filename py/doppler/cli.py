@@ -107,7 +107,7 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> None:
     from doppler.command import catalogue
     from doppler.command.served import describe
     from doppler.convert import convert_path
-    from doppler.manifest import MANIFEST_FILE
+    from doppler.store.manifest import MANIFEST_FILE
 
     wanted = [catalogue.find(name) for name in args.name]
     if args.models.exists() and not args.models.is_dir():
@@ -174,7 +174,7 @@ def synth(args: argparse.Namespace, terminal: Terminal) -> None:
 def verify(args: argparse.Namespace, terminal: Terminal) -> None:
     """Raises CorruptError that names the damaged block."""
     from doppler.command.served import manifest_in
-    from doppler.verify import verify as verify_model
+    from doppler.store.verify import verify as verify_model
 
     folder = find_model(args.model)
     manifest = manifest_in(folder)
@@ -210,7 +210,7 @@ def bench(args: argparse.Namespace, terminal: Terminal) -> None:
 
 def _folder(path: Path) -> tuple[Any, Any]:
     from doppler.inputs.buffers import MemoryBuffers
-    from doppler.storage.folder import FolderStorage
+    from doppler.store.folder import FolderStorage
 
     return FolderStorage(path), MemoryBuffers()
 

@@ -18,8 +18,10 @@ from doppler.formats.parts import models_among, part_names, whole_name
 from doppler.formats.vocabulary import Vocabulary
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, Progress, Source, folder_sources
-from doppler.layout import Place, lay_out
-from doppler.manifest import (
+from doppler.outline import Outline, outline_gguf, outline_safetensors
+from doppler.store.byte_copies import fill
+from doppler.store.byte_layout import Place, lay_out
+from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
     TOKENIZER_FILE,
@@ -27,9 +29,7 @@ from doppler.manifest import (
     Shard,
     TokenizerInfo,
 )
-from doppler.outline import Outline, outline_gguf, outline_safetensors
-from doppler.pieces import fill
-from doppler.storage import Storage
+from doppler.store.storage import Storage
 
 
 async def convert_gguf(

@@ -17,8 +17,8 @@ from doppler.errors import SourceError
 from doppler.gpu import Gpu, GpuBuffer, Slice
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.kernels import Dispatch, Kernels, Recording
-from doppler.manifest import Manifest
-from doppler.shards import ShardStore
+from doppler.store.manifest import Manifest
+from doppler.store.shards import ShardStore
 
 CHUNK = 1024  # bytes: BLAKE3's
 MOST_CHUNKS = 1024  # of a block, for kernels/blake3_tree.wgsl

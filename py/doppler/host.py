@@ -12,7 +12,7 @@ from doppler.gpu import Gpu
 from doppler.inputs.buffers import Buffers
 from doppler.inspection import Candidate
 from doppler.kernels import Kernels
-from doppler.shards import ShardStore
+from doppler.store.shards import ShardStore
 from doppler.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

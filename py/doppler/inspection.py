@@ -13,9 +13,9 @@ from typing import Any
 from doppler.config import ModelConfig
 from doppler.errors import DeviceError, DopplerError, RequestError, UnsupportedError
 from doppler.gpu import Gpu
-from doppler.manifest import Manifest
 from doppler.paper import memory_needed
 from doppler.request import Room
+from doppler.store.manifest import Manifest
 from doppler.templates import open_template
 
 LEAST_CONTEXT = 1024  # offered, where the model has as much

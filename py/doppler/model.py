@@ -18,13 +18,13 @@ from doppler.generation import Generation
 from doppler.gpu import Gpu
 from doppler.inputs.buffers import Buffers
 from doppler.kernels import Kernels
-from doppler.manifest import Manifest
 from doppler.memory import EngineMemory
 from doppler.messages import Conversation
 from doppler.parts import Reader
 from doppler.progress import Progress
 from doppler.request import Request, Room
-from doppler.shards import ShardStore
+from doppler.store.manifest import Manifest
+from doppler.store.shards import ShardStore
 from doppler.timeline import Timeline
 from doppler.tokenizer import Tokenizer
 from doppler.upload import prepare_upload, upload_weights

@@ -23,13 +23,13 @@ from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
 from doppler.inputs.source import Source
-from doppler.layout import Place, lay_out
-from doppler.manifest import (
-    Manifest,
-)
-from doppler.pieces import Piece
 from doppler.quantization.dequantize import dequantize
 from doppler.quantized import quantized
+from doppler.store.byte_copies import Piece
+from doppler.store.byte_layout import Place, lay_out
+from doppler.store.manifest import (
+    Manifest,
+)
 
 _NO_TOKENIZER = "the file holds no tokenizer: the model takes token ids only"
 

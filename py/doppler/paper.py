@@ -13,9 +13,9 @@ from doppler.adapter import adapter_of
 from doppler.engine import Engine
 from doppler.gpu import Gpu, GpuBuffer, MemoryKind
 from doppler.kernels import Kernels
-from doppler.manifest import Manifest
 from doppler.memory import EngineMemory
 from doppler.request import Room
+from doppler.store.manifest import Manifest
 from doppler.weights import allocate_weights
 
 

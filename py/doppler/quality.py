@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler.inputs.buffers import Buffers
-from doppler.layout import Place
 from doppler.quantization.dequantize import Floats, dequantize
+from doppler.store.byte_layout import Place
 
 PIECE = 1 << 20  # weights dequantised at once: a whole number of blocks of every type
 Doubles = npt.NDArray[np.float64]

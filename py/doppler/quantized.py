@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from doppler.errors import FormatError, RequestError
 from doppler.inputs.buffers import Buffer, Buffers
-from doppler.layout import Place
 from doppler.quantization.block_types import BLOCK_TYPES, QUANTS, BlockType
 from doppler.quantization.dequantize import Bytes, dequantize
 from doppler.quantization.quantize import quantize
+from doppler.store.byte_layout import Place
 
 PIECE = 1 << 15  # blocks computed at once: 4 MiB of float32, and a few times that
 _ROUTER = "ffn_gate_inp"  # picks a mixture's experts: small, and an error takes other experts

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from doppler.config import EXPERT_PARTS
 from doppler.errors import UnsupportedError
-from doppler.manifest import Manifest, Tensor
+from doppler.store.manifest import Manifest, Tensor
 
 STACKS: Mapping[str, tuple[str, ...]] = {
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),

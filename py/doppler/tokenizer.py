@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from doppler.channels import Channels
 from doppler.errors import RequestError
-from doppler.manifest import TokenizerInfo
 from doppler.messages import Conversation
 from doppler.parts import Plain, Reader
 from doppler.shield import Shield
+from doppler.store.manifest import TokenizerInfo
 from doppler.textstream import REPLACEMENT, Decoder
 
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens of one byte

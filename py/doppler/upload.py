@@ -13,9 +13,9 @@ from doppler.feed import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
 from doppler.gpu import Gpu, GpuBuffer, Slice
 from doppler.inputs.buffers import Buffers
 from doppler.kernels import Kernels
-from doppler.manifest import Manifest, Tensor
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
-from doppler.shards import ShardStore
+from doppler.store.manifest import Manifest, Tensor
+from doppler.store.shards import ShardStore
 from doppler.weights import MatrixSlice, Weights, aligned, relayout_of
 
 STAGING_BYTES = 8 << 20

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from doppler.errors import DeviceError, FormatError, UnsupportedError
 from doppler.gpu import Gpu, GpuBuffer, Slice
-from doppler.manifest import Manifest, Tensor
 from doppler.stacks import Run, stacks
+from doppler.store.manifest import Manifest, Tensor
 
 FORMS: Mapping[str, int] = {
     "F32": 0,

@@ -22,7 +22,7 @@ from doppler.command.browser import Browser, open_page
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import DeviceError, DopplerError, SourceError
-from doppler.manifest import MANIFEST_FILE
+from doppler.store.manifest import MANIFEST_FILE
 
 # Errors come back as data: Playwright would fold their name and message into one text.
 CALL = """async ([target, args, listens]) => {

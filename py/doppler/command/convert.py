@@ -18,10 +18,10 @@ from doppler.command.terminal import Terminal
 from doppler.convert import outline_path, write_outline
 from doppler.errors import RequestError, SourceError
 from doppler.inputs.buffers import MemoryBuffers
-from doppler.manifest import SHARD_SIZE, Manifest
 from doppler.quality import Quality
 from doppler.quantization.block_types import block_type
-from doppler.storage.folder import FolderStorage
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import SHARD_SIZE, Manifest
 
 QUALITY_FILE = "quality.json"
 QUALITY_TOKENS = 256

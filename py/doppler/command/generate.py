@@ -19,8 +19,8 @@ from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError
-from doppler.manifest import Manifest
 from doppler.sampler import Sampling
+from doppler.store.manifest import Manifest
 
 
 @dataclass(frozen=True)

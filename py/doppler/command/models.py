@@ -7,7 +7,7 @@ from pathlib import Path
 
 from doppler.command.parser import MODELS
 from doppler.errors import SourceError
-from doppler.manifest import MANIFEST_FILE
+from doppler.store.manifest import MANIFEST_FILE
 
 
 def find_model(called: str) -> Path:

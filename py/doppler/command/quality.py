@@ -15,14 +15,14 @@ from doppler.config import ModelConfig
 from doppler.errors import FormatError, RequestError, SourceError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.inputs.source import folder_sources
-from doppler.layout import Place
-from doppler.manifest import TOKENIZER_FILE, Manifest
 from doppler.outline import read_places
 from doppler.quality import Quality, compare, read_weights
 from doppler.quantization.block_types import block_type
 from doppler.quantization.dequantize import Floats
-from doppler.shards import ShardStore
-from doppler.storage.folder import FolderStorage
+from doppler.store.byte_layout import Place
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import TOKENIZER_FILE, Manifest
+from doppler.store.shards import ShardStore
 from doppler.tokenizer import Tokenizer
 
 SEED = 0

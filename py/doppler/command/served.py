@@ -19,8 +19,8 @@ from doppler.command.models import is_model
 from doppler.command.wheel import SUMS_FILE
 from doppler.errors import DopplerError, SourceError
 from doppler.inputs.small import LIMITS, too_long
-from doppler.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest
-from doppler.stored import guarded, read_manifest
+from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest
+from doppler.store.stored import guarded, read_manifest
 
 MIME = {
     ".css": "text/css; charset=utf-8",

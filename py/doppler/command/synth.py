@@ -22,12 +22,12 @@ from doppler.convert import convert_tensors
 from doppler.errors import RequestError
 from doppler.inputs.buffers import Buffer, Buffers, MemoryBuffers
 from doppler.inputs.source import Progress
-from doppler.layout import Place
-from doppler.manifest import Manifest
 from doppler.quantization.block_types import BLOCK_TYPES, BlockType
 from doppler.quantization.dequantize import dequantize
-from doppler.storage import Storage
-from doppler.storage.folder import FolderStorage
+from doppler.store.byte_layout import Place
+from doppler.store.folder import FolderStorage
+from doppler.store.manifest import Manifest
+from doppler.store.storage import Storage
 
 RUN_BLOCKS = 65521  # the largest prime below 2^16
 NARROW = 1024  # columns

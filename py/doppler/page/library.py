@@ -23,7 +23,6 @@ from doppler.asked import Asked
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.inputs.buffers import Buffer
 from doppler.inspection import Candidate, facts
-from doppler.manifest import MANIFEST_FILE, SHARD_SIZE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
 from doppler.page.given import Given, fetched, picked
@@ -32,9 +31,16 @@ from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
 from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.page.tokenizer import PageEncoding
 from doppler.progress import Progress
-from doppler.shards import ShardStore
-from doppler.storage import Storage
-from doppler.stored import as_ours, damaged_title, read_manifest, read_origin
+from doppler.store.manifest import (
+    MANIFEST_FILE,
+    SHARD_SIZE,
+    TOKENIZER_FILE,
+    Manifest,
+    TokenizerInfo,
+)
+from doppler.store.shards import ShardStore
+from doppler.store.storage import Storage
+from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
 from doppler.templates import open_template
 from doppler.tokenizer import Tokenizer
 

@@ -19,9 +19,9 @@ from pyodide.ffi import JsException
 from doppler.errors import DopplerError, FormatError, RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer
 from doppler.inputs.small import LIMITS, too_long
-from doppler.manifest import MANIFEST_FILE
-from doppler.storage.folder import plain_name
-from doppler.stored import damaged_title, read_manifest
+from doppler.store.folder import plain_name
+from doppler.store.manifest import MANIFEST_FILE
+from doppler.store.stored import damaged_title, read_manifest
 
 
 class OpfsStorage:

@@ -28,7 +28,7 @@ from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.small import LIMITS, too_long
 
 if TYPE_CHECKING:
-    from doppler.manifest import Shard
+    from doppler.store.manifest import Shard
 
 HEAD = 64 << 10  # bytes a request while headers are read: most are no longer
 PAGE = 8 << 20  # and while weights are: tensors are small, and each request is a round trip

@@ -15,7 +15,7 @@ from doppler.command.synth import write
 from doppler.command.terminal import Terminal
 from doppler.command.wheel import ROOT
 from doppler.errors import RequestError
-from doppler.manifest import MANIFEST_FILE
+from doppler.store.manifest import MANIFEST_FILE
 
 SYNTHETIC = ROOT / ".cache" / "synth"
 

@@ -25,7 +25,7 @@ from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError
-from doppler.manifest import Manifest
+from doppler.store.manifest import Manifest
 
 MEMORY_CONTEXT = 4096  # tokens of context for which memory is told
 WARM_SECONDS = 1.0

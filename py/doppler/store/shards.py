@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from doppler.errors import CorruptError, SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
-from doppler.manifest import Manifest, Shard
-from doppler.storage import Storage
+from doppler.store.manifest import Manifest, Shard
+from doppler.store.storage import Storage
 
 AT_ONCE = 3  # shards that are downloaded side by side
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from doppler.errors import DopplerError, FormatError
 from doppler.inputs.fields import parse_json
-from doppler.manifest import Manifest
+from doppler.store.manifest import Manifest
 
 T = TypeVar("T")
 

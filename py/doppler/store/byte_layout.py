@@ -12,9 +12,9 @@ from typing import TypeAlias
 from doppler.config import ModelConfig
 from doppler.errors import FormatError
 from doppler.inputs.source import Source
-from doppler.manifest import ALIGNMENT, BLOCK_SIZE, ExpertRange, Manifest, Tensor
-from doppler.pieces import Piece
 from doppler.quantization.block_types import BlockType
+from doppler.store.byte_copies import Piece
+from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, ExpertRange, Manifest, Tensor
 
 Place: TypeAlias = tuple[Source, int, BlockType]  # a tensor's bytes: from an offset on
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from doppler.errors import CorruptError, SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
-from doppler.manifest import (
+from doppler.store.manifest import (
     TOKENIZER_FILE,
     Manifest,
     Shard,
 )
-from doppler.storage import Storage
+from doppler.store.storage import Storage
 
 
 async def verify(

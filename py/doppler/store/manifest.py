@@ -16,11 +16,11 @@ from functools import cached_property
 from typing import Any
 
 from doppler.config import ModelConfig
-from doppler.config_fields import config_of
-from doppler.digest import blake3_hex
 from doppler.errors import DopplerError, FormatError
 from doppler.inputs.fields import LARGEST_SIZE, Fields, parse_json, shown
 from doppler.quantization.block_types import block_type
+from doppler.store.config_fields import config_of
+from doppler.store.digest import blake3_hex
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
