@@ -17,7 +17,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from doppler.command.server import WEB, Server
 from doppler.command.wheel import build_wheel
-from doppler.convert import convert_path
+from doppler.convert.convert import convert_path
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import BLOCK_SIZE, SHARD_SIZE

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import deserialize
 
-from doppler.convert import convert_path
+from doppler.convert.convert import convert_path
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import MANIFEST_FILE, Manifest

@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, Page, Playwright
 from doppler.command.browser import Browser, launched
 from doppler.command.shapes import SHAPES
 from doppler.command.wheel import build_wheel
-from doppler.convert import convert_path
+from doppler.convert.convert import convert_path
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.store.folder import FolderStorage
 from peers.bench import COUNT, PeerServer, Plan, adapter_of, measure, prompt_ids

@@ -20,10 +20,10 @@ from doppler.cli import main
 from doppler.command import catalogue, models
 from doppler.command.arguments import byte_count, token_ids
 from doppler.command.wheel import build_wheel
+from doppler.convert.outline import outline_gguf
 from doppler.errors import CorruptError, RequestError, SourceError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import FileSource
-from doppler.outline import outline_gguf
 from doppler.store.manifest import Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors
 from model_server import Handler, Reply, model_server

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from doppler.convert import convert_path, model_name
+from doppler.convert.convert import convert_path, model_name
 from doppler.errors import (
     CorruptError,
     FormatError,

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from doppler.config import ModelConfig, Rope
+from doppler.convert.outline import outline_gguf
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.gguf import Gguf, read_gguf
 from doppler.formats.gguf_config import NEUTRAL, config_from_gguf
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.inputs.source import FileSource
-from doppler.outline import outline_gguf
 from doppler.quantization.block_types import BLOCK_TYPES, OTHER_GGML_TYPES
 from gguf_files import (
     Tensors,

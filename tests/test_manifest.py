@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from doppler.convert.outline import outline_safetensors
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import folder_sources
-from doppler.outline import outline_safetensors
 from doppler.store.manifest import Manifest, Shard, TokenizerInfo
 from storable import storable
 

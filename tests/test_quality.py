@@ -20,8 +20,8 @@ from checkpoint_files import write_as_checkpoint, write_checkpoint, write_tokeni
 from doppler.cli import main
 from doppler.command.quality import measure, token_ids
 from doppler.command.sample_text import TEXT
+from doppler.convert.quality import compare
 from doppler.errors import CorruptError, FormatError
-from doppler.quality import compare
 from doppler.store.manifest import Manifest
 from gguf_files import write_llama
 from numpy_model import NumpyModel

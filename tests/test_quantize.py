@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from checkpoint_files import stored, write_checkpoint
-from doppler.convert import convert_path
+from doppler.convert.convert import convert_path
+from doppler.convert.requantize import PIECE, QuantizedSource, quantized
 from doppler.errors import FormatError, RequestError, UnsupportedError
 from doppler.formats.safetensors import read_checkpoint
 from doppler.inputs.buffers import Buffer, MemoryBuffers
@@ -21,7 +22,6 @@ from doppler.inputs.source import folder_sources
 from doppler.quantization.block_types import BLOCK_TYPES, QUANTS
 from doppler.quantization.dequantize import dequantize
 from doppler.quantization.quantize import quantize
-from doppler.quantized import PIECE, QuantizedSource, quantized
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import BLOCK_SIZE, SHARD_SIZE, Manifest
 from doppler.store.verify import verify

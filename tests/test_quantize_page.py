@@ -20,7 +20,7 @@ from test_storage_page import Tab
 CONVERT = """
 import doppler_runtime as runtime
 await runtime.loadNumpy()
-from doppler.convert import convert_safetensors
+from doppler.convert.convert import convert_safetensors
 
 files = {{name: HttpSource("{url}" + name, buffers) for name in {names}}}
 async with root.importing() as unfinished:

@@ -15,6 +15,7 @@ from safetensors import deserialize
 
 from checkpoint_files import write_checkpoint
 from doppler.config import Layer, Rope
+from doppler.convert.outline import read_places
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.architectures import of_gguf
 from doppler.formats.hf_config import NEUTRAL, config_from_hf
@@ -22,7 +23,6 @@ from doppler.formats.safetensors import SafeTensor, read_checkpoint, read_safete
 from doppler.formats.tensor_names import check_tensors, gguf_names
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import FileSource, folder_sources
-from doppler.outline import read_places
 
 FIXTURES = Path(__file__).with_name("fixtures")
 SHARDED = FIXTURES / "llama32-like"

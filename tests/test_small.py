@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doppler.convert import convert_path
+from doppler.convert.convert import convert_path
 from doppler.errors import FormatError, SourceError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.small import LIMITS

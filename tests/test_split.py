@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doppler.convert import convert_gguf, convert_path, model_name
+from doppler.convert.convert import convert_gguf, convert_path, model_name
 from doppler.errors import FormatError, SourceError
 from doppler.formats.parts import models_among
 from doppler.inputs.buffers import MemoryBuffers

@@ -106,7 +106,7 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> None:
     """Fetch and convert what is not there yet."""
     from doppler.command import catalogue
     from doppler.command.served import describe
-    from doppler.convert import convert_path
+    from doppler.convert.convert import convert_path
     from doppler.store.manifest import MANIFEST_FILE
 
     wanted = [catalogue.find(name) for name in args.name]

@@ -17,11 +17,11 @@ import mutate
 import numpy as np
 from cases import Case, File, whole
 
+from doppler.convert.outline import Outline, outline_gguf, outline_safetensors
 from doppler.formats.hf_tokenizer import vocabulary_from_files
 from doppler.formats.parts import part_names
 from doppler.formats.vocabulary import vocabulary_from_gguf
 from doppler.inputs.buffers import MemoryBuffers
-from doppler.outline import Outline, outline_gguf, outline_safetensors
 from doppler.store.manifest import Manifest
 from gguf_files import VOCABULARY
 from storable import storable

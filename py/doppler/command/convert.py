@@ -15,10 +15,10 @@ from typing import Any
 
 from doppler.command.sample_text import TEXT
 from doppler.command.terminal import Terminal
-from doppler.convert import outline_path, write_outline
+from doppler.convert.convert import outline_path, write_outline
+from doppler.convert.quality import Quality
 from doppler.errors import RequestError, SourceError
 from doppler.inputs.buffers import MemoryBuffers
-from doppler.quality import Quality
 from doppler.quantization.block_types import block_type
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import SHARD_SIZE, Manifest

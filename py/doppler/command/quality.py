@@ -12,11 +12,11 @@ from doppler import references
 from doppler.command.encoding import PypiEncoding
 from doppler.command.terminal import Report as Progress
 from doppler.config import ModelConfig
+from doppler.convert.outline import read_places
+from doppler.convert.quality import Quality, compare, read_weights
 from doppler.errors import FormatError, RequestError, SourceError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.inputs.source import folder_sources
-from doppler.outline import read_places
-from doppler.quality import Quality, compare, read_weights
 from doppler.quantization.block_types import block_type
 from doppler.quantization.dequantize import Floats
 from doppler.store.byte_layout import Place

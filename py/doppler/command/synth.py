@@ -18,7 +18,7 @@ import numpy as np
 from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.config import ModelConfig
-from doppler.convert import convert_tensors
+from doppler.convert.convert import convert_tensors
 from doppler.errors import RequestError
 from doppler.inputs.buffers import Buffer, Buffers, MemoryBuffers
 from doppler.inputs.source import Progress

@@ -28,7 +28,7 @@ from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_
 from doppler.quantization.block_types import QUANTS
 
 if TYPE_CHECKING:
-    from doppler.outline import Outline
+    from doppler.convert.outline import Outline
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 OPTIONAL = (
@@ -66,8 +66,8 @@ class Given:
 
         NumPy must have been loaded.
         """
-        from doppler.convert import gguf_among, model_name
-        from doppler.outline import outline_gguf, outline_safetensors
+        from doppler.convert.convert import gguf_among, model_name
+        from doppler.convert.outline import outline_gguf, outline_safetensors
 
         parts: list[Source] = list(self.files.values())
         if self.folder is not None or self._has_checkpoint:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from doppler.outline import Outline
+    from doppler.convert.outline import Outline
 
 ORIGIN_FILE = "origin.json"
 WRITING_SECONDS = 0.1  # another tab may be writing what seems damaged
@@ -202,7 +202,7 @@ class OpfsLibrary:
     async def _import(self, outline: Outline, given: Given, making: Making, emit: Emit) -> str:
         await reserve(outline.bytes, outline.manifest.title)
         await given.begin(self._buffers)
-        from doppler.convert import write_outline
+        from doppler.convert.convert import write_outline
 
         progress = Progress(emit, "import")
         async with self._root.importing() as unfinished:

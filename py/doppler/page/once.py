@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import doppler_runtime as runtime
 
 if TYPE_CHECKING:
-    from doppler.outline import Outline
+    from doppler.convert.outline import Outline
     from doppler.page.given import Given
 
 WAITING = {"type": "progress", "stage": "waiting", "done": 0, "total": 1, "rate": 0}

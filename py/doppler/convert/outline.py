@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from doppler.config import ModelConfig
+from doppler.convert.requantize import quantized
 from doppler.errors import DopplerError, FormatError
 from doppler.formats.content import Content
 from doppler.formats.experts import split_experts
@@ -24,7 +25,6 @@ from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
 from doppler.inputs.source import Source
 from doppler.quantization.dequantize import dequantize
-from doppler.quantized import quantized
 from doppler.store.byte_copies import Piece
 from doppler.store.byte_layout import Place, lay_out
 from doppler.store.manifest import (

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from doppler.config import ModelConfig
+from doppler.convert.outline import Outline, outline_gguf, outline_safetensors
 from doppler.errors import FormatError, RequestError
 from doppler.formats.parts import models_among, part_names, whole_name
 from doppler.formats.vocabulary import Vocabulary
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, Progress, Source, folder_sources
-from doppler.outline import Outline, outline_gguf, outline_safetensors
 from doppler.store.byte_copies import fill
 from doppler.store.byte_layout import Place, lay_out
 from doppler.store.manifest import (

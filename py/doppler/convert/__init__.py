@@ -1,0 +1,1 @@
+"""Files of a model -> what would be stored of it -> a stored model."""
