@@ -34,8 +34,8 @@ import base64, io, json, sys
 sys.path.insert(0, "/modules")
 import js
 import numpy as np
-from doppler.gpu import Gpu, Slice
-from doppler.kernels import Kernels
+from doppler.gpu.device import Gpu, Slice
+from doppler.gpu.kernels import Kernels
 
 gpu = await Gpu.open()
 kernels = Kernels(gpu, json.loads(js.kernelSources))

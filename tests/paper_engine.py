@@ -10,7 +10,7 @@ from doppler.adapter import adapter_of
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
 from doppler.engine import Engine
-from doppler.kernels import Kernels
+from doppler.gpu.kernels import Kernels
 from doppler.memory import EngineMemory
 from doppler.paper import PaperGpu
 from doppler.quantization.block_types import BLOCK_TYPES

@@ -9,9 +9,9 @@ import pytest
 
 from doppler.arena import share
 from doppler.bindings import Widths
-from doppler.gpu import GpuBuffer, Slice
+from doppler.gpu.device import GpuBuffer, Slice
+from doppler.gpu.step import Step
 from doppler.prefill import PrefillPlan
-from doppler.step import Step
 from paper_engine import large_gpu, least_gpu, paper_engine, synthetic
 
 ROWS = 512

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from doppler import kernels
-from doppler.gpu import LEAST
-from doppler.wgsl import parse
+from doppler.gpu import kernels
+from doppler.gpu.device import LEAST
+from doppler.gpu.wgsl import parse
 from gpu_page import ROOT
 
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from doppler.gpu import Gpu
+from doppler.gpu.device import Gpu
 
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from doppler.answer import Emit
 from doppler.asked import Asked
-from doppler.bandwidth import measure_bandwidth
 from doppler.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
-from doppler.gpu import Gpu
+from doppler.gpu.bandwidth import measure_bandwidth
+from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import Kernels, fetch_sources
 from doppler.host import Host, Stored
 from doppler.inspection import SeveralModels, inspection, offering, refusal
-from doppler.kernels import Kernels, fetch_sources
 from doppler.model import Model
 from doppler.request import Room
 from doppler.timeline import Timeline

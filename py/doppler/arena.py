@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from doppler.gpu import Slice
-from doppler.step import Step
+from doppler.gpu.device import Slice
+from doppler.gpu.step import Step
 
 OUTPUT = "out"  # the binding that kernels only write; others are read, and some written too
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from doppler.config import ModelConfig
-from doppler.gpu import GpuBuffer, Slice
+from doppler.gpu.device import GpuBuffer, Slice
 from doppler.weights import aligned
 
 NOTHING = Slice(GpuBuffer(None, 0, "activations", None), 0, 0)  # that a plan does not bind

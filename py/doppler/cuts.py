@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from doppler.step import Step
+from doppler.gpu.step import Step
 
 MOST_AHEAD = 8  # groups that a thread asks for at once: DEPTH · ROWS in kernels/team.wgsl
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from doppler.gpu import Slice
+from doppler.gpu.device import Slice
+from doppler.gpu.step import Step
 from doppler.matvec import Prologue, matvec, power, staged
 from doppler.mixture import combine, route
 from doppler.plan import ACTIVATIONS, PlannedModel, Rows
-from doppler.step import Step
 from doppler.weights import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed

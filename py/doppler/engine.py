@@ -23,15 +23,15 @@ from doppler.decode import DecodePlan
 from doppler.draft import draft_steps
 from doppler.errors import ContextError, RequestError
 from doppler.generation import Clock, FinishReason, Generation
-from doppler.gpu import Gpu
-from doppler.kernels import Kernels, Recording
+from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import Kernels, Recording
+from doppler.gpu.profile import Timing, Work, profile, work
+from doppler.gpu.step import Step
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
 from doppler.plan import PlannedModel
 from doppler.prefill import PrefillPlan
-from doppler.profile import Timing, Work, profile, work
 from doppler.sampler import Sampling
 from doppler.speculate import Flight, Pace, Speculate, Speculation
-from doppler.step import Step
 from doppler.tuning import tune
 from doppler.weights import Weights
 

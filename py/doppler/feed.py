@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from doppler.errors import SourceError
-from doppler.gpu import Gpu, GpuBuffer, Slice
+from doppler.gpu.device import Gpu, GpuBuffer, Slice
+from doppler.gpu.kernels import Dispatch, Kernels, Recording
 from doppler.inputs.buffers import Buffer, Buffers
-from doppler.kernels import Dispatch, Kernels, Recording
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from doppler.config import ModelConfig
 from doppler.errors import DeviceError, DopplerError, RequestError, UnsupportedError
-from doppler.gpu import Gpu
+from doppler.gpu.device import Gpu
 from doppler.paper import memory_needed
 from doppler.request import Room
 from doppler.store.manifest import Manifest

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from doppler.cuts import Cut, kind_of
-from doppler.gpu import Slice
+from doppler.gpu.device import Slice
+from doppler.gpu.step import Step
 from doppler.mixture import experts_of
 from doppler.plan import PlannedModel, Rows
-from doppler.step import Step
 from doppler.weights import Matrix, aligned
 
 MOST_TOKENS = 8  # of a batch that a matvec takes

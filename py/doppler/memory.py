@@ -18,11 +18,11 @@ from doppler.bindings import Memory, Widths
 from doppler.config import ModelConfig, Rope
 from doppler.decode import MOST_SPLITS
 from doppler.errors import DeviceError
-from doppler.gpu import Gpu, GpuBuffer, MemoryKind, Slice
-from doppler.kernels import Kernels
+from doppler.gpu.device import Gpu, GpuBuffer, MemoryKind, Slice
+from doppler.gpu.kernels import Kernels
+from doppler.gpu.step import Step
 from doppler.mixture import CPU_TILE, most_tiles
 from doppler.sampler import Sampling, blocks_of
-from doppler.step import Step
 from doppler.weights import aligned
 
 if TYPE_CHECKING:

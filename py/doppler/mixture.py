@@ -8,9 +8,9 @@ weights are unpacked once for all of them.
 from __future__ import annotations
 
 from doppler.config import Experts
-from doppler.gpu import Slice
+from doppler.gpu.device import Slice
+from doppler.gpu.step import Step
 from doppler.plan import PlannedModel
-from doppler.step import Step
 
 TILE, CPU_TILE = 64, 16  # slots: what the matmuls of GPUs, and of processors, take at least
 

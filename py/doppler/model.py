@@ -15,9 +15,9 @@ from doppler.engine import Engine
 from doppler.errors import RequestError
 from doppler.fitting import fitting
 from doppler.generation import Generation
-from doppler.gpu import Gpu
+from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import Kernels
 from doppler.inputs.buffers import Buffers
-from doppler.kernels import Kernels
 from doppler.memory import EngineMemory
 from doppler.messages import Conversation
 from doppler.parts import Reader

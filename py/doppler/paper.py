@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 from doppler.adapter import adapter_of
 from doppler.engine import Engine
-from doppler.gpu import Gpu, GpuBuffer, MemoryKind
-from doppler.kernels import Kernels
+from doppler.gpu.device import Gpu, GpuBuffer, MemoryKind
+from doppler.gpu.kernels import Kernels
 from doppler.memory import EngineMemory
 from doppler.request import Room
 from doppler.store.manifest import Manifest

@@ -14,8 +14,8 @@ from doppler.adapter import Adapter
 from doppler.bindings import Memory, Widths
 from doppler.config import ModelConfig
 from doppler.cuts import Cuts
-from doppler.gpu import Slice
-from doppler.step import Step
+from doppler.gpu.device import Slice
+from doppler.gpu.step import Step
 from doppler.tiles import tile_of
 from doppler.weights import Matrix, Weights
 

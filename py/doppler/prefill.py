@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from doppler.gpu import Slice
+from doppler.gpu.device import Slice
+from doppler.gpu.step import Step
 from doppler.matvec import matvec
 from doppler.mixture import assign, combine, route
 from doppler.plan import ACTIVATIONS, PlannedModel, Rows
 from doppler.projection import Place, project, takes_matvecs
-from doppler.step import Step
 from doppler.weights import aligned
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from doppler.gpu import Slice
+from doppler.gpu.device import Slice
+from doppler.gpu.step import Step
+from doppler.gpu.wgsl import Number
 from doppler.matvec import MOST_TOKENS, matvec
 from doppler.mixture import TILE, experts_of, places, tile_size
 from doppler.plan import PlannedModel, Rows
-from doppler.step import Step
 from doppler.weights import Matrix, aligned
-from doppler.wgsl import Number
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from doppler.config import ModelConfig
 from doppler.errors import RequestError
-from doppler.gpu import Gpu
+from doppler.gpu.device import Gpu
 from doppler.sampler import Sampling
 from doppler.speculate import MODES, Speculate
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from statistics import median
 
 from doppler.cuts import Cut, Cuts, near, unknown
-from doppler.kernels import Kernels, Recording
-from doppler.step import Step
+from doppler.gpu.kernels import Kernels, Recording
+from doppler.gpu.step import Step
 
 LEAST_GAIN = 0.97  # of the rule's time: what is not quicker than that may be noise
 ROUNDS = 3

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from doppler.feed import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
-from doppler.gpu import Gpu, GpuBuffer, Slice
+from doppler.gpu.device import Gpu, GpuBuffer, Slice
+from doppler.gpu.kernels import Kernels
 from doppler.inputs.buffers import Buffers
-from doppler.kernels import Kernels
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
 from doppler.store.manifest import Manifest, Tensor
 from doppler.store.shards import ShardStore

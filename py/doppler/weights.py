@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from doppler.errors import DeviceError, FormatError, UnsupportedError
-from doppler.gpu import Gpu, GpuBuffer, Slice
+from doppler.gpu.device import Gpu, GpuBuffer, Slice
 from doppler.stacks import Run, stacks
 from doppler.store.manifest import Manifest, Tensor
 

@@ -10,7 +10,7 @@ import doppler_runtime as runtime
 
 from doppler.cuts import Cut, Cuts
 from doppler.errors import DopplerError
-from doppler.gpu import Gpu
+from doppler.gpu.device import Gpu
 from doppler.inputs.fields import parse_json
 from doppler.page.buffers import PageBuffers
 from doppler.page.opfs import OpfsRoot, explained

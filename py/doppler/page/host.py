@@ -6,8 +6,8 @@ import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
 from doppler.errors import SourceError
-from doppler.gpu import Gpu
-from doppler.kernels import Kernels
+from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import Kernels
 from doppler.page.cuts import OpfsCuts
 from doppler.page.library import OpfsLibrary
 from doppler.page.stops import SharedStops

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from doppler.gpu import Gpu
-from doppler.kernels import Kernels
-from doppler.step import Step
+from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import Kernels
+from doppler.gpu.step import Step
 
 WARM_SECONDS = 1.0  # of work before the first is measured: at rest, a GPU's clock is a fraction
 WARM_RUNS = 4  # queued at once

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doppler.errors import DeviceError
-from doppler.gpu import Gpu, GpuBuffer, Slice, js_object
-from doppler.grids import Grid, grid
-from doppler.step import Step
-from doppler.wgsl import Binding, Number, parse
+from doppler.gpu.device import Gpu, GpuBuffer, Slice, js_object
+from doppler.gpu.grids import Grid, grid
+from doppler.gpu.step import Step
+from doppler.gpu.wgsl import Binding, Number, parse
 
 if TYPE_CHECKING:
     import numpy.typing as npt

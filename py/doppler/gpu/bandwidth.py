@@ -6,10 +6,10 @@ import time
 from statistics import median
 from typing import Any
 
-from doppler.gpu import Gpu, Slice
-from doppler.grids import MOST_AT_ONCE
-from doppler.kernels import Kernels, Recording
-from doppler.profile import RUNS, warm_up
+from doppler.gpu.device import Gpu, Slice
+from doppler.gpu.grids import MOST_AT_ONCE
+from doppler.gpu.kernels import Kernels, Recording
+from doppler.gpu.profile import RUNS, warm_up
 
 TILE = 16 << 10  # bytes that a workgroup of kernels/read.wgsl reads at once
 THREADS = 256  # of a workgroup

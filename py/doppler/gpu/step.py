@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from doppler.gpu import Slice
-from doppler.wgsl import Number
+from doppler.gpu.device import Slice
+from doppler.gpu.wgsl import Number
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The device, WGSL kernels and the recording of their dispatches."""
