@@ -15,7 +15,7 @@ from doppler.memory import EngineMemory
 from doppler.paper import PaperGpu
 from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.manifest import BLOCK_SIZE, Manifest, Tensor
-from doppler.weights import Weights, allocate_weights
+from doppler.weights.placement import Weights, allocate_weights
 
 
 def large_gpu() -> PaperGpu:

@@ -12,7 +12,7 @@ import pytest
 
 from doppler import references
 from doppler.mixture import most_tiles
-from doppler.weights import FORMS
+from doppler.weights.placement import FORMS
 from gpu_page import Case, GpuPage
 from test_kernels_ops import assert_close, normal, padded, state
 from test_kernels_weights import SUM_ERROR, blocks, dequantized, relayout

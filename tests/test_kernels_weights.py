@@ -13,8 +13,8 @@ from gguf.quants import dequantize
 
 from doppler import references
 from doppler.quantization.block_types import BLOCK_TYPES
-from doppler.stacks import WIDER
-from doppler.weights import FORMS, plane_sizes
+from doppler.weights.fused import WIDER
+from doppler.weights.placement import FORMS, plane_sizes
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]

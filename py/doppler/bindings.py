@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from doppler.config import ModelConfig
 from doppler.gpu.device import GpuBuffer, Slice
-from doppler.weights import aligned
+from doppler.weights.placement import aligned
 
 NOTHING = Slice(GpuBuffer(None, 0, "activations", None), 0, 0)  # that a plan does not bind
 

@@ -14,7 +14,7 @@ from doppler.gpu.step import Step
 from doppler.matvec import Prologue, matvec, power, staged
 from doppler.mixture import combine, route
 from doppler.plan import ACTIVATIONS, PlannedModel, Rows
-from doppler.weights import Matrix, aligned
+from doppler.weights.placement import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
 MOST_TURNING = 32  # threads of attention_decode that rotate a head

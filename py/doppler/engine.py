@@ -33,7 +33,7 @@ from doppler.prefill import PrefillPlan
 from doppler.sampler import Sampling
 from doppler.speculate import Flight, Pace, Speculate, Speculation
 from doppler.tuning import tune
-from doppler.weights import Weights
+from doppler.weights.placement import Weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
 from doppler.mixture import experts_of
 from doppler.plan import PlannedModel, Rows
-from doppler.weights import Matrix, aligned
+from doppler.weights.placement import Matrix, aligned
 
 MOST_TOKENS = 8  # of a batch that a matvec takes
 REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations

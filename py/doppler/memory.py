@@ -23,7 +23,7 @@ from doppler.gpu.kernels import Kernels
 from doppler.gpu.step import Step
 from doppler.mixture import CPU_TILE, most_tiles
 from doppler.sampler import Sampling, blocks_of
-from doppler.weights import aligned
+from doppler.weights.placement import aligned
 
 if TYPE_CHECKING:
     import numpy as np

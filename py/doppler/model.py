@@ -27,8 +27,8 @@ from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 from doppler.timeline import Timeline
 from doppler.tokenizer import Tokenizer
-from doppler.upload import prepare_upload, upload_weights
-from doppler.weights import allocate_weights
+from doppler.weights.placement import allocate_weights
+from doppler.weights.upload import prepare_upload, upload_weights
 
 if TYPE_CHECKING:
     import numpy as np

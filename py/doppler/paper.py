@@ -16,7 +16,7 @@ from doppler.gpu.kernels import Kernels
 from doppler.memory import EngineMemory
 from doppler.request import Room
 from doppler.store.manifest import Manifest
-from doppler.weights import allocate_weights
+from doppler.weights.placement import allocate_weights
 
 
 class PaperGpu(Gpu):

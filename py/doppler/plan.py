@@ -17,7 +17,7 @@ from doppler.cuts import Cuts
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
 from doppler.tiles import tile_of
-from doppler.weights import Matrix, Weights
+from doppler.weights.placement import Matrix, Weights
 
 ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # kernels/activation.wgsl
 

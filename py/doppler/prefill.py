@@ -11,7 +11,7 @@ from doppler.matvec import matvec
 from doppler.mixture import assign, combine, route
 from doppler.plan import ACTIVATIONS, PlannedModel, Rows
 from doppler.projection import Place, project, takes_matvecs
-from doppler.weights import aligned
+from doppler.weights.placement import aligned
 
 
 class PrefillPlan:

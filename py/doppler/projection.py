@@ -11,7 +11,7 @@ from doppler.gpu.wgsl import Number
 from doppler.matvec import MOST_TOKENS, matvec
 from doppler.mixture import TILE, experts_of, places, tile_size
 from doppler.plan import PlannedModel, Rows
-from doppler.weights import Matrix, aligned
+from doppler.weights.placement import Matrix, aligned
 
 
 @dataclass(frozen=True)

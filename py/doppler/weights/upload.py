@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from doppler.feed import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
 from doppler.gpu.device import Gpu, GpuBuffer, Slice
 from doppler.gpu.kernels import Kernels
 from doppler.inputs.buffers import Buffers
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
 from doppler.store.manifest import Manifest, Tensor
 from doppler.store.shards import ShardStore
-from doppler.weights import MatrixSlice, Weights, aligned, relayout_of
+from doppler.weights.placement import MatrixSlice, Weights, aligned, relayout_of
+from doppler.weights.verified import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
 
 STAGING_BYTES = 8 << 20
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from doppler.errors import DeviceError, FormatError, UnsupportedError
 from doppler.gpu.device import Gpu, GpuBuffer, Slice
-from doppler.stacks import Run, stacks
 from doppler.store.manifest import Manifest, Tensor
+from doppler.weights.fused import Run, stacks
 
 FORMS: Mapping[str, int] = {
     "F32": 0,

@@ -1,0 +1,1 @@
+"""Verified bytes -> matrices on the GPU, in the layout that kernels read."""
