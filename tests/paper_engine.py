@@ -6,13 +6,13 @@ memory.py and the plans decide for a page.
 
 from __future__ import annotations
 
-from doppler.adapter import adapter_of
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
 from doppler.engine import Engine
 from doppler.gpu.kernels import Kernels
 from doppler.memory import EngineMemory
 from doppler.paper import PaperGpu
+from doppler.plan.capabilities import adapter_of
 from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.manifest import BLOCK_SIZE, Manifest, Tensor
 from doppler.weights.placement import Weights, allocate_weights

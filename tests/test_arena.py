@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from doppler.arena import share
-from doppler.bindings import Widths
 from doppler.gpu.device import GpuBuffer, Slice
 from doppler.gpu.step import Step
-from doppler.prefill import PrefillPlan
+from doppler.plan.arena import share
+from doppler.plan.bindings import Widths
+from doppler.plan.prefill import PrefillPlan
 from paper_engine import large_gpu, least_gpu, paper_engine, synthetic
 
 ROWS = 512

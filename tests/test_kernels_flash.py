@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from doppler import references
-from doppler.tiles import MOST_THREADS, Tile, tile_of
+from doppler.plan.tiles import MOST_THREADS, Tile, tile_of
 from gpu_page import Case, GpuPage
 from test_kernels_ops import (
     SINKS,

@@ -11,7 +11,7 @@ import pytest
 from doppler import references
 from doppler.config import Activation, Rope, RopePairs
 from doppler.memory import rope_table
-from doppler.plan import ACTIVATIONS
+from doppler.plan.layer import ACTIVATIONS
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]

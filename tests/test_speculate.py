@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from doppler import references
-from doppler.draft import DRAFTS, LONGEST
+from doppler.plan.draft import DRAFTS, LONGEST
 from doppler.speculate import (
     FORGET,
     MODES,

@@ -52,7 +52,7 @@ KEEP_CUTS = """
 from js import Uint8Array
 from doppler.page.cuts import OpfsCuts
 from doppler.page.opfs import OpfsRoot
-from doppler.cuts import Cut
+from doppler.plan.matvec_configs import Cut
 class Device:
     info, features = {"vendor": "test"}, frozenset()
 kept, seen = OpfsCuts(Device, "kernels"), []
@@ -71,7 +71,7 @@ str(seen == [{}, {"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)}, {}, {}])
 BEGIN_TUNING = """
 from dataclasses import replace
 from doppler.page.cuts import OpfsCuts
-from doppler.cuts import Cut, near, unknown
+from doppler.plan.matvec_configs import Cut, near, unknown
 from doppler.page.bridge import api
 engine = api._model.engine
 kinds = unknown(engine._tuned_steps(), {})

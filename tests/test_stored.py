@@ -7,10 +7,10 @@ from contextlib import suppress
 
 import pytest
 
-from doppler.cuts import Cut
 from doppler.errors import DopplerError
 from doppler.inputs.fields import parse_json
 from doppler.inputs.nesting import is_too_deep
+from doppler.plan.matvec_configs import Cut
 from doppler.store.stored import as_ours, guarded, read_manifest, read_origin
 from storable import storable
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from doppler.cuts import MOST_AHEAD, Cut, near, unknown
-from doppler.matvec import team
+from doppler.plan.matvec import team
+from doppler.plan.matvec_configs import MOST_AHEAD, Cut, near, unknown
 from paper_engine import large_gpu, paper_engine, synthetic
 
 

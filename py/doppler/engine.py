@@ -14,13 +14,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from doppler.adapter import Adapter
 from doppler.batches import Batches
 from doppler.cache import CachedIds
 from doppler.config import ModelConfig
-from doppler.cuts import Cuts, unknown
-from doppler.decode import DecodePlan
-from doppler.draft import draft_steps
 from doppler.errors import ContextError, RequestError
 from doppler.generation import Clock, FinishReason, Generation
 from doppler.gpu.device import Gpu
@@ -28,8 +24,12 @@ from doppler.gpu.kernels import Kernels, Recording
 from doppler.gpu.profile import Timing, Work, profile, work
 from doppler.gpu.step import Step
 from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
-from doppler.plan import PlannedModel
-from doppler.prefill import PrefillPlan
+from doppler.plan.capabilities import Adapter
+from doppler.plan.decode import DecodePlan
+from doppler.plan.draft import draft_steps
+from doppler.plan.layer import PlannedModel
+from doppler.plan.matvec_configs import Cuts, unknown
+from doppler.plan.prefill import PrefillPlan
 from doppler.sampler import Sampling
 from doppler.speculate import Flight, Pace, Speculate, Speculation
 from doppler.tuning import tune

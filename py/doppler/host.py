@@ -7,11 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.asked import Asked
-from doppler.cuts import Cut, Cuts
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Kernels
 from doppler.inputs.buffers import Buffers
 from doppler.inspection import Candidate
+from doppler.plan.matvec_configs import Cut, Cuts
 from doppler.store.shards import ShardStore
 from doppler.tokenizer import Tokenizer
 

@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from doppler.arena import share
-from doppler.bindings import Memory, Widths
 from doppler.config import ModelConfig, Rope
-from doppler.decode import MOST_SPLITS
 from doppler.errors import DeviceError
 from doppler.gpu.device import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.gpu.kernels import Kernels
 from doppler.gpu.step import Step
-from doppler.mixture import CPU_TILE, most_tiles
+from doppler.plan.arena import share
+from doppler.plan.bindings import Memory, Widths
+from doppler.plan.decode import MOST_SPLITS
+from doppler.plan.moe import CPU_TILE, most_tiles
 from doppler.sampler import Sampling, blocks_of
 from doppler.weights.placement import aligned
 

@@ -8,9 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from doppler.adapter import adapter_of
 from doppler.answer import Emit, Output
-from doppler.cuts import Cuts
 from doppler.engine import Engine
 from doppler.errors import RequestError
 from doppler.fitting import fitting
@@ -21,6 +19,8 @@ from doppler.inputs.buffers import Buffers
 from doppler.memory import EngineMemory
 from doppler.messages import Conversation
 from doppler.parts import Reader
+from doppler.plan.capabilities import adapter_of
+from doppler.plan.matvec_configs import Cuts
 from doppler.progress import Progress
 from doppler.request import Request, Room
 from doppler.store.manifest import Manifest

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from doppler.draft import DRAFTS, LONGEST
+from doppler.plan.draft import DRAFTS, LONGEST
 
 Speculate = Literal["auto", "on", "off"]
 MODES = get_args(Speculate)

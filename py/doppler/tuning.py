@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from statistics import median
 
-from doppler.cuts import Cut, Cuts, near, unknown
 from doppler.gpu.kernels import Kernels, Recording
 from doppler.gpu.step import Step
+from doppler.plan.matvec_configs import Cut, Cuts, near, unknown
 
 LEAST_GAIN = 0.97  # of the rule's time: what is not quicker than that may be noise
 ROUNDS = 3

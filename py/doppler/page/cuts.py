@@ -8,12 +8,12 @@ from contextlib import suppress
 
 import doppler_runtime as runtime
 
-from doppler.cuts import Cut, Cuts
 from doppler.errors import DopplerError
 from doppler.gpu.device import Gpu
 from doppler.inputs.fields import parse_json
 from doppler.page.buffers import PageBuffers
 from doppler.page.opfs import OpfsRoot, explained
+from doppler.plan.matvec_configs import Cut, Cuts
 
 MOST_BYTES = 1 << 20
 

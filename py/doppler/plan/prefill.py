@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
-from doppler.matvec import matvec
-from doppler.mixture import assign, combine, route
-from doppler.plan import ACTIVATIONS, PlannedModel, Rows
-from doppler.projection import Place, project, takes_matvecs
+from doppler.plan.layer import ACTIVATIONS, PlannedModel, Rows
+from doppler.plan.matmul import Place, project, takes_matvecs
+from doppler.plan.matvec import matvec
+from doppler.plan.moe import assign, combine, route
 from doppler.weights.placement import aligned
 
 

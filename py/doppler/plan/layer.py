@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from doppler import sampler
-from doppler.adapter import Adapter
-from doppler.bindings import Memory, Widths
 from doppler.config import ModelConfig
-from doppler.cuts import Cuts
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
-from doppler.tiles import tile_of
+from doppler.plan.bindings import Memory, Widths
+from doppler.plan.capabilities import Adapter
+from doppler.plan.matvec_configs import Cuts
+from doppler.plan.tiles import tile_of
 from doppler.weights.placement import Matrix, Weights
 
 ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # kernels/activation.wgsl

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
-from doppler.matvec import Prologue, matvec, power, staged
-from doppler.mixture import combine, route
-from doppler.plan import ACTIVATIONS, PlannedModel, Rows
+from doppler.plan.layer import ACTIVATIONS, PlannedModel, Rows
+from doppler.plan.matvec import Prologue, matvec, power, staged
+from doppler.plan.moe import combine, route
 from doppler.weights.placement import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed

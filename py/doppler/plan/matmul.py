@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
 from doppler.gpu.wgsl import Number
-from doppler.matvec import MOST_TOKENS, matvec
-from doppler.mixture import TILE, experts_of, places, tile_size
-from doppler.plan import PlannedModel, Rows
+from doppler.plan.layer import PlannedModel, Rows
+from doppler.plan.matvec import MOST_TOKENS, matvec
+from doppler.plan.moe import TILE, experts_of, places, tile_size
 from doppler.weights.placement import Matrix, aligned
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from doppler.cuts import Cut, kind_of
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
-from doppler.mixture import experts_of
-from doppler.plan import PlannedModel, Rows
+from doppler.plan.layer import PlannedModel, Rows
+from doppler.plan.matvec_configs import Cut, kind_of
+from doppler.plan.moe import experts_of
 from doppler.weights.placement import Matrix, aligned
 
 MOST_TOKENS = 8  # of a batch that a matvec takes

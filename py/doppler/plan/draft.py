@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
-from doppler.plan import PlannedModel
-from doppler.prefill import PrefillPlan
+from doppler.plan.layer import PlannedModel
+from doppler.plan.prefill import PrefillPlan
 
 DRAFTS = 7  # of a batch, at most
 LONGEST = 3  # ids that are looked up; fewer where so many stand nowhere else

@@ -10,7 +10,7 @@ from __future__ import annotations
 from doppler.config import Experts
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
-from doppler.plan import PlannedModel
+from doppler.plan.layer import PlannedModel
 
 TILE, CPU_TILE = 64, 16  # slots: what the matmuls of GPUs, and of processors, take at least
 

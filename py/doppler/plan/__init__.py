@@ -1,0 +1,1 @@
+"""A model's config -> the list of dispatches, for a batch and for a token."""
