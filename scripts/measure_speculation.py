@@ -22,8 +22,8 @@ from doppler.command.browser import ADAPTERS, find_browser, open_page, resolve_a
 from doppler.command.generate import Client
 from doppler.command.server import Server
 from doppler.command.wheel import ROOT, build_wheel
+from doppler.engine.speculate import DRAFTS, LONGEST, MODES
 from doppler.references import draft
-from doppler.speculate import DRAFTS, LONGEST, MODES
 from doppler.store.manifest import MANIFEST_FILE
 
 LINES = """1. The river rises in the hills above the town.

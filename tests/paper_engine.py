@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
-from doppler.engine import Engine
+from doppler.engine.engine import Engine
+from doppler.engine.memory import EngineMemory
 from doppler.gpu.kernels import Kernels
-from doppler.memory import EngineMemory
 from doppler.paper import PaperGpu
 from doppler.plan.capabilities import adapter_of
 from doppler.quantization.block_types import BLOCK_TYPES

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from doppler.batches import MOST_MS, Batches
+from doppler.engine.chunks import MOST_MS, Batches
 
 
 def cut(batches: Batches, tokens: int, ms: Callable[[int], float]) -> list[int]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from doppler.cache import CachedIds
 from doppler.config import Layer
-from doppler.memory import MOST_AHEAD, capacity_of
+from doppler.engine.memory import MOST_AHEAD, capacity_of
+from doppler.engine.prefix_cache import CachedIds
 
 CONTEXT = 600
 

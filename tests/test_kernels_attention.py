@@ -10,7 +10,7 @@ import pytest
 
 from doppler import references
 from doppler.config import Rope, RopePairs
-from doppler.memory import rope_table
+from doppler.engine.memory import rope_table
 from doppler.plan.decode import parts_of
 from gpu_page import Case, GpuPage
 from test_kernels_ops import (

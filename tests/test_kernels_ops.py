@@ -10,7 +10,7 @@ import pytest
 
 from doppler import references
 from doppler.config import Activation, Rope, RopePairs
-from doppler.memory import rope_table
+from doppler.engine.memory import rope_table
 from doppler.plan.layer import ACTIVATIONS
 from gpu_page import Case, GpuPage
 

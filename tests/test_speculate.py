@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from doppler import references
-from doppler.plan.draft import DRAFTS, LONGEST
-from doppler.speculate import (
+from doppler.engine.speculate import (
     FORGET,
     MODES,
     Flight,
@@ -19,6 +18,7 @@ from doppler.speculate import (
     Speculate,
     Speculation,
 )
+from doppler.plan.draft import DRAFTS, LONGEST
 
 
 def test_history_drafts_as_the_kernel_does() -> None:

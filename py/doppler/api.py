@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from doppler.answer import Emit
 from doppler.asked import Asked
-from doppler.engine import Engine
+from doppler.engine.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import measure_bandwidth
 from doppler.gpu.device import Gpu

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from doppler.answer import Emit, Output
-from doppler.engine import Engine
+from doppler.engine.engine import Engine
+from doppler.engine.generation import Generation
+from doppler.engine.memory import EngineMemory
 from doppler.errors import RequestError
 from doppler.fitting import fitting
-from doppler.generation import Generation
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Kernels
 from doppler.inputs.buffers import Buffers
-from doppler.memory import EngineMemory
 from doppler.messages import Conversation
 from doppler.parts import Reader
 from doppler.plan.capabilities import adapter_of

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from doppler.config import ModelConfig
+from doppler.engine.speculate import MODES, Speculate
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
 from doppler.sampler import Sampling
-from doppler.speculate import MODES, Speculate
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from doppler.engine import Engine
+from doppler.engine.engine import Engine
 from doppler.errors import DopplerError
 from doppler.host import KeptCuts
 

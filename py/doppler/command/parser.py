@@ -140,7 +140,7 @@ def _add_verify(commands: Any, runs: Mapping[str, Run]) -> None:
 
 
 def _add_generate(commands: Any, runs: Mapping[str, Run]) -> None:
-    from doppler.speculate import MODES
+    from doppler.engine.speculate import MODES
 
     about = "Generate text with the real page in a headless browser."
     command = _command(commands, runs, "generate", about)

@@ -14,16 +14,18 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from doppler.batches import Batches
-from doppler.cache import CachedIds
 from doppler.config import ModelConfig
+from doppler.engine.autotune import tune
+from doppler.engine.chunks import Batches
+from doppler.engine.generation import Clock, FinishReason, Generation
+from doppler.engine.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
+from doppler.engine.prefix_cache import CachedIds
+from doppler.engine.speculate import Flight, Pace, Speculate, Speculation
 from doppler.errors import ContextError, RequestError
-from doppler.generation import Clock, FinishReason, Generation
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Kernels, Recording
 from doppler.gpu.profile import Timing, Work, profile, work
 from doppler.gpu.step import Step
-from doppler.memory import HEAD_ROWS, MOST_AHEAD, EngineMemory
 from doppler.plan.capabilities import Adapter
 from doppler.plan.decode import DecodePlan
 from doppler.plan.draft import draft_steps
@@ -31,8 +33,6 @@ from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec_configs import Cuts, unknown
 from doppler.plan.prefill import PrefillPlan
 from doppler.sampler import Sampling
-from doppler.speculate import Flight, Pace, Speculate, Speculation
-from doppler.tuning import tune
 from doppler.weights.placement import Weights
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from doppler.speculate import Speculation
+from doppler.engine.speculate import Speculation
 
 FinishReason = Literal["stop", "length", "cancelled", "context"]
 

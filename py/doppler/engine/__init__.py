@@ -1,0 +1,1 @@
+"""Prefill and decode of one loaded model, on token ids only."""
