@@ -15,8 +15,8 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from doppler.errors import RequestError
-from doppler.messages import Conversation
-from doppler.templates import ChatTemplate
+from doppler.text.messages import Conversation
+from doppler.text.templates import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 USER, AGAIN = (

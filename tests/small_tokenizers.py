@@ -10,7 +10,7 @@ import numpy as np
 from doppler.command.encoding import PypiEncoding
 from doppler.formats.vocabulary import vocabulary_from_gguf
 from doppler.store.manifest import TokenizerInfo
-from doppler.tokenizer import Tokenizer
+from doppler.text.tokenizer import Tokenizer
 from gguf_files import VOCABULARY
 from tiny_models import byte_letters
 

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from doppler.answer import Output
-from doppler.harmony import HARMONY
-from doppler.pairs import PAIRS, Pair
-from doppler.tokenizer import Tokenizer
+from doppler.text.answer import Output
+from doppler.text.harmony import HARMONY
+from doppler.text.pairs import PAIRS, Pair
+from doppler.text.tokenizer import Tokenizer
 from small_tokenizers import byte_level, sentencepiece, tokenizer_of
 
 ENDS = ["<|im_end|>", "<|constrain|>"]

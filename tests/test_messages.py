@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from doppler.errors import ContextError, RequestError
-from doppler.fitting import ANSWER_ROOM, fitting
-from doppler.messages import Conversation
-from doppler.templates import ChatTemplate
+from doppler.text.fitting import ANSWER_ROOM, fitting
+from doppler.text.messages import Conversation
+from doppler.text.templates import ChatTemplate
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": [1, "é"]}'}}
 ASKED = {"role": "user", "content": "hi"}

@@ -16,9 +16,9 @@ from doppler.command.browser import Browser, launched
 LONG = "4000"  # tokens: more than a test waits for
 LOSE_DEVICE = "from doppler.page import bridge; bridge.api._gpu.device.destroy()"
 ENDLESS = """
-from doppler import sandbox
+from doppler.text import sandbox
 from doppler.page import bridge
-from doppler.templates import ChatTemplate
+from doppler.text.templates import ChatTemplate
 seconds, sandbox.SECONDS = sandbox.SECONDS, 60
 tokenizer = bridge.api._model.tokenizer
 kept, loop = tokenizer._template, "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from doppler.command.encoding import PypiEncoding
-from doppler.messages import Conversation
-from doppler.shield import MARK, Shield
 from doppler.store.manifest import TokenizerInfo
-from doppler.templates import open_template
-from doppler.tokenizer import Tokenizer
+from doppler.text.messages import Conversation
+from doppler.text.shield import MARK, Shield
+from doppler.text.templates import open_template
+from doppler.text.tokenizer import Tokenizer
 from small_tokenizers import NO_INFO, byte_level, sentencepiece
 
 CONTROLS = ["<|im_start|>", "<|im_end|>", "<s>", "[INST]"]

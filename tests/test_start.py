@@ -215,7 +215,7 @@ def test_tokenizer_without_shared_memory(app: App, server: WatchedServer) -> Non
 RENDER = """
 import json
 from doppler.errors import RequestError
-from doppler.templates import ChatTemplate
+from doppler.text.templates import ChatTemplate
 
 def outcome(source, values):
     try:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from doppler import sandbox
 from doppler.errors import RequestError
-from doppler.templates import ChatTemplate, open_template
+from doppler.text import sandbox
+from doppler.text.templates import ChatTemplate, open_template
 from template_cases import BROKEN, LONGER, REFUSED, RENDERED, VALUES
 
 

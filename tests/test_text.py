@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from doppler.errors import RequestError
-from doppler.messages import Conversation
 from doppler.request import Request
 from doppler.sampler import Sampling
 from doppler.store.manifest import TokenizerInfo
-from doppler.tokenizer import Added, Tokenizer
+from doppler.text.messages import Conversation
+from doppler.text.tokenizer import Added, Tokenizer
 
 
 class Bytes:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from doppler.textstream import Decoder, StopText, TextStream
-from doppler.tokenizer import Tokenizer
+from doppler.text.textstream import Decoder, StopText, TextStream
+from doppler.text.tokenizer import Tokenizer
 from small_tokenizers import byte_level, sentencepiece, tokenizer_of
 
 FAMILY = "👩\u200d👩\u200d👧"

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from doppler.answer import Emit
 from doppler.asked import Asked
 from doppler.engine.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
@@ -20,6 +19,7 @@ from doppler.host import Host, Stored
 from doppler.inspection import SeveralModels, inspection, offering, refusal
 from doppler.model import Model
 from doppler.request import Room
+from doppler.text.answer import Emit
 from doppler.timeline import Timeline
 from doppler.tuner import Tuner
 from doppler.turns import Turns

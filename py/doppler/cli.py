@@ -149,7 +149,7 @@ def _is_there(models: Path, name: str, terminal: Terminal) -> bool:
 def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     """Convert one model; tell what quantising it cost, where it was quantised."""
     from doppler.command.convert import run
-    from doppler.templates import open_template
+    from doppler.text.templates import open_template
 
     done = run(args, terminal)
     info = done.manifest.tokenizer

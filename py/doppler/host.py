@@ -13,7 +13,7 @@ from doppler.inputs.buffers import Buffers
 from doppler.inspection import Candidate
 from doppler.plan.matvec_configs import Cut, Cuts
 from doppler.store.shards import ShardStore
-from doppler.tokenizer import Tokenizer
+from doppler.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from doppler.gpu.device import Gpu
 from doppler.paper import memory_needed
 from doppler.request import Room
 from doppler.store.manifest import Manifest
-from doppler.templates import open_template
+from doppler.text.templates import open_template
 
 LEAST_CONTEXT = 1024  # offered, where the model has as much
 NAMED = 5  # models that a message names, at most

@@ -8,8 +8,8 @@ from collections import abc
 from tokenizers import Tokenizer as Library
 from tokenizers.normalizers import Replace, Sequence
 
-from doppler.shield import MARK
-from doppler.tokenizer import Added
+from doppler.text.shield import MARK
+from doppler.text.tokenizer import Added
 
 
 class PypiEncoding:

@@ -23,7 +23,7 @@ from doppler.store.byte_layout import Place
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import TOKENIZER_FILE, Manifest
 from doppler.store.shards import ShardStore
-from doppler.tokenizer import Tokenizer
+from doppler.text.tokenizer import Tokenizer
 
 SEED = 0
 

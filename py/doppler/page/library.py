@@ -41,8 +41,8 @@ from doppler.store.manifest import (
 from doppler.store.shards import ShardStore
 from doppler.store.storage import Storage
 from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
-from doppler.templates import open_template
-from doppler.tokenizer import Tokenizer
+from doppler.text.templates import open_template
+from doppler.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

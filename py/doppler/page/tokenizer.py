@@ -8,7 +8,7 @@ from typing import Any
 
 from pyodide.ffi import to_js
 
-from doppler.tokenizer import Added
+from doppler.text.tokenizer import Added
 
 
 class PageEncoding:

@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from doppler.estimates import ITEM, estimate
+from doppler.text.size_estimates import ITEM, estimate
 
 SECONDS = 1.8  # of a rendering
 LARGEST = 16 << 20  # characters of one value, written out

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from doppler.harmony import HARMONY, Harmony
-from doppler.pairs import PAIRS, Pair, Pairs
-from doppler.parts import Reader
-from doppler.textstream import Decoder
+from doppler.text.harmony import HARMONY, Harmony
+from doppler.text.pairs import PAIRS, Pair, Pairs
+from doppler.text.parts import Reader
+from doppler.text.textstream import Decoder
 
 
 @dataclass(frozen=True)

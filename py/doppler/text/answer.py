@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
-from doppler.parts import Part, Piece, Reader
-from doppler.textstream import StopText
+from doppler.text.parts import Part, Piece, Reader
+from doppler.text.textstream import StopText
 
 Emit = Callable[[dict[str, Any]], None]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from doppler.parts import LOOK_BACK, Part, Parts, Piece
-from doppler.textstream import REPLACEMENT, TextStream
+from doppler.text.parts import LOOK_BACK, Part, Parts, Piece
+from doppler.text.textstream import REPLACEMENT, TextStream
 
 if TYPE_CHECKING:
-    from doppler.channels import Channels
+    from doppler.text.channels import Channels
 
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 _HARMONY_PARTS: Mapping[str, Part] = {"analysis": "reasoning"}  # all others are for people

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from doppler.parts import LOOK_BACK, Part, Parts, Piece
-from doppler.textstream import StopText, TextStream
+from doppler.text.parts import LOOK_BACK, Part, Parts, Piece
+from doppler.text.textstream import StopText, TextStream
 
 if TYPE_CHECKING:
-    from doppler.channels import Channels
+    from doppler.text.channels import Channels
 
 _LONGEST_NAME = 64  # characters of a channel's name: more is text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from doppler.errors import ContextError
-from doppler.messages import Conversation, Message
+from doppler.text.messages import Conversation, Message
 
 ANSWER_ROOM = 256  # tokens kept free for the answer when old messages are dropped
 CHARACTERS = 8  # a token, on average: more than any language has

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from doppler.textstream import Decoder, TextStream
+from doppler.text.textstream import Decoder, TextStream
 
 Part = Literal["answer", "reasoning"]
 Piece = tuple[Part, str]

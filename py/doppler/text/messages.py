@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from doppler.errors import RequestError
-from doppler.sandbox import Exceeded
+from doppler.text.sandbox import Exceeded
 
 Message = dict[str, Any]
 

@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Macro
 
 from doppler.errors import RequestError
-from doppler.sandbox import Exceeded, Meter, Sandbox
+from doppler.text.sandbox import Exceeded, Meter, Sandbox
 
 LONGEST = 1 << 17  # characters of a template: real ones have up to some ten thousand
 # How deep Python may be in calls beyond the present ones: the page's stack is small, and Pyodide

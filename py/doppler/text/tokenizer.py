@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from doppler.channels import Channels
 from doppler.errors import RequestError
-from doppler.messages import Conversation
-from doppler.parts import Plain, Reader
-from doppler.shield import Shield
 from doppler.store.manifest import TokenizerInfo
-from doppler.textstream import REPLACEMENT, Decoder
+from doppler.text.channels import Channels
+from doppler.text.messages import Conversation
+from doppler.text.parts import Plain, Reader
+from doppler.text.shield import Shield
+from doppler.text.textstream import REPLACEMENT, Decoder
 
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens of one byte
 

@@ -1,0 +1,1 @@
+"""Conversations -> token ids -> text, with the model's own tokenizer and template."""
