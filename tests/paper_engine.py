@@ -6,12 +6,12 @@ memory.py and the plans decide for a page.
 
 from __future__ import annotations
 
+from doppler.api.estimate import PaperGpu
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
 from doppler.engine.engine import Engine
 from doppler.engine.memory import EngineMemory
 from doppler.gpu.kernels import Kernels
-from doppler.paper import PaperGpu
 from doppler.plan.capabilities import adapter_of
 from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.manifest import BLOCK_SIZE, Manifest, Tensor

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from doppler.api.progress import Progress
 from doppler.errors import CorruptError, SourceError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
-from doppler.progress import Progress
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
 from doppler.store.shards import ShardStore

@@ -438,7 +438,7 @@ def test_reading_makes_nothing_and_meets_what_is_being_deleted(tab: Tab) -> None
     tab.run(DAMAGE)
     failures = tab.run("""
         from doppler.errors import SourceError
-        from doppler.asked import Asked
+        from doppler.api.asked import Asked
         from doppler.page.opfs import room
         identity = json.loads(sound)["identity"]
         failures = []

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from doppler.api.request import Request
 from doppler.errors import RequestError
-from doppler.request import Request
 from doppler.sampler import Sampling
 from doppler.store.manifest import TokenizerInfo
 from doppler.text.messages import Conversation

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from doppler.api.turns import Turns
 from doppler.errors import RequestError
-from doppler.turns import Turns
 
 
 class Desk:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from doppler.api import Api
+from doppler.api.api import Api
 from doppler.errors import DopplerError
 from doppler.page.host import PageHost
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from doppler.api.inspection import Offer, SeveralModels
 from doppler.errors import FormatError, SourceError
 from doppler.formats.parts import part_names, whole_name
 from doppler.inputs.answers import DISK, Answer, refused
 from doppler.inputs.nesting import is_too_deep
-from doppler.inspection import Offer, SeveralModels
 from doppler.page.addresses import HUB, Repository, repository
 from doppler.page.source import fetch_small
 

@@ -19,10 +19,11 @@ import doppler_runtime as runtime
 import js
 from pyodide.ffi import JsException, to_js
 
-from doppler.asked import Asked
+from doppler.api.asked import Asked
+from doppler.api.inspection import Candidate, facts
+from doppler.api.progress import Progress
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.inputs.buffers import Buffer
-from doppler.inspection import Candidate, facts
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
 from doppler.page.given import Given, fetched, picked
@@ -30,7 +31,6 @@ from doppler.page.once import Making, turn
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
 from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.page.tokenizer import PageEncoding
-from doppler.progress import Progress
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,

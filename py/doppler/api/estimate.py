@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from doppler.api.request import Room
 from doppler.engine.engine import Engine
 from doppler.engine.memory import EngineMemory
 from doppler.gpu.device import Gpu, GpuBuffer, MemoryKind
 from doppler.gpu.kernels import Kernels
 from doppler.plan.capabilities import adapter_of
-from doppler.request import Room
 from doppler.store.manifest import Manifest
 from doppler.weights.placement import allocate_weights
 

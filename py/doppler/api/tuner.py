@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from doppler.api.host import KeptCuts
 from doppler.engine.engine import Engine
 from doppler.errors import DopplerError
-from doppler.host import KeptCuts
 
 
 class Tuner:

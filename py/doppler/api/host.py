@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from doppler.asked import Asked
+from doppler.api.asked import Asked
+from doppler.api.inspection import Candidate
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Kernels
 from doppler.inputs.buffers import Buffers
-from doppler.inspection import Candidate
 from doppler.plan.matvec_configs import Cut, Cuts
 from doppler.store.shards import ShardStore
 from doppler.text.tokenizer import Tokenizer

@@ -9,20 +9,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from doppler.asked import Asked
+from doppler.api.asked import Asked
+from doppler.api.host import Host, Stored
+from doppler.api.inspection import SeveralModels, inspection, offering, refusal
+from doppler.api.model import Model
+from doppler.api.request import Room
+from doppler.api.timeline import Timeline
+from doppler.api.tuner import Tuner
+from doppler.api.turns import Turns
 from doppler.engine.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import measure_bandwidth
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Kernels, fetch_sources
-from doppler.host import Host, Stored
-from doppler.inspection import SeveralModels, inspection, offering, refusal
-from doppler.model import Model
-from doppler.request import Room
 from doppler.text.answer import Emit
-from doppler.timeline import Timeline
-from doppler.tuner import Tuner
-from doppler.turns import Turns
 
 Args = dict[str, Any]
 T = TypeVar("T")

@@ -8,6 +8,9 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from doppler.api.progress import Progress
+from doppler.api.request import Request, Room
+from doppler.api.timeline import Timeline
 from doppler.engine.engine import Engine
 from doppler.engine.generation import Generation
 from doppler.engine.memory import EngineMemory
@@ -17,8 +20,6 @@ from doppler.gpu.kernels import Kernels
 from doppler.inputs.buffers import Buffers
 from doppler.plan.capabilities import adapter_of
 from doppler.plan.matvec_configs import Cuts
-from doppler.progress import Progress
-from doppler.request import Request, Room
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 from doppler.text.answer import Emit, Output
@@ -26,7 +27,6 @@ from doppler.text.fitting import fitting
 from doppler.text.messages import Conversation
 from doppler.text.parts import Reader
 from doppler.text.tokenizer import Tokenizer
-from doppler.timeline import Timeline
 from doppler.weights.placement import allocate_weights
 from doppler.weights.upload import prepare_upload, upload_weights
 

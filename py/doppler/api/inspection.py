@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from doppler.api.estimate import memory_needed
+from doppler.api.request import Room
 from doppler.config import ModelConfig
 from doppler.errors import DeviceError, DopplerError, RequestError, UnsupportedError
 from doppler.gpu.device import Gpu
-from doppler.paper import memory_needed
-from doppler.request import Room
 from doppler.store.manifest import Manifest
 from doppler.text.templates import open_template
 
