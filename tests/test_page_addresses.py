@@ -55,7 +55,7 @@ def app(opened: App) -> Iterator[App]:
 @pytest.fixture
 def impatient(app: App) -> Iterator[App]:
     """Waits for a second where people wait for a minute."""
-    app.run("import doppler.page.source as source; source.SECONDS = 1.0")
+    app.run("import doppler.page.http as source; source.SECONDS = 1.0")
     yield app
     app.run("source.SECONDS = 60.0")
 

@@ -50,7 +50,7 @@ WAIT_FOR_IMAGE = """async (least) => {
 # What is kept of a device: nothing, then two cuts, nothing for other kernels, nothing when damaged.
 KEEP_CUTS = """
 from js import Uint8Array
-from doppler.page.cuts import OpfsCuts
+from doppler.page.tuned import OpfsCuts
 from doppler.page.opfs import OpfsRoot
 from doppler.plan.matvec_configs import Cut
 class Device:
@@ -70,7 +70,7 @@ str(seen == [{}, {"head": Cut(8, 4, 1), "down": Cut(64, 1, 2)}, {}, {}])
 # Begins to measure the head of a model, as a load on a GPU does that knows the rest.
 BEGIN_TUNING = """
 from dataclasses import replace
-from doppler.page.cuts import OpfsCuts
+from doppler.page.tuned import OpfsCuts
 from doppler.plan.matvec_configs import Cut, near, unknown
 from doppler.page.bridge import api
 engine = api._model.engine

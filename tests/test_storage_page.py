@@ -49,7 +49,7 @@ import asyncio, js
 from doppler.page.buffers import PageBuffers
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
-from doppler.page.source import BlobSource, HttpShards, HttpSource, fetch_text
+from doppler.page.http import BlobSource, HttpShards, HttpSource, fetch_text
 from doppler.page.opfs import OpfsRoot, reserve
 
 root, buffers = OpfsRoot(), PageBuffers()

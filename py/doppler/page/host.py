@@ -8,9 +8,9 @@ from pyodide.ffi import JsException
 from doppler.errors import SourceError
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Kernels
-from doppler.page.cuts import OpfsCuts
 from doppler.page.library import OpfsLibrary
 from doppler.page.stops import SharedStops
+from doppler.page.tuned import OpfsCuts
 
 
 class PageHost:

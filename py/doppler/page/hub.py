@@ -19,7 +19,7 @@ from doppler.formats.parts import part_names, whole_name
 from doppler.inputs.answers import DISK, Answer, refused
 from doppler.inputs.nesting import is_too_deep
 from doppler.page.addresses import HUB, Repository, repository
-from doppler.page.source import fetch_small
+from doppler.page.http import fetch_small
 
 LISTING = "list of files"
 MOST_PAGES = 100

@@ -26,10 +26,10 @@ from doppler.errors import CorruptError, DopplerError, FormatError, RequestError
 from doppler.inputs.buffers import Buffer
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
-from doppler.page.given import Given, fetched, picked
+from doppler.page.http import HttpShards, fetch_bytes, fetch_text
+from doppler.page.input import Given, fetched, picked
 from doppler.page.once import Making, turn
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
-from doppler.page.source import HttpShards, fetch_bytes, fetch_text
 from doppler.page.tokenizer import PageEncoding
 from doppler.store.manifest import (
     MANIFEST_FILE,

@@ -13,7 +13,7 @@ import doppler_runtime as runtime
 
 if TYPE_CHECKING:
     from doppler.convert.outline import Outline
-    from doppler.page.given import Given
+    from doppler.page.input import Given
 
 WAITING = {"type": "progress", "stage": "waiting", "done": 0, "total": 1, "rate": 0}
 

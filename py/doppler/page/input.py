@@ -23,8 +23,8 @@ from doppler.page.addresses import (
     is_page_of_hub,
     resolved,
 )
+from doppler.page.http import PAGE, BlobSource, HttpSource, fetch_small, http_files, is_there
 from doppler.page.hub import model_at
-from doppler.page.source import PAGE, BlobSource, HttpSource, fetch_small, http_files, is_there
 from doppler.quantization.block_types import QUANTS
 
 if TYPE_CHECKING:
