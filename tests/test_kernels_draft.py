@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
-from doppler.sampler import Sampling, block_of, blocks_of
+from doppler.sampling import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]

@@ -6,7 +6,7 @@ import pytest
 
 from doppler.api.request import Request
 from doppler.errors import RequestError
-from doppler.sampler import Sampling
+from doppler.sampling import Sampling
 from doppler.store.manifest import TokenizerInfo
 from doppler.text.messages import Conversation
 from doppler.text.tokenizer import Added, Tokenizer

@@ -10,7 +10,7 @@ from doppler.config import ModelConfig
 from doppler.engine.speculate import MODES, Speculate
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
-from doppler.sampler import Sampling
+from doppler.sampling import Sampling
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 512

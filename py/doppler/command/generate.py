@@ -19,7 +19,7 @@ from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError
-from doppler.sampler import Sampling
+from doppler.sampling import Sampling
 from doppler.store.manifest import Manifest
 
 

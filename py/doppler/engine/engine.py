@@ -32,7 +32,7 @@ from doppler.plan.draft import draft_steps
 from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec_configs import Cuts, unknown
 from doppler.plan.prefill import PrefillPlan
-from doppler.sampler import Sampling
+from doppler.sampling import Sampling
 from doppler.weights.placement import Weights
 
 if TYPE_CHECKING:

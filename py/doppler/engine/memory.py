@@ -22,7 +22,7 @@ from doppler.plan.arena import share
 from doppler.plan.bindings import Memory, Widths
 from doppler.plan.decode import MOST_SPLITS
 from doppler.plan.moe import CPU_TILE, most_tiles
-from doppler.sampler import Sampling, blocks_of
+from doppler.sampling import Sampling, blocks_of
 from doppler.weights.placement import aligned
 
 if TYPE_CHECKING:

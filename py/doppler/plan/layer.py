@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from doppler import sampler
+from doppler import sampling as sampler
 from doppler.config import ModelConfig
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
