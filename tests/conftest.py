@@ -10,7 +10,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Playwright, sync_playwright
 
 from app_page import make_models
-from doppler.cli import MODELS, main
+from doppler.cli import main
+from doppler.command.arguments import MODELS
 from doppler.command.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel

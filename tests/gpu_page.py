@@ -14,14 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("__init__", "errors", "gpu", "grids", "wgsl", "kernels")
+MODULES = (
+    "__init__",
+    "errors",
+    *(f"gpu/{name}" for name in ("__init__", "device", "wgsl", "step", "grids", "kernels")),
+)
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 SETUP = """
 const files = %s;
 const blob = new Blob([files.replay], { type: "text/javascript" });
 pyodide.registerJsModule("doppler_runtime", await import(URL.createObjectURL(blob)));
-pyodide.FS.mkdirTree("/modules/doppler");
+pyodide.FS.mkdirTree("/modules/doppler/gpu");
 for (const [name, text] of Object.entries(files.modules))
   pyodide.FS.writeFile(`/modules/doppler/${name}.py`, text);
 await pyodide.loadPackage("numpy");

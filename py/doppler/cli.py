@@ -18,8 +18,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from doppler.command.arguments import MODELS
 from doppler.command.models import find_model, is_model
-from doppler.command.parser import MODELS, Misused, Parser, build
+from doppler.command.parser import Misused, Parser, build
 from doppler.command.terminal import Terminal
 from doppler.errors import DopplerError, RequestError, SourceError, StorageError
 

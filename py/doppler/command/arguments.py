@@ -6,6 +6,10 @@ import argparse
 import re
 from pathlib import Path
 
+from doppler.command.wheel import ROOT
+
+MODELS = ROOT / "models"
+PORT = 8642
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from doppler.command.parser import MODELS
+from doppler.command.arguments import MODELS
 from doppler.errors import SourceError
 from doppler.store.manifest import MANIFEST_FILE
 

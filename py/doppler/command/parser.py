@@ -10,10 +10,8 @@ from typing import Any, NoReturn
 
 from doppler import __version__
 from doppler.command import arguments
-from doppler.command.arguments import add_page_options, path
-from doppler.command.wheel import ROOT
+from doppler.command.arguments import MODELS, PORT, add_page_options, path
 
-MODELS = ROOT / "models"
 MODEL_HELP = "a model's folder, or the name of one in models/"
 Run = Callable[..., None]
 
@@ -82,7 +80,6 @@ def _command(commands: Any, runs: Mapping[str, Run], name: str, about: str) -> P
 
 
 def _add_serve(commands: Any, runs: Mapping[str, Run]) -> None:
-    from doppler.command.server import PORT
 
     command = _command(commands, runs, "serve", "Serve the page and the models of a folder.")
     command.add_argument(

@@ -26,7 +26,6 @@ from doppler.errors import SourceError
 
 WEB = ROOT / "web"
 HOST = "127.0.0.1"
-PORT = 8642
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,
 # so connections are open; what arrives over them is verified data and never code. HTML is

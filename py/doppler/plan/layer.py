@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from doppler import sampling as sampler
 from doppler.config import ModelConfig
 from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
@@ -17,6 +16,7 @@ from doppler.plan.bindings import Memory, Widths
 from doppler.plan.capabilities import Adapter
 from doppler.plan.matvec_configs import Cuts
 from doppler.plan.tiles import tile_of
+from doppler.sampling import block_of
 from doppler.weights.placement import Matrix, Weights
 
 ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # kernels/activation.wgsl
@@ -196,7 +196,7 @@ class PlannedModel:
 
     def _sample(self, logits: Slice, walk: dict[str, Slice]) -> list[Step]:
         m, vocab = self.memory, self.config.vocab
-        constants = {"BLOCK": sampler.block_of(vocab), "WALKS": len(walk)}
+        constants = {"BLOCK": block_of(vocab), "WALKS": len(walk)}
         shared = {"logits": logits, "seen": m.seen, "tops": m.tops, "ids": m.top_ids}
         shared |= {"params": m.sampling, **walk}
         chosen = {**shared, "tokens": m.tokens, "ring": m.ring, "state": m.state}

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from doppler.text.markers import Markers
 from doppler.text.parts import LOOK_BACK, Part, Parts, Piece
 from doppler.text.textstream import REPLACEMENT, TextStream
 
-if TYPE_CHECKING:
-    from doppler.text.channels import Channels
-
-HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 _HARMONY_PARTS: Mapping[str, Part] = {"analysis": "reasoning"}  # all others are for people
 _LONGEST_HEADER = 64  # tokens of a message's header
 
@@ -22,13 +18,13 @@ class Harmony:
     A call of a tool, whose header says to whom it goes, stays in the answer as it was written.
     """
 
-    def __init__(self, channels: Channels, prompt: Sequence[int]) -> None:
-        self._channels, self._parts = channels, Parts()
-        self._names = {token: name for name, token in channels.harmony.items()}
+    def __init__(self, markers: Markers, prompt: Sequence[int]) -> None:
+        self._markers, self._parts = markers, Parts()
+        self._names = {token: name for name, token in markers.harmony.items()}
         self._header: list[int] | None = None  # ids since a message began; None in its text
-        self._stream = TextStream(channels.decoder, prompt)
+        self._stream = TextStream(markers.decoder, prompt)
         tail = list(prompt[-LOOK_BACK:])
-        start = channels.harmony["<|start|>"]
+        start = markers.harmony["<|start|>"]
         if start in tail:
             for token in tail[len(tail) - 1 - tail[::-1].index(start) :]:
                 self.push(token)
@@ -61,16 +57,16 @@ class Harmony:
     def _close(self) -> list[Piece]:
         pieces = self.finish()
         self._header = None
-        self._stream = TextStream(self._channels.decoder)
+        self._stream = TextStream(self._markers.decoder)
         self._parts.turn("answer")
         return pieces
 
     def _open(self) -> list[Piece]:
         """The text of a message begins; its header says which part it is."""
         pieces = self._close() if self._header is None else []
-        header = self._channels.text(self._header or [])
+        header = self._markers.text(self._header or [])
         self._header = None
-        self._stream = TextStream(self._channels.decoder)
+        self._stream = TextStream(self._markers.decoder)
         if "to=" in header:
             self._parts.turn("answer")
             return self._parts.say(header.removeprefix("assistant") + "<|message|>")
@@ -80,7 +76,7 @@ class Harmony:
 
     def _plain(self, last: bool = False) -> list[Piece]:
         """An answer without a header, from a model that was taught to do without."""
-        header = self._channels.text(self._header or [])
+        header = self._markers.text(self._header or [])
         text = header.removeprefix("assistant")
         if len(self._header or []) <= _LONGEST_HEADER:
             if "<|channel|>" in header or "assistant".startswith(header):

@@ -3,43 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from doppler.text.markers import PAIRS, Markers, Pair
 from doppler.text.parts import LOOK_BACK, Part, Parts, Piece
 from doppler.text.textstream import StopText, TextStream
 
-if TYPE_CHECKING:
-    from doppler.text.channels import Channels
-
 _LONGEST_NAME = 64  # characters of a channel's name: more is text
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What stands before and after reasoning.
-
-    named: the first line after `opens` names a channel, and which are reasoning. spelled: models
-    without the tokens may write them as text.
-    """
-
-    opens: str
-    closes: str
-    named: frozenset[str] = frozenset()
-    spelled: bool = False
-
-
-PAIRS = (
-    Pair("<think>", "</think>", spelled=True),  # Qwen3, DeepSeek-R1, SmolLM3 and many others
-    Pair("[THINK]", "[/THINK]"),  # Mistral
-    Pair("<|channel>", "<channel|>", named=frozenset({"thought"})),  # Gemma 4
-    Pair("<seed:think>", "</seed:think>"),
-    Pair("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
-    Pair("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
-    Pair("<thought>", "</thought>", spelled=True),  # EXAONE Deep
-    Pair("<|begin_of_thought|>", "<|end_of_thought|>", spelled=True),
-    Pair("◁think▷", "◁/think▷", spelled=True),  # Kimi
-)
 
 
 class Spelled:
@@ -86,10 +55,10 @@ class Spelled:
 class Pairs:
     """Reasoning between two tokens, which may come more than once."""
 
-    def __init__(self, channels: Channels, prompt: Sequence[int]) -> None:
-        self._channels, self._parts = channels, Parts()
-        self._spelled = Spelled(self._parts, channels.spelled)
-        self._stream = TextStream(channels.decoder, prompt)
+    def __init__(self, markers: Markers, prompt: Sequence[int]) -> None:
+        self._markers, self._parts = markers, Parts()
+        self._spelled = Spelled(self._parts, markers.spelled)
+        self._stream = TextStream(markers.decoder, prompt)
         self._name: str | None = None  # of a channel, while its line is written
         self._named: frozenset[str] = frozenset()  # those that are reasoning
         self._begin(prompt[-LOOK_BACK:])
@@ -99,13 +68,13 @@ class Pairs:
         return self._parts.part
 
     def push(self, token: int) -> list[Piece]:
-        opened = self._channels.opens.get(token)
-        if opened is None and token not in self._channels.closes:
+        opened = self._markers.opens.get(token)
+        if opened is None and token not in self._markers.closes:
             return self._say(self._stream.push(token))
         if opened is None and self.part == "answer":
             return []  # it closes nothing
         pieces = self.finish()
-        self._stream = TextStream(self._channels.decoder)
+        self._stream = TextStream(self._markers.decoder)
         self._named = opened.named if opened else frozenset()
         self._name = "" if self._named else None
         self._parts.turn("reasoning" if opened else "answer")
@@ -133,22 +102,22 @@ class Pairs:
 
     def _begin(self, tail: Sequence[int]) -> None:
         """Reads from the end of the prompt whether the template has begun the reasoning."""
-        channels = self._channels
-        markers = [at for at, token in enumerate(tail) if token in channels.tokens]
+        known = self._markers
+        markers = [at for at, token in enumerate(tail) if token in known.tokens]
         if markers:
             at = markers[-1]
-            pair = channels.opens.get(tail[at])
-            after = channels.text(tail[at + 1 :]).strip()
+            pair = known.opens.get(tail[at])
+            after = known.text(tail[at + 1 :]).strip()
             if pair and after in (pair.named or {""}):
                 self._parts.turn("reasoning")
                 self._spelled.finish()
                 return
-        text = channels.text(tail).rstrip()
+        text = known.text(tail).rstrip()
         for pair in PAIRS:  # also where a vocabulary has the token and does not look for it
             if not text.endswith(pair.opens):
                 continue
-            if pair in channels.spelled:
+            if pair in known.spelled:
                 self._spelled.open(pair)
-            elif pair in channels.opens.values():
+            elif pair in known.opens.values():
                 self._parts.turn("reasoning")
                 self._spelled.finish()

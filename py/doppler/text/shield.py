@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from doppler.text.pairs import PAIRS
+from doppler.text.markers import PAIRS
 
 MARK = "\ufdd1"  # a noncharacter, which no text has
 _ESCAPED = "\\ufdd1"  # as a template may write it in JSON

@@ -24,7 +24,7 @@ from doppler.formats.tensor_names import check_tensors, gguf_names
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import FileSource, folder_sources
 
-FIXTURES = Path(__file__).with_name("fixtures")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 SHARDED = FIXTURES / "llama32-like"
 
 

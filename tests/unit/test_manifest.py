@@ -139,7 +139,7 @@ VALUES += ["\ud800", "\u202e\x1b[31m" * 999, [], [1], [[[]]] * 99, {}, {"a": 1},
 def test_any_value_in_any_place(manifest: Manifest, experts: bool) -> None:
     """What is no model is refused in one line, whatever its identity says."""
     if experts:
-        path = Path(__file__).with_name("fixtures") / "mixtral-like"
+        path = Path(__file__).parents[1] / "fixtures" / "mixtral-like"
         outlines = asyncio.run(
             outline_safetensors(folder_sources(path), MemoryBuffers(), "x", ("none",))
         )

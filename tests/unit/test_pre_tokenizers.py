@@ -21,7 +21,7 @@ from doppler.formats.pre_tokenizers import RULES
 from doppler.formats.vocabulary import vocabulary_from_gguf
 from tiny_models import byte_letters
 
-LIBRARY = Path(__file__).parents[1] / "web" / "runtime" / "tokenizer.js"
+LIBRARY = Path(__file__).parents[2] / "web" / "runtime" / "tokenizer.js"
 LETTERS = byte_letters()
 # U+0085 is white space and U+FEFF is none; to a page's own \s it is the other way round.
 SAMPLE = "I'LL don't 12345 abe\u0301c HTTPServer 東京は\n\n  x+=1;\t\ufeff\u0085z "

@@ -20,7 +20,7 @@ from doppler.page.addresses import HUB
 from gguf_files import split_gguf, write_llama
 from model_server import ModelServer, Reply, model_server
 
-CHECKPOINT = Path(__file__).parent / "fixtures" / "llama32-like"
+CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "llama32-like"
 ROWS = """(list) => [...list.children].map((row) => row.innerText.replaceAll(/\\s+/g, " "))"""
 
 

@@ -28,7 +28,7 @@ from doppler.store.verify import verify
 from gguf_files import write_llama
 from numpy_model import NumpyModel
 
-FIXTURES = Path(__file__).with_name("fixtures")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TYPES = ("Q4_0", "Q8_0")
 Floats = npt.NDArray[np.float32]
 

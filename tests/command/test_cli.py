@@ -29,7 +29,7 @@ from gguf_files import gguf_bytes, llama_metadata, llama_tensors
 from model_server import Handler, Reply, model_server
 from storable import storable
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 LLAMA = str(FIXTURES / "llama32-like")
 
 

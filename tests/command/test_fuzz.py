@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).parent / "fuzz" / "worker.py"
+WORKER = Path(__file__).parents[1] / "fuzz" / "worker.py"
 FORMATS = ("gguf", "split", "safetensors", "config", "tokenizer", "manifest")
 
 

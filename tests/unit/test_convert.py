@@ -26,7 +26,7 @@ from doppler.store.verify import verify
 from gguf_files import Tensors, config_keys, gguf_bytes, llama_metadata, llama_tensors, write_llama
 from numpy_model import NumpyModel
 
-FIXTURES = Path(__file__).with_name("fixtures")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def convert(source: Path, folder: Path, shard_size: int = BLOCK_SIZE) -> Manifest:

@@ -8,8 +8,7 @@ import re
 import pytest
 
 from doppler.text.answer import Output
-from doppler.text.harmony import HARMONY
-from doppler.text.pairs import PAIRS, Pair
+from doppler.text.markers import HARMONY, PAIRS, Pair
 from doppler.text.tokenizer import Tokenizer
 from small_tokenizers import byte_level, sentencepiece, tokenizer_of
 

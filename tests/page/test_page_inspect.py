@@ -19,7 +19,7 @@ from model_server import ModelServer, model_server
 from tiny_models import write_chat_folder
 
 CHAT_FILE = "tiny-chat.gguf"
-SPLIT = Path(__file__).parent / "fixtures" / "llama32-like"  # an index and two parts
+SPLIT = Path(__file__).parents[1] / "fixtures" / "llama32-like"  # an index and two parts
 BINDING = "maxStorageBufferBindingSize"
 SMALL = {BINDING: 1 << 20}
 KINDS = ("weights", "kv", "activations")

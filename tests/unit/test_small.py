@@ -16,7 +16,7 @@ from doppler.inputs.small import LIMITS
 from doppler.inputs.source import FileSource
 from doppler.store.folder import FolderStorage
 
-FOLDER = Path(__file__).with_name("fixtures") / "llama32-like"
+FOLDER = Path(__file__).parents[1] / "fixtures" / "llama32-like"
 OTHERS = ("manifest.json", "origin.json", "import.json", "list of files")  # no conversion's
 READ = [name for name in LIMITS if name not in OTHERS]
 

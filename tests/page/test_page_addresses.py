@@ -19,7 +19,7 @@ from gguf_files import gguf_bytes, llama_metadata, llama_tensors, write_llama
 from model_server import ModelServer, Reply, model_server
 from storable import storable
 
-CHECKPOINT = Path(__file__).parent / "fixtures" / "llama32-like"  # an index and two parts
+CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "llama32-like"  # an index and two parts
 FILE = "tiny.gguf"
 TRY = """async ([method, args]) => {
   try {

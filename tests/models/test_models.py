@@ -29,8 +29,8 @@ from doppler.store.manifest import MANIFEST_FILE
 from expert_files import gguf_of
 from numpy_model import NumpyModel
 
-FIXTURES = Path(__file__).parent / "fixtures"
-REFERENCES = Path(__file__).parent / "references"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+REFERENCES = Path(__file__).parents[1] / "references"
 TINY = (
     "gemma3-1b-like",
     "gemma3-4b-like",

@@ -19,7 +19,7 @@ from doppler.errors import CorruptError, DopplerError
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, random_tensor
 from scripted_model import SAID, THINKING, THOUGHT, write_script
 
-TINY = Path(__file__).parent / "fixtures" / "llama32-like"
+TINY = Path(__file__).parents[1] / "fixtures" / "llama32-like"
 # Our float32 sums run in another order than the reference's; mistakes in these models show as 0.7.
 MARGIN = 1e-3
 

@@ -25,7 +25,7 @@ from doppler.inputs.source import folder_sources
 from doppler.store.manifest import Manifest
 from gguf_files import VOCABULARY
 
-IDS = json.loads(Path(__file__).with_name("fixtures").joinpath("token_ids.json").read_text())
+IDS = json.loads((Path(__file__).parents[1] / "fixtures/token_ids.json").read_text())
 
 
 @pytest.mark.parametrize("name", IDS)

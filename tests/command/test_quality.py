@@ -26,7 +26,7 @@ from doppler.store.manifest import Manifest
 from gguf_files import write_llama
 from numpy_model import NumpyModel
 
-FIXTURES = Path(__file__).with_name("fixtures")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 Floats = npt.NDArray[np.float32]
 
 

@@ -23,7 +23,7 @@ from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.store.manifest import MANIFEST_FILE, Manifest
 
-TINY = Path(__file__).parent / "fixtures" / "gemma3-1b-like"
+TINY = Path(__file__).parents[1] / "fixtures" / "gemma3-1b-like"
 NVIDIA_SMI = """#!{python}
 import sys, time
 if "--query-gpu=name" in sys.argv:

@@ -18,7 +18,7 @@ from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.store.manifest import MANIFEST_FILE
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 PROMPT = list(range(1, 9))
 BATCH = 64  # tokens queued and read back at once
 READ_BYTES = 1280  # state and ring, once a batch
