@@ -1,7 +1,7 @@
 """An engine on paper: the plans of a model of any size on any adapter, without a GPU or weights.
 
-Only the device is played (paper.py). What plans bind, and how much of it, is what weights.py,
-memory.py and the plans decide for a page.
+Only the device is played (api/estimate.py). What plans bind, and how much of it, is what weights/,
+engine/memory.py and the plans decide for a page.
 """
 
 from __future__ import annotations

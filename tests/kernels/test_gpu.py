@@ -1,4 +1,4 @@
-"""gpu.py in the browser: limits, accounting, transfers, errors and a lost device."""
+"""gpu/device.py in the browser: limits, accounting, transfers, errors and a lost device."""
 
 from __future__ import annotations
 

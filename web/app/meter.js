@@ -12,7 +12,7 @@ import { path } from "./thread.js";
 /** @import {Conversation} from "./types.js" */
 
 const PAUSE_MS = 400; // after the last change
-const ANSWER_ROOM = 256; // as in py/doppler/model.py: what is kept free when old turns are dropped
+const ANSWER_ROOM = 256; // as in py/doppler/text/fitting.py: what is kept free when old turns are dropped
 const NEARLY = 0.8;
 
 export class Meter {

@@ -1,4 +1,4 @@
-/** @file The kept library for text, in the few shapes that py/doppler/tokenizer.py calls. */
+/** @file The kept library for text, in the few shapes that py/doppler/page/tokenizer.py calls. */
 
 import { Mailbox } from "./mailbox.js";
 import { tokenizerOf } from "./tokenizer.js";

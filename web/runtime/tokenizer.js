@@ -2,7 +2,7 @@
 
 import { SequenceNormalizer, Tokenizer } from "../vendor/tokenizers.js";
 
-/** Dropped from every text, once no control token can be recognised: see py/doppler/shield.py. */
+/** Dropped from every text, once no control token can be recognised: see py/doppler/text/shield.py. */
 const MARK = "\ufdd1";
 
 /**

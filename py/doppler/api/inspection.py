@@ -1,6 +1,6 @@
 """What a model is and what it takes, told before anything of it is stored or loaded.
 
-Facts come from the manifest that a conversion would write; GPU memory from paper.py, for several
+Facts come from the manifest that a conversion would write; GPU memory from estimate.py, for several
 contexts, so that whoever chooses one sees what it costs.
 """
 

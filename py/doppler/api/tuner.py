@@ -1,4 +1,4 @@
-"""Measures a loaded model's kernels while nobody waits for it (tuning.py)."""
+"""Measures a loaded model's kernels while nobody waits for it (engine/autotune.py)."""
 
 from __future__ import annotations
 

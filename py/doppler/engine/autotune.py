@@ -2,7 +2,7 @@
 
 A cut says how threads share the rows (kernels/team.wgsl). The best differs from GPU to GPU by more
 than one would guess, so those near the rule of thumb are timed on the model's own weights, the
-layers one after another as in a token. What is found is kept (page/cuts.py).
+layers one after another as in a token. What is found is kept (page/tuned.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An address is read in three ways: anywhere by ranges (a .gguf to import), as shards, each from some
 block to its end, or whole where it is a small file. What answers must be what was asked for
-(answers.py), or nothing of it is used.
+(inputs/answers.py), or nothing of it is used.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ MATRIX_TILES = tuple(
     Tiling(32 * rows, 64 * tokens, {"ROW_TILES": rows, "TOKEN_TILES": tokens}, least)
     for rows, tokens, least in ((4, 2, 128), (2, 2, 32), (2, 1, 0))
 )
-# With experts: the tokens of a tile (mixture.py), and rows such that all threads unpack weights.
+# With experts: the tokens of a tile (moe.py), and rows such that all threads unpack weights.
 EXPERT_TILES = tuple(
     Tiling(64 * rows, TILE, {"ROW_BLOCKS": rows, "TOKEN_BLOCKS": 1}, least)
     for rows, least in ((2, 128), (1, 0))

@@ -1,6 +1,6 @@
 """How the threads of a matvec share its rows: a cut (kernels/team.wgsl), and those near it.
 
-The best differs from GPU to GPU by more than one would guess: tuning.py measures it.
+The best differs from GPU to GPU by more than one would guess: engine/autotune.py measures it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GGML's block types: names, numbers and sizes. What their bytes mean is in quants.py.
+"""GGML's block types: names, numbers and sizes. What their bytes mean is in dequantize.py.
 
 This module knows no NumPy, which the page loads only to convert files.
 """

@@ -48,7 +48,7 @@ class Encoding(Protocol):
 
 
 class Template(Protocol):
-    """A compiled chat template, which is templates.py's."""
+    """A compiled chat template, as templates.py has it."""
 
     def render(self, values: dict[str, Any], stopped: Callable[[], bool] = bool) -> str:
         """The conversation as text. Raises RequestError where it is refused or stopped."""
