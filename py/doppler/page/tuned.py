@@ -1,4 +1,4 @@
-"""What engine/autotune.py has found on this device, kept in the browser's storage (doppler/tuning)."""
+"""What engine/autotune.py found on this device, kept in the browser's storage."""
 
 from __future__ import annotations
 

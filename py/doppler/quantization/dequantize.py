@@ -1,7 +1,7 @@
 """What the bytes of GGML's block types mean (the reference for the kernels).
 
-A row of a tensor is a run of blocks (block_types.py has their sizes), little endian. Layouts are those
-of ggml-common.h: `d` is a block's scale, `m` its minimum (both f16).
+A row of a tensor is a run of blocks (block_types.py has their sizes), little endian. Layouts are
+those of ggml-common.h: `d` is a block's scale, `m` its minimum (both f16).
 """
 
 from __future__ import annotations

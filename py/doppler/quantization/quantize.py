@@ -1,7 +1,7 @@
 """float32 weights -> blocks of Q4_0 and Q8_0, bit for bit as GGML's own Python code makes them.
 
-dequantize.py has the inverse. A block of 32 weights is its scale `d` (f16) and then a code for each;
-codes come from the float32 scale, before it is rounded.
+dequantize.py has the inverse. A block of 32 weights is its scale `d` (f16) and then a code for
+each; codes come from the float32 scale, before it is rounded.
 """
 
 from __future__ import annotations
