@@ -43,7 +43,12 @@ class DecodePlan:
     def __init__(self, model: PlannedModel) -> None:
         self._model = model
         c = model.config
-        fits = staged(model, c.hidden) and model.widths.hidden <= MOST_FOLDED_COLUMNS
+        # A router's product is exact, and so stages more.
+        fits = model.widths.hidden <= MOST_FOLDED_COLUMNS and all(
+            staged(model, matrix, is_exact=c.experts is not None)
+            for matrix in model.weights.matrices.values()
+            if matrix.columns == c.hidden
+        )
         # With both a norm of the branch and a bias, a matvec would bind more than all GPUs can.
         self._folds = fits and not (c.post_norms and c.biases)
 
@@ -85,8 +90,8 @@ class DecodePlan:
         splits = splits_of(keys, groups)
         runs = {"heads": c.heads, "splits": splits}
         steps = [self._attend_runs(index, splits, keys)]
-        if splits <= MOST_FOLDED and staged(model, c.q_width):
-            matrix = model.weights.matrices[f"{output}.weight"]
+        matrix = model.weights.matrices[f"{output}.weight"]
+        if splits <= MOST_FOLDED and staged(model, matrix):
             bindings = {"x": m.parts, "branch": m.marks, "out": m.branch}
             return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, splits=splits)
         bindings = {"parts": m.parts, "marks": m.marks, "out": m.attended}

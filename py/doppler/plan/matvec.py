@@ -12,10 +12,13 @@ from doppler.gpu.step import Step
 from doppler.plan.layer import PlannedModel, Rows
 from doppler.plan.matvec_configs import Cut, kind_of
 from doppler.plan.moe import experts_of
-from doppler.weights.placement import Matrix, aligned
+from doppler.weights.placement import FORMS, Matrix, aligned
 
 MOST_TOKENS = 8  # of a batch that a matvec takes
-REDUCTION_BYTES = 1024  # workgroup memory of a matvec besides the activations
+# Workgroup memory of each kernel: bytes of a staged activation, and those that a reduction takes.
+STAGED = {"matvec": (4, 256), "matvec_subgroup": (4, 1024), "matvec_half": (2, 1024)}
+# Types whose groups have a minimum, which is multiplied by the sum of the group's activations.
+HAVE_MINIMUMS = frozenset(FORMS[name] for name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K"))
 MANY_ROWS = 8192  # from which on they keep a large GPU busy
 FEW_ROWS = 2048
 GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
@@ -54,7 +57,7 @@ def matvec(
     their outputs are `out_stride` apart, or those of their slots where `rows` are for experts.
     `is_exact` computes in f32 whatever the adapter's precision.
     """
-    kernel = "matvec"
+    kernel = kernel_of(model, is_exact)
     constants = {
         "FORM": matrix.form,
         "COLS": matrix.columns,
@@ -68,10 +71,7 @@ def matvec(
     at_once = 1 if rows else tokens  # that a workgroup multiplies
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
     stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
-    constants["STAGE"] = int(stages and at_once == 1 and staged(model, matrix.columns))
-    if model.adapter.subgroup_size:
-        is_half = model.adapter.half and not is_exact
-        kernel = "matvec_half" if is_half else "matvec_subgroup"
+    constants["STAGE"] = int(stages and at_once == 1 and staged(model, matrix, is_exact))
     steps = []
     for part in matrix.slices:
         height = matrix.height if rows else part.rows
@@ -101,9 +101,28 @@ def matvec(
     return steps
 
 
-def staged(model: PlannedModel, columns: int) -> bool:
-    """Whether a matvec's activations fit the adapter's workgroup memory."""
-    return model.adapter.workgroup_bytes >= 4 * aligned(columns, 32) + REDUCTION_BYTES
+def kernel_of(model: PlannedModel, is_exact: bool) -> str:
+    """The matvec for an adapter's subgroups and precision."""
+    if not model.adapter.subgroup_size:
+        return "matvec"
+    return "matvec_half" if model.adapter.half and not is_exact else "matvec_subgroup"
+
+
+def staged(model: PlannedModel, matrix: Matrix, is_exact: bool = False) -> bool:
+    """Whether what a matrix multiplies fits the adapter's workgroup memory."""
+    size = staging_bytes(kernel_of(model, is_exact), matrix.form, matrix.columns)
+    return size <= model.adapter.workgroup_bytes
+
+
+def staging_bytes(kernel: str, form: int, columns: int) -> int:
+    """Workgroup memory of a matvec that stages its activations, as WebGPU counts it: by 16 bytes.
+
+    Columns count by groups of 32; kernels/vector.wgsl declares the arrays.
+    """
+    groups = aligned(columns, 32) // 32
+    each, reduction = STAGED[kernel]
+    sums = groups if form in HAVE_MINIMUMS else 1
+    return 32 * groups * each + aligned(4 * sums, 16) + reduction
 
 
 def team(rows: int, columns: int, activation: int) -> Cut:

@@ -1,0 +1,60 @@
+"""What plans take for a kernel's workgroup memory, against what its source declares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from doppler.gpu.wgsl import parse
+from doppler.plan.matvec import STAGED, staging_bytes
+from doppler.weights.placement import FORMS
+from gpu_page import ROOT
+from paper_engine import large_gpu, paper_engine, synthetic
+from workgroup_memory import workgroup_bytes
+
+SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
+LEAST = 16 << 10  # bytes that every device has
+
+
+@pytest.mark.parametrize("kernel", STAGED)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_staging_is_counted_as_it_is_declared(kernel: str, form: int) -> None:
+    columns = np.arange(1, 16385)
+    constants = {"FORM": form, "COLS": columns, "STAGE": 1}
+    declared = workgroup_bytes(parse(kernel, SOURCES), constants)
+    assert [staging_bytes(kernel, form, int(count)) for count in columns] == declared.tolist()
+
+
+@pytest.mark.parametrize("kernel", STAGED)
+def test_without_staging_every_device_has_enough(kernel: str) -> None:
+    for form in FORMS.values():
+        constants = {"FORM": form, "COLS": 16384, "STAGE": 0}
+        assert workgroup_bytes(parse(kernel, SOURCES), constants) <= 2048
+
+
+@pytest.mark.parametrize("columns", [3712, 3744, 3840])
+@pytest.mark.parametrize("features", [{"subgroups"}, {"subgroups", "shader-f16"}])
+def test_plans_stage_what_fits(columns: int, features: set[str]) -> None:
+    """Hidden states about as wide as those for which 16 KiB were once too few."""
+    manifest = synthetic("gemma-3-1b")
+    config = replace(manifest.config, hidden=columns)
+    shapes = config.tensor_shapes()
+    tensors = tuple(
+        replace(tensor, type="Q4_1", shape=shapes[tensor.name])
+        if len(tensor.shape) == 2
+        else replace(tensor, shape=shapes[tensor.name])
+        for tensor in manifest.tensors
+    )
+    gpu = large_gpu()
+    gpu.limits["maxComputeWorkgroupStorageSize"] = LEAST
+    gpu.features = frozenset(features)
+    engine, _ = paper_engine(replace(manifest, config=config, tensors=tensors), gpu)
+    matvecs = [step for step in engine.steps(128, 1) if step.kernel in STAGED]
+    assert {step.kernel for step in matvecs} == {
+        "matvec_half" if "shader-f16" in features else "matvec_subgroup"
+    }
+    assert any(step.constants["STAGE"] for step in matvecs)
+    for step in matvecs:
+        assert workgroup_bytes(parse(step.kernel, SOURCES), step.constants) <= LEAST
