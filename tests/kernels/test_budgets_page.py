@@ -29,10 +29,10 @@ SHIPPED = {"gemma-3-270m": 123, "smollm2-135m-instruct": 184}
 # Counts the calls that Python makes of JavaScript, and the objects that it makes for it.
 COUNT_CALLS = """
 import sys
-import doppler.engine.engine
+import doppler.engine.sequence
 from pyodide.ffi import JsProxy, create_proxy, to_js
 
-doppler.engine.engine.AHEAD_MS = 1e12
+doppler.engine.sequence.AHEAD_MS = 1e12
 crossings = 0
 
 def note(code, offset, called, first):

@@ -9,7 +9,7 @@ import pytest
 
 from doppler.config import Layer
 from doppler.engine.memory import MOST_AHEAD, capacity_of
-from doppler.engine.prefix_cache import CachedIds
+from doppler.engine.prefix_cache import PrefixCache
 
 CONTEXT = 600
 
@@ -55,7 +55,7 @@ def test_what_is_reused_is_there_and_what_is_not_is_lost(
     """Random conversations: continued, edited anywhere, with tokens queued that nobody read."""
     rng = np.random.default_rng(3)
     rings = Rings(windows, batch)
-    cached = CachedIds(rings.layers, rings.capacities, CONTEXT)
+    cached = PrefixCache(rings.layers, rings.capacities, CONTEXT)
     before: list[int] = []
     reused = refused = 0
     for _ in range(300):
@@ -90,7 +90,7 @@ def test_an_answer_that_is_continued_is_reused(batch: int) -> None:
     """However much was queued behind its end."""
     window, length = 64, 500
     capacity = capacity_of(window, 4096, batch)
-    cached = CachedIds([Layer(window)], [capacity], 4096)
+    cached = PrefixCache([Layer(window)], [capacity], 4096)
     ids = [*range(length)]
     cached.extend(ids)
     cached.mark(length + 2 * MOST_AHEAD)
@@ -101,7 +101,7 @@ def test_what_is_written_at_the_end_counts_as_overwritten() -> None:
     """Measuring kernels does it; without windows nothing else lies there."""
     ids = [*range(100)]
     for window, reused in ((64, 0), (0, 100)):
-        cached = CachedIds([Layer(window)], [capacity_of(window, CONTEXT, 16)], CONTEXT)
+        cached = PrefixCache([Layer(window)], [capacity_of(window, CONTEXT, 16)], CONTEXT)
         cached.extend(ids)
         cached.mark(CONTEXT)
         assert cached.rewind([*ids, 1]) == reused

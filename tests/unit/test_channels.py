@@ -23,10 +23,11 @@ def read(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[str | None, st
     """The reasoning and the answer, which are what the pieces add up to."""
     ids = tokenizer.encode(prompt)
     events: list[dict[str, object]] = []
-    output = Output(tokenizer.reader(ids), [], set(), events.append)
+    output = Output(tokenizer.reader(ids), [], events.append)
     tokens = tokenizer.encode(answer)
     for token in tokens:
-        assert output.accept(token)
+        output.push(token)
+        assert not output.stopped
     output.finish()
     parts = {"reasoning": "", "answer": ""}
     for event in events:
@@ -111,9 +112,9 @@ def test_tokens_that_a_file_types_as_plain_text() -> None:
     tokenizer = tokenizer_of(byte_level(ENDS, plain=("<think>", "</think>")))
     opens, closes = (256 + len(ENDS), 256 + len(ENDS) + 1)
     for prompt, begin in (("<|im_end|>a\n<think>\n", []), ("<|im_end|>a\n", [opens])):
-        output = Output(tokenizer.reader(tokenizer.encode(prompt)), [], set(), lambda event: None)
+        output = Output(tokenizer.reader(tokenizer.encode(prompt)), [], lambda event: None)
         for token in [*begin, *tokenizer.encode("hm"), closes, *tokenizer.encode("yes")]:
-            output.accept(token)
+            output.push(token)
         output.finish()
         assert (output.reasoning, output.text) == ("hm", "yes")
 
@@ -122,9 +123,9 @@ def test_text_that_looks_like_a_token_is_text() -> None:
     """Where the vocabulary has the tokens, only they are markers."""
     tokenizer = model("<think>", "</think>")
     spelled = [token for letter in "<think>a</think>" for token in tokenizer.encode(letter)]
-    output = Output(tokenizer.reader([]), [], set(), lambda event: None)
+    output = Output(tokenizer.reader([]), [], lambda event: None)
     for token in spelled:
-        output.accept(token)
+        output.push(token)
     output.finish()
     assert (output.reasoning, output.text) == (None, "<think>a</think>")
 
@@ -190,20 +191,23 @@ def test_harmony_begun_by_the_template() -> None:
 
 def test_stop_texts_apply_to_the_answer_only() -> None:
     tokenizer = model("<think>", "</think>")
-    output = Output(tokenizer.reader([]), ["stop"], set(), lambda event: None)
-    taken = [output.accept(token) for token in tokenizer.encode("<think>stop</think>a stop b")]
+    output = Output(tokenizer.reader([]), ["stop"], lambda event: None)
+    tokens = tokenizer.encode("<think>stop</think>a stop b")
+    for token in tokens:
+        output.push(token)
+        if output.stopped:
+            break
     output.finish()
     assert (output.reasoning, output.text) == ("stop", "a ")
-    assert taken.index(False) == len(taken) - len(" b") - 1
+    assert output.count == len(tokens) - len(" b")
 
 
 def test_what_was_held_back_for_a_stop_comes_at_the_end() -> None:
     tokenizer = model()
     events: list[dict[str, object]] = []
-    output = Output(tokenizer.reader([]), ["stop"], {0}, events.append)
+    output = Output(tokenizer.reader([]), ["stop"], events.append)
     for token in tokenizer.encode("a st"):
-        output.accept(token)
-    assert not output.accept(0)
+        output.push(token)
     output.finish()
     assert output.text == "a st"
     assert events[-1] == {"type": "token", "id": None, "text": "st", "n": 4, "part": "answer"}
@@ -211,10 +215,10 @@ def test_what_was_held_back_for_a_stop_comes_at_the_end() -> None:
 
 def test_raw_continuations_are_not_parsed() -> None:
     tokenizer = model(defined=("<think>", "</think>"))
-    output = Output(tokenizer.plain_reader([]), [], set(), lambda event: None)
+    output = Output(tokenizer.plain_reader([]), [], lambda event: None)
     text = "<think>a</think>\n b"
     for token in tokenizer.encode(text):
-        output.accept(token)
+        output.push(token)
     output.finish()
     assert (output.reasoning, output.text) == (None, text)
 
@@ -223,18 +227,17 @@ def test_a_space_that_begins_an_answer_after_reasoning_is_dropped() -> None:
     tokenizer = tokenizer_of(sentencepiece(["<think>", "</think>"], ["▁two"]))
     think, close = tokenizer.encode("<think>")[-1], tokenizer.encode("</think>")[-1]
     two = tokenizer.encode("two")
-    output = Output(tokenizer.reader([]), [], set(), lambda event: None)
+    output = Output(tokenizer.reader([]), [], lambda event: None)
     for token in [think, *two, *two, close, *two, *two]:
-        output.accept(token)
+        output.push(token)
     output.finish()
     assert (output.reasoning, output.text) == ("two two", "two two")
 
 
 def test_without_a_tokenizer_only_ids_are_told() -> None:
     events: list[dict[str, object]] = []
-    output = Output(None, ["a"], {2}, events.append)
-    assert output.accept(5)
-    assert not output.accept(2)
+    output = Output(None, ["a"], events.append)
+    output.push(5)
     output.finish()
     assert events == [{"type": "token", "id": 5, "text": "", "n": 1, "part": "answer"}]
     assert output.text == ""

@@ -12,11 +12,11 @@ from doppler import references
 from doppler.engine.speculate import (
     FORGET,
     MODES,
-    Flight,
     History,
-    Pace,
+    InFlight,
     Speculate,
     Speculation,
+    StepTimes,
 )
 from doppler.plan.draft import DRAFTS, LONGEST
 
@@ -47,15 +47,15 @@ class Device:
     plain_ms: float
     batch_ms: float
     ahead_ms: float = 0
-    pace: Pace = field(default_factory=lambda: Pace(plain_ms=1.0))
+    times: StepTimes = field(default_factory=lambda: StepTimes(plain_ms=1.0))
 
     def decode(self, out: Sequence[int], mode: Speculate = "auto") -> tuple[Speculation, float]:
         """One generation whose ids are `out`, and the milliseconds from the first on."""
-        speculation, now, done = Speculation(mode, PROMPT, self.pace), 1.0, 1
-        speculation.note(Flight(1), out[:1], now)
+        speculation, now, done = Speculation(mode, PROMPT, self.times), 1.0, 1
+        speculation.note(InFlight(1), out[:1], now)
         while done < len(out):
             drafts, start = speculation.wanted, done
-            flight = Flight(max(self.pace.steps_within(self.ahead_ms, drafts), 1), drafts)
+            flight = InFlight(max(self.times.steps_within(self.ahead_ms, drafts), 1), drafts)
             for _ in range(flight.steps):
                 done += 1 + (self._right(out, done) if drafts else 0)
                 now += (self.batch_ms if drafts else self.plain_ms) / 1000
@@ -120,25 +120,25 @@ def test_modes(mode: Speculate) -> None:
     assert (fast.batches > 0) == fast.wanted == (mode != "off")
 
 
-def test_paces_are_known_a_flight_late() -> None:
-    pace = Pace()
-    speculation = Speculation("on", PROMPT, pace)
+def test_step_times_are_known_a_flight_late() -> None:
+    times = StepTimes()
+    speculation = Speculation("on", PROMPT, times)
 
     def steps() -> list[int]:
-        return [pace.steps_within(31, drafts) for drafts in (False, True)]
+        return [times.steps_within(31, drafts) for drafts in (False, True)]
 
     assert steps() == [0, 0]
-    speculation.note(Flight(1), [1], 5.0)  # waited for prefill
+    speculation.note(InFlight(1), [1], 5.0)  # waited for prefill
     assert steps() == [0, 0]
-    speculation.note(Flight(4), [1, 2, 3, 4], 5.008)  # 2 ms each
+    speculation.note(InFlight(4), [1, 2, 3, 4], 5.008)  # 2 ms each
     assert steps() == [15, 2]  # a few batches, until their time is known
-    speculation.note(Flight(2, drafts=True), [1, 2, 3], 6.0)  # the first of their kind
+    speculation.note(InFlight(2, drafts=True), [1, 2, 3], 6.0)  # the first of their kind
     assert steps() == [15, 2]
-    speculation.note(Flight(2, drafts=True), [1, 2, 3], 6.006)
+    speculation.note(InFlight(2, drafts=True), [1, 2, 3], 6.006)
     assert steps() == [15, 10]
-    assert Pace(plain_ms=30.0).steps_within(31, drafts=True) == 0
+    assert StepTimes(plain_ms=30.0).steps_within(31, drafts=True) == 0
 
 
 def test_flights() -> None:
-    assert Flight(3).most == 3
-    assert Flight(3, drafts=True).most == 3 * (1 + DRAFTS)
+    assert InFlight(3).most == 3
+    assert InFlight(3, drafts=True).most == 3 * (1 + DRAFTS)

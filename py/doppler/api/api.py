@@ -83,14 +83,14 @@ class Api:
                     return await method(args, emit, files)
                 finally:
                     if self._model is not None:
-                        self._model.engine.ready()
+                        self._model.engine.cancellation.forget()
 
         return guarded
 
     async def _end_answer(self) -> None:
         """Stops the answer that is being written, if one is, and waits for its end."""
         if self._model is not None:
-            await self._turns.instead(self._model.engine.cancel)
+            await self._turns.instead(self._model.engine.cancellation.ask)
 
     async def _any_gpu(self, emit: Emit) -> tuple[Gpu, Kernels]:
         """The device that is open, or one with the limits of the last."""
@@ -297,7 +297,7 @@ class Api:
         if args.get("what") != "transfers":
             self._host.stops.hear()
             if self._model is not None and self._turns.answering:
-                self._model.engine.cancel()
+                self._model.engine.cancellation.ask()
         return {}
 
     async def _tokenize(self, args: Args, emit: Emit, files: Any) -> Any:

@@ -12,7 +12,7 @@ from doppler.api.progress import Progress
 from doppler.api.request import Request, Room
 from doppler.api.timeline import Timeline
 from doppler.engine.engine import Engine
-from doppler.engine.generation import Generation
+from doppler.engine.generation import Generation, GenerationConfig
 from doppler.engine.memory import EngineMemory
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
@@ -181,25 +181,31 @@ class Model:
     async def _generate(
         self, ids: list[int], request: Request, reader: Reader | None, emit: Emit
     ) -> dict[str, Any]:
-        info = self.manifest.tokenizer
-        ends = set() if info is None or request.ignore_eos else set(info.eos)
-        output = Output(reader, request.stop, ends, emit)
-        result = await self.engine.generate(
-            ids,
-            request.sampling,
-            request.max_tokens,
-            output.accept,
-            lambda done, total: emit({"type": "prefill", "done": done, "total": total}),
-            request.speculate,
-        )
+        """Drives a sequence: its ids go to the text as they come, and a stop text ends it."""
+        sequence = self.engine.start(ids, self._config(request))
+        output = Output(reader, request.stop, emit)
+        while sequence.state == "prefill":
+            await sequence.step()
+            done, total = sequence.prefill_progress
+            emit({"type": "prefill", "done": done, "total": total})
+        while sequence.state == "decode":
+            for token in await sequence.step():
+                output.push(token)
+                if output.stopped:
+                    sequence.stop(output.count)
+                    break
         output.finish()
-        return self._result(output, ids, result)
+        return self._result(output, ids, sequence.result())
+
+    def _config(self, request: Request) -> GenerationConfig:
+        info = self.manifest.tokenizer
+        ends = frozenset() if info is None or request.ignore_eos else frozenset(info.eos)
+        return GenerationConfig(request.sampling, request.max_tokens, ends, request.speculate)
 
     def _nothing(self) -> dict[str, Any]:
         """The answer that was stopped before it began."""
-        none = Generation([], "cancelled", 0, 0.0, 0.0, 0.0, 0, 0)
-        output = Output(None, (), set(), lambda event: None)
-        return {**self._result(output, [], none), "dropped_messages": 0}
+        output = Output(None, (), lambda event: None)
+        return {**self._result(output, [], Generation([], "cancelled")), "dropped_messages": 0}
 
     def _result(self, output: Output, ids: list[int], result: Generation) -> dict[str, Any]:
         return {

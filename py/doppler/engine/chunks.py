@@ -1,4 +1,4 @@
-"""Into which batches a prompt is cut: as large as they can be without the page waiting too long."""
+"""Into which chunks a prompt is cut: as large as they can be without the page waiting too long."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 FIRST = 64  # tokens, until the adapter's speed is known
 LEAST = 16  # which are not too many for any adapter
-MOST_MS = 500.0  # a batch should take no longer, so that it can be cancelled
+MOST_MS = 500.0  # a chunk should take no longer, so that it can be cancelled
 PROMISING_MS = 350.0  # that the next larger size be tried
 
 
-class Batches:
-    """Sizes of batches up to `most` tokens, chosen by the time that others took.
+class ChunkSizes:
+    """Sizes of chunks up to `most` tokens, chosen by the time that others took.
 
     Twice the tokens take less than twice the time, the more so where each expert of a mixture has
     few of them. So the next larger size is tried even where so many times the time would be too
@@ -22,7 +22,7 @@ class Batches:
         self._sizes = sorted(
             {size for size in (1, 16, 64, 256, 512, 1024) if size <= most} | {most}
         )
-        self._ms: dict[int, float] = {}  # of whole batches, measured
+        self._ms: dict[int, float] = {}  # of whole chunks, measured
 
     def size(self, left: int) -> int:
         """The smallest size that holds `left` tokens, or the largest that is quick."""
@@ -30,7 +30,7 @@ class Batches:
         return next((size for size in quick if size >= left), quick[-1])
 
     def note(self, size: int, tokens: int, ms: float) -> None:
-        """A batch of that size, with so many real tokens, took so long."""
+        """A chunk of that size, with so many real tokens, took so long."""
         self._ms[size] = ms * size / tokens
 
     def _is_quick(self, size: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from doppler.config import Layer
 
 
-class CachedIds:
+class PrefixCache:
     """The ids in the cache of layers with these capacities, in positions, and what was written."""
 
     def __init__(self, layers: Sequence[Layer], capacities: Sequence[int], context: int) -> None:
@@ -26,7 +26,7 @@ class CachedIds:
         self._end = 0  # of the positions that may have been written since the first one was
 
     def rewind(self, ids: Sequence[int]) -> int:
-        """Tokens of `ids` from which on it can be run; the last is always run again.
+        """Number of leading ids already cached; the last id is always computed again.
 
         What the cache holds beyond them is forgotten.
         """
@@ -35,7 +35,7 @@ class CachedIds:
             if cached != wanted:
                 break
             shared += 1
-        self.cut(shared if self._reaches_back_from(shared) else 0)
+        self.cut(shared if self._is_whole_before(shared) else 0)
         return len(self._ids)
 
     def cut(self, length: int) -> None:
@@ -53,8 +53,8 @@ class CachedIds:
         """Positions below `end` may be written, with whatever ids."""
         self._end = max(self._end, min(end, self._context))
 
-    def _reaches_back_from(self, position: int) -> bool:
-        """Whether all is there that tokens from `position` on see."""
+    def _is_whole_before(self, position: int) -> bool:
+        """Whether nothing was overwritten that tokens from `position` on see."""
         return all(
             max(position - window + 1, 0) >= self._end - capacity
             for window, capacity in self._rings

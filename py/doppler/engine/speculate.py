@@ -30,8 +30,8 @@ FORGET = 64  # generations after which a batch's time counts as unknown: what di
 
 
 @dataclass(frozen=True)
-class Flight:
-    """Decoding steps that were queued together: of one token each, or batches with drafts."""
+class InFlight:
+    """Decoding steps queued together and not yet read: of a token each, or batches with drafts."""
 
     steps: int
     drafts: bool = False
@@ -64,7 +64,7 @@ class History:
 
 
 @dataclass
-class Pace:
+class StepTimes:
     """Milliseconds that a device takes for a step, 0 while unknown; they outlive a generation."""
 
     plain_ms: float = 0.0
@@ -86,7 +86,7 @@ class Pace:
         guess = PROMISING * self.plain_ms
         return min(int(ms / guess), TRIAL) if guess else 0
 
-    def note(self, flight: Flight, each: float) -> None:
+    def note(self, flight: InFlight, each: float) -> None:
         """Steps of this kind took `each` milliseconds."""
         if not flight.drafts:
             self.plain_ms = _average(self.plain_ms, each, flight.steps)
@@ -97,16 +97,16 @@ class Pace:
 
 
 class Speculation:
-    """Whether the next steps of one generation carry drafts, of which `pace` is told as well."""
+    """Whether the next steps of one generation carry drafts; `times` is told how long they take."""
 
-    def __init__(self, mode: Speculate, prompt: Sequence[int], pace: Pace) -> None:
+    def __init__(self, mode: Speculate, prompt: Sequence[int], times: StepTimes) -> None:
         self.batches = self.batch_tokens = 0  # that were run, and the tokens that came of them
         self._recent_tokens = self._recent_batches = float(DOUBT)  # as they came, or would have
-        self._mode, self._pace, self._last = mode, pace, 0.0
+        self.mode, self._times, self._last = mode, times, 0.0
         self._history = History(prompt)
         self._drafts: list[int] = []  # of the batch that there would be
         self._right = 0  # of them
-        pace.begin()
+        times.begin()
 
     @property
     def tokens_a_batch(self) -> float:
@@ -116,18 +116,18 @@ class Speculation:
     @property
     def wanted(self) -> bool:
         """Whether drafts pay, or promise to where a batch's time is not known."""
-        if self._mode != "auto":
-            return self._mode == "on"
-        if not self._pace.batch_ms:
+        if self.mode != "auto":
+            return self.mode == "on"
+        if not self._times.batch_ms:
             return self.tokens_a_batch >= PROMISING
-        return self.tokens_a_batch * self._pace.plain_ms > GAIN * self._pace.batch_ms
+        return self.tokens_a_batch * self._times.plain_ms > GAIN * self._times.batch_ms
 
-    def note(self, flight: Flight, tokens: Sequence[int], now: float) -> None:
+    def note(self, flight: InFlight, tokens: Sequence[int], now: float) -> None:
         """A flight was read back, `now` on a clock of seconds; the first one of a generation, which
         waited for what came before it, tells no time.
         """
         if self._last:
-            self._pace.note(flight, 1000 * (now - self._last) / flight.steps)
+            self._times.note(flight, 1000 * (now - self._last) / flight.steps)
         self._last = now
         if flight.drafts:
             self.batches += flight.steps
@@ -136,7 +136,7 @@ class Speculation:
             for token in tokens:
                 self._history.append(token)
             self._drafts, self._right = [], 0
-        elif self._mode == "auto":
+        elif self.mode == "auto":
             for token in tokens:
                 self._look_up(token)
 

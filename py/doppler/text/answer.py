@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from doppler.text.parts import Part, Piece, Reader
@@ -12,16 +12,14 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 class Output:
-    """Generated ids -> text of each part, up to an end token, or a stop text in the answer."""
+    """Generated ids -> text of each part, up to a stop text in the answer."""
 
-    def __init__(
-        self, reader: Reader | None, stop: Sequence[str], ends: Set[int], emit: Emit
-    ) -> None:
+    def __init__(self, reader: Reader | None, stop: Sequence[str], emit: Emit) -> None:
         """Without a reader there is no tokenizer: ids only are told."""
-        self._reader, self._ends, self._emit = reader, ends, emit
+        self.count = 0  # ids
+        self._reader, self._emit = reader, emit
         self._stop = StopText(stop)
         self._pieces: dict[Part, list[str]] = {"answer": [], "reasoning": []}
-        self._count = 0
 
     @property
     def text(self) -> str:
@@ -33,13 +31,15 @@ class Output:
         """What the model thought, as far as it came; None where there is none."""
         return "".join(self._pieces["reasoning"]) or None
 
-    def accept(self, token: int) -> bool:
-        """Shows the token's text; False when it ends the answer."""
-        if token in self._ends:
-            return False
-        self._count += 1
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text has come: nothing that follows is of the answer."""
+        return self._stop.stopped
+
+    def push(self, token: int) -> None:
+        """Shows the token's text."""
+        self.count += 1
         self._show(token, [] if self._reader is None else self._reader.push(token))
-        return not self._stop.stopped
 
     def finish(self) -> None:
         """Shows what was held back."""
@@ -58,5 +58,5 @@ class Output:
         if token is None and not text:
             return
         self._pieces[part].append(text)
-        event = {"type": "token", "id": token, "text": text, "n": self._count, "part": part}
+        event = {"type": "token", "id": token, "text": text, "n": self.count, "part": part}
         self._emit(event)

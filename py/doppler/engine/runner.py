@@ -1,0 +1,167 @@
+"""What runs a model's plans on a device: work is queued in order, and ids are read back later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from doppler.engine.memory import HEAD_ROWS, EngineMemory, Reading
+from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import Kernels, Recording
+from doppler.gpu.step import Step
+from doppler.plan.decode import DecodePlan
+from doppler.plan.draft import draft_steps
+from doppler.plan.layer import PlannedModel
+from doppler.plan.prefill import PrefillPlan
+from doppler.sampling import Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+BUCKETS = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
+
+
+class Runner(Protocol):
+    """What a sequence asks of a device. Raises DeviceError, at once or when something is awaited.
+
+    All but `done` and the tokens of a reading only queue.
+    """
+
+    def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
+        """Tokens are chosen by `sampling` from now on; `ids`, the prompt, count as seen."""
+
+    def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
+        """Runs `ids`, the first of them at `position` of the cache, as a chunk of `size` tokens."""
+
+    def sample(self, size: int) -> None:
+        """Samples the token after a chunk of `size`, which was just run."""
+
+    def decode(self, steps: int, end: int) -> None:
+        """Runs the last token and samples the next, `steps` times; the last of them goes at most to
+        the place before `end` in the cache.
+        """
+
+    def draft(self, steps: int) -> None:
+        """The same of batches with drafts: 1 to 1 + DRAFTS tokens come of each."""
+
+    def compile_drafts(self) -> asyncio.Future[None]:
+        """Compiles, once, what drafts need; they can be queued when it is done."""
+
+    def start_read(self) -> Reading:
+        """Copies what was sampled so far; await its tokens later."""
+
+    async def done(self) -> None:
+        """Returns when everything queued so far has been computed."""
+
+
+class GpuRunner:
+    """The plans of one model, recorded when they are first run. A `Runner`, and more to measure."""
+
+    def __init__(
+        self, gpu: Gpu, kernels: Kernels, memory: EngineMemory, model: PlannedModel
+    ) -> None:
+        self._gpu, self._kernels, self._memory, self._model = gpu, kernels, memory, model
+        self._decode_plan = DecodePlan(model)
+        self._prefill_plan = PrefillPlan(replace(model, memory=memory.slices))
+        self._recordings: dict[str, Recording] = {}
+        self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
+
+    async def compile(self, progress: Callable[[int, int], None]) -> None:
+        """Compiles every pipeline that prefill, decode and sampling need."""
+        buckets = {self._bucket(tokens) for tokens in (1, *BUCKETS, self._memory.context)}
+        steps = [step for bucket in buckets for step in self._decode_steps(bucket)]
+        if self._memory.batch > 1:
+            steps += self._prefill_plan.all(self._memory.batch)
+        await self._compile(steps, progress)
+
+    def destroy(self) -> None:
+        """Gives what was recorded back."""
+        for recording in self._recordings.values():
+            recording.destroy()
+        self._recordings.clear()
+
+    def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
+        self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
+
+    def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
+        self._memory.write_batch(self._gpu, ids, position, seed)
+        if size == 1:
+            bucket = self._bucket(position + 1)
+            self._run(f"body of one {bucket}", lambda: self._decode_plan.body(bucket))
+        else:
+            self._run(f"body {size}", lambda: self._prefill_plan.body(size))
+
+    def sample(self, size: int) -> None:
+        name, plan = ("one", self._decode_plan) if size == 1 else ("many", self._prefill_plan)
+        self._run(f"head after {name}", lambda: plan.head() + self._model.sample())
+
+    def decode(self, steps: int, end: int) -> None:
+        bucket = self._bucket(end)
+        self._run(f"decode {bucket}", lambda: self._decode_steps(bucket), steps)
+
+    def draft(self, steps: int) -> None:
+        self._run("drafts", self._draft_steps, steps)
+
+    def compile_drafts(self) -> asyncio.Future[None]:
+        if self._drafts_ready is None:
+            self._drafts_ready = asyncio.ensure_future(self._compile(self._draft_steps()))
+        return self._drafts_ready
+
+    def start_read(self) -> Reading:
+        return self._memory.start_read(self._gpu)
+
+    async def done(self) -> None:
+        await self._gpu.done()
+
+    async def logits(self, size: int, row: int, rows: int) -> npt.NDArray[np.float32]:
+        """[rows, vocab] from `row` on, of a chunk of `size` tokens that was just run.
+
+        There are at most HEAD_ROWS at once; of a chunk of one, that one.
+        """
+        memory = self._memory
+        if size == 1:
+            self._run("logits", self._decode_plan.head)
+            return await memory.read_logits(self._gpu, memory.slices.logits, 1)
+        memory.write_count(self._gpu, rows)  # or the head would do the whole batch
+        x, out = memory.head_rows(self._gpu, row)
+        self._run(f"logits {row}", lambda: self._prefill_plan.head_of_all(HEAD_ROWS, x, out))
+        return await memory.read_logits(self._gpu, out, rows)
+
+    def steps(self, tokens: int, batch: int) -> list[Step]:
+        """The dispatches of a token after `tokens` of context, or of a prefill batch."""
+        if batch > 1:
+            return self._prefill_plan.all(batch)
+        return self._decode_steps(self._bucket(tokens + 1))
+
+    def steps_to_tune(self) -> list[Step]:
+        """Those in which every matvec is whose cut is measured."""
+        return self._decode_steps(self._bucket(1)) + self._prefill_plan.head()
+
+    def _decode_steps(self, bucket: int) -> list[Step]:
+        return self._decode_plan.body(bucket) + self._decode_plan.head() + self._model.sample()
+
+    def _draft_steps(self) -> list[Step]:
+        normed, logits = self._memory.head_rows(self._gpu, 0)
+        return draft_steps(self._model, self._prefill_plan, normed, logits)
+
+    def _bucket(self, tokens: int) -> int:
+        """The context for which a list is recorded that serves `tokens` tokens."""
+        whole = self._memory.context
+        return next((bucket for bucket in BUCKETS if tokens <= bucket < whole), whole)
+
+    def _run(self, name: str, steps: Callable[[], list[Step]], times: int = 1) -> None:
+        if name not in self._recordings:
+            self._recordings[name] = self._kernels.record_steps(steps())
+        self._kernels.run(*[self._recordings[name]] * times)
+
+    async def _compile(
+        self, steps: list[Step], progress: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
+        variants = {self._kernels.variant(s.kernel, s.constants, s.bindings) for s in steps}
+        pending = [self._kernels.prepare(variant) for variant in variants]
+        for done, ready in enumerate(asyncio.as_completed(pending), start=1):
+            await ready
+            progress(done, len(variants))
