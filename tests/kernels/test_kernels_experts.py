@@ -29,28 +29,34 @@ def routed(rng: np.random.Generator, experts: int, used: int, tokens: int) -> Ar
     return np.concatenate([*chosen, [experts + 7] * (ROOM * used)]).astype(np.uint32)
 
 
+def route_case(
+    rng: np.random.Generator, mixture: tuple[int, int, int], normed: bool
+) -> tuple[Case, tuple[Array, Array]]:
+    """A case and the exact (experts, shares) of its real tokens; some logits are equal."""
+    experts, used, tokens = mixture
+    logits = 3 * normal(rng, tokens + ROOM, experts)
+    logits[0, experts // 2 :] = logits[0, 0]
+    logits[-1 - ROOM] *= 30
+    stride = -(-experts // 4) * 4
+    arrays = {
+        "logits": padded(logits, stride),
+        "chosen": np.full((tokens + ROOM) * used, 9999, np.uint32),
+        "shares": np.full((tokens + ROOM) * used, 7.0, np.float32),
+        "state": state(tokens),
+    }
+    params = {"experts": experts, "used": used, "stride": stride}
+    constants = {"NORMED": int(normed)}
+    case = Case("route", constants, arrays, params, ["chosen", "shares"], tokens + ROOM)
+    return case, references.route(logits[:tokens], used, normed)
+
+
 @pytest.mark.parametrize("normed", [True, False])
 def test_route(gpu_page: GpuPage, normed: bool) -> None:
     """Also where logits are equal, where the first comes first, and far apart."""
     rng = np.random.default_rng(1)
-    cases, right = [], []
-    for experts, used, tokens in MIXTURES:
-        logits = 3 * normal(rng, tokens + ROOM, experts)
-        logits[0, experts // 2 :] = logits[0, 0]
-        logits[-1 - ROOM] *= 30
-        stride = -(-experts // 4) * 4
-        arrays = {
-            "logits": padded(logits, stride),
-            "chosen": np.full((tokens + ROOM) * used, 9999, np.uint32),
-            "shares": np.full((tokens + ROOM) * used, 7.0, np.float32),
-            "state": state(tokens),
-        }
-        params = {"experts": experts, "used": used, "stride": stride}
-        constants = {"NORMED": int(normed)}
-        outputs = ["chosen", "shares"]
-        cases.append(Case("route", constants, arrays, params, outputs, tokens + ROOM))
-        right.append(references.route(logits[:tokens], used, normed))
-    for (chosen, shares), result in zip(right, gpu_page.run(cases), strict=True):
+    made = [route_case(rng, mixture, normed) for mixture in MIXTURES]
+    for (_, right), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
+        chosen, shares = right
         assert result["chosen"][: chosen.size].tolist() == chosen.ravel().tolist()
         assert_close(result["shares"][: shares.size].reshape(shares.shape), shares)
         assert (result["chosen"][chosen.size :] == 9999).all()
@@ -95,24 +101,28 @@ def test_assign(gpu_page: GpuPage) -> None:
         assert all(full or change for full, change in zip(whole[:-1], changes, strict=True))
 
 
+def combine_case(
+    rng: np.random.Generator, width: int, used: int, tokens: int
+) -> tuple[Case, Array]:
+    """A case and the exact output of its real tokens."""
+    stride = -(-width // 4) * 4
+    x, shares = normal(rng, (tokens + ROOM) * used, width), normal(rng, (tokens + ROOM), used)
+    arrays = {
+        "x": padded(x, stride),
+        "shares": shares.astype(np.float32).ravel(),
+        "out": np.full((tokens + ROOM, stride), 7.0, np.float32),
+        "state": state(tokens),
+    }
+    params = {"stride": stride, "used": used}
+    each = x.reshape(tokens + ROOM, used, width)
+    exact = (shares[..., None] * each).sum(axis=1)[:tokens]
+    return Case("combine", {}, arrays, params, ["out"], tokens + ROOM), exact
+
+
 def test_combine(gpu_page: GpuPage) -> None:
     rng = np.random.default_rng(3)
-    cases, right = [], []
-    for width, used, tokens in ((1, 1, 1), (67, 3, 5), (260, 8, 17)):
-        stride = -(-width // 4) * 4
-        x, shares = normal(rng, (tokens + ROOM) * used, width), normal(rng, (tokens + ROOM), used)
-        arrays = {
-            "x": padded(x, stride),
-            "shares": shares.astype(np.float32).ravel(),
-            "out": np.full((tokens + ROOM, stride), 7.0, np.float32),
-            "state": state(tokens),
-        }
-        cases.append(
-            Case("combine", {}, arrays, {"stride": stride, "used": used}, ["out"], tokens + ROOM)
-        )
-        each = x.reshape(tokens + ROOM, used, width)
-        right.append((shares[..., None] * each).sum(axis=1)[:tokens])
-    for exact, result in zip(right, gpu_page.run(cases), strict=True):
+    made = [combine_case(rng, *shape) for shape in ((1, 1, 1), (67, 3, 5), (260, 8, 17))]
+    for (_, exact), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
         tokens, width = exact.shape
         assert_close(result["out"][:tokens, :width], exact)
         assert (result["out"][tokens:] == 7.0).all()

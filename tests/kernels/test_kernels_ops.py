@@ -319,33 +319,32 @@ def test_attention(gpu_page: GpuPage) -> None:
         assert not result["out"][:, width:].any()
 
 
+def gate_case(
+    rng: np.random.Generator, ffn: int, tokens: int, activation: Activation
+) -> tuple[Case, Array]:
+    """A case (the last token of its batch is not real) and the exact output; some gates are so
+    large that exp or tanh would overflow.
+    """
+    up0 = -(-ffn // 4) * 4
+    gates, ups = normal(rng, tokens + 1, ffn) * 4, normal(rng, tokens + 1, ffn)
+    gates[0, 0] = -200.0
+    gates[-2, -1] = 200.0
+    arrays = {
+        "gate_up": np.concatenate([padded(gates, up0), padded(ups, up0)], axis=1),
+        "out": np.zeros((tokens + 1, up0 + 4), np.float32),
+        "state": state(tokens),
+    }
+    params = {"ffn": ffn, "in_stride": 2 * up0, "up0": up0, "out_stride": up0 + 4, "each": 1}
+    constants = {"ACTIVATION": ACTIVATIONS[activation]}
+    case = Case("gate", constants, arrays, params, ["out"], tokens + 1)
+    return case, references.gate(gates, ups, activation)[:tokens]
+
+
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_gate(gpu_page: GpuPage, activation: Activation) -> None:
-    """Also at gates so large that exp or tanh would overflow."""
     rng = np.random.default_rng(3)
-    cases, exact = [], []
-    for ffn, tokens in ((1, 1), (67, 3), (260, 17)):
-        up0 = -(-ffn // 4) * 4
-        gates, ups = normal(rng, tokens + 1, ffn) * 4, normal(rng, tokens + 1, ffn)
-        gates[0, 0] = -200.0
-        gates[-2, -1] = 200.0
-        both = np.concatenate([padded(gates, up0), padded(ups, up0)], axis=1)
-        cases.append(
-            Case(
-                "gate",
-                {"ACTIVATION": ACTIVATIONS[activation]},
-                {
-                    "gate_up": both,
-                    "out": np.zeros((tokens + 1, up0 + 4), np.float32),
-                    "state": state(tokens),
-                },
-                {"ffn": ffn, "in_stride": 2 * up0, "up0": up0, "out_stride": up0 + 4, "each": 1},
-                ["out"],
-                tokens + 1,
-            )
-        )
-        exact.append(references.gate(gates, ups, activation)[:tokens])
-    for right, result in zip(exact, gpu_page.run(cases), strict=True):
+    made = [gate_case(rng, *shape, activation) for shape in ((1, 1), (67, 3), (260, 17))]
+    for (_, right), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
         tokens, ffn = right.shape
         assert_close(result["out"][:tokens, :ffn], right)
         assert not result["out"][tokens].any()

@@ -3,6 +3,7 @@
 // h / (heads / kv_heads). With SINKS, a logit of the head joins the softmax and is dropped: weights sum
 // to less than 1.
 // uses: state
+// uses: grid
 // uses: cache
 //
 // qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, capacity, HEAD_DIM], HEAD_DIM a
@@ -45,10 +46,11 @@ var<workgroup> range: vec2u; // first key and one past the last
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
   let head = workgroup.x;
-  let t = workgroup.y;
+  let t = unfolded(workgroup.yz, grid.y);
   if (lane == 0u) {
     let end = min(state.position + t + 1u, params.context);
     let first = select(0u, end - min(end, params.window), params.window > 0u);

@@ -1,5 +1,6 @@
 // out[t] = Σ_j shares[t · used + j] · x[t · used + j]: what the experts that a token uses give together.
 // uses: state
+// uses: grid
 //
 // x [batch · used, stride] f32, shares [batch · used], out [batch, stride]; stride is a multiple of 4. A
 // thread does a vec4; x runs over them, y over tokens.
@@ -16,15 +17,20 @@ struct Params {
 @group(0) @binding(4) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u) {
+fn main(
+  @builtin(global_invocation_id) id: vec3u,
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+) {
+  let t = unfolded(workgroup.yz, grid.y);
   let width = params.stride / 4u;
-  if (id.y >= state.count || id.x >= width) {
+  if (t >= state.count || id.x >= width) {
     return;
   }
   var sum = vec4f();
   for (var j = 0u; j < params.used; j++) {
-    let slot = id.y * params.used + j;
+    let slot = t * params.used + j;
     sum += shares[slot] * x[slot * width + id.x];
   }
-  out[id.y * width + id.x] = sum;
+  out[t * width + id.x] = sum;
 }

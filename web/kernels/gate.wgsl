@@ -1,6 +1,7 @@
 // out[t, i] = act(gate[t, i]) · up[t, i], or what else activation.wgsl makes of the two; for gates and
 // ups that were computed apart.
 // uses: state
+// uses: grid
 // uses: activation
 //
 // gate_up [batch, in_stride] f32: gate from column 0, up from column up0; out [batch, out_stride].
@@ -21,10 +22,15 @@ struct Params {
 @group(0) @binding(3) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.y >= state.count * params.each || id.x >= (params.ffn + 3u) / 4u) {
+fn main(
+  @builtin(global_invocation_id) id: vec3u,
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+) {
+  let row = unfolded(workgroup.yz, grid.y);
+  if (row >= state.count * params.each || id.x >= (params.ffn + 3u) / 4u) {
     return;
   }
-  let at = id.y * (params.in_stride / 4u) + id.x;
-  out[id.y * (params.out_stride / 4u) + id.x] = gated(gate_up[at], gate_up[at + params.up0 / 4u]);
+  let at = row * (params.in_stride / 4u) + id.x;
+  out[row * (params.out_stride / 4u) + id.x] = gated(gate_up[at], gate_up[at + params.up0 / 4u]);
 }

@@ -1,6 +1,7 @@
 // Embedding: out[t] = scale · W[tokens[t] - row0], for tokens t < count whose row is in this slice.
 // uses: planes
 // uses: state
+// uses: grid
 //
 // tokens [batch] u32; out [batch, stride] f32. A thread unpacks one group of 32 columns; x runs over
 // groups, y over tokens.
@@ -35,9 +36,13 @@ fn store(base: u32, at: u32, half: Half) {
 }
 
 @compute @workgroup_size(32)
-fn main(@builtin(global_invocation_id) id: vec3u) {
+fn main(
+  @builtin(global_invocation_id) id: vec3u,
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+) {
   let g = id.x;
-  let t = id.y;
+  let t = unfolded(workgroup.yz, grid.y);
   if (t >= state.count || g >= groups_of(params.cols)) {
     return;
   }

@@ -2,6 +2,7 @@
 // activations, with norms folded in (see vector.wgsl).
 // uses: planes
 // uses: state
+// uses: grid
 // uses: activation
 // uses: rows
 // uses: vector
@@ -45,7 +46,7 @@ fn main(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let number = workgroup.y * grid.x + workgroup.x;
+  let number = unfolded(workgroup.xy, grid.x);
   if (!take_slot(workgroup.z)) {
     return;
   }

@@ -4,6 +4,7 @@ diagnostic(off, subgroup_uniformity);
 // matvec_subgroup.wgsl with products of f16, two at a time: sums of four of them are f16, the rest f32.
 // uses: planes
 // uses: state
+// uses: grid
 // uses: activation
 // uses: rows
 // uses: vector

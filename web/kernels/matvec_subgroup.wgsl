@@ -4,6 +4,7 @@ diagnostic(off, subgroup_uniformity);
 // rows; v is one token's activations, with norms folded in (see vector.wgsl). Everything in f32.
 // uses: planes
 // uses: state
+// uses: grid
 // uses: activation
 // uses: rows
 // uses: vector

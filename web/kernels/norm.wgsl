@@ -1,6 +1,7 @@
 // Residual and RMSNorm: b = HAS_POST ? rms(branch) · (post + offset) : branch; x += b (HAS_BRANCH);
 // out = rms(x) · (weight + offset), where rms(v) = v / sqrt(mean(v²) + eps).
 // uses: state
+// uses: grid
 //
 // x, branch, out [batch, stride] f32, stride a multiple of 4, pads zero; post, weight [width].
 // A workgroup does one token; its 64 threads share their sums once a reduction.
@@ -33,11 +34,13 @@ fn inverse_rms(square: f32) -> f32 {
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let live = workgroup.x < state.count;
+  let t = unfolded(workgroup.xy, grid.x);
+  let live = t < state.count;
   let width = select(0u, (params.width + 3u) / 4u, live);
-  let base = workgroup.x * (params.stride / 4u);
+  let base = t * (params.stride / 4u);
   var scale = 1.0;
   if (HAS_POST == 1u) {
     var sum = 0.0;

@@ -4,6 +4,7 @@
 // A thread moves one group of 32 columns; the scales that groups share go with the first of them.
 // FORM is that of the file, TO that of the planes: the same, or for Q4_0 that of Q5_0 and for Q5_0 that of
 // Q8_0, which take a bit or three more for the same numbers.
+// uses: grid
 
 override FORM: u32;
 override TO: u32;
@@ -273,7 +274,7 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let groups = (params.cols + 31u) / 32u;
-  let index = (workgroup.y * grid.x + workgroup.x) * 64u + lane;
+  let index = unfolded(workgroup.xy, grid.x) * 64u + lane;
   if (index >= params.rows * groups) {
     return;
   }

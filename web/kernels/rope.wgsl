@@ -1,6 +1,7 @@
 // Per head of q and k: optional RMSNorm (QK_NORM), then rotation; q in place, k and v to the cache.
 // (a, b) -> (a cos - b sin, b cos + a sin), pairs (i, i + HEAD_DIM/2) for PAIRS 0, (2i, 2i+1) for 1.
 // uses: state
+// uses: grid
 // uses: turn
 // uses: cache
 // uses: cache_write
@@ -37,10 +38,11 @@ var<workgroup> sums: array<f32, 32>;
 @compute @workgroup_size(32)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
   let head = workgroup.x;
-  let t = workgroup.y;
+  let t = unfolded(workgroup.yz, grid.y);
   let position = state.position + t;
   let live = t < state.count && position < params.context;
   let is_query = head < params.heads;

@@ -2,6 +2,7 @@
 // and the shares in which their outputs are added up. chosen[t · used + j] is the j-th; its share is its
 // softmax over those used (NORMED 1), or over all experts (0).
 // uses: state
+// uses: grid
 //
 // logits [batch, stride] f32; chosen [batch · used] u32, shares likewise f32. A workgroup does a token (x):
 // a thread counts for its experts how many come before each.
@@ -37,9 +38,10 @@ fn rank_of(expert: u32) -> u32 {
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
-  let t = workgroup.x;
+  let t = unfolded(workgroup.xy, grid.x);
   if (t >= state.count) {
     return;
   }

@@ -1,5 +1,6 @@
 // How threads share the rows of a matvec. Put before those whose header says "uses: team"; it needs
-// planes.wgsl and vector.wgsl, and a product(group, activations) of the kernel's own; main() stands here.
+// planes.wgsl, vector.wgsl and grid.wgsl, and a product(group, activations) of the kernel's own; main()
+// stands here.
 //
 // A team of TEAM threads (a power of two up to 256) computes ROWS rows (1, 2 or 4; pairs for an
 // activation) at once: each thread takes every TEAM-th group of 32 columns, DEPTH of them at a time, and
@@ -141,6 +142,6 @@ fn main(
 ) {
   lanes = subgroup_size;
   if (take_slot(workgroup.z)) {
-    multiply_rows(index, workgroup.y * grid.x + workgroup.x, grid.x * grid.y, subgroup_size);
+    multiply_rows(index, unfolded(workgroup.xy, grid.x), grid.x * grid.y, subgroup_size);
   }
 }

@@ -1,13 +1,18 @@
-"""The launcher: how many workgroups each kernel needs."""
+"""The launcher: how many workgroups each kernel needs.
+
+A dimension of a grid takes so many only (65,535 on most devices). What may be more, such as tokens,
+is folded over it and the next one, and kernels find its number with grid.wgsl.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from doppler.errors import DeviceError
+
 Grid = tuple[int, int, int]
 
-MOST_WORKGROUPS = 65535  # in one dimension of a grid
 MOST_AT_ONCE = 2048  # workgroups of kernels that walk the rest: about what a large GPU runs at once
 
 
@@ -15,10 +20,10 @@ def _over(count: int, share: int) -> int:
     return -(-count // share)
 
 
-def _spread(count: int) -> Grid:
-    """`count` workgroups over x and y; kernels number them y · num_workgroups.x + x."""
-    y = _over(count, MOST_WORKGROUPS)
-    return _over(count, y), y, 1
+def _folded(count: int, p: Mapping[str, Any]) -> tuple[int, int]:
+    """`count` workgroups over a dimension and the next: as few as can be of the next."""
+    rest = _over(count, p["most"])
+    return _over(count, rest), rest
 
 
 def _slots(p: Mapping[str, Any]) -> int:
@@ -27,16 +32,17 @@ def _slots(p: Mapping[str, Any]) -> int:
 
 
 def _team_grid(p: Mapping[str, Any]) -> Grid:
-    return min(_over(p["rows"], 256 // p["TEAM"] * p["ROWS"]), MOST_AT_ONCE), 1, _slots(p)
+    workgroups = _over(p["rows"], 256 // p["TEAM"] * p["ROWS"])
+    return min(workgroups, MOST_AT_ONCE, p["most"]), 1, _slots(p)
 
 
 # Workgroups from params and number of tokens, p; the shares are those of each file's header.
 _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "blake3": lambda p: (_over(max(p["length"], 1), 64 * 1024), 1, 1),
     "blake3_tree": lambda p: (_over(max(p["length"], 1), 1024 * p["block"]), 1, 1),
-    "relayout": lambda p: _spread(_over(p["rows"] * _over(p["cols"], 32), 64)),
-    "gather": lambda p: (_over(_over(p["cols"], 32), 32), p["tokens"], 1),
-    "norm": lambda p: (p["tokens"], 1, 1),
+    "relayout": lambda p: (*_folded(_over(p["rows"] * _over(p["cols"], 32), 64), p), 1),
+    "gather": lambda p: (_over(_over(p["cols"], 32), 32), *_folded(p["tokens"], p)),
+    "norm": lambda p: (*_folded(p["tokens"], p), 1),
     "matmul": lambda p: (_over(p["rows"], 128), _over(p["tokens"], 16), 1),
     "matmul_tile": lambda p: (
         _over(p["rows"], 64 * p["ROW_BLOCKS"]),
@@ -48,11 +54,11 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
         _over(p["tokens"], 64 * p["TOKEN_TILES"]),
         1,
     ),
-    "matvec": lambda p: (*_spread(_over(p["rows"], 128))[:2], _slots(p)),
+    "matvec": lambda p: (*_folded(_over(p["rows"], 128), p), _slots(p)),
     "matvec_subgroup": _team_grid,
     "matvec_half": _team_grid,
-    "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], p["tokens"], 1),
-    "attention": lambda p: (p["heads"], p["tokens"], 1),
+    "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], *_folded(p["tokens"], p)),
+    "attention": lambda p: (p["heads"], *_folded(p["tokens"], p)),
     "attention_flash": lambda p: (
         _over(p["tokens"] * p["heads"] // p["kv_heads"], p["ROWS"]),
         p["kv_heads"],
@@ -64,10 +70,10 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
         _over(p["heads"] // p["kv_heads"], 4),
     ),
     "attention_join": lambda p: (p["heads"], 1, 1),
-    "gate": lambda p: (_over(_over(p["ffn"], 4), 64), p["tokens"], 1),
-    "route": lambda p: (p["tokens"], 1, 1),
+    "gate": lambda p: (_over(_over(p["ffn"], 4), 64), *_folded(p["tokens"], p)),
+    "route": lambda p: (*_folded(p["tokens"], p), 1),
     "assign": lambda _: (1, 1, 1),
-    "combine": lambda p: (_over(p["stride"], 256), p["tokens"], 1),
+    "combine": lambda p: (_over(p["stride"], 256), *_folded(p["tokens"], p)),
     "draft": lambda _: (1, 1, 1),
     "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
     "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
@@ -75,6 +81,16 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
 }
 
 
-def grid(kernel: str, params: Mapping[str, Any]) -> Grid:
-    """Workgroups for a kernel's constants and parameters, and the number of `tokens`."""
-    return _GRIDS[kernel](params)
+def grid(kernel: str, params: Mapping[str, Any], most: int) -> Grid:
+    """Workgroups for a kernel's constants and parameters, and the number of `tokens`.
+
+    Raises DeviceError where a dimension would need more than `most`.
+    """
+    workgroups = _GRIDS[kernel]({**params, "most": most})
+    if max(workgroups) > most:
+        needed = " x ".join(map(str, workgroups))
+        raise DeviceError(
+            f"kernel {kernel} needs {needed} workgroups, and this adapter runs {most} in a "
+            "dimension; use a smaller batch"
+        )
+    return workgroups

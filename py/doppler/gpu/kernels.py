@@ -30,6 +30,7 @@ LARGEST = 1 << 20  # bytes that the file of a kernel may have
 # Put before kernels whose headers say so.
 SHARED = (
     "state",
+    "grid",
     "planes",
     "rows",
     "product",
@@ -164,7 +165,8 @@ class Kernels:
 
     def grid(self, kernel: str, params: Mapping[str, Number], tokens: int = 1) -> Grid:
         """Workgroups that a kernel needs for these constants and parameters and `tokens` tokens."""
-        return grid(kernel, {**params, "tokens": tokens})
+        most = self._gpu.limits["maxComputeWorkgroupsPerDimension"]
+        return grid(kernel, {**params, "tokens": tokens}, most)
 
     def variant(self, kernel: str, constants: Constants, bound: Collection[str]) -> Variant:
         """The variant for these constants that binds the names in `bound`, besides `params`."""
