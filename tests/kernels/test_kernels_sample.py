@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
+from doppler.engine.memory import BROKEN
 from doppler.sampling import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
 
@@ -125,6 +126,33 @@ def test_greedy(gpu_page: GpuPage) -> None:
     signed = np.array([-1.0, -0.0, 0.0, -0.0], np.float32)
     draws.append(Draw(signed, Sampling(greedy=True)))
     assert tokens_of(gpu_page, draws) == [draw.expected().token for draw in draws]
+
+
+def test_logits_that_are_no_numbers_give_no_token(gpu_page: GpuPage) -> None:
+    """Wherever one stands: the ring says so, and nothing else is written but the step."""
+    draws = []
+    for vocab, at in ((1, 0), (257, 256), (5001, 77)):
+        for number in (np.nan, -np.nan, np.inf, -np.inf):
+            for setting in (Sampling(greedy=True), Sampling(top_k=5, repetition_penalty=1.3)):
+                values = np.full(vocab, 1.0, np.float32)
+                values[at] = number
+                draws.append(Draw(values, setting, seen=(0,), step=len(draws)))
+    tops = gpu_page.run([draw.case() for draw in draws])
+    cases = [draw.case(found) for draw, found in zip(draws, tops, strict=True)]
+    for draw, case, result in zip(draws, cases, gpu_page.run(cases), strict=True):
+        wanted = {name: case.arrays[name].copy() for name in WRITTEN}
+        wanted["ring"][draw.step] = BROKEN
+        wanted["state"][2] += 1
+        for name in WRITTEN:
+            np.testing.assert_array_equal(result[name], wanted[name])
+
+
+def test_padding_may_hold_anything(gpu_page: GpuPage) -> None:
+    draw = Draw(np.array([1.0, 3.0, 2.0], np.float32), Sampling(greedy=True))
+    case = draw.case()
+    case.arrays["logits"][3] = np.nan
+    (tops,) = gpu_page.run([case])
+    assert tops["ids"][0] == 1
 
 
 SETTINGS = (

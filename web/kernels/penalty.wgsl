@@ -16,13 +16,26 @@ struct Params {
 }
 
 const LOWEST = -3.4e38;
+const HIGHEST = 0x1.fffffep+127; // of f32
 const NONE = 0xffffffffu; // no id, or no row: a draft was wrong, or all were right
+const BROKEN = 0xfffffffeu; // in place of an id: a logit is infinite or NaN
+const EXPONENT = 0x7f800000u; // bits of an f32, all set in those two
 
 var<private> row: u32;
 
+// The logits of four ids from 4i on.
+fn load_logits(i: u32) -> vec4f {
+  return logits[row * ((params.vocab + 3u) / 4u) + i];
+}
+
+// Which of four are infinite or NaN. By their bits, since compilers take floats to be finite.
+fn are_broken(four: vec4f) -> vec4<bool> {
+  return (bitcast<vec4u>(four) & vec4u(EXPONENT)) == vec4u(EXPONENT);
+}
+
 // Four ids from 4i on -> what is compared: penalised logits, over the temperature unless greedy.
 fn load_z(i: u32) -> vec4f {
-  var z = logits[row * ((params.vocab + 3u) / 4u) + i];
+  var z = load_logits(i);
   let bits = (seen[i / 8u] >> (4u * (i % 8u))) & 15u;
   if (bits != 0u && params.repetition_penalty != 1.0) {
     let punished = select(z / params.repetition_penalty, z * params.repetition_penalty,

@@ -5,7 +5,8 @@
 //
 // logits f32, read as vec4s; tops, ids: of blocks of 4 · BLOCK tokens (sample_blocks.wgsl); seen: a bit a
 // token; params is written once a generation. Writes the id to tokens[0], to ring[step % 256] and to
-// its place in history [context], and moves the state on to the next token.
+// its place in history [context], and moves the state on to the next token. Where a logit is infinite or
+// NaN, there is no token: BROKEN goes to the ring alone, and the host ends the generation.
 //
 // With WALKS it samples row walk[0] of a batch whose tokens after the first are drafts. If the id is
 // the next draft, the next row's logits are right, and walk[0] moves on to it; otherwise the batch ends
@@ -308,6 +309,14 @@ fn finish(token: u32) {
   state.count = 1u;
 }
 
+fn finish_broken() {
+  ring[state.step % 256u] = BROKEN;
+  state.step += 1u;
+  if (WALKS == 1u) {
+    walk[0] = NONE;
+  }
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
   if (WALKS == 1u) {
@@ -321,6 +330,12 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     row = told.x;
   }
   let best = find_best(thread);
+  if (best == BROKEN) {
+    if (thread == 0u) {
+      finish_broken();
+    }
+    return;
+  }
   if (params.greedy == 1u) {
     if (thread == 0u) {
       finish(best);

@@ -3,8 +3,9 @@
 // uses: penalty
 //
 // tops [blocks rounded up to a vec4]: the largest, after penalty and temperature, LOWEST where there is
-// none; ids [the same]. A workgroup of 256 threads does 256 / LANES blocks, LANES threads each: a power of
-// two up to 32; one on CPUs, where waiting for each other is what costs.
+// none; ids [the same]. A logit that is infinite or NaN counts as the largest there can be, with BROKEN for
+// its id. A workgroup of 256 threads does 256 / LANES blocks, LANES threads each: a power of two up to 32;
+// one on CPUs, where waiting for each other is what costs.
 
 override LANES: u32;
 
@@ -30,9 +31,13 @@ fn main(
   var best = Best(LOWEST, NONE);
   for (var i = first; i < min(first + each, all); i++) {
     let z = load_z(i);
+    let broken = are_broken(load_logits(i));
     for (var c = 0u; c < 4u; c++) {
       if (4u * i + c < params.vocab) {
         best = better(best, Best(z[c], 4u * i + c));
+        if (broken[c]) {
+          best = Best(HIGHEST, BROKEN);
+        }
       }
     }
   }

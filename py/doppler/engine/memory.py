@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from doppler.config import ModelConfig, Rope
-from doppler.errors import DeviceError
+from doppler.errors import DeviceError, DopplerError
 from doppler.gpu.device import Gpu, GpuBuffer, MemoryKind, Slice
 from doppler.gpu.kernels import Kernels
 from doppler.gpu.step import Step
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 RING = 256  # sampled ids kept on the GPU (kernels/sample.wgsl)
+BROKEN = 0xFFFFFFFE  # in the ring, in place of an id: a logit was infinite or NaN
 RING_AT = 256  # bytes into the buffer that state and ring share
 MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
 HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked for
@@ -73,10 +74,20 @@ class Reading:
     data: Awaitable[bytes]
 
     async def tokens(self, known: int) -> list[int]:
-        """Ids sampled in this generation after the first `known`."""
+        """Ids sampled in this generation after the first `known`.
+
+        Raises DopplerError where logits were no numbers.
+        """
         words = array("I", await self.data)
         sampled, ring = words[2], words[RING_AT // 4 :]
-        return [ring[index % RING] for index in range(known, sampled)]
+        ids = [ring[index % RING] for index in range(known, sampled)]
+        if BROKEN in ids:
+            raise DopplerError(
+                f"token {known + ids.index(BROKEN) + 1} of the answer has logits that are infinite "
+                "or NaN: the model's numbers overflow, or its weights are damaged; load it with "
+                "precision f32 and keys and values in f32, or use another file of it"
+            )
+        return ids
 
 
 class EngineMemory:
