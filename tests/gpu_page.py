@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     "__init__",
     "errors",
-    *(f"gpu/{name}" for name in ("__init__", "device", "wgsl", "step", "grids", "kernels")),
+    *(
+        f"gpu/{name}"
+        for name in ("__init__", "device", "wgsl", "step", "grids", "kernels", "lanes")
+    ),
 )
 Arrays = Mapping[str, npt.NDArray[Any]]
 

@@ -139,6 +139,29 @@ message
     assert words in str(message)
 
 
+def test_subgroups_that_are_no_runs_are_left_alone(gpu_page: GpuPage) -> None:
+    """Kernels take them for runs of local invocation indices: a probe finds out."""
+    if not gpu_page.has("subgroups"):
+        pytest.skip("the adapter has none")
+    here, there, before, after = ask(
+        gpu_page,
+        """
+from doppler.gpu.lanes import are_runs, forgo_scattered_subgroups
+other = await Gpu.open()
+source = json.loads(js.kernelSources)["lanes"]
+backwards = source.replace("lane == index", "size - 1u - lane == index")
+reversed_lanes = Kernels(other, {"lanes": backwards})
+before = "subgroups" in other.features
+await forgo_scattered_subgroups(other, reversed_lanes)
+after = "subgroups" in other.features
+result = [await are_runs(gpu, kernels), await are_runs(other, reversed_lanes), before, after]
+other.destroy()
+result
+""",
+    )
+    assert [here, there, before, after] == [True, False, True, False]
+
+
 def test_lost_device(gpu_page: GpuPage) -> None:
     """The reason is kept, the callback called, and reading says so."""
     told, lost, message, scope = ask(

@@ -14,6 +14,7 @@ from gpu_page import ROOT
 
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
 ENABLED = {
+    "lanes": ["subgroups"],
     "matvec_subgroup": ["subgroups"],
     "matvec_half": ["f16", "subgroups"],
     "attention_decode": ["subgroups"],

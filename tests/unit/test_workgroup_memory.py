@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from doppler.gpu.wgsl import parse
+from doppler.plan.capabilities import MATRIX_UNIT_BYTES
+from doppler.plan.matmul import EXPERT_MATRIX_TILES, MATRIX_TILES, Tiling
 from doppler.plan.matvec import STAGED, staging_bytes
 from doppler.weights.placement import FORMS
 from gpu_page import ROOT
@@ -32,6 +34,23 @@ def test_without_staging_every_device_has_enough(kernel: str) -> None:
     for form in FORMS.values():
         constants = {"FORM": form, "COLS": 16384, "STAGE": 0}
         assert workgroup_bytes(parse(kernel, SOURCES), constants) <= 2048
+
+
+@pytest.mark.parametrize("tiling", MATRIX_TILES + EXPERT_MATRIX_TILES)
+def test_matrix_units_are_counted_as_they_are_declared(tiling: Tiling) -> None:
+    shader = parse("matmul_subgroup_matrix", SOURCES)
+    assert workgroup_bytes(shader, tiling.constants) == MATRIX_UNIT_BYTES
+
+
+@pytest.mark.parametrize("size", [MATRIX_UNIT_BYTES - 4, MATRIX_UNIT_BYTES])
+def test_matrix_units_need_their_workgroup_memory(size: int) -> None:
+    gpu = large_gpu()
+    gpu.has_matrix_units = True
+    gpu.limits["maxComputeWorkgroupStorageSize"] = size
+    engine, _ = paper_engine(synthetic("gemma-3-1b"), gpu)
+    kernels = {step.kernel for step in engine.steps(0, 512)}
+    assert ("matmul_subgroup_matrix" in kernels) == (size == MATRIX_UNIT_BYTES)
+    assert ("matmul_tile" in kernels) == (size < MATRIX_UNIT_BYTES)
 
 
 @pytest.mark.parametrize("columns", [3712, 3744, 3840])

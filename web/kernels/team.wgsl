@@ -7,8 +7,8 @@
 // uses the activations that it loads for all of the rows. What it multiplies next is on its way from
 // memory meanwhile, and the first of it while activations are staged: weights, unlike those, depend on
 // nothing. DEPTH · ROWS is at most 8. A workgroup of 256 threads does 256 / TEAM · ROWS rows, and goes
-// on with later ones when the grid is smaller than the matrix. It is assumed, as everywhere, that a
-// subgroup is a run of local invocation indices.
+// on with later ones when the grid is smaller than the matrix. A subgroup is a run of local invocation
+// indices (lanes.wgsl sees to that).
 //
 // With TOKENS above 1, all of a batch of so many tokens (8 at most) are multiplied, which then lie in x,
 // normed (STAGE 0): each weight is read once for all of them, and they come out as they would alone.

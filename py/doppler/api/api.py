@@ -22,6 +22,7 @@ from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import measure_bandwidth
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Kernels, fetch_sources
+from doppler.gpu.lanes import forgo_scattered_subgroups
 from doppler.text.answer import Emit
 
 Args = dict[str, Any]
@@ -106,7 +107,9 @@ class Api:
             self._drop_gpu(emit)
         if self._gpu is None or self._kernels is None:
             gpu, sources = await asyncio.gather(Gpu.open(limits), fetch_sources())
-            self._gpu, self._kernels = gpu, Kernels(gpu, sources)
+            kernels = Kernels(gpu, sources)
+            await forgo_scattered_subgroups(gpu, kernels)
+            self._gpu, self._kernels = gpu, kernels
         return self._gpu, self._kernels
 
     def _drop_gpu(self, emit: Emit) -> None:

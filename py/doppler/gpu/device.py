@@ -96,6 +96,11 @@ class Gpu:
         device = await _device(adapter, limits or {})
         return cls(device, adapter.info, limits)
 
+    def forgo_subgroups(self) -> None:
+        """Plans made from now on use no subgroups, nor matrix units, which are shared by them."""
+        self.features -= {"subgroups", MATRIX_UNITS}
+        self.has_matrix_units = False
+
     def destroy(self) -> None:
         """Ends the device and all of its buffers."""
         self.device.destroy()

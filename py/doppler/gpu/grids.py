@@ -75,6 +75,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "assign": lambda _: (1, 1, 1),
     "combine": lambda p: (_over(p["stride"], 256), *_folded(p["tokens"], p)),
     "draft": lambda _: (1, 1, 1),
+    "lanes": lambda _: (1, 1, 1),
     "read": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
     "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
     "sample": lambda _: (1, 1, 1),

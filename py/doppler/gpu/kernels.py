@@ -66,6 +66,7 @@ FILES = (
     "assign",
     "combine",
     "draft",
+    "lanes",
     "read",
     "sample_blocks",
     "sample",
@@ -105,7 +106,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Dispatch:
-    """One kernel, ready to be recorded. `uniform` is None where the caller binds `params`."""
+    """One kernel, ready to be recorded. `uniform` is None where there are no `params` to pack."""
 
     variant: Variant
     bindings: Mapping[str, Slice]
@@ -196,7 +197,7 @@ class Kernels:
         workgroups: Grid,
         label: str,
     ) -> Dispatch:
-        """One dispatch; packs `params` unless `bindings` has a slice for them."""
+        """One dispatch; packs `params` unless `bindings` has a slice for them, or it has none."""
         shader = self._shaders[kernel]
         known = {binding.name for binding in shader.bindings}
         missing = known - OPTIONAL - {"params"} - bindings.keys()
@@ -205,7 +206,8 @@ class Kernels:
                 f"{label}: kernel {kernel} binds {sorted(known)} and has overrides "
                 f"{sorted(shader.overrides)}; got {sorted(bindings)} and {sorted(constants)}"
             )
-        uniform = None if "params" in bindings else shader.pack(params)
+        packs = shader.params and "params" not in bindings
+        uniform = shader.pack(params) if packs else None
         variant = self.variant(kernel, constants, bindings)
         return Dispatch(variant, dict(bindings), uniform, workgroups, label)
 
