@@ -134,27 +134,26 @@ class Sequence:
             self._in_flight = InFlight(1)
 
     async def _decode(self) -> list[int]:
-        """Steps with drafts may bring more ids than are wanted: those go nowhere."""
+        """Reads one flight while the next one runs; ids beyond what is wanted go nowhere."""
         flight = self._in_flight if self._in_flight.steps else self._queue(1, NOTHING)
         reading = self._runner.start_read()
         self._in_flight = self._queue(0, flight)
-        sampled = (await reading.tokens(len(self.ids)))[: self._limit.most - len(self.ids)]
-        self._last = perf_counter()
-        if not self.ids:
-            self._first = self._last
-        self._speculation.note(flight, sampled, self._last)
-        return self._take(sampled)
-
-    def _take(self, sampled: Ids) -> list[int]:
-        """Adds ids up to the one after which a rule ends the sequence."""
         before = len(self.ids)
+        self._take(await reading.tokens(before))
+        self._last = perf_counter()
+        if not before:
+            self._first = self._last
+        self._speculation.note(flight, self.ids[before:], self._last)
+        self._cache.extend(self.ids[max(before - 1, 0) : -1])  # the last id may not have been run
+        return self.ids[before : -1 if self.finish_reason == "stop" else None]
+
+    def _take(self, sampled: Ids) -> None:
+        """Adds ids up to the one after which a rule ends the sequence."""
         for token in sampled:
             self.ids.append(token)
             self.finish_reason = self._reason()
             if self.finish_reason is not None:
                 break
-        self._cache.extend(self.ids[max(before - 1, 0) : -1])  # the last id may not have been run
-        return self.ids[before : -1 if self.finish_reason == "stop" else None]
 
     def _reason(self) -> FinishReason | None:
         return next((why for rule in self._rules if (why := rule.reason(self.ids))), None)

@@ -1,0 +1,193 @@
+"""A device of which a sequence notices nothing but that it is a toy: for tests of the loop.
+
+Its model has no weights: the next id is a hash of the ids that the KV cache holds where each layer
+looks. So an id that was not run, or was overwritten, makes the answer wrong. Work is queued, and
+computed when something is awaited; steps take time by a clock of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from doppler import references
+from doppler.config import Layer
+from doppler.engine.chunks import ChunkSizes
+from doppler.engine.memory import RING, RING_AT, Reading, capacity_of
+from doppler.engine.prefix_cache import PrefixCache
+from doppler.engine.sequence import Session
+from doppler.engine.speculate import StepTimes
+from doppler.errors import DeviceError
+from doppler.plan.draft import DRAFTS, LONGEST
+from doppler.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """Layers with these windows (0: none). `memory`: how many of the last ids it goes by."""
+
+    windows: tuple[int, ...] = (0,)
+    memory: int = 4096
+    vocab: int = 11
+
+    def next(self, seen: Sequence[Sequence[int]], seed: int) -> int:
+        """The id after those that each layer sees, the latest last."""
+        digest = seed + 1
+        for ids in seen:
+            for token in ids[-self.memory :]:
+                digest = references.pcg(digest * 31 + token & 0xFFFFFFFF)
+        return digest % self.vocab
+
+    def answer(self, prompt: Sequence[int], count: int, seed: int = 0) -> list[int]:
+        """`count` ids after `prompt`, found without any cache."""
+        ids = list(prompt)
+        for _ in range(count):
+            ids.append(self.next([ids[-window:] for window in self.windows], seed))
+        return ids[len(prompt) :]
+
+
+class ToyDevice:
+    """A Runner. Times are milliseconds: of a token in prefill, of a step, of one with drafts."""
+
+    def __init__(
+        self,
+        model: ToyModel,
+        context: int = 4096,
+        batch: int = 64,
+        token_ms: float = 0.1,
+        step_ms: float = 1.0,
+        batch_ms: float = 2.0,
+    ) -> None:
+        self.now = 0.0
+        self.ran = 0  # decode steps
+        self.chunks: list[int] = []  # sizes of those that were queued
+        self.drafts_ready: asyncio.Future[None] | None = None
+        self.fails_in: int | None = None  # so many pieces of work
+        self._model, self._context = model, context
+        self._token_ms, self._step_ms, self._batch_ms = token_ms, step_ms, batch_ms
+        self._capacities = [capacity_of(window, context, batch) for window in model.windows]
+        self._cells = [[-1] * capacity for capacity in self._capacities]
+        self._history = [-1] * context
+        self._ring = array("I", [0] * RING)
+        self._tokens: list[int] = []
+        self._position = self._first = self._step = self._seed = 0
+        self._queue: deque[Callable[[], None]] = deque()
+        layers = [Layer(window) for window in model.windows]
+        cache = PrefixCache(layers, self._capacities, context)
+        self.session = Session(self, context, cache, ChunkSizes(batch), StepTimes())
+
+    def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
+        def write() -> None:
+            self._history[: len(ids)] = ids
+
+        self._queue.append(write)
+
+    def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
+        assert 1 <= len(ids) <= size
+        self.chunks.append(size)
+
+        def run() -> None:
+            self._position, self._step, self._seed = position, 0, seed
+            self._tokens = list(ids)
+            self._run(self._token_ms * size)
+
+        self._queue.append(run)
+
+    def sample(self, size: int) -> None:
+        assert size == self.chunks[-1]
+        self._queue.append(lambda: self._sample(len(self._tokens) - 1, len(self._tokens)))
+
+    def decode(self, steps: int, end: int) -> None:
+        def run() -> None:
+            assert self._position < end
+            self._step_once([], self._step_ms)
+
+        self._queue.extend([run] * steps)
+
+    def draft(self, steps: int) -> None:
+        assert self.drafts_ready is not None
+        assert self.drafts_ready.done()
+
+        def run() -> None:
+            length = min(self._position + 1, self._context)
+            most = min(DRAFTS, self._context - length)
+            drafts = references.draft(self._history[:length], LONGEST, most)
+            self._step_once(drafts, self._batch_ms)
+
+        self._queue.extend([run] * steps)
+
+    def compile_drafts(self) -> asyncio.Future[None]:
+        if self.drafts_ready is None:
+            self.drafts_ready = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(self.drafts_ready.set_result, None)
+        return self.drafts_ready
+
+    def start_read(self) -> Reading:
+        data: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._queue.append(lambda: data.set_result(self._control()))
+        return Reading(asyncio.ensure_future(self._arrived(data)))
+
+    async def done(self) -> None:
+        await asyncio.sleep(0)
+        while self._queue:
+            self._compute()
+
+    async def _arrived(self, data: asyncio.Future[bytes]) -> bytes:
+        await asyncio.sleep(0)
+        while not data.done():
+            self._compute()
+        return data.result()
+
+    def _compute(self) -> None:
+        """The next piece of work; where it fails, nothing that is queued is computed any more."""
+        work = self._queue.popleft()
+        if self.fails_in == 0:
+            self._queue.clear()
+            self.fails_in = None
+            raise DeviceError("the toy broke")
+        if self.fails_in is not None:
+            self.fails_in -= 1
+        work()
+
+    def _control(self) -> bytes:
+        state = array("I", (self._position, len(self._tokens), self._step, self._seed))
+        return state.tobytes().ljust(RING_AT, b"\0") + self._ring.tobytes()
+
+    def _step_once(self, drafts: Sequence[int], ms: float) -> None:
+        self.ran += 1
+        self._tokens[1:] = drafts
+        self._run(ms)
+        tokens = list(self._tokens)
+        for row in range(len(tokens)):
+            if self._sample(row, 1) != tokens[row + 1 : row + 2]:
+                break
+
+    def _run(self, ms: float) -> None:
+        """Writes the cache for all tokens of a batch, and only then looks back."""
+        self.now += ms
+        for row, token in enumerate(self._tokens):
+            if self._position + row < self._context:
+                for cells, capacity in zip(self._cells, self._capacities, strict=True):
+                    cells[(self._position + row) % capacity] = token
+        self._first = self._position
+
+    def _sample(self, row: int, moved: int) -> list[int]:
+        """Samples after row `row` of what was run, and moves on; the id, as a list."""
+        end = min(self._first + row + 1, self._context)
+        seen = [
+            [cells[position % len(cells)] for position in range(max(end - window, 0), end)]
+            if window
+            else cells[:end]
+            for window, cells in zip(self._model.windows, self._cells, strict=True)
+        ]
+        token = self._model.next(seen, self._seed)
+        self._ring[self._step % RING] = token
+        self._step += 1
+        self._position += moved
+        if self._position < self._context:
+            self._history[self._position] = token
+        self._tokens = [token]
+        return [token]
