@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from doppler import references
 from doppler.config import Layer
 from doppler.engine.chunks import ChunkSizes
-from doppler.engine.memory import RING, RING_AT, Reading, capacity_of
+from doppler.engine.memory import BROKEN, RING, RING_AT, Reading, capacity_of
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.sequence import Session
 from doppler.engine.speculate import StepTimes
@@ -27,14 +27,20 @@ from doppler.sampling import Sampling
 
 @dataclass(frozen=True)
 class ToyModel:
-    """Layers with these windows (0: none). `memory`: how many of the last ids it goes by."""
+    """Layers with these windows (0: none). `memory`: how many of the last ids it goes by.
+
+    From `breaks_at` ids on, its logits are NaN.
+    """
 
     windows: tuple[int, ...] = (0,)
     memory: int = 4096
     vocab: int = 11
+    breaks_at: int = 1 << 31
 
     def next(self, seen: Sequence[Sequence[int]], seed: int) -> int:
         """The id after those that each layer sees, the latest last."""
+        if len(seen[-1]) >= self.breaks_at:
+            return BROKEN
         digest = seed + 1
         for ids in seen:
             for token in ids[-self.memory :]:
@@ -74,7 +80,7 @@ class ToyDevice:
         self._ring = array("I", [0] * RING)
         self._tokens: list[int] = []
         self._position = self._first = self._step = self._seed = 0
-        self._queue: deque[Callable[[], None]] = deque()
+        self._queue: deque[Callable[[], object]] = deque()
         layers = [Layer(window) for window in model.windows]
         cache = PrefixCache(layers, self._capacities, context)
         self.session = Session(self, context, cache, ChunkSizes(batch), StepTimes())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence, Set
-from typing import Protocol
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from doppler.engine.memory import MOST_AHEAD, RING
 from doppler.engine.sequence import Sequence as Generating
 from doppler.engine.speculate import MODES, Speculate
 from doppler.engine.stopping import Cancellation
-from doppler.errors import DeviceError
+from doppler.errors import DeviceError, DopplerError
 from doppler.sampling import Sampling
 from toy_device import ToyDevice, ToyModel
 
@@ -25,20 +26,15 @@ PROMPT = [*range(7), *range(5), *range(9), *range(7)]
 SLOW, QUICK = 100.0, 1.0  # milliseconds a step
 
 DeviceMaker = Callable[..., ToyDevice]
-
-
-class During(Protocol):
-    """What happens between two steps."""
-
-    def __call__(self, sequence: Generating, cancellation: Cancellation) -> None: ...
+During = Callable[[Generating, Cancellation], None]  # what happens after each step
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> DeviceMaker:
     """Makes a device, by whose clock the loop then goes."""
 
-    def make(model: ToyModel = FULL, **options: float) -> ToyDevice:
-        device = ToyDevice(model, **options)  # type: ignore[arg-type]
+    def make(model: ToyModel = FULL, **options: Any) -> ToyDevice:
+        device = ToyDevice(model, **options)
         monkeypatch.setattr("doppler.engine.sequence.perf_counter", lambda: device.now / 1000)
         return device
 
@@ -72,6 +68,16 @@ def run(
     return asyncio.run(steps())
 
 
+def cancel_after(count: int) -> During:
+    """Cancels once more than `count` ids have come."""
+
+    def cancel(sequence: Generating, cancellation: Cancellation) -> None:
+        if len(sequence.ids) > count:
+            cancellation.ask()
+
+    return cancel
+
+
 @pytest.mark.parametrize("model", [FULL, WINDOWED])
 @pytest.mark.parametrize("step_ms", [SLOW, QUICK, 0.01])
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
@@ -92,17 +98,14 @@ def test_more_ids_than_the_ring_holds(toy: DeviceMaker) -> None:
     assert run(toy(model), PROMPT, config(2 * RING)).ids == model.answer(PROMPT, 2 * RING)
 
 
-def test_a_slow_device_has_one_step_at_a_time_and_a_quick_one_many(toy: DeviceMaker) -> None:
-    reads = {}
-    for step_ms in (SLOW, QUICK, 0.01):
-        sizes: list[int] = []
-
-        def note(sequence: Generating, _: Cancellation, sizes: list[int] = sizes) -> None:
-            sizes.append(len(sequence.ids) - sum(sizes))
-
-        run(toy(step_ms=step_ms), PROMPT, config(300), note)
-        reads[step_ms] = max(sizes)
-    assert reads == {SLOW: 1, QUICK: 30, 0.01: MOST_AHEAD}
+@pytest.mark.parametrize(("step_ms", "most"), [(SLOW, 1), (QUICK, 30), (0.01, MOST_AHEAD)])
+def test_a_slow_device_has_one_step_at_a_time_and_a_quick_one_many(
+    toy: DeviceMaker, step_ms: float, most: int
+) -> None:
+    counts = [0]
+    device = toy(step_ms=step_ms)
+    run(device, PROMPT, config(300), lambda sequence, _: counts.append(len(sequence.ids)))
+    assert max(after - before for before, after in pairwise(counts)) == most
 
 
 def test_times_are_the_devices(toy: DeviceMaker) -> None:
@@ -195,16 +198,8 @@ def test_cancel_during_prefill(toy: DeviceMaker, chunks: int) -> None:
 def test_cancel_during_decode(toy: DeviceMaker) -> None:
     """It is heard within a token, whatever was queued ahead."""
     device = toy(WINDOWED)
-    heard: list[int] = []
-
-    def cancel(sequence: Generating, cancellation: Cancellation) -> None:
-        if len(sequence.ids) > 40:
-            heard.append(len(sequence.ids))
-            cancellation.ask()
-
-    result = run(device, PROMPT, config(300), cancel)
-    assert result.finish_reason == "cancelled"
-    assert len(result.ids) == heard[0] + 1
+    result = run(device, PROMPT, config(300), cancel_after(20))
+    assert (len(result.ids), result.finish_reason) == (32 + 1, "cancelled")  # 30 came at once
     assert result.ids == WINDOWED.answer(PROMPT, len(result.ids))
     assert run(device, PROMPT, config(50)).ids == WINDOWED.answer(PROMPT, 50)
 
@@ -321,6 +316,19 @@ def test_after_an_error_anywhere_the_next_answer_is_right(
     assert 10 < work < 199
 
 
+def test_logits_that_are_nan_are_an_error_only_where_the_answer_gets_to(toy: DeviceMaker) -> None:
+    """What was queued behind the end of an answer goes nowhere, NaN or not."""
+    model = ToyModel(vocab=10_000, breaks_at=len(PROMPT) + 50)
+    ids = model.answer(PROMPT, 50)
+    device = toy(model, step_ms=0.01)
+    for max_tokens in (49, 50):
+        assert run(device, PROMPT, config(max_tokens)).ids == ids[:max_tokens]
+    assert run(device, PROMPT, config(100, ends={ids[47]})).ids == ids[:48]
+    with pytest.raises(DopplerError, match="token 51 of the answer has logits"):
+        run(device, PROMPT, config(51))
+    assert run(device, PROMPT, config(9)).reused_tokens == 0
+
+
 def test_a_conversation_goes_on_from_what_is_cached(toy: DeviceMaker) -> None:
     device, prompt = toy(WINDOWED), list(PROMPT)
     for _ in range(5):
@@ -367,13 +375,7 @@ def test_whatever_is_asked_one_after_another(toy: DeviceMaker, seed: int) -> Non
     reused = 0
     for _ in range(25):
         asked = config(chance.randrange(1, 60), chance.choice(MODES), {chance.randrange(40)})
-        until = chance.randrange(120)
-
-        def cancel(sequence: Generating, cancellation: Cancellation, until: int = until) -> None:
-            if len(sequence.ids) > until:
-                cancellation.ask()
-
-        result = run(device, ids, asked, cancel)
+        result = run(device, ids, asked, cancel_after(chance.randrange(120)))
         assert result.ids == model.answer(ids, len(result.ids))
         reused += result.reused_tokens > 0
         kept = chance.choice([0, 1, 3, 20])

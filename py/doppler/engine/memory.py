@@ -11,6 +11,7 @@ import math
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from doppler.config import ModelConfig, Rope
@@ -74,20 +75,20 @@ class Reading:
     data: Awaitable[bytes]
 
     async def tokens(self, known: int) -> list[int]:
-        """Ids sampled in this generation after the first `known`.
+        """Ids sampled in this generation after the first `known`, as far as logits were numbers.
 
-        Raises DopplerError where logits were no numbers.
+        Raises DopplerError where the next one's were not.
         """
         words = array("I", await self.data)
         sampled, ring = words[2], words[RING_AT // 4 :]
         ids = [ring[index % RING] for index in range(known, sampled)]
-        if BROKEN in ids:
+        if ids[:1] == [BROKEN]:
             raise DopplerError(
-                f"token {known + ids.index(BROKEN) + 1} of the answer has logits that are infinite "
+                f"token {known + 1} of the answer has logits that are infinite "
                 "or NaN: the model's numbers overflow, or its weights are damaged; load it with "
                 "precision f32 and keys and values in f32, or use another file of it"
             )
-        return ids
+        return list(takewhile(lambda token: token != BROKEN, ids))
 
 
 class EngineMemory:
