@@ -38,7 +38,7 @@ def least_gpu() -> PaperGpu:
     limits = {
         "maxBufferSize": 256 << 20,
         "maxStorageBufferBindingSize": 128 << 20,
-        "maxStorageBuffersPerShaderStage": 10,
+        "maxStorageBuffersPerShaderStage": 8,
         "maxComputeWorkgroupStorageSize": 16 << 10,
         "maxComputeInvocationsPerWorkgroup": 256,
         "maxComputeWorkgroupSizeX": 256,

@@ -57,5 +57,5 @@ def workgroup_bytes(shader: Shader, constants: Mapping[str, Any]) -> Any:
 def _value(text: str, names: Mapping[str, Any]) -> Any:
     """A WGSL expression of unsigned integers."""
     python = re.sub(r"\b(\d+)u\b", r"\1", text).replace("||", "|").replace("/", "//")
-    python = re.sub(r"(\w+ == \d+)", r"(\1)", python)
+    python = re.sub(r"(\w+ == \w+)", r"(\1)", python)
     return eval(python, {"__builtins__": {}}, names)

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
+from doppler.engine.memory import RING
 from doppler.sampling import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
+from test_kernels_sample import control
 
 Array = npt.NDArray[Any]
 NONE = 0xFFFFFFFF
@@ -124,10 +126,11 @@ class Batch:
             "tops": np.zeros(blocks, np.float32),
             "ids": np.zeros(blocks, np.uint32),
             "tokens": np.array([3, *self.drafts], np.uint32),
-            "ring": np.full(256, 66, np.uint32),
             "history": np.full(20, 55, np.uint32),
             "walk": np.array([0], np.uint32),
-            "state": np.array([self.position, count, self.step, self.sampling.seed], np.uint32),
+            "control": control(
+                (self.position, count, self.step, self.sampling.seed), np.full(RING, 66)
+            ),
         }
 
     def expected(self) -> list[int]:
@@ -155,11 +158,11 @@ class Batch:
 
 BOUND = {
     "sample_blocks": ("logits", "seen", "tops", "ids", "walk"),
-    "sample": ("logits", "seen", "tops", "ids", "walk", "tokens", "ring", "history", "state"),
+    "sample": ("logits", "seen", "tops", "ids", "walk", "tokens", "control", "history"),
 }
 CHANGED = {
     "sample_blocks": ["tops", "ids"],
-    "sample": ["seen", "tokens", "ring", "history", "walk", "state"],
+    "sample": ["seen", "tokens", "control", "history", "walk"],
 }
 
 
@@ -210,11 +213,11 @@ def test_walk_samples_as_if_tokens_came_alone(gpu_page: GpuPage) -> None:
         n = len(tokens)
         assert after["tokens"][0] == tokens[-1]
         assert after["walk"][0] == NONE
-        assert list(after["state"]) == [10 + n, 1, 253 + n, batch.sampling.seed]
-        ring, history = np.full(256, 66), np.full(20, 55)
+        ring, history = np.full(RING, 66), np.full(20, 55)
         ring[(253 + np.arange(n)) % 256] = tokens
         history[11 : 11 + n] = tokens
-        np.testing.assert_array_equal(after["ring"], ring)
+        state = (10 + n, 1, 253 + n, batch.sampling.seed)
+        np.testing.assert_array_equal(after["control"], control(state, ring))
         np.testing.assert_array_equal(after["history"], history)
         marked = np.flatnonzero(np.unpackbits(after["seen"].view(np.uint8), bitorder="little"))
         assert set(marked) == {*batch.seen, *tokens}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
-from doppler.engine.memory import BROKEN
+from doppler.engine.memory import BROKEN, RING, RING_AT
 from doppler.sampling import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
 
 Array = npt.NDArray[Any]
-WRITTEN = ("seen", "tokens", "ring", "history", "state")
+WRITTEN = ("seen", "tokens", "control", "history")
+
+
+def control(state: Sequence[int], ring: Array) -> Array:
+    """The buffer of both: the state's four words, and the ring from byte RING_AT on."""
+    words = np.zeros(RING_AT // 4 + RING, np.uint32)
+    words[:4], words[RING_AT // 4 :] = state, ring
+    return words
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,9 @@ class Draw:
         arrays |= {
             **tops,
             "tokens": np.array([7, 8, 9, 10], np.uint32),
-            "ring": self.before,
             "history": np.full(self.context, 5, np.uint32),
-            "state": np.array(
-                [self.position, self.count, self.step, self.sampling.seed], np.uint32
+            "control": control(
+                (self.position, self.count, self.step, self.sampling.seed), self.before
             ),
         }
         return Case("sample", constants, arrays, params, list(WRITTEN))
@@ -85,17 +91,10 @@ def tokens_of(gpu_page: GpuPage, draws: list[Draw]) -> list[int]:
     for draw, result in zip(draws, gpu_page.run(cases), strict=True):
         token = int(result["tokens"][0])
         assert list(result["tokens"][1:]) == [8, 9, 10]
-        place = draw.step % 256
-        assert result["ring"][place] == token
-        np.testing.assert_array_equal(
-            np.delete(result["ring"], place), np.delete(draw.before, place)
-        )
-        assert list(result["state"]) == [
-            draw.position + draw.count,
-            1,
-            draw.step + 1,
-            draw.sampling.seed,
-        ]
+        ring = draw.before.copy()
+        ring[draw.step % RING] = token
+        state = (draw.position + draw.count, 1, draw.step + 1, draw.sampling.seed)
+        np.testing.assert_array_equal(result["control"], control(state, ring))
         history = np.full(draw.context, 5)
         if draw.position + draw.count < draw.context:
             history[draw.position + draw.count] = token
@@ -141,8 +140,8 @@ def test_logits_that_are_no_numbers_give_no_token(gpu_page: GpuPage) -> None:
     cases = [draw.case(found) for draw, found in zip(draws, tops, strict=True)]
     for draw, case, result in zip(draws, cases, gpu_page.run(cases), strict=True):
         wanted = {name: case.arrays[name].copy() for name in WRITTEN}
-        wanted["ring"][draw.step] = BROKEN
-        wanted["state"][2] += 1
+        wanted["control"][RING_AT // 4 + draw.step] = BROKEN
+        wanted["control"][2] += 1
         for name in WRITTEN:
             np.testing.assert_array_equal(result[name], wanted[name])
 

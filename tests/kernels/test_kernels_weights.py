@@ -78,7 +78,7 @@ def relayout(
     """
     sizes = plane_sizes(FORMS[to or kind], cols)
     count = total or rows
-    lengths = {"codes": sizes.codes, "high": sizes.high, "scales": sizes.scales}
+    lengths = {"codes": sizes.codes, "scales": sizes.scales}
     planes = {
         name: np.zeros(-(-length * count // 4), np.uint32)
         for name, length in lengths.items()

@@ -11,6 +11,7 @@ leads by more than 0.05.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from doppler.command.browser import Browser, launched
 from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
-from doppler.errors import RequestError
+from doppler.errors import DopplerError, RequestError
 from doppler.store.manifest import MANIFEST_FILE
 from expert_files import gguf_of
 from numpy_model import NumpyModel
+from paper_engine import least_gpu
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 REFERENCES = Path(__file__).parents[1] / "references"
@@ -44,6 +46,7 @@ TINY = (
 )
 LONG = "gemma3-long"
 MIXTRAL = "mixtral-like"
+BROKEN = "qwen2-broken"
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
 TINY_MARGIN = 1e-3
 RMS_MARGIN, MAX_MARGIN = 0.002, 0.015
@@ -60,9 +63,10 @@ def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoints, converted, and one of them from GGUF files too."""
+    """The tiny checkpoints, converted; one of them from GGUF files too, and one that is broken."""
     folder = tmp_path_factory.mktemp("tiny")
     sources = {name: FIXTURES / name for name in (*TINY, LONG)}
+    sources[BROKEN] = broken(FIXTURES / "qwen2-like", folder / "checkpoint of no numbers")
     return convert_all(sources | mixtral_ggufs(folder), folder)
 
 
@@ -91,6 +95,20 @@ def mixtral_ggufs(folder: Path) -> dict[str, Path]:
     for name, how in kinds.items():
         (folder / f"{name}.gguf").write_bytes(gguf_of(folder / "checkpoint", **how))
     return {name: folder / f"{name}.gguf" for name in kinds}
+
+
+def broken(source: Path, target: Path) -> Path:
+    """A checkpoint whose last norm has a weight that is NaN."""
+    shutil.copytree(source, target)
+    for path in target.glob("*.safetensors"):
+        data = bytearray(path.read_bytes())
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        if norm := header.get("model.norm.weight"):
+            at = start + norm["data_offsets"][0]
+            data[at : at + 4] = b"\xff" * 4
+            path.write_bytes(data)
+    return target
 
 
 def open_client(context: BrowserContext, url: str) -> Client:
@@ -136,6 +154,31 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
     for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+
+
+@pytest.mark.parametrize("name", ["gemma3-4b-like", "qwen2-like", "gpt-oss-mxfp4-like"])
+def test_tiny_model_on_the_least_gpu(tiny: Client, name: str, tmp_path: Path) -> None:
+    """One with the standard's default limits, which has neither subgroups nor f16."""
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    adapter = {"is_cpu": False, "subgroup_size": 0}
+    load(tiny, name, limits=least_gpu().limits, adapter=adapter, precision="f32")
+    for batch in (32, 1):
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+        planned = {step["kernel"] for step in tiny.call("plan", {"tokens": 8, "batch": batch})}
+        assert planned.isdisjoint(("matvec_subgroup", "matvec_half", "attention_decode"))
+        assert "matmul_tile" in planned or batch == 1
+
+
+def test_weights_that_are_no_numbers_end_an_answer(tiny: Client) -> None:
+    load(tiny, BROKEN)
+    for speculate in ("off", "on"):
+        asked = {"prompt_ids": [1, 2, 1, 2], "max_tokens": 4, "speculate": speculate}
+        with pytest.raises(
+            DopplerError, match="token 1 of the answer has logits that are infinite"
+        ):
+            tiny.call("complete", asked)
 
 
 @pytest.mark.parametrize("name", ["gemma3-1b-like", "gpt-oss-mxfp4-like"])

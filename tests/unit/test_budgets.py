@@ -80,7 +80,7 @@ def test_every_weight_is_read_once(name: str, manifest: Manifest, gpu: PaperGpu)
         plane
         for step in engine.steps(128, 1)
         if step.kernel.startswith("mat")
-        for key in ("codes", "high", "scales")
+        for key in ("codes", "scales")
         for plane in [step.bindings.get(key)]
         if plane is not None
     )

@@ -17,7 +17,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> chosen: array<u32>;
 @group(0) @binding(1) var<storage, read_write> order: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tiles: array<vec4u>;
-@group(0) @binding(3) var<storage, read> state: State;
+@group(0) @binding(3) var<uniform> state: State;
 @group(0) @binding(4) var<uniform> params: Params;
 
 const THREADS = 256u;

@@ -32,7 +32,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> keys: array<vec2u>;
 @group(0) @binding(2) var<storage, read> values: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
-@group(0) @binding(4) var<storage, read> state: State;
+@group(0) @binding(4) var<uniform> state: State;
 @group(0) @binding(5) var<uniform> params: Params;
 @group(0) @binding(6) var<storage, read> sinks: array<f32>;
 

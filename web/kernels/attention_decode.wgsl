@@ -48,7 +48,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> values: array<vec2u>;
 @group(0) @binding(6) var<storage, read_write> parts: array<vec4f>;
 @group(0) @binding(7) var<storage, read_write> marks: array<f32>;
-@group(0) @binding(8) var<storage, read> state: State;
+@group(0) @binding(8) var<uniform> state: State;
 @group(0) @binding(9) var<uniform> params: Params;
 @group(0) @binding(10) var<storage, read> sinks: array<f32>;
 

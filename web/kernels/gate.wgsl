@@ -18,7 +18,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> gate_up: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4f>;
-@group(0) @binding(2) var<storage, read> state: State;
+@group(0) @binding(2) var<uniform> state: State;
 @group(0) @binding(3) var<uniform> params: Params;
 
 @compute @workgroup_size(64)

@@ -1,4 +1,5 @@
 // Embedding: out[t] = scale · W[tokens[t] - row0], for tokens t < count whose row is in this slice.
+// uses: types
 // uses: planes
 // uses: state
 // uses: grid
@@ -15,7 +16,7 @@ struct Params {
 }
 
 @group(0) @binding(3) var<storage, read> tokens: array<u32>;
-@group(0) @binding(4) var<storage, read> state: State;
+@group(0) @binding(4) var<uniform> state: State;
 @group(0) @binding(5) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(6) var<uniform> params: Params;
 

@@ -1,5 +1,6 @@
 // out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c] for tokens t < count and rows r of this slice, or
 // out[t, out0 + r] = act(gate) · up of pairs of rows (see activation.wgsl).
+// uses: types
 // uses: planes
 // uses: state
 // uses: activation

@@ -3,6 +3,7 @@ enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 // matmul.wgsl on matrix units: out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c], products of f16, sums
 // in f32.
+// uses: types
 // uses: planes
 // uses: state
 // uses: activation

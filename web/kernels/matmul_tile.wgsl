@@ -1,6 +1,7 @@
 // matmul.wgsl by tiles: out[t, out0 + row0 + r] = Σ_c W[r, c] · x[t, c]. Real is f32, or f16 for products
 // and for sums of 8 of them; activations are then divided by 16, so that they stay within f16 up to a
 // million.
+// uses: types
 // uses: planes
 // uses: state
 // uses: activation
@@ -54,16 +55,16 @@ fn pick(words: vec4u, i: u32) -> u32 {
 // Weights of columns 32g + 4i .. 32g + 4i + 3 of a row, i < 8.
 fn weights(row: u32, g: u32, i: u32) -> vec4f {
   let group = load_group(row_of(row), g, params.cols);
-  if (FORM < 3u) {
+  if (FORM < Q4_0) {
     return dense(group, i);
   }
   let later = i >= 4u;
   let scale = select(group.scale.x, group.scale.y, later);
-  if (FORM == 7u) {
+  if (FORM == Q8_0) {
     return scale * signed_bytes(select(pick(group.a, i), pick(group.b, i - 4u), later));
   }
   let word = pick(group.a, i % 4u) >> select(0u, 4u, later);
-  if (FORM == 10u) {
+  if (FORM == Q6_K) {
     return scale * values(word, select(group.high.x, group.high.y, later) >> (8u * (i % 4u)));
   }
   return scale * values(word, group.high.x >> (4u * i)) - select(group.minimum.x, group.minimum.y, later);

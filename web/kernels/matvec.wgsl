@@ -1,5 +1,6 @@
 // out[out0 + row0 + r] = Σ_c W[r, c] · v[c], or act(gate) · up of pairs of rows; v is one token's
 // activations, with norms folded in (see vector.wgsl).
+// uses: types
 // uses: planes
 // uses: state
 // uses: grid

@@ -2,6 +2,7 @@ enable f16;
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // matvec_subgroup.wgsl with products of f16, two at a time: sums of four of them are f16, the rest f32.
+// uses: types
 // uses: planes
 // uses: state
 // uses: grid
@@ -17,21 +18,21 @@ diagnostic(off, subgroup_uniformity);
 
 alias Staged = vec4h;
 
-override FOUR_BITS = FORM < 5u || FORM == 8u || FORM == 11u || PAIRS; // or fewer
-override X_SCALE = select(select(64.0, 256.0, FORM == 7u || FORM == 12u), 16.0, FOUR_BITS);
+override FOUR_BITS = FORM < Q5_0 || FORM == Q4_K || FORM == MXFP4 || PAIRS; // or fewer
+override X_SCALE = select(select(64.0, 256.0, FORM == Q8_0 || FORM == IQ4_NL), 16.0, FOUR_BITS);
 const LARGEST = 65504.0; // in f16
 
 // What a weight of zero becomes: 1024 and its code.
 fn zero() -> f16 {
-  if (FORM == 3u) {
+  if (FORM == Q4_0) {
     return 1032.0h;
-  } else if (FORM == 5u) {
+  } else if (FORM == Q5_0) {
     return 1040.0h;
-  } else if (FORM == 13u) {
+  } else if (FORM == Q3_K) {
     return 1028.0h;
-  } else if (FORM == 7u || FORM == 12u) {
+  } else if (FORM == Q8_0 || FORM == IQ4_NL) {
     return 1152.0h;
-  } else if (FORM == 10u) {
+  } else if (FORM == Q6_K) {
     return 1056.0h;
   }
   return 1024.0h;
@@ -59,19 +60,19 @@ fn twice_e2m1_halves(code: vec2u) -> vec4h {
 
 // Four columns: the low nibbles of a word, and what bits they have in `upper`.
 fn nibbles4(word: u32, upper: u32) -> vec4h {
-  if (FORM == 12u) {
+  if (FORM == IQ4_NL) {
     let code = looked_up((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u));
     return small_codes(code.x | (code.z << 16u), code.y | (code.w << 16u));
   }
   var a = word & 0x000f000fu;
   var b = (word >> 8u) & 0x000f000fu;
-  if (FORM == 11u) {
+  if (FORM == MXFP4) {
     return twice_e2m1_halves(vec2u(a, b));
   }
-  if (FORM == 5u || FORM == 6u || FORM == 9u) { // a bit a column
+  if (FORM == Q5_0 || FORM == Q5_1 || FORM == Q5_K) { // a bit a column
     a |= ((upper << 4u) & 0x10u) | ((upper << 18u) & 0x100000u);
     b |= ((upper << 3u) & 0x10u) | ((upper << 17u) & 0x100000u);
-  } else if (FORM == 10u) { // two
+  } else if (FORM == Q6_K) { // two
     a |= ((upper << 4u) & 0x30u) | ((upper << 16u) & 0x300000u);
     b |= ((upper << 2u) & 0x30u) | ((upper << 14u) & 0x300000u);
   }
@@ -102,24 +103,24 @@ fn bytes_product(w: vec4u, v0: vec4h, v1: vec4h, v2: vec4h, v3: vec4h) -> f32 {
 }
 
 fn product(group: Group, v: Activations) -> f32 {
-  if (FORM < 3u) {
+  if (FORM < Q4_0) {
     return group_product(group,
       Half(restored(v.v0), restored(v.v1), restored(v.v2), restored(v.v3)),
       Half(restored(v.v4), restored(v.v5), restored(v.v6), restored(v.v7)), 0.0);
   }
   var first: f32;
   var second: f32;
-  if (FORM == 7u) {
+  if (FORM == Q8_0) {
     first = bytes_product(group.a, v.v0, v.v1, v.v2, v.v3);
     second = bytes_product(group.b, v.v4, v.v5, v.v6, v.v7);
   } else {
-    let step = select(4u, 8u, FORM == 10u);
-    let later = select(group.high.x >> 16u, group.high.y, FORM == 10u);
+    let step = select(4u, 8u, FORM == Q6_K);
+    let later = select(group.high.x >> 16u, group.high.y, FORM == Q6_K);
     first = nibbles_product(group.a, group.high.x, step, v.v0, v.v1, v.v2, v.v3);
     second = nibbles_product(group.a >> vec4u(4u), later, step, v.v4, v.v5, v.v6, v.v7);
   }
   var less = group.minimum.x * v.sum;
-  if (FORM == 14u) {
+  if (FORM == Q2_K) {
     let sums = vec2f(sum_of(v.v0, v.v1, v.v2, v.v3), sum_of(v.v4, v.v5, v.v6, v.v7));
     less = X_SCALE * dot(group.minimum, sums);
   }

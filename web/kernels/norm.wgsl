@@ -21,7 +21,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> post: array<vec4f>;
 @group(0) @binding(3) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
-@group(0) @binding(5) var<storage, read> state: State;
+@group(0) @binding(5) var<uniform> state: State;
 @group(0) @binding(6) var<uniform> params: Params;
 
 var<workgroup> branch_sums: array<f32, 64>;

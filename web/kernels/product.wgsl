@@ -17,7 +17,7 @@ struct Params {
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
-@group(0) @binding(5) var<storage, read> state: State;
+@group(0) @binding(5) var<uniform> state: State;
 @group(0) @binding(6) var<uniform> params: Params;
 @group(0) @binding(7) var<storage, read> bias: array<f32>; // of the whole matrix's rows
 @group(0) @binding(8) var<storage, read> order: array<u32>;
@@ -47,7 +47,7 @@ fn x_base(t: u32) -> u32 {
 }
 
 fn load_x(base: u32, at: u32) -> vec4f {
-  if (FORM < 3u && at >= (params.cols + 3u) / 4u) {
+  if (FORM < Q4_0 && at >= (params.cols + 3u) / 4u) {
     return vec4f(); // beyond a short last group
   }
   return x[base + at];

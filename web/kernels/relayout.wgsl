@@ -1,9 +1,10 @@
 // The file's blocks of rows 0 .. rows-1 of `raw` -> rows row0 .. of the planes (see planes.wgsl).
 //
-// raw [rows · row_bytes bytes], GGUF blocks as they are; codes, high, scales: the planes' words.
+// raw [rows · row_bytes bytes], GGUF blocks as they are; codes, scales: the planes' words.
 // A thread moves one group of 32 columns; the scales that groups share go with the first of them.
 // FORM is that of the file, TO that of the planes: the same, or for Q4_0 that of Q5_0 and for Q5_0 that of
 // Q8_0, which take a bit or three more for the same numbers.
+// uses: types
 // uses: grid
 
 override FORM: u32;
@@ -18,9 +19,8 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> raw: array<u32>;
 @group(0) @binding(1) var<storage, read_write> codes: array<u32>;
-@group(0) @binding(2) var<storage, read_write> high: array<u32>;
-@group(0) @binding(3) var<storage, read_write> scales: array<u32>;
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> scales: array<u32>;
+@group(0) @binding(3) var<uniform> params: Params;
 
 // The four bytes from byte `at` on, at any alignment.
 fn word_at(at: u32) -> u32 {
@@ -40,12 +40,21 @@ fn byte_at(at: u32) -> u32 {
   return (raw[at / 4u] >> (8u * (at % 4u))) & 255u;
 }
 
+// Where the high bits of a row begin in `scales`, and where its scales do.
+fn high_at(row: u32) -> u32 {
+  return row * row_words(TO, params.cols / 32u);
+}
+
+fn scales_at(row: u32) -> u32 {
+  return high_at(row) + high_words(TO, params.cols / 32u);
+}
+
 // 32 dense columns: F32 a word each; F16 and BF16 two a word. Columns beyond the last become zero.
 fn move_dense(row_at: u32, row: u32, g: u32) {
   let padded = (params.cols + 3u) / 4u * 4u;
   let end = min(32u * g + 32u, padded);
   for (var c = 32u * g; c < end; c += 2u) {
-    if (FORM == 0u) {
+    if (FORM == F32) {
       codes[row * padded + c] = select(0u, word_at(row_at + 4u * c), c < params.cols);
       codes[row * padded + c + 1u] =
         select(0u, word_at(row_at + 4u * c + 4u), c + 1u < params.cols);
@@ -58,15 +67,15 @@ fn move_dense(row_at: u32, row: u32, g: u32) {
 }
 
 fn plain_block_bytes() -> u32 {
-  if (FORM == 11u) {
+  if (FORM == MXFP4) {
     return 17u;
   }
-  return select(select(select(select(34u, 24u, FORM == 6u), 22u, FORM == 5u), 20u, FORM == 4u), 18u,
-    FORM == 3u || FORM == 12u);
+  return select(select(select(select(34u, 24u, FORM == Q5_1), 22u, FORM == Q5_0), 20u, FORM == Q4_1), 18u,
+    FORM == Q4_0 || FORM == IQ4_NL);
 }
 
 // Q4_0 as Q5_0: codes are 8 more, so that the third bit goes up to the fifth, and what it was is inverted.
-fn widen_nibbles(start: u32, out: u32) {
+fn widen_nibbles(start: u32, out: u32, high: u32) {
   var fifth = 0u;
   for (var w = 0u; w < 4u; w++) {
     let word = word_at(start + 4u * w);
@@ -76,7 +85,7 @@ fn widen_nibbles(start: u32, out: u32) {
       fifth |= ((word >> (8u * b + 7u)) & 1u) << (4u * w + b + 16u);
     }
   }
-  high[out] = fifth;
+  scales[high] = fifth;
 }
 
 // Four columns of Q5_0 as signed bytes: nibbles and fifth bits, less 16.
@@ -103,7 +112,7 @@ fn move_exponents(at: u32, row: u32, g: u32) {
   for (var i = 0u; i < min(4u, groups - g); i++) {
     word |= byte_at(at + i * plain_block_bytes()) << (8u * i);
   }
-  scales[row * ((groups + 3u) / 4u) + g / 4u] = word;
+  scales[scales_at(row) + g / 4u] = word;
 }
 
 // Q4_0 .. Q8_0: blocks of 32 columns: f16 d, (f16 m), (32 high bits), codes. MXFP4: a byte, codes.
@@ -113,31 +122,31 @@ fn move_plain(row_at: u32, row: u32, g: u32) {
   let size = plain_block_bytes();
   let at = row_at + g * size;
   let out = row * groups + g;
-  let has_minimum = FORM == 4u || FORM == 6u;
-  var start = at + select(select(2u, 1u, FORM == 11u), 4u, has_minimum);
-  if (FORM == 3u && TO == 5u) {
-    widen_nibbles(start, out);
-  } else if (FORM == 5u && TO == 7u) {
+  let has_minimum = FORM == Q4_1 || FORM == Q5_1;
+  var start = at + select(select(2u, 1u, FORM == MXFP4), 4u, has_minimum);
+  if (FORM == Q4_0 && TO == Q5_0) {
+    widen_nibbles(start, out, high_at(row) + g);
+  } else if (FORM == Q5_0 && TO == Q8_0) {
     widen_to_bytes(start + 4u, word_at(start), out);
   } else {
-    if (FORM == 5u || FORM == 6u) {
-      high[out] = word_at(start);
+    if (FORM == Q5_0 || FORM == Q5_1) {
+      scales[high_at(row) + g] = word_at(start);
       start += 4u;
     }
-    let words = select(4u, 8u, FORM == 7u);
+    let words = select(4u, 8u, FORM == Q8_0);
     for (var w = 0u; w < words; w++) {
       codes[out * words + w] = word_at(start + 4u * w);
     }
   }
   if (has_minimum) {
-    scales[out] = word_at(at);
-  } else if (FORM == 11u) {
+    scales[scales_at(row) + g] = word_at(at);
+  } else if (FORM == MXFP4) {
     if (g % 4u == 0u) {
       move_exponents(at, row, g);
     }
   } else if (g % 2u == 0u) {
     let next = select(0u, pair_at(at + size), g + 1u < groups);
-    scales[row * ((groups + 1u) / 2u) + g / 2u] = pair_at(at) | (next << 16u);
+    scales[scales_at(row) + g / 2u] = pair_at(at) | (next << 16u);
   }
 }
 
@@ -171,21 +180,21 @@ fn move_k_scales(at: u32, out: u32) {
 // 128 bytes, of which each 32 hold a group in their low nibbles and the next in their high ones.
 fn move_k(row_at: u32, row: u32, g: u32) {
   let j = g % 8u;
-  let at = row_at + (g / 8u) * select(144u, 176u, FORM == 9u);
+  let at = row_at + (g / 8u) * select(144u, 176u, FORM == Q5_K);
   let out = row * (params.cols / 32u) + g;
-  let start = at + select(16u, 48u, FORM == 9u) + 32u * (j / 2u);
+  let start = at + select(16u, 48u, FORM == Q5_K) + 32u * (j / 2u);
   for (var w = 0u; w < 4u; w++) {
     codes[4u * out + w] = regroup(start + 4u * w, 4u * (j % 2u));
   }
-  if (FORM == 9u) {
+  if (FORM == Q5_K) {
     var bits = 0u;
     for (var i = 0u; i < 32u; i++) {
       bits |= ((byte_at(at + 16u + i) >> j) & 1u) << i;
     }
-    high[out] = bits;
+    scales[high_at(row) + g] = bits;
   }
   if (j == 0u) {
-    move_k_scales(at, 4u * (out / 8u));
+    move_k_scales(at, scales_at(row) + 4u * (g / 8u));
   }
 }
 
@@ -206,13 +215,13 @@ fn move_q6(row_at: u32, row: u32, g: u32) {
       let pair = byte_at(at + 128u + 32u * part + 16u * word + i) >> (2u * q);
       bits |= (pair & 3u) << (2u * i);
     }
-    high[2u * out + word] = bits;
+    scales[high_at(row) + 2u * g + word] = bits;
   }
   if (g % 8u == 0u) {
     for (var w = 0u; w < 4u; w++) {
-      scales[5u * (out / 8u) + w] = word_at(at + 192u + 4u * w);
+      scales[scales_at(row) + 5u * (g / 8u) + w] = word_at(at + 192u + 4u * w);
     }
-    scales[5u * (out / 8u) + 4u] = pair_at(at + 208u);
+    scales[scales_at(row) + 5u * (g / 8u) + 4u] = pair_at(at + 208u);
   }
 }
 
@@ -244,12 +253,12 @@ fn move_q3(row_at: u32, row: u32, g: u32) {
   for (var w = 0u; w < 4u; w++) {
     upper |= (regroup(at + 4u * w, j) & 0x11111111u) << w;
   }
-  high[out] = upper;
+  scales[high_at(row) + g] = upper;
   if (j == 0u) {
     for (var q = 0u; q < 4u; q++) {
-      scales[5u * (out / 8u) + q] = q3_scales(at + 96u, q);
+      scales[scales_at(row) + 5u * (g / 8u) + q] = q3_scales(at + 96u, q);
     }
-    scales[5u * (out / 8u) + 4u] = pair_at(at + 108u);
+    scales[scales_at(row) + 5u * (g / 8u) + 4u] = pair_at(at + 108u);
   }
 }
 
@@ -261,9 +270,9 @@ fn move_q2(row_at: u32, row: u32, g: u32) {
   move_pairs(at + 16u + 32u * (j / 4u), 2u * (j % 4u), out);
   if (j == 0u) {
     for (var q = 0u; q < 4u; q++) {
-      scales[5u * (out / 8u) + q] = word_at(at + 4u * q);
+      scales[scales_at(row) + 5u * (g / 8u) + q] = word_at(at + 4u * q);
     }
-    scales[5u * (out / 8u) + 4u] = word_at(at + 80u);
+    scales[scales_at(row) + 5u * (g / 8u) + 4u] = word_at(at + 80u);
   }
 }
 
@@ -281,15 +290,15 @@ fn main(
   let row_at = (index / groups) * params.row_bytes;
   let row = params.row0 + index / groups;
   let g = index % groups;
-  if (FORM < 3u) {
+  if (FORM < Q4_0) {
     move_dense(row_at, row, g);
-  } else if (FORM < 8u || FORM == 11u || FORM == 12u) {
+  } else if (FORM < Q4_K || FORM == MXFP4 || FORM == IQ4_NL) {
     move_plain(row_at, row, g);
-  } else if (FORM < 10u) {
+  } else if (FORM < Q6_K) {
     move_k(row_at, row, g);
-  } else if (FORM == 10u) {
+  } else if (FORM == Q6_K) {
     move_q6(row_at, row, g);
-  } else if (FORM == 13u) {
+  } else if (FORM == Q3_K) {
     move_q3(row_at, row, g);
   } else {
     move_q2(row_at, row, g);

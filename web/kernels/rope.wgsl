@@ -30,7 +30,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> angles: array<vec2f>;
 @group(0) @binding(4) var<storage, read_write> keys: array<vec2u>;
 @group(0) @binding(5) var<storage, read_write> values: array<vec2u>;
-@group(0) @binding(6) var<storage, read> state: State;
+@group(0) @binding(6) var<uniform> state: State;
 @group(0) @binding(7) var<uniform> params: Params;
 
 var<workgroup> sums: array<f32, 32>;

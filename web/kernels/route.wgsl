@@ -18,7 +18,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read_write> chosen: array<u32>;
 @group(0) @binding(2) var<storage, read_write> shares: array<f32>;
-@group(0) @binding(3) var<storage, read> state: State;
+@group(0) @binding(3) var<uniform> state: State;
 @group(0) @binding(4) var<uniform> params: Params;
 
 const THREADS = 64u;

@@ -22,16 +22,21 @@
 //
 // One workgroup; each of its 256 threads walks its own run of the blocks that are kept.
 
+// State, and the ring of sampled ids in the same buffer.
+struct Control {
+  state: State,
+  @align(256) ring: array<u32, 256>,
+}
+
 @group(0) @binding(0) var<storage, read> logits: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> seen: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
-@group(0) @binding(3) var<storage, read_write> ring: array<u32>;
-@group(0) @binding(4) var<storage, read_write> state: State;
-@group(0) @binding(5) var<storage, read> tops: array<vec4f>;
-@group(0) @binding(6) var<storage, read> ids: array<u32>;
-@group(0) @binding(7) var<storage, read_write> history: array<u32>;
-@group(0) @binding(8) var<storage, read_write> walk: array<u32>;
-@group(0) @binding(9) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read_write> control: Control;
+@group(0) @binding(4) var<storage, read> tops: array<vec4f>;
+@group(0) @binding(5) var<storage, read> ids: array<u32>;
+@group(0) @binding(6) var<storage, read_write> history: array<u32>;
+@group(0) @binding(7) var<storage, read_write> walk: array<u32>;
+@group(0) @binding(8) var<uniform> params: Params;
 
 const ONE = 16777216.0; // 2^24, the weight of the largest
 
@@ -264,7 +269,7 @@ fn pcg(x: u32) -> u32 {
 // Draws among tokens with key >= floor_key and weight >= least, in the order of ids: the thread in
 // whose run the draw falls finishes. `best` is for sums that never reach it, which there are none of.
 fn draw(thread: u32, floor_key: u32, least: u32, best: u32) {
-  var goal = part_of(sums[0], pcg(state.seed ^ pcg(state.step)));
+  var goal = part_of(sums[0], pcg(control.state.seed ^ pcg(control.state.step)));
   goal = carried(goal + vec2u(0u, 1u)); // the first token at which the sum passes the fraction
   storageBarrier(); // nobody moves the state on before all have read it
   var before = vec2u();
@@ -291,27 +296,27 @@ fn draw(thread: u32, floor_key: u32, least: u32, best: u32) {
 }
 
 fn finish(token: u32) {
-  ring[state.step % 256u] = token;
+  control.ring[control.state.step % 256u] = token;
   seen[token / 32u] |= 1u << (token % 32u);
-  state.step += 1u;
-  state.position += select(state.count, 1u, WALKS == 1u);
-  if (state.position < arrayLength(&history)) {
-    history[state.position] = token;
+  control.state.step += 1u;
+  control.state.position += select(control.state.count, 1u, WALKS == 1u);
+  if (control.state.position < arrayLength(&history)) {
+    history[control.state.position] = token;
   }
   if (WALKS == 1u) {
-    let is_right = row + 1u < state.count && tokens[row + 1u] == token;
+    let is_right = row + 1u < control.state.count && tokens[row + 1u] == token;
     walk[0] = select(NONE, row + 1u, is_right);
     if (is_right) {
       return;
     }
   }
   tokens[0] = token;
-  state.count = 1u;
+  control.state.count = 1u;
 }
 
 fn finish_broken() {
-  ring[state.step % 256u] = BROKEN;
-  state.step += 1u;
+  control.ring[control.state.step % 256u] = BROKEN;
+  control.state.step += 1u;
   if (WALKS == 1u) {
     walk[0] = NONE;
   }

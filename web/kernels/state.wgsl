@@ -1,4 +1,5 @@
-// What the tokens of a batch have in common. Put before every kernel whose header says "uses: state".
+// What the tokens of a batch have in common; kernels that only read it bind it as a uniform. Put before every
+// kernel whose header says "uses: state".
 
 struct State {
   position: u32, // of the batch's first token in the context

@@ -27,7 +27,7 @@ override STEP = (COLS + 31u) / 32u; // groups
 override WIDTH = (COLS + 3u) / 4u; // vec4s
 override TURNS = (8u * STEP + THREADS - 1u) / THREADS; // vec4s that a thread stages
 override STAGED = max(8u * STEP * STAGE, 1u); // vec4s in workgroup memory
-override HAS_MINIMUM = FORM == 4u || FORM == 6u || FORM == 8u || FORM == 9u;
+override HAS_MINIMUM = FORM == Q4_1 || FORM == Q5_1 || FORM == Q4_K || FORM == Q5_K;
 override SUMMED = max(STEP * STAGE * u32(HAS_MINIMUM), 1u);
 
 struct Params {
@@ -50,7 +50,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(7) var<storage, read_write> next: array<vec4f>;
 @group(0) @binding(8) var<storage, read_write> out: array<f32>;
-@group(0) @binding(9) var<storage, read> state: State;
+@group(0) @binding(9) var<uniform> state: State;
 @group(0) @binding(10) var<uniform> params: Params;
 @group(0) @binding(11) var<storage, read> bias: array<f32>; // of the whole matrix's rows
 @group(0) @binding(12) var<storage, read> chosen: array<u32>; // experts, by slot

@@ -164,7 +164,7 @@ class EngineMemory:
             marks=self._own(gpu, 8 * MOST_SPLITS * c.heads, "activations", "marks"),
             tokens=self._own(gpu, 4 * rows, "activations", "tokens"),
             state=Slice(control.buffer, 0, 16),
-            ring=Slice(control.buffer, RING_AT, 4 * RING),
+            control=control,
             seen=self._own(gpu, 4 * -(-c.vocab // 32), "activations", "seen"),
             sampling=self._own(gpu, 32, "activations", "sampling"),
             tops=self._own(gpu, 4 * blocks_of(c.vocab), "activations", "tops"),

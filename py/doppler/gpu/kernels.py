@@ -31,6 +31,7 @@ LARGEST = 1 << 20  # bytes that the file of a kernel may have
 SHARED = (
     "state",
     "grid",
+    "types",
     "planes",
     "rows",
     "product",
@@ -74,7 +75,6 @@ FILES = (
 # Bindings that a dispatch may go without, where its constants say that they are not touched.
 OPTIONAL = frozenset(
     {
-        "high",
         "scales",
         "branch",
         "post",

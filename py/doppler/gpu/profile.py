@@ -111,7 +111,7 @@ def _least(step: Step, seen: int) -> tuple[int, int]:
         width = each // int(p["kv_heads"]) // 4
         return keys * 2 * each, 4 * step.tokens * keys * int(p["heads"]) * width
     if step.kernel.startswith("mat"):
-        planes = sum(bound[name].size for name in ("codes", "high", "scales") if name in bound)
+        planes = sum(bound[name].size for name in ("codes", "scales") if name in bound)
         columns, rows = int(step.constants.get("COLS") or p["cols"]), step.tokens
         if p["experts"]:
             rows = bound["order"].size // 4 if "order" in bound else step.tokens

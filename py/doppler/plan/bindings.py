@@ -78,7 +78,7 @@ class Memory:
     marks: Slice
     tokens: Slice
     state: Slice
-    ring: Slice
+    control: Slice  # the state, and the ring of sampled ids
     seen: Slice  # a bit a token of the vocabulary
     sampling: Slice
     tops: Slice  # largest logit of each block of the vocabulary

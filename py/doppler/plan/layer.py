@@ -199,7 +199,7 @@ class PlannedModel:
         constants = {"BLOCK": block_of(vocab), "WALKS": len(walk)}
         shared = {"logits": logits, "seen": m.seen, "tops": m.tops, "ids": m.top_ids}
         shared |= {"params": m.sampling, **walk}
-        chosen = {**shared, "tokens": m.tokens, "ring": m.ring, "state": m.state}
+        chosen = {**shared, "tokens": m.tokens, "control": m.control}
         chosen["history"] = m.history
         size, lanes = {"vocab": vocab}, 1 if self.adapter.is_cpu else 32
         return [

@@ -1,8 +1,8 @@
 """The layout of weights on the GPU, and the room for them; upload.py fills it.
 
-A matrix becomes three planes (codes, high bits, scales) a slice; kernels/relayout.wgsl moves the
-file's blocks into them without loss. A matrix whose planes exceed the adapter's binding or buffer
-limit is cut by rows into slices, each with planes of its own.
+A matrix becomes two planes a slice: codes, and high bits with scales; kernels/relayout.wgsl moves
+the file's blocks into them without loss. A matrix whose planes exceed the adapter's binding or
+buffer limit is cut by rows into slices, each with planes of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from doppler.gpu.device import Gpu, GpuBuffer, Slice
 from doppler.store.manifest import Manifest, Tensor
 from doppler.weights.fused import Run, stacks
 
-FORMS: Mapping[str, int] = {
+FORMS: Mapping[str, int] = {  # as kernels number them (kernels/types.wgsl)
     "F32": 0,
     "F16": 1,
     "BF16": 2,
@@ -32,25 +32,25 @@ FORMS: Mapping[str, int] = {
     "Q3_K": 13,
     "Q2_K": 14,
 }
+TYPES = tuple(FORMS)  # by number
 ALIGNMENT = 256  # of a binding's offset: minStorageBufferOffsetAlignment by default
 
 
 @dataclass(frozen=True)
 class PlaneSizes:
-    """Bytes a row in each plane; 0 where the form has no such plane."""
+    """Bytes a row in each plane: codes; high bits and scales, or 0 where the form has neither."""
 
     codes: int
-    high: int
     scales: int
 
     @property
     def row(self) -> int:
-        """Bytes a row in all planes together."""
-        return self.codes + self.high + self.scales
+        """Bytes a row in both planes together."""
+        return self.codes + self.scales
 
     def total(self, rows: int) -> int:
-        """Bytes of a buffer that holds the three planes of `rows` rows, each aligned."""
-        return sum(aligned(rows * size) for size in (self.codes, self.high, self.scales))
+        """Bytes of a buffer that holds both planes of `rows` rows, each aligned."""
+        return aligned(rows * self.codes) + aligned(rows * self.scales)
 
 
 def relayout_of(tensor: Tensor, matrix: Matrix) -> dict[str, int]:
@@ -65,36 +65,35 @@ def aligned(size: int, to: int = ALIGNMENT) -> int:
 
 def plane_sizes(form: int, columns: int) -> PlaneSizes:
     """Bytes a row of `columns` weights takes in each plane (kernels/planes.wgsl has the layout)."""
-    if form == 0:
-        return PlaneSizes(4 * aligned(columns, 4), 0, 0)
-    if form in (1, 2):
-        return PlaneSizes(2 * aligned(columns, 4), 0, 0)
-    groups, blocks = columns // 32, columns // 256
-    codes = {7: 32, 13: 8, 14: 8}.get(form, 16) * groups
-    high = {5: 4, 6: 4, 9: 4, 10: 8, 13: 4}.get(form, 0) * groups
-    if form in (3, 5, 7, 12):
-        return PlaneSizes(codes, high, 2 * aligned(groups, 2))
-    if form in (4, 6):
-        return PlaneSizes(codes, high, 4 * groups)
-    if form == 11:
-        return PlaneSizes(codes, high, aligned(groups, 4))
-    return PlaneSizes(codes, high, (20 if form in (10, 13, 14) else 16) * blocks)
+    kind, groups, blocks = TYPES[form], columns // 32, columns // 256
+    if kind == "F32":
+        return PlaneSizes(4 * aligned(columns, 4), 0)
+    if kind in ("F16", "BF16"):
+        return PlaneSizes(2 * aligned(columns, 4), 0)
+    codes = {"Q8_0": 32, "Q3_K": 8, "Q2_K": 8}.get(kind, 16) * groups
+    high = {"Q5_0": 4, "Q5_1": 4, "Q5_K": 4, "Q6_K": 8, "Q3_K": 4}.get(kind, 0) * groups
+    if kind in ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL"):
+        return PlaneSizes(codes, high + 2 * aligned(groups, 2))
+    if kind in ("Q4_1", "Q5_1"):
+        return PlaneSizes(codes, high + 4 * groups)
+    if kind == "MXFP4":
+        return PlaneSizes(codes, high + aligned(groups, 4))
+    return PlaneSizes(codes, high + (16 if kind in ("Q4_K", "Q5_K") else 20) * blocks)
 
 
 @dataclass(frozen=True)
 class MatrixSlice:
-    """Rows row0 .. row0 + rows of a matrix, in planes; `high` or `scales` is None without one."""
+    """Rows row0 .. row0 + rows of a matrix, in planes; `scales` is None where there are none."""
 
     row0: int
     rows: int
     codes: Slice
-    high: Slice | None
     scales: Slice | None
 
     def bindings(self) -> dict[str, Slice]:
         """The planes by the names that kernels give them."""
-        planes = {"codes": self.codes, "high": self.high, "scales": self.scales}
-        return {name: plane for name, plane in planes.items() if plane is not None}
+        scales = {} if self.scales is None else {"scales": self.scales}
+        return {"codes": self.codes, **scales}
 
 
 @dataclass(frozen=True)
@@ -227,10 +226,8 @@ class _Room:
 
     def _rows_a_slice(self, name: str, sizes: PlaneSizes, step: int) -> int:
         """As many as can be bound at once: a multiple of `step`."""
-        binding = self._gpu.limits["maxStorageBufferBindingSize"] // max(
-            sizes.codes, sizes.high, sizes.scales
-        )
-        whole = (self._gpu.limits["maxBufferSize"] - 3 * ALIGNMENT) // sizes.row
+        binding = self._gpu.limits["maxStorageBufferBindingSize"] // max(sizes.codes, sizes.scales)
+        whole = (self._gpu.limits["maxBufferSize"] - 2 * ALIGNMENT) // sizes.row
         rows = min(binding, whole) // step * step
         if rows < step:
             raise DeviceError(f"{name}: the adapter cannot bind {step} of its rows at once")
@@ -238,14 +235,12 @@ class _Room:
 
     def _allocate(self, name: str, sizes: PlaneSizes, row0: int, rows: int) -> MatrixSlice:
         buffer = self._own(sizes.total(rows), f"{name}[{row0}:{row0 + rows}]")
-        offset = 0
-        planes: list[Slice | None] = []
-        for size in (sizes.codes, sizes.high, sizes.scales):
-            length = aligned(rows * size, 16)
-            planes.append(Slice(buffer, offset, length) if size else None)
-            offset += aligned(rows * size)
-        assert planes[0] is not None
-        return MatrixSlice(row0, rows, planes[0], planes[1], planes[2])
+        codes = Slice(buffer, 0, aligned(rows * sizes.codes, 16))
+        scales = None
+        if sizes.scales:
+            after = aligned(rows * sizes.codes)
+            scales = Slice(buffer, after, aligned(rows * sizes.scales, 16))
+        return MatrixSlice(row0, rows, codes, scales)
 
     def _own(self, size: int, label: str) -> GpuBuffer:
         buffer = self._gpu.buffer(size, "weights", label)
