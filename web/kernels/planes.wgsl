@@ -1,4 +1,4 @@
-// Weights in planes -> vec4f. Put before every kernel whose header says "uses: planes".
+// Weights in planes -> vec4f. Put before every kernel whose header says "uses: planes"; it needs types.wgsl.
 //
 // A matrix [rows, cols] lies in two planes, row after row, written by relayout.wgsl: codes, and what types.wgsl
 // counts the words of, high bits of all groups of the row and then its scales:

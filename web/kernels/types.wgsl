@@ -1,5 +1,6 @@
 // Types of weights, by the numbers that weights/placement.py gives them, and how wide a row is in their second
-// plane (planes.wgsl). Put before kernels whose header says "uses: types".
+// plane (planes.wgsl): those before Q4_0 are dense and have none. Put before kernels whose header says
+// "uses: types".
 
 const F32 = 0u;
 const F16 = 1u;
