@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Page, Playwright, sync_playwright
 
 from app_page import make_models
 from doppler.cli import main
@@ -31,11 +30,12 @@ def in_browser(item: pytest.Item) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of pages go last: Playwright's loop runs in this thread then; asyncio.run refuses.
 
-    Those of one file share pages and models: they stay in one process.
+    Those of one file share pages and models, those of kernels/ one page: they stay in one process.
     """
     items.sort(key=in_browser)
     for item in filter(in_browser, items):
-        item.add_marker(pytest.mark.xdist_group(item.path.name))
+        shared = "gpu_page" in item.fixturenames  # type: ignore[attr-defined]
+        item.add_marker(pytest.mark.xdist_group("kernels" if shared else item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -93,19 +93,13 @@ def plain_page(
         yield page
 
 
-# Modules that only work inside Pyodide: pytest-pyodide, with the browser that all tests share.
-
-
 @pytest.fixture(scope="session")
-def playwright_browsers(
-    playwright: Playwright, browser: Browser
-) -> Iterator[dict[str, BrowserContext]]:
-    """What pytest-pyodide launches itself otherwise, from Playwright's own downloads."""
-    with launched(playwright, browser, None) as context:
-        yield {"chrome": context}
-
-
-@pytest.fixture(scope="module")
-def gpu_page(selenium_module_scope: Any) -> GpuPage:
-    """Pyodide with py/doppler's GPU modules, a device and every kernel."""
-    return GpuPage(selenium_module_scope)
+def gpu_page(
+    playwright: Playwright, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GpuPage]:
+    """Pyodide with py/doppler/gpu, a device and every kernel."""
+    with (
+        Server(tmp_path_factory.mktemp("none")) as server,
+        launched(playwright, browser, None) as context,
+    ):
+        yield GpuPage(context.pages[0], server.url)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
@@ -24,17 +25,21 @@ MODULES = (
 )
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-SETUP = """
-const files = %s;
-const blob = new Blob([files.replay], { type: "text/javascript" });
-pyodide.registerJsModule("doppler_runtime", await import(URL.createObjectURL(blob)));
-pyodide.FS.mkdirTree("/modules/doppler/gpu");
-for (const [name, text] of Object.entries(files.modules))
-  pyodide.FS.writeFile(`/modules/doppler/${name}.py`, text);
-await pyodide.loadPackage("numpy");
-globalThis.kernelSources = JSON.stringify(files.kernels);
-await pyodide.runPythonAsync(files.driver);
-"""
+SETUP = """async (files) => {
+  const { loadPyodide } = await import("/vendor/pyodide/pyodide.mjs");
+  const pyodide = (globalThis.pyodide = await loadPyodide());
+  pyodide.registerJsModule("doppler_runtime", await import("/runtime/replay.js"));
+  pyodide.FS.mkdirTree("/modules/doppler/gpu");
+  for (const [name, text] of Object.entries(files.modules))
+    pyodide.FS.writeFile(`/modules/doppler/${name}.py`, text);
+  await pyodide.loadPackage("numpy");
+  globalThis.kernelSources = JSON.stringify(files.kernels);
+  await pyodide.runPythonAsync(files.driver);
+}"""
+RUN = """async (code) => {
+  const value = await pyodide.runPythonAsync(code);
+  return value?.toJs ? value.toJs({ create_pyproxies: false }) : value;
+}"""
 
 DRIVER = """
 import base64, io, json, sys
@@ -75,27 +80,31 @@ class Case:
 
 
 class GpuPage:
-    """Runs Python and kernels in the page; `selenium` is pytest-pyodide's runner."""
+    """Runs Python and kernels in a page of the server that starts no engine of its own."""
 
-    def __init__(self, selenium: Any) -> None:
-        self._selenium = selenium
+    def __init__(self, page: Page, url: str) -> None:
+        self._page = page
+        page.goto(f"{url}models.json")
         files = {
-            "replay": (ROOT / "web/runtime/replay.js").read_text(),
             "modules": {name: (ROOT / f"py/doppler/{name}.py").read_text() for name in MODULES},
             "kernels": {
                 path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")
             },
             "driver": DRIVER,
         }
-        selenium.run_js(SETUP % json.dumps(files))
+        page.evaluate(SETUP, files)
 
     def has(self, feature: str) -> bool:
         """Whether the device has an optional feature."""
         return bool(self.run_python(f"{feature!r} in gpu.features"))
 
+    def run_js(self, function: str) -> Any:
+        """What a JavaScript function returns in the page."""
+        return self._page.evaluate(function)
+
     def run_python(self, code: str) -> Any:
         """The value of the last expression of `code`, which may await."""
-        return self._selenium.run_async(code)
+        return self._page.evaluate(RUN, code)
 
     def run(self, cases: Sequence[Case]) -> list[dict[str, npt.NDArray[Any]]]:
         """The outputs of each case, by name; one call into the page for all of them."""
@@ -119,7 +128,7 @@ class GpuPage:
         np.savez_compressed(packed, cases=np.array(json.dumps(described)), **arrays)
         text = base64.b64encode(packed.getvalue()).decode()
         # Megabytes as an argument: as a part of the source they would take Playwright minutes.
-        self._selenium.driver.evaluate("text => { globalThis.givenCases = text; }", text)
+        self._page.evaluate("text => { globalThis.givenCases = text; }", text)
         answer = self.run_python("await run_cases()")
         results = np.load(io.BytesIO(base64.b64decode(answer)))
         return [

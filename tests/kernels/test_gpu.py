@@ -126,16 +126,10 @@ limits = {"maxStorageBufferBindingSize": 1 << 50}
     ],
 )
 def test_no_webgpu_and_no_adapter(gpu_page: GpuPage, gpu_object: str, words: str) -> None:
-    message = ask(
-        gpu_page,
-        f"""
-from pyodide.code import run_js
-run_js("Object.defineProperty(navigator, 'gpu', {{ value: {gpu_object}, configurable: true }})")
-message = await error_of(Gpu.open())
-run_js("delete navigator.gpu")
-message
-""",
-    )
+    define = "Object.defineProperty(navigator, 'gpu', { value: %s, configurable: true })"
+    gpu_page.run_js(f"() => {{ {define % gpu_object} }}")
+    message = ask(gpu_page, "await error_of(Gpu.open())")
+    gpu_page.run_js("() => { delete navigator.gpu; }")
     assert words in str(message)
 
 
