@@ -126,15 +126,19 @@ async function live(lock) {
  */
 async function call(method, args, onEvent, files) {
   const bridge = (await booted()).pyimport("doppler.page.bridge");
+  /** @type {unknown} until the page has heard the last event */
+  let told;
   /** @param {string} event */
   const emit = (event) => {
-    onEvent?.(JSON.parse(event));
+    told = onEvent?.(JSON.parse(event));
   };
   try {
     const text = JSON.stringify(args);
     const answer = await bridge.call(method, text, emit, files ?? undefined).catch(internal);
     return result(JSON.parse(answer));
   } finally {
+    // Events have a port of their own: what is sent after them by another may overtake them.
+    await Promise.resolve(told).catch(() => {});
     bridge.destroy();
     /** @type {any} */ (onEvent)?.[Comlink.releaseProxy]?.();
   }

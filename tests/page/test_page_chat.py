@@ -25,6 +25,22 @@ kept, loop = tokenizer._template, "{% for i in range(99999) %}" * 4 + "{% endfor
 tokenizer._template = ChatTemplate(loop)
 """
 MENDED = "sandbox.SECONDS, tokenizer._template = seconds, kept"
+COUNT_EVENTS = """async () => {
+  let [heard, late] = [0, 0];
+  const args = { messages: [{ role: "user", content: "hello" }], max_tokens: 8 };
+  for (let i = 0; i < 6; i++) {
+    let ended = false;
+    await doppler.call("chat", { ...args, sampling: { greedy: true } }, ({ type }) => {
+      if (type !== "token") return;
+      heard += 1;
+      if (ended) late += 1;
+      for (const until = performance.now() + 60; performance.now() < until; );
+    });
+    ended = true;
+  }
+  await new Promise((done) => setTimeout(done, 300));
+  return [heard, late];
+}"""
 FOCUSED = "document.activeElement && document.activeElement !== document.body"
 SHIFTS = """() => {
   window.shifts = [];
@@ -138,6 +154,13 @@ def test_stop_while_a_template_runs(app: App) -> None:
     assert result(app)["finish_reason"] == "cancelled"
     app.run(MENDED)
     assert len(app.answer("and now?").split()) == 8
+
+
+def test_no_event_comes_after_the_end(app: App) -> None:
+    """However slow the page is: a late token would be written behind the whole answer."""
+    heard, late = app.page.evaluate(COUNT_EVENTS)
+    assert heard == 6 * 8
+    assert late == 0
 
 
 def test_regenerate(app: App) -> None:

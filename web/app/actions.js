@@ -160,8 +160,9 @@ export async function deleteConversation(conversation) {
   const wasOpen = state.current === conversation;
   const restore = await remove(conversation);
   const undo = async () => {
-    await restore();
-    if (wasOpen) open(conversation);
+    const kept = restore();
+    if (wasOpen) open(conversation); // at once: later the person may be elsewhere
+    await kept;
   };
   toast(`Deleted “${titleOf(conversation)}”`, { label: "Undo", run: undo });
 }
