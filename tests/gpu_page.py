@@ -18,10 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     "__init__",
     "errors",
-    *(
-        f"gpu/{name}"
-        for name in ("__init__", "device", "wgsl", "step", "grids", "kernels", "lanes")
-    ),
+    *(f"gpu/{name}" for name in ("__init__", "device", "wgsl", "grids", "kernels", "lanes")),
 )
 Arrays = Mapping[str, npt.NDArray[Any]]
 

@@ -1,21 +1,21 @@
 """An engine on paper: the plans of a model of any size on any adapter, without a GPU or weights.
 
-Only the device is played (api/estimate.py). What plans bind, and how much of it, is what weights/,
-engine/memory.py and the plans decide for a page.
+Only the device is played (api/estimate.py). What plans bind, and how much of it, is what
+engine/build.py makes for a page.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 from doppler.api.estimate import PaperGpu
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
+from doppler.engine.build import Options, build
 from doppler.engine.engine import Engine
-from doppler.engine.memory import EngineMemory
-from doppler.gpu.kernels import Kernels
-from doppler.plan.capabilities import adapter_of
+from doppler.gpu.kernels import Device, Kernels
 from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.manifest import BLOCK_SIZE, Manifest, Tensor
-from doppler.weights.placement import Weights, allocate_weights
 
 
 def large_gpu() -> PaperGpu:
@@ -71,11 +71,7 @@ def synthetic(shape: str) -> Manifest:
 
 def paper_engine(
     manifest: Manifest, gpu: PaperGpu, context: int = 4096, batch: int = 512
-) -> tuple[Engine, Weights]:
+) -> Engine:
     """The engine that a page would have, with keys and values in f16."""
-    config = manifest.config
-    weights = allocate_weights(gpu, manifest)
-    memory = EngineMemory(gpu, config, context, batch, True)
-    adapter = adapter_of(gpu, "shader-f16" in gpu.features, {})
-    engine = Engine(gpu, Kernels(gpu, {}), config, weights, memory, adapter, {})
-    return engine, weights
+    options = Options(context, batch, half_cache=True, half="shader-f16" in gpu.features)
+    return asyncio.run(build(Device(gpu, Kernels(gpu, {})), manifest, options))

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from doppler import references
 from doppler.config import Layer
 from doppler.engine.chunks import ChunkSizes
-from doppler.engine.memory import BROKEN, RING, RING_AT, Reading, capacity_of
+from doppler.engine.memory import BROKEN, Reading
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.sequence import Session
 from doppler.engine.speculate import StepTimes
 from doppler.errors import DeviceError
+from doppler.plan.bindings import RING, RING_AT, capacity_of
 from doppler.plan.draft import DRAFTS, LONGEST
 from doppler.sampling import Sampling
 

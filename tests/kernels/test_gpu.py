@@ -140,15 +140,16 @@ def test_subgroups_that_are_no_runs_are_left_alone(gpu_page: GpuPage) -> None:
     here, there, before, after = ask(
         gpu_page,
         """
+from doppler.gpu.kernels import Device
 from doppler.gpu.lanes import are_runs, forgo_scattered_subgroups
 other = await Gpu.open()
 source = json.loads(js.kernelSources)["lanes"]
 backwards = source.replace("lane == index", "size - 1u - lane == index")
-reversed_lanes = Kernels(other, {"lanes": backwards})
+here, there = Device(gpu, kernels), Device(other, Kernels(other, {"lanes": backwards}))
 before = "subgroups" in other.features
-await forgo_scattered_subgroups(other, reversed_lanes)
+await forgo_scattered_subgroups(there)
 after = "subgroups" in other.features
-result = [await are_runs(gpu, kernels), await are_runs(other, reversed_lanes), before, after]
+result = [await are_runs(here), await are_runs(there), before, after]
 other.destroy()
 result
 """,

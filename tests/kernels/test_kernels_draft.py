@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
-from doppler.engine.memory import RING
+from doppler.plan.bindings import RING
 from doppler.sampling import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
 from test_kernels_sample import control

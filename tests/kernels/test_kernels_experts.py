@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from doppler import references
-from doppler.plan.moe import most_tiles
+from doppler.plan.bindings import most_tiles
 from doppler.weights.placement import FORMS
 from gpu_page import Case, GpuPage
 from test_kernels_ops import assert_close, normal, padded, state

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler import references
-from doppler.engine.memory import BROKEN, RING, RING_AT
+from doppler.engine.memory import BROKEN
+from doppler.plan.bindings import RING, RING_AT
 from doppler.sampling import Sampling, block_of, blocks_of
 from gpu_page import Case, GpuPage
 

@@ -56,6 +56,6 @@ def manifest(request: pytest.FixtureRequest, tmp_path: Path) -> Manifest:
 def test_every_device_binds_what_plans_bind(
     manifest: Manifest, gpu: Callable[[], PaperGpu], batch: int
 ) -> None:
-    engine, _ = paper_engine(manifest, gpu(), batch=batch)
+    engine = paper_engine(manifest, gpu(), batch=batch)
     most = max(all_steps(engine), key=storage_buffers)
     assert storage_buffers(most) <= LEAST["maxStorageBuffersPerShaderStage"] == 8, most.label

@@ -64,10 +64,10 @@ def manifest(name: str, request: pytest.FixtureRequest) -> Manifest:
 def test_dispatches(name: str, manifest: Manifest) -> None:
     """Few, whatever the adapter: 160 for a model of 26 layers is the least to hold."""
     short, long, least = DISPATCHES[name]
-    engine, _ = paper_engine(manifest, large_gpu(), CONTEXT)
+    engine = paper_engine(manifest, large_gpu(), CONTEXT)
     assert len(engine.steps(128, 1)) <= short
     assert len(engine.steps(4000, 1)) <= long
-    engine, _ = paper_engine(manifest, least_gpu(), CONTEXT)
+    engine = paper_engine(manifest, least_gpu(), CONTEXT)
     assert len(engine.steps(128, 1)) <= least
     assert len(engine.steps(4000, 1)) <= least
 
@@ -75,7 +75,7 @@ def test_dispatches(name: str, manifest: Manifest) -> None:
 @pytest.mark.parametrize("gpu", [large_gpu(), least_gpu()], ids=["large", "least"])
 def test_every_weight_is_read_once(name: str, manifest: Manifest, gpu: PaperGpu) -> None:
     """A token multiplies with each matrix once; embeddings that are not the head are looked up."""
-    engine, weights = paper_engine(manifest, gpu, CONTEXT)
+    engine = paper_engine(manifest, gpu, CONTEXT)
     read = Counter(
         plane
         for step in engine.steps(128, 1)
@@ -86,7 +86,7 @@ def test_every_weight_is_read_once(name: str, manifest: Manifest, gpu: PaperGpu)
     )
     matrices = [
         matrix
-        for key, matrix in weights.matrices.items()
+        for key, matrix in engine.weights.matrices.items()
         if key != "token_embd.weight" or manifest.config.tied
     ]
     planes = [p for matrix in matrices for part in matrix.slices for p in part.bindings().values()]
@@ -99,7 +99,7 @@ def test_every_weight_is_read_once(name: str, manifest: Manifest, gpu: PaperGpu)
 
 def test_keys_and_values_are_read_once(manifest: Manifest) -> None:
     """Of the tokens that a layer sees: its window's, or all."""
-    engine, _ = paper_engine(manifest, large_gpu(), CONTEXT)
+    engine = paper_engine(manifest, large_gpu(), CONTEXT)
     config = manifest.config
     for seen in (128, 4000):
         work = [w for w in engine.work(seen, 1) if w.kernel.startswith("attention")]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from doppler.config import Layer
-from doppler.engine.memory import MOST_AHEAD, capacity_of
 from doppler.engine.prefix_cache import PrefixCache
+from doppler.plan.bindings import MOST_AHEAD, capacity_of
 
 CONTEXT = 600
 

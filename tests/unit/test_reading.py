@@ -7,8 +7,9 @@ from array import array
 
 import pytest
 
-from doppler.engine.memory import BROKEN, RING, RING_AT, Reading
+from doppler.engine.memory import BROKEN, Reading
 from doppler.errors import DopplerError
+from doppler.plan.bindings import RING, RING_AT
 
 
 def read(ring: list[int], step: int, known: int) -> list[int]:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from doppler.engine.generation import Generation, GenerationConfig
-from doppler.engine.memory import MOST_AHEAD, RING
 from doppler.engine.sequence import Sequence as Generating
 from doppler.engine.speculate import MODES, Speculate
 from doppler.engine.stopping import Cancellation
 from doppler.errors import DeviceError, DopplerError
+from doppler.plan.bindings import MOST_AHEAD, RING
 from doppler.sampling import Sampling
 from toy_device import ToyDevice, ToyModel
 

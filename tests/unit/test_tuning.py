@@ -26,7 +26,7 @@ def test_cuts_near_the_rule(cut: Cut, has_pairs: bool) -> None:
 
 def test_what_was_measured_is_used() -> None:
     """A model asks for each kind of matrix once, and for none that is known."""
-    engine, _ = paper_engine(synthetic("gemma-3-1b"), large_gpu())
+    engine = paper_engine(synthetic("gemma-3-1b"), large_gpu())
     steps = engine.steps(0, 1)
     kinds = unknown(steps, {})
     assert sum(map(len, kinds.values())) == sum("TEAM" in step.constants for step in steps)

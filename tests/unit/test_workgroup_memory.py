@@ -47,7 +47,7 @@ def test_matrix_units_need_their_workgroup_memory(size: int) -> None:
     gpu = large_gpu()
     gpu.has_matrix_units = True
     gpu.limits["maxComputeWorkgroupStorageSize"] = size
-    engine, _ = paper_engine(synthetic("gemma-3-1b"), gpu)
+    engine = paper_engine(synthetic("gemma-3-1b"), gpu)
     kernels = {step.kernel for step in engine.steps(0, 512)}
     assert ("matmul_subgroup_matrix" in kernels) == (size == MATRIX_UNIT_BYTES)
     assert ("matmul_tile" in kernels) == (size < MATRIX_UNIT_BYTES)
@@ -69,7 +69,7 @@ def test_plans_stage_what_fits(columns: int, features: set[str]) -> None:
     gpu = large_gpu()
     gpu.limits["maxComputeWorkgroupStorageSize"] = LEAST
     gpu.features = frozenset(features)
-    engine, _ = paper_engine(replace(manifest, config=config, tensors=tensors), gpu)
+    engine = paper_engine(replace(manifest, config=config, tensors=tensors), gpu)
     matvecs = [step for step in engine.steps(128, 1) if step.kernel in STAGED]
     assert {step.kernel for step in matvecs} == {
         "matvec_half" if "shader-f16" in features else "matvec_subgroup"

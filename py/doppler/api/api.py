@@ -21,7 +21,7 @@ from doppler.engine.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import measure_bandwidth
 from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Kernels, fetch_sources
+from doppler.gpu.kernels import Device, Kernels, fetch_sources
 from doppler.gpu.lanes import forgo_scattered_subgroups
 from doppler.text.answer import Emit
 
@@ -34,8 +34,7 @@ class Api:
 
     def __init__(self, host: Host) -> None:
         self._host, self._library = host, host.library
-        self._gpu: Gpu | None = None
-        self._kernels: Kernels | None = None
+        self._opened: Device | None = None
         self._model: Model | None = None
         self._loading: str | None = None  # identity
         self._tuner = Tuner()
@@ -93,37 +92,40 @@ class Api:
         if self._model is not None:
             await self._turns.instead(self._model.engine.cancellation.ask)
 
-    async def _any_gpu(self, emit: Emit) -> tuple[Gpu, Kernels]:
+    async def _any_device(self, emit: Emit) -> Device:
         """The device that is open, or one with the limits of the last."""
         async with self._opening:
-            return await self._opened(self._gpu.asked if self._gpu else None, emit)
+            return await self._open(self._opened.gpu.asked if self._opened else None, emit)
 
-    async def _gpu_with(self, limits: dict[str, int] | None, emit: Emit) -> tuple[Gpu, Kernels]:
+    async def _device_with(self, limits: dict[str, int] | None, emit: Emit) -> Device:
         async with self._opening:  # the page asks for the device while a model is being loaded
-            return await self._opened(limits, emit)
+            return await self._open(limits, emit)
 
-    async def _opened(self, limits: dict[str, int] | None, emit: Emit) -> tuple[Gpu, Kernels]:
+    async def _open(self, limits: dict[str, int] | None, emit: Emit) -> Device:
         if self._gpu is not None and (self._gpu.lost is not None or limits != self._gpu.asked):
-            self._drop_gpu(emit)
-        if self._gpu is None or self._kernels is None:
+            self._drop_device(emit)
+        if self._opened is None:
             gpu, sources = await asyncio.gather(Gpu.open(limits), fetch_sources())
-            kernels = Kernels(gpu, sources)
-            await forgo_scattered_subgroups(gpu, kernels)
-            self._gpu, self._kernels = gpu, kernels
-        return self._gpu, self._kernels
+            opened = Device(gpu, Kernels(gpu, sources))
+            await forgo_scattered_subgroups(opened)
+            self._opened = opened
+        return self._opened
 
-    def _drop_gpu(self, emit: Emit) -> None:
+    @property
+    def _gpu(self) -> Gpu | None:
+        return None if self._opened is None else self._opened.gpu
+
+    def _drop_device(self, emit: Emit) -> None:
         self._drop_model(emit)
-        if self._gpu is not None:
-            self._gpu.destroy()
-        self._gpu = self._kernels = None
+        if self._opened is not None:
+            self._opened.gpu.destroy()
+        self._opened = None
 
     async def _gpu_or_why_not(self, emit: Emit) -> Gpu | DeviceError:
         try:
-            gpu, _ = await self._any_gpu(emit)
+            return (await self._any_device(emit)).gpu
         except DeviceError as error:
             return error
-        return gpu
 
     async def _device(self, args: Args, emit: Emit, files: Any) -> Any:
         gpu = await self._gpu_or_why_not(emit)
@@ -158,7 +160,7 @@ class Api:
             raise  # of who asked, not of the model
         except DopplerError as error:
             return refusal(error)
-        return inspection(candidates, await self._gpu_or_why_not(emit), free, args)
+        return await inspection(candidates, await self._gpu_or_why_not(emit), free, args)
 
     async def _import(self, args: Args, emit: Emit, files: Any) -> Any:
         asked = Asked.of({**args, "id": None}, files)
@@ -198,12 +200,10 @@ class Api:
         emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
         opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
         try:
-            gpu, kernels = await timeline.of("device", self._gpu_with(args.get("limits"), emit))
-            kept = self._host.kept_cuts(gpu, kernels)
-            cuts = await kept.read()
-            model = await Model.load(
-                gpu, kernels, stored.store, stored.buffers, room, emit, timeline, cuts
-            )
+            device = await timeline.of("device", self._device_with(args.get("limits"), emit))
+            kept = self._host.kept_cuts(device)
+            options = room.options(device.gpu, await kept.read())
+            model = await Model.load(device, stored.store, options, emit, timeline)
         finally:
             await asyncio.wait([opening])
         try:
@@ -277,8 +277,8 @@ class Api:
         return engine, tokens, batch
 
     async def _bandwidth(self, args: Args, emit: Emit, files: Any) -> Any:
-        gpu, kernels = await self._any_gpu(emit)
-        return await self._running(measure_bandwidth(gpu, kernels))
+        device = await self._any_device(emit)
+        return await self._running(measure_bandwidth(device))
 
     async def _transferred(self, work: Coroutine[Any, Any, T]) -> T:
         """Awaits a download, import or inspection, which `cancel` may end."""
@@ -310,8 +310,7 @@ class Api:
         return self._gpu.memory() if self._gpu is not None else {}
 
     async def _kernel_names(self, args: Args, emit: Emit, files: Any) -> Any:
-        _, kernels = await self._any_gpu(emit)
-        return kernels.names()
+        return (await self._any_device(emit)).kernels.names()
 
     def _loaded(self) -> Model:
         if self._gpu is not None and self._gpu.lost is not None:

@@ -6,17 +6,15 @@ plans let them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, get_args
 
 from doppler.api.request import Room
-from doppler.engine.engine import Engine
-from doppler.engine.memory import EngineMemory
+from doppler.engine.build import build
 from doppler.gpu.device import Gpu, GpuBuffer, MemoryKind
-from doppler.gpu.kernels import Kernels
-from doppler.plan.capabilities import adapter_of
+from doppler.gpu.kernels import Device, Kernels
 from doppler.store.manifest import Manifest
-from doppler.weights.placement import allocate_weights
 
 
 class PaperGpu(Gpu):
@@ -44,21 +42,22 @@ class PaperGpu(Gpu):
         """Goes nowhere."""
         assert offset + len(data) <= buffer.size
 
+    @asynccontextmanager
+    async def scope(self, stage: str) -> AsyncIterator[None]:
+        """Nothing goes wrong on paper."""
+        yield
+
     def _create(self, size: int, kind: MemoryKind, label: str, usage: int) -> GpuBuffer:
         self._memory[kind] += size
         return GpuBuffer(None, size, kind, None)
 
 
-def memory_needed(gpu: Gpu, manifest: Manifest, room: Room) -> dict[str, int]:
+async def memory_needed(gpu: Gpu, manifest: Manifest, room: Room) -> dict[str, int]:
     """Bytes by kind, and their total, that the model would hold on `gpu` once it is loaded.
 
     Raises what the load would raise at once: UnsupportedError for a block type without kernels,
     DeviceError where a buffer is larger than the adapter allows.
     """
     paper = PaperGpu.like(gpu)
-    half_cache, half = room.half_cache(paper), room.half_products(paper)
-    weights = allocate_weights(paper, manifest)
-    memory = EngineMemory(paper, manifest.config, room.context, room.batch, half_cache)
-    adapter = adapter_of(paper, half, room.adapter)
-    Engine(paper, Kernels(paper, {}), manifest.config, weights, memory, adapter, {})
+    await build(Device(paper, Kernels(paper, {})), manifest, room.options(paper, {}))
     return paper.memory()

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate
-from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Kernels
-from doppler.inputs.buffers import Buffers
+from doppler.gpu.kernels import Device
 from doppler.plan.matvec_configs import Cut, Cuts
 from doppler.store.shards import ShardStore
 from doppler.text.tokenizer import Tokenizer
@@ -27,9 +25,6 @@ class Stored(Protocol):
 
     @property
     def store(self) -> ShardStore: ...
-
-    @property
-    def buffers(self) -> Buffers: ...
 
     async def tokenizer(self) -> Tokenizer | None:
         """The verified tokenizer; None where the model has none."""
@@ -92,7 +87,7 @@ class Host(Protocol):
     @property
     def stops(self) -> Stops: ...
 
-    def kept_cuts(self, gpu: Gpu, kernels: Kernels) -> KeptCuts:
+    def kept_cuts(self, device: Device) -> KeptCuts:
         """Those of this device."""
 
     async def load_numpy(self) -> None:

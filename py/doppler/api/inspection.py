@@ -89,7 +89,7 @@ def facts(
     }
 
 
-def inspection(
+async def inspection(
     candidates: Sequence[Candidate], gpu: Gpu | DeviceError, free: int, args: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The answer of `inspect`: each candidate with its facts, and what it takes.
@@ -99,7 +99,7 @@ def inspection(
     """
     return {
         "problem": None,
-        "choices": [_choice(candidate, gpu, free, args) for candidate in candidates],
+        "choices": [await _choice(candidate, gpu, free, args) for candidate in candidates],
         "gpu": _device(gpu),
         "models": [],
     }
@@ -127,7 +127,7 @@ def contexts(config: ModelConfig, asked: int) -> list[int]:
     return sorted(lengths)
 
 
-def _choice(
+async def _choice(
     candidate: Candidate, gpu: Gpu | DeviceError, free: int, args: Mapping[str, Any]
 ) -> dict[str, Any]:
     manifest, config = candidate.manifest, candidate.manifest.config
@@ -137,7 +137,7 @@ def _choice(
     wanted = Room.of(config, {**args, "context": asked}).context
     fits = []
     if not isinstance(gpu, DeviceError):
-        fits = [_fit(manifest, gpu, args, length) for length in contexts(config, wanted)]
+        fits = [await _fit(manifest, gpu, args, length) for length in contexts(config, wanted)]
     template, problem = open_template(candidate.template)
     return {
         **facts(manifest, candidate.tokenizer, template is not None, problem),
@@ -149,11 +149,13 @@ def _choice(
     }
 
 
-def _fit(manifest: Manifest, gpu: Gpu, args: Mapping[str, Any], context: int) -> dict[str, Any]:
+async def _fit(
+    manifest: Manifest, gpu: Gpu, args: Mapping[str, Any], context: int
+) -> dict[str, Any]:
     """What the model takes at a context, or why the device does not take it."""
     room = Room.of(manifest.config, {**args, "context": context})
     try:
-        memory = memory_needed(gpu, manifest, room)
+        memory = await memory_needed(gpu, manifest, room)
     except (DeviceError, UnsupportedError) as error:
         return {"context": context, "memory": None, "problem": str(error)}
     return {"context": context, "memory": memory, "problem": None}

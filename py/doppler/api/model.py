@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from doppler.api.progress import Progress
-from doppler.api.request import Request, Room
+from doppler.api.request import Request
 from doppler.api.timeline import Timeline
+from doppler.engine.build import Options, build
 from doppler.engine.engine import Engine
 from doppler.engine.generation import Generation, GenerationConfig
-from doppler.engine.memory import EngineMemory
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Kernels
-from doppler.inputs.buffers import Buffers
-from doppler.plan.capabilities import adapter_of
-from doppler.plan.matvec_configs import Cuts
+from doppler.gpu.kernels import Device
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 from doppler.text.answer import Emit, Output
@@ -27,7 +23,6 @@ from doppler.text.fitting import fitting
 from doppler.text.messages import Conversation
 from doppler.text.parts import Reader
 from doppler.text.tokenizer import Tokenizer
-from doppler.weights.placement import allocate_weights
 from doppler.weights.upload import prepare_upload, upload_weights
 
 if TYPE_CHECKING:
@@ -60,47 +55,17 @@ class Model:
 
     @classmethod
     async def load(
-        cls,
-        gpu: Gpu,
-        kernels: Kernels,
-        store: ShardStore,
-        buffers: Buffers,
-        room: Room,
-        emit: Emit,
-        timeline: Timeline,
-        cuts: Cuts,
+        cls, device: Device, store: ShardStore, options: Options, emit: Emit, timeline: Timeline
     ) -> Model:
         """Makes room, then uploads verified weights while the kernels are compiled."""
-        manifest = store.manifest
-        with ExitStack() as undo:
-            with timeline.stage("memory"):
-                async with gpu.scope("room for the weights"):
-                    weights = allocate_weights(gpu, manifest)
-                    undo.callback(weights.destroy)
-                async with gpu.scope("KV cache and activations"):
-                    memory = EngineMemory(
-                        gpu, manifest.config, room.context, room.batch, room.half_cache(gpu)
-                    )
-                    undo.callback(memory.destroy)
-                    memory.write_tables(gpu)
-                    adapter = adapter_of(gpu, room.half_products(gpu), room.adapter)
-                    engine = Engine(gpu, kernels, manifest.config, weights, memory, adapter, cuts)
-            told = _Compiling(emit)
-            progress = Progress(emit, "verify")
-            with timeline.stage("weights"):
-                on_gpu = await prepare_upload(gpu, kernels, weights, manifest, buffers)
-                compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(told)))
-                try:
-                    await upload_weights(
-                        gpu, kernels, weights, manifest, store, buffers, on_gpu, progress
-                    )
-                except BaseException:
-                    await asyncio.wait([compiling])
-                    raise
-            told.begin()
-            await compiling
-            undo.pop_all()
-        return cls(gpu, manifest, engine)
+        with timeline.stage("memory"):
+            engine = await build(device, store.manifest, options)
+        try:
+            await _fill(engine, store, emit, timeline)
+        except BaseException:
+            engine.destroy()
+            raise
+        return cls(device.gpu, store.manifest, engine)
 
     def unload(self) -> None:
         """Gives the GPU memory back."""
@@ -219,6 +184,22 @@ class Model:
             "timings": _timings(result),
             "memory": self._gpu.memory(),
         }
+
+
+async def _fill(engine: Engine, store: ShardStore, emit: Emit, timeline: Timeline) -> None:
+    """Uploads the weights, and compiles the kernels meanwhile."""
+    compiled = _Compiling(emit)
+    with timeline.stage("weights"):
+        on_gpu = await prepare_upload(engine.binder.device, engine.weights, store)
+        compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(compiled)))
+        try:
+            progress = Progress(emit, "verify")
+            await upload_weights(engine.binder, engine.weights, store, on_gpu, progress)
+        except BaseException:
+            await asyncio.wait([compiling])
+            raise
+    compiled.begin()
+    await compiling
 
 
 def _timings(result: Generation) -> dict[str, float]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from doppler.config import ModelConfig
+from doppler.engine.build import Options
 from doppler.engine.speculate import MODES, Speculate
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
+from doppler.plan.matvec_configs import Cuts
 from doppler.sampling import Sampling
 
 DEFAULT_CONTEXT = 4096
@@ -78,12 +80,14 @@ class Room:
             raise RequestError("adapter must be an object with is_cpu and subgroup_size, or one")
         return cls(length, batch, args.get("kv"), args.get("precision"), taken_for)
 
-    def half_cache(self, gpu: Gpu) -> bool:
-        """Whether keys and values are kept as f16: on a CPU, that would only cost time."""
-        return not gpu.is_cpu if self.kv is None else self.kv == "f16"
+    def options(self, gpu: Gpu, cuts: Cuts) -> Options:
+        """What is built on a device. Raises RequestError for f16 products where it has none."""
+        # As f16, keys and values would only cost a CPU time.
+        half_cache = not gpu.is_cpu if self.kv is None else self.kv == "f16"
+        half = self._half_products(gpu)
+        return Options(self.context, self.batch, half_cache, half, self.adapter, cuts)
 
-    def half_products(self, gpu: Gpu) -> bool:
-        """Whether products are of f16. Raises RequestError where the adapter has none."""
+    def _half_products(self, gpu: Gpu) -> bool:
         can = "shader-f16" in gpu.features
         if self.precision == "f16" and not can:
             raise RequestError("precision is f16, and this adapter lacks shader-f16: ask for f32")

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from statistics import median
 
+from doppler.gpu.binder import Binder
 from doppler.gpu.kernels import Kernels, Recording
 from doppler.gpu.step import Step
 from doppler.plan.matvec_configs import Cut, Cuts, near, unknown
@@ -25,7 +26,7 @@ WARM_US = 20000.0  # of all steps before: a GPU at rest runs at a fraction of it
 
 
 async def tune(
-    kernels: Kernels,
+    binder: Binder,
     steps: Sequence[Step],
     known: Cuts,
     lent: Callable[[], AbstractAsyncContextManager[None]],
@@ -35,7 +36,8 @@ async def tune(
     Kernels are compiled beside whatever else goes on; each kind is measured within `lent`, where
     the steps may write what they write. Needs an adapter that measures time.
     """
-    warm, best = kernels.record_steps(steps), {}
+    kernels = binder.device.kernels
+    warm, best = binder.record(steps), {}
     try:
         for kind, group in unknown(steps, known).items():
             cuts = near(Cut.of(group[0]), bool(group[0].constants["ACTIVATION"]))
@@ -44,7 +46,7 @@ async def tune(
             variants = [kernels.variant(s.kernel, s.constants, s.bindings) for s in firsts]
             await asyncio.gather(*map(kernels.prepare, variants))
             async with lent():
-                best[kind] = cuts[await _quickest(kernels, warm, tried)]
+                best[kind] = cuts[await _quickest(binder, warm, tried)]
     finally:
         warm.destroy()
     return best
@@ -54,9 +56,9 @@ def _recut(step: Step, cut: Cut) -> Step:
     return replace(step, constants={**step.constants, **cut.constants()})
 
 
-async def _quickest(kernels: Kernels, warm: Recording, tried: Sequence[Sequence[Step]]) -> int:
+async def _quickest(binder: Binder, warm: Recording, tried: Sequence[Sequence[Step]]) -> int:
     """Which of `tried` is it: the first, unless another is clearly quicker."""
-    recordings = [kernels.record_steps(steps) for steps in tried]
+    kernels, recordings = binder.device.kernels, [binder.record(steps) for steps in tried]
     try:
         (once,) = await kernels.time([warm])
         kernels.run(*[warm] * math.ceil(WARM_US / max(once, 1.0)))

@@ -9,27 +9,23 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from doppler.config import ModelConfig
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.generation import GenerationConfig
-from doppler.engine.memory import HEAD_ROWS, EngineMemory
+from doppler.engine.memory import EngineMemory
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.runner import GpuRunner
 from doppler.engine.sequence import Ids, Sequence, Session
 from doppler.engine.speculate import StepTimes
 from doppler.engine.stopping import Cancellation
 from doppler.errors import ContextError, RequestError
-from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Kernels
+from doppler.gpu.binder import Binder
 from doppler.gpu.profile import Timing, Work, profile, work
 from doppler.gpu.step import Step
-from doppler.plan.capabilities import Adapter
+from doppler.plan.bindings import HEAD_ROWS
 from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec_configs import Cuts, unknown
-from doppler.plan.prefill import PrefillPlan
 from doppler.sampling import Sampling
-from doppler.weights.placement import Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,41 +35,21 @@ if TYPE_CHECKING:
 class Engine:
     """One model with one KV cache. Calls must not overlap."""
 
-    def __init__(
-        self,
-        gpu: Gpu,
-        kernels: Kernels,
-        config: ModelConfig,
-        weights: Weights,
-        memory: EngineMemory,
-        adapter: Adapter,
-        cuts: Cuts,
-    ) -> None:
-        self.config, self.context, self.batch = config, memory.context, memory.batch
-        self.half_cache, self.adapter = memory.half_cache, adapter
-        self._gpu, self._kernels, self._weights, self._memory = gpu, kernels, weights, memory
-        model = PlannedModel(
-            config,
-            weights,
-            memory.token,
-            memory.context,
-            memory.capacities,
-            adapter,
-            memory.half_cache,
-            cuts,
-        )
-        if self.batch > 1:
-            memory.add_batch(gpu, lambda m: PrefillPlan(replace(model, memory=m)).all(self.batch))
-            model = replace(model, memory=memory.token)
+    def __init__(self, binder: Binder, memory: EngineMemory, model: PlannedModel) -> None:
+        layout = model.layout
+        self.config, self.context, self.batch = layout.config, layout.context, layout.batch
+        self.half_cache, self.adapter = layout.half_cache, model.adapter
+        self.binder, self.weights, self._memory = binder, model.weights, memory
+        self._gpu = binder.device.gpu
         self._plan(model)
         self.cancellation = Cancellation()
-        self._cache = PrefixCache(config.layers, memory.capacities, memory.context)
+        self._cache = PrefixCache(self.config.layers, layout.capacities, self.context)
         self._chunks = ChunkSizes(self.batch)
         self._times = StepTimes()
 
     def _plan(self, model: PlannedModel) -> None:
         self._model = model
-        self._runner = GpuRunner(self._gpu, self._kernels, self._memory, model)
+        self._runner = GpuRunner(self.binder, self._memory, model)
 
     @property
     def can_tune(self) -> bool:
@@ -87,7 +63,7 @@ class Engine:
         Call it when the weights are there. Whoever holds `turn` uses the engine alone.
         """
         steps, known = self._runner.steps_to_tune(), self._model.cuts
-        new = await tune(self._kernels, steps, known, partial(self._lent, turn))
+        new = await tune(self.binder, steps, known, partial(self._lent, turn))
         async with turn:
             self._runner.destroy()
             self._plan(replace(self._model, cuts={**known, **new}))
@@ -104,7 +80,7 @@ class Engine:
             self._cache.cut(last)
             self._cache.mark(self.context)
             self._runner.begin([], Sampling(greedy=True))
-            self._memory.write_batch(self._gpu, [1], last, 0)
+            self._memory.write_batch([1], last, 0)
             yield
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
@@ -114,8 +90,7 @@ class Engine:
     def destroy(self) -> None:
         """Gives the GPU memory back; the engine is of no use afterwards."""
         self._runner.destroy()
-        self._memory.destroy()
-        self._weights.destroy()
+        self.binder.destroy()
 
     def check(self, ids: Ids) -> None:
         """Raises RequestError for an empty or too long prompt or an id outside the vocabulary."""
@@ -159,8 +134,8 @@ class Engine:
         """
         self._cache.cut(0)
         ids = [token % self.config.vocab for token in range(batch)]  # various: experts depend on it
-        rewind = partial(self._memory.write_batch, self._gpu, ids, tokens, 0)
-        return await profile(self._gpu, self._kernels, self.steps(tokens, batch), tokens, rewind)
+        rewind = partial(self._memory.write_batch, ids, tokens, 0)
+        return await profile(self.binder, self.steps(tokens, batch), tokens, rewind)
 
     def work(self, tokens: int, batch: int) -> list[Work]:
         """What every dispatch has to do that `profile` would time."""

@@ -1,6 +1,6 @@
 """Which ids' keys and values are in the KV cache, and how much of a prompt need not be run again.
 
-A layer with a window keeps its latest positions only (`capacity_of` in memory.py). A prompt can go
+A layer with a window keeps its latest positions only (`capacity_of`). A prompt can go
 on from where it differs from what was run before, unless some of what is seen from there was
 overwritten meanwhile: then all of it is run anew.
 """

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from doppler.engine.memory import HEAD_ROWS, EngineMemory, Reading
-from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Kernels, Recording
+from doppler.engine.memory import EngineMemory, Reading
+from doppler.gpu.binder import Binder
+from doppler.gpu.kernels import Recording
 from doppler.gpu.step import Step
+from doppler.plan.bindings import HEAD_ROWS
 from doppler.plan.decode import DecodePlan
 from doppler.plan.draft import draft_steps
 from doppler.plan.layer import PlannedModel
@@ -60,21 +60,19 @@ class Runner(Protocol):
 class GpuRunner:
     """The plans of one model, recorded when they are first run. A `Runner`, and more to measure."""
 
-    def __init__(
-        self, gpu: Gpu, kernels: Kernels, memory: EngineMemory, model: PlannedModel
-    ) -> None:
-        self._gpu, self._kernels, self._memory, self._model = gpu, kernels, memory, model
-        self._decode_plan = DecodePlan(model)
-        self._prefill_plan = PrefillPlan(replace(model, memory=memory.slices))
+    def __init__(self, binder: Binder, memory: EngineMemory, model: PlannedModel) -> None:
+        self._binder, self._kernels = binder, binder.device.kernels
+        self._memory, self._model = memory, model
+        self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
         self._recordings: dict[str, Recording] = {}
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
     async def compile(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
-        buckets = {self._bucket(tokens) for tokens in (1, *BUCKETS, self._memory.context)}
+        buckets = {self._bucket(tokens) for tokens in (1, *BUCKETS, self._model.layout.context)}
         steps = [step for bucket in buckets for step in self._decode_steps(bucket)]
-        if self._memory.batch > 1:
-            steps += self._prefill_plan.all(self._memory.batch)
+        if self._model.layout.batch > 1:
+            steps += self._prefill_plan.all(self._model.layout.batch)
         await self._compile(steps, progress)
 
     def destroy(self) -> None:
@@ -84,10 +82,10 @@ class GpuRunner:
         self._recordings.clear()
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
-        self._memory.write_sampling(self._gpu, self._kernels, sampling, ids)
+        self._memory.write_sampling(sampling, ids)
 
     def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
-        self._memory.write_batch(self._gpu, ids, position, seed)
+        self._memory.write_batch(ids, position, seed)
         if size == 1:
             bucket = self._bucket(position + 1)
             self._run(f"body of one {bucket}", lambda: self._decode_plan.body(bucket))
@@ -111,10 +109,10 @@ class GpuRunner:
         return self._drafts_ready
 
     def start_read(self) -> Reading:
-        return self._memory.start_read(self._gpu)
+        return self._memory.start_read()
 
     async def done(self) -> None:
-        await self._gpu.done()
+        await self._binder.device.gpu.done()
 
     async def logits(self, size: int, row: int, rows: int) -> npt.NDArray[np.float32]:
         """[rows, vocab] from `row` on, of a chunk of `size` tokens that was just run.
@@ -124,11 +122,11 @@ class GpuRunner:
         memory = self._memory
         if size == 1:
             self._run("logits", self._decode_plan.head)
-            return await memory.read_logits(self._gpu, memory.slices.logits, 1)
-        memory.write_count(self._gpu, rows)  # or the head would do the whole batch
-        x, out = memory.head_rows(self._gpu, row)
+            return await memory.read_logits(self._model.layout.of_token["logits"], 1)
+        memory.write_count(rows)  # or the head would do the whole batch
+        x, out = memory.head_rows(row)
         self._run(f"logits {row}", lambda: self._prefill_plan.head_of_all(HEAD_ROWS, x, out))
-        return await memory.read_logits(self._gpu, out, rows)
+        return await memory.read_logits(out, rows)
 
     def steps(self, tokens: int, batch: int) -> list[Step]:
         """The dispatches of a token after `tokens` of context, or of a prefill batch."""
@@ -144,17 +142,17 @@ class GpuRunner:
         return self._decode_plan.body(bucket) + self._decode_plan.head() + self._model.sample()
 
     def _draft_steps(self) -> list[Step]:
-        normed, logits = self._memory.head_rows(self._gpu, 0)
+        normed, logits = self._memory.head_rows(0)
         return draft_steps(self._model, self._prefill_plan, normed, logits)
 
     def _bucket(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""
-        whole = self._memory.context
+        whole = self._model.layout.context
         return next((bucket for bucket in BUCKETS if tokens <= bucket < whole), whole)
 
     def _run(self, name: str, steps: Callable[[], list[Step]], times: int = 1) -> None:
         if name not in self._recordings:
-            self._recordings[name] = self._kernels.record_steps(steps())
+            self._recordings[name] = self._binder.record(steps())
         self._kernels.run(*[self._recordings[name]] * times)
 
     async def _compile(

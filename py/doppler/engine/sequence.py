@@ -14,11 +14,11 @@ from typing import Literal
 
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.generation import Generation, GenerationConfig
-from doppler.engine.memory import MOST_AHEAD
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.runner import Runner
 from doppler.engine.speculate import InFlight, Speculation, StepTimes
 from doppler.engine.stopping import Cancellation, EndTokens, FinishReason, TokenLimit
+from doppler.plan.bindings import MOST_AHEAD
 
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
 NOTHING = InFlight(0)

@@ -6,9 +6,9 @@ import time
 from statistics import median
 from typing import Any
 
-from doppler.gpu.device import Gpu, Slice
+from doppler.gpu.device import Slice
 from doppler.gpu.grids import MOST_AT_ONCE
-from doppler.gpu.kernels import Kernels, Recording
+from doppler.gpu.kernels import Device, Recording
 from doppler.gpu.profile import RUNS, warm_up
 
 TILE = 16 << 10  # bytes that a workgroup of kernels/read.wgsl reads at once
@@ -18,8 +18,9 @@ THREADS = 256  # of a workgroup
 GPU_READS, CPU_READS = (512 << 20, 64), (64 << 20, 4)
 
 
-async def measure_bandwidth(gpu: Gpu, kernels: Kernels) -> dict[str, Any]:
+async def measure_bandwidth(device: Device) -> dict[str, Any]:
     """`gb_s` of a streaming read of `bytes`, the median of several, and the clock it is `by`."""
+    gpu, kernels = device.gpu, device.kernels
     most, passes = CPU_READS if gpu.is_cpu else GPU_READS
     limits = (gpu.limits["maxBufferSize"], gpu.limits["maxStorageBufferBindingSize"])
     size = min(most, *limits) // TILE * TILE
@@ -33,7 +34,7 @@ async def measure_bandwidth(gpu: Gpu, kernels: Kernels) -> dict[str, Any]:
         dispatch = kernels.dispatch("read", {}, bindings, params, grid, "bandwidth")
         recording = kernels.record([dispatch] * passes)
         try:
-            seconds = await _seconds(gpu, kernels, recording)
+            seconds = await _seconds(device, recording)
         finally:
             recording.destroy()
     finally:
@@ -43,8 +44,9 @@ async def measure_bandwidth(gpu: Gpu, kernels: Kernels) -> dict[str, Any]:
     return {"bytes": size, "gb_s": round(passes * size / seconds / 1e9, 3), "by": by}
 
 
-async def _seconds(gpu: Gpu, kernels: Kernels, recording: Recording) -> float:
+async def _seconds(device: Device, recording: Recording) -> float:
     """Of all passes together, by the GPU's own clock where it has one."""
+    gpu, kernels = device.gpu, device.kernels
     await warm_up(gpu, lambda: kernels.run(recording))
     times = []
     for _ in range(RUNS):

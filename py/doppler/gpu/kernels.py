@@ -10,14 +10,13 @@ import asyncio
 import hashlib
 import json
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doppler.errors import DeviceError
 from doppler.gpu.device import Gpu, GpuBuffer, Slice, js_object
 from doppler.gpu.grids import Grid, grid
-from doppler.gpu.step import Step
 from doppler.gpu.wgsl import Binding, Number, parse
 
 if TYPE_CHECKING:
@@ -234,22 +233,6 @@ class Kernels:
         js = js_object(dispatches=to_js(ops), pipelines=pipelines, groups=groups)
         return Recording(js, uniforms)
 
-    def record_steps(self, steps: Iterable[Step]) -> Recording:
-        """Records a plan."""
-        return self.record(
-            [
-                self.dispatch(
-                    step.kernel,
-                    step.constants,
-                    step.bindings,
-                    step.params,
-                    self.grid(step.kernel, {**step.constants, **step.params}, step.tokens),
-                    step.label,
-                )
-                for step in steps
-            ]
-        )
-
     def run(self, *recordings: Recording) -> None:
         """Queues recordings, one after another, in one pass and one submit."""
         import doppler_runtime
@@ -378,6 +361,14 @@ class Kernels:
         info = await self._module(variant).getCompilationInfo()
         lines = [f"line {m.lineNum}: {m.message}" for m in info.messages if m.type == "error"]
         return f"kernel {variant} was refused: {'; '.join(lines) or error}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU, and its kernels: what is computed on it needs both."""
+
+    gpu: Gpu
+    kernels: Kernels
 
 
 def _stepped(size: int) -> int:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from array import array
 
-from doppler.gpu.device import Gpu, Slice
-from doppler.gpu.kernels import Kernels
+from doppler.gpu.device import Slice
+from doppler.gpu.kernels import Device
 
 THREADS = 256  # of kernels/lanes.wgsl
 
 
-async def forgo_scattered_subgroups(gpu: Gpu, kernels: Kernels) -> None:
+async def forgo_scattered_subgroups(device: Device) -> None:
     """Leaves subgroups unused on a device where they are no runs of local invocation indices."""
-    if "subgroups" in gpu.features and not await are_runs(gpu, kernels):
-        gpu.forgo_subgroups()
+    if "subgroups" in device.gpu.features and not await are_runs(device):
+        device.gpu.forgo_subgroups()
 
 
-async def are_runs(gpu: Gpu, kernels: Kernels) -> bool:
+async def are_runs(device: Device) -> bool:
     """Runs the probe. Raises DeviceError where the device refuses it."""
+    gpu, kernels = device.gpu, device.kernels
     found = gpu.buffer(4 * THREADS, "staging", "lanes")
     part = Slice(found, 0, found.size)
     await kernels.prepare(kernels.variant("lanes", {}, {"runs"}))

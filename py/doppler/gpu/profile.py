@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from doppler.gpu.binder import Binder
 from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Kernels
 from doppler.gpu.step import Step
 
 WARM_SECONDS = 1.0  # of work before the first is measured: at rest, a GPU's clock is a fraction
@@ -53,20 +53,19 @@ def work(steps: Sequence[Step], seen: int) -> list[Work]:
 
 
 async def profile(
-    gpu: Gpu, kernels: Kernels, steps: Sequence[Step], seen: int, rewind: Callable[[], None]
+    binder: Binder, steps: Sequence[Step], seen: int, rewind: Callable[[], None]
 ) -> list[Timing]:
     """Times a plan by kind of step (the same label but for the layer), in order of first use.
 
     `rewind` sets the state so that `seen` tokens are in the cache: what runs moves on from there.
     """
+    gpu, kernels = binder.device.gpu, binder.device.kernels
     kinds: dict[tuple[str, str], list[Step]] = {}
     for step in steps:
         kinds.setdefault((_LAYER.sub("", step.label), step.kernel), []).append(step)
     repeats = [-(-LEAST_TIMED // len(kind)) for kind in kinds.values()]
-    whole = kernels.record_steps(steps)
-    parts = [
-        kernels.record_steps(kind * n) for kind, n in zip(kinds.values(), repeats, strict=True)
-    ]
+    whole = binder.record(steps)
+    parts = [binder.record(kind * n) for kind, n in zip(kinds.values(), repeats, strict=True)]
 
     def queue() -> None:
         rewind()

@@ -1,12 +1,23 @@
-"""One dispatch of a plan, as data: what plans are lists of, and what kernels.py runs."""
+"""One dispatch of a plan, as data: what plans are lists of, and what binder.py records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from doppler.gpu.device import Slice
 from doppler.gpu.wgsl import Number
+
+
+@dataclass(frozen=True)
+class View:
+    """Bytes offset .. offset + size of the buffer of that name, wherever it comes to lie.
+
+    Bound ones start at multiples of 256.
+    """
+
+    buffer: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,7 @@ class Step:
 
     kernel: str
     constants: Mapping[str, Number]
-    bindings: Mapping[str, Slice]
+    bindings: Mapping[str, View]
     params: Mapping[str, Number]
     tokens: int
     label: str

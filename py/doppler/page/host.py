@@ -6,8 +6,7 @@ import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
 from doppler.errors import SourceError
-from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Kernels
+from doppler.gpu.kernels import Device
 from doppler.page.library import OpfsLibrary
 from doppler.page.stops import SharedStops
 from doppler.page.tuned import OpfsCuts
@@ -19,8 +18,8 @@ class PageHost:
     def __init__(self) -> None:
         self.library, self.stops = OpfsLibrary(load_numpy), SharedStops()
 
-    def kept_cuts(self, gpu: Gpu, kernels: Kernels) -> OpfsCuts:
-        return OpfsCuts(gpu, kernels.digest())
+    def kept_cuts(self, device: Device) -> OpfsCuts:
+        return OpfsCuts(device.gpu, device.kernels.digest())
 
     async def load_numpy(self) -> None:
         await load_numpy()

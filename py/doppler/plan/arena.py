@@ -10,25 +10,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from doppler.gpu.device import Slice
 from doppler.gpu.step import Step
+from doppler.plan.layer import PlannedModel
+from doppler.plan.prefill import PrefillPlan
 
 OUTPUT = "out"  # the binding that kernels only write; others are read, and some written too
 
 
-def share(steps: Sequence[Step], slices: Mapping[str, Slice]) -> list[list[str]]:
+def batch_groups(model: PlannedModel) -> list[list[str]]:
+    """What a batch's plan binds of its own, and the logits, by the buffer that it is to lie in.
+
+    The first of a group is its largest.
+    """
+    layout = model.layout
+    if layout.batch == 1:
+        return [["logits"]]
+    groups = share(PrefillPlan(model).all(layout.batch), layout.batch_activations)
+    if model.widths.are_whole:
+        return groups
+    # What is beyond a row's end must stay zero: no other activation may lie there.
+    return [[name] for group in groups for name in group]
+
+
+def share(steps: Sequence[Step], sizes: Mapping[str, int]) -> list[list[str]]:
     """Groups of names that can share a buffer of the size of their largest.
 
-    `slices` are what the plan binds, each in a buffer of its own; names that it does not bind are
-    in no group.
+    `sizes` are bytes by name; names that the plan does not bind are in no group.
     """
-    used = [_used(step, slices) for step in steps]
+    used = [_used(step, sizes) for step in steps]
     apart: set[tuple[str, str]] = set()
     for alive in _alive(used):
         apart |= {(a, b) for a in alive for b in alive if a != b}
     groups: list[list[str]] = []
     bound = {name for bindings in used for name in bindings}
-    for name in sorted(bound, key=lambda name: (-slices[name].size, name)):
+    for name in sorted(bound, key=lambda name: (-sizes[name], name)):
         fits = (group for group in groups if not any((name, other) in apart for other in group))
         group = next(fits, None)
         if group is None:
@@ -38,13 +53,12 @@ def share(steps: Sequence[Step], slices: Mapping[str, Slice]) -> list[list[str]]
     return groups
 
 
-def _used(step: Step, slices: Mapping[str, Slice]) -> dict[str, bool]:
-    """Names that a step binds -> whether it only writes them."""
-    names = {part.buffer: name for name, part in slices.items()}
+def _used(step: Step, sizes: Mapping[str, int]) -> dict[str, bool]:
+    """Those of the names that a step binds -> whether it only writes them."""
     return {
-        names[part.buffer]: binding == OUTPUT
-        for binding, part in step.bindings.items()
-        if part.buffer in names
+        view.buffer: binding == OUTPUT
+        for binding, view in step.bindings.items()
+        if view.buffer in sizes
     }
 
 

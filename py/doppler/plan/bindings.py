@@ -1,14 +1,27 @@
-"""What steps bind besides weights: activations, and how wide their rows are."""
+"""What steps bind besides weights: which buffers there are, and how many bytes each takes.
+
+Activations are there twice, for one token and for a batch. The rest is shared by both: the KV
+cache, the state, and what sampling needs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from doppler.config import ModelConfig
-from doppler.gpu.device import GpuBuffer, Slice
+from doppler.gpu.step import View
+from doppler.sampling import blocks_of
 from doppler.weights.placement import aligned
 
-NOTHING = Slice(GpuBuffer(None, 0, "activations", None), 0, 0)  # that a plan does not bind
+RING = 256  # sampled ids kept on the GPU (kernels/sample.wgsl)
+RING_AT = 256  # bytes into the buffer that state and ring share
+MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
+HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked for
+ROPE_STEP = 64  # positions in the fine rope table (kernels/rope.wgsl)
+CAPACITY_STEP = 64  # positions by which the cache of a layer with a window grows
+MOST_SPLITS = 128  # runs into which attention cuts the keys of a token
+TILE, CPU_TILE = 64, 16  # slots: what the matmuls of GPUs, and of processors, take at least
 
 
 @dataclass(frozen=True)
@@ -40,8 +53,12 @@ class Widths:
             are_whole=not any(n % 4 for n in (config.hidden, config.q_width, config.ffn)),
         )
 
-    def by_buffer(self) -> dict[str, int]:
-        """Elements a token needs in each activation buffer, by the names of `Memory`."""
+    def by_name(self) -> dict[str, int]:
+        """Elements a token needs in each activation buffer, by name.
+
+        x is the residual stream; decoding leaves it in x_next for the next layer to read. branch is
+        what attention or the FFN adds to it, downs an expert's output for each slot.
+        """
         each = max(self.used, 1)
         sizes = {
             "x": self.hidden,
@@ -59,36 +76,145 @@ class Widths:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Everything that steps bind besides weights. Activations hold a batch, or one token."""
+class MemoryLayout:
+    """The buffers of one loaded model besides its weights: bytes and views of each, by name."""
 
-    x: Slice  # residual stream
-    x_next: Slice  # where decoding leaves x for the next layer to read
-    normed: Slice
-    branch: Slice  # what attention or the FFN adds to x
-    qkv: Slice
-    attended: Slice
-    gate_up: Slice
-    gated: Slice
-    logits: Slice  # [vocab] of the last token
-    angles: tuple[Slice, ...]  # rope tables, one for each of config.ropes
-    keys: tuple[Slice, ...]  # a layer each: [kv_heads, its capacity, head_dim], f16 or f32
-    values: tuple[Slice, ...]
-    parts: Slice  # of attended, a run of keys each
-    marks: Slice
-    tokens: Slice
-    state: Slice
-    control: Slice  # the state, and the ring of sampled ids
-    seen: Slice  # a bit a token of the vocabulary
-    sampling: Slice
-    tops: Slice  # largest logit of each block of the vocabulary
-    top_ids: Slice
-    history: Slice  # [context] ids so far
-    walk: Slice  # the row of a batch with drafts that is sampled next
-    # Of a mixture of experts only:
-    routes: Slice = NOTHING  # the router's logits
-    chosen: Slice = NOTHING  # experts, by slot: those that the first token uses, then the second's
-    shares: Slice = NOTHING  # of a slot in its token's output
-    order: Slice = NOTHING  # slots by expert
-    tiles: Slice = NOTHING  # of `order`, none with slots of two experts
-    downs: Slice = NOTHING  # a slot each: outputs of the experts
+    config: ModelConfig
+    context: int  # positions that there can be
+    batch: int  # tokens of a batch at most; with 1, prompts are run as tokens
+    half_cache: bool  # keys and values are f16
+
+    @cached_property
+    def widths(self) -> Widths:
+        """Row strides of the activations."""
+        return Widths.of(self.config)
+
+    @cached_property
+    def capacities(self) -> tuple[int, ...]:
+        """Positions that each layer's cache holds: position p lies at p % capacity."""
+        layers, context, batch = self.config.layers, self.context, self.batch
+        return tuple(capacity_of(layer.window, context, batch) for layer in layers)
+
+    @cached_property
+    def of_token(self) -> dict[str, View]:
+        """What a plan for one token binds."""
+        widths = self.widths.by_name()
+        own = {name: _whole(of_a_token(name), 4 * width) for name, width in widths.items()}
+        return own | self._shared
+
+    @cached_property
+    def of_batch(self) -> dict[str, View]:
+        """What a plan for a batch binds."""
+        own = {name: _whole(name, size) for name, size in self.batch_activations.items()}
+        return own | self._shared
+
+    @cached_property
+    def activations(self) -> dict[str, int]:
+        """Bytes of a token's own, and of what both plans bind."""
+        own = {of_a_token(name): 4 * width for name, width in self.widths.by_name().items()}
+        return {name: aligned(size, 16) for name, size in (own | self._control()).items()}
+
+    @cached_property
+    def batch_activations(self) -> dict[str, int]:
+        """Bytes of a batch's own, which may lie in each other's place, and of the logits.
+
+        Those of a token are there too: a batch's activations are done with by then.
+        """
+        widths = self.widths.by_name() if self.batch > 1 else {}
+        own = {name: 4 * self._rows * width for name, width in widths.items()}
+        return {**own, "logits": 4 * aligned(self.config.vocab, 4)}  # of one position
+
+    @cached_property
+    def cache(self) -> dict[str, int]:
+        """Bytes of each layer's keys and values: [kv_heads, its capacity, head_dim]."""
+        each = (2 if self.half_cache else 4) * self.config.kv_width
+        return {
+            f"{name} {index}": aligned(each * capacity, 16)
+            for name in ("keys", "values")
+            for index, capacity in enumerate(self.capacities)
+        }
+
+    @property
+    def rows_of_logits(self) -> View:
+        """[HEAD_ROWS, vocab rounded up to a vec4] of several positions: there once asked for."""
+        size = 4 * HEAD_ROWS * aligned(self.config.vocab, 4)
+        return _whole("logits of all positions", size)
+
+    def normed_rows(self, row: int) -> View:
+        """Normed states of HEAD_ROWS positions of a batch, from `row` on."""
+        stride = 4 * self.widths.hidden
+        return View("normed", row * stride, HEAD_ROWS * stride)
+
+    @property
+    def _rows(self) -> int:
+        return aligned(self.batch, HEAD_ROWS)
+
+    @cached_property
+    def _shared(self) -> dict[str, View]:
+        """What both plans bind."""
+        sizes = {name: self.activations[name] for name in self._control()} | self.cache
+        views = {name: _whole(name, size) for name, size in sizes.items()}
+        views["state"] = replace(views["control"], size=16)
+        return {**views, "logits": _whole("logits", self.batch_activations["logits"])}
+
+    def _control(self) -> dict[str, int]:
+        """Bytes of what is no activation of a layer."""
+        c, blocks = self.config, blocks_of(self.config.vocab)
+        angles = 4 * c.head_dim * (ROPE_STEP + -(-self.context // ROPE_STEP))
+        return {
+            "control": RING_AT + 4 * RING,  # the state, and the ring of sampled ids
+            **{rope_table(index): angles for index in range(len(c.ropes))},
+            "parts": 4 * MOST_SPLITS * c.q_width,  # of attended, a run of keys each
+            "marks": 8 * MOST_SPLITS * c.heads,
+            "tokens": 4 * self._rows,
+            "seen": 4 * -(-c.vocab // 32),  # a bit a token of the vocabulary
+            "sampling": 32,
+            "tops": 4 * blocks,  # largest logit of each block of the vocabulary
+            "top ids": 4 * blocks,
+            "history": 4 * self.context,  # ids so far
+            "walk": 4,  # the row of a batch with drafts that is sampled next
+            **self._routing(),
+        }
+
+    def _routing(self) -> dict[str, int]:
+        """Bytes of what says which experts the tokens of a batch use; nothing without experts."""
+        experts = self.config.experts
+        if experts is None:
+            return {}
+        slots = self._rows * experts.used
+        return {
+            "chosen": 4 * slots,  # experts, by slot: those that the first token uses, then …
+            "shares": 4 * slots,  # of a slot in its token's output
+            "order": 4 * slots,  # slots by expert
+            "tiles": 16 * most_tiles(slots, experts.count, CPU_TILE),  # of `order`, one expert each
+        }
+
+
+def of_a_token(name: str) -> str:
+    """The buffer that one token's activations of that name lie in."""
+    return f"{name} of a token"
+
+
+def rope_table(index: int) -> str:
+    """The buffer of the table of config.ropes[index]."""
+    return f"rope table {index}"
+
+
+def capacity_of(window: int, context: int, batch: int) -> int:
+    """Positions that the cache of a layer with that window (0: none) holds.
+
+    A batch is written before its first token looks back: that one's window must still be there. It
+    must be, too, where an answer ended and what was queued behind it has been run.
+    """
+    if not window:
+        return context
+    return min(context, aligned(window + max(batch, 2 * MOST_AHEAD), CAPACITY_STEP))
+
+
+def most_tiles(slots: int, experts: int, size: int) -> int:
+    """Tiles into which so many slots are cut at most: all experts' last ones may be short."""
+    return slots // size + min(slots, experts)
+
+
+def _whole(buffer: str, size: int) -> View:
+    return View(buffer, 0, aligned(size, 16))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from doppler.gpu.device import Slice
-from doppler.gpu.step import Step
+from doppler.gpu.step import Step, View
+from doppler.plan.bindings import MOST_SPLITS
 from doppler.plan.layer import ACTIVATIONS, PlannedModel, Rows
 from doppler.plan.matvec import Prologue, matvec, power, staged
 from doppler.plan.moe import combine, route
@@ -24,16 +24,15 @@ SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
 SHORT_KEYS = 1024  # up to which few runs do, which the output's matvec joins by itself
 FEW_RUNS, MANY_RUNS = 32, 264  # of all key-value heads, for contexts that are short or long
 MOST_FOLDED = 16  # runs a head that a matvec joins
-MOST_SPLITS = 128
 
 
 @dataclass(frozen=True)
 class Fold:
     """x (+ branch, normed by `post` first) -> normed by `weight`; the sum is kept in `next`."""
 
-    x: Slice
+    x: View
     weight: str
-    next: Slice | None = None
+    next: View | None = None
     post: str | None = None
 
 
@@ -41,7 +40,7 @@ class DecodePlan:
     """Builds the steps of one model for one token."""
 
     def __init__(self, model: PlannedModel) -> None:
-        self._model = model
+        self._model, self._memory = model, model.memory(1)
         c = model.config
         # A router's product is exact, and so stages more.
         fits = model.widths.hidden <= MOST_FOLDED_COLUMNS and all(
@@ -57,33 +56,33 @@ class DecodePlan:
 
         The work is cut for contexts of up to `reach` tokens; longer ones are right but slow.
         """
-        model, m = self._model, self._model.memory
+        model, m = self._model, self._memory
         steps = model.embed(1)
         for index in range(len(model.config.layers)):
             prefix = f"blk.{index}"
-            fold = Fold(m.x, f"{prefix}.attn_norm")
+            fold = Fold(m["x"], f"{prefix}.attn_norm")
             if index:
                 post = model.post_norm(index - 1, "post_ffw_norm")
-                fold = Fold(m.x_next, f"{prefix}.attn_norm", m.x, post)
-            steps += self._stack(f"{prefix}.attn_qkv", fold, m.qkv)
+                fold = Fold(m["x_next"], f"{prefix}.attn_norm", m["x"], post)
+            steps += self._stack(f"{prefix}.attn_qkv", fold, m["qkv"])
             steps += self._attend(index, reach)
             post = model.post_norm(index, "post_attention_norm")
-            steps += self._ffn(index, Fold(m.x, f"{prefix}.ffn_norm", m.x_next, post))
+            steps += self._ffn(index, Fold(m["x"], f"{prefix}.ffn_norm", m["x_next"], post))
         return steps
 
     def head(self) -> list[Step]:
         """The last layer's x and branch -> logits."""
-        model, m = self._model, self._model.memory
+        model, m = self._model, self._memory
         post = model.post_norm(len(model.config.layers) - 1, "post_ffw_norm")
-        fold = Fold(m.x_next, "output_norm", m.x, post)
-        return list(self._project((model.head_matrix,), fold, m.logits, "head"))
+        fold = Fold(m["x_next"], "output_norm", m["x"], post)
+        return list(self._project((model.head_matrix,), fold, m["logits"], "head"))
 
     def _attend(self, index: int, reach: int) -> list[Step]:
         """qkv -> branch; where it can be, the keys are shared among workgroups."""
-        model, m, output = self._model, self._model.memory, f"blk.{index}.attn_output"
+        model, m, output = self._model, self._memory, f"blk.{index}.attn_output"
         if not model.adapter.subgroup_size or model.config.head_dim % 8:
             steps = [model.rope(1, index), model.attention(1, index)]
-            return steps + self._plain(output, m.attended)
+            return steps + self._plain(output, m["attended"])
         c, window = model.config, model.config.layers[index].window
         groups = c.kv_heads * -(-c.heads // c.kv_heads // 4)  # attention_decode does four heads
         keys = min(reach, window or reach)
@@ -92,16 +91,16 @@ class DecodePlan:
         steps = [self._attend_runs(index, splits, keys)]
         matrix = model.weights.matrices[f"{output}.weight"]
         if splits <= MOST_FOLDED and staged(model, matrix):
-            bindings = {"x": m.parts, "branch": m.marks, "out": m.branch}
+            bindings = {"x": m["parts"], "branch": m["marks"], "out": m["branch"]}
             return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, splits=splits)
-        bindings = {"parts": m.parts, "marks": m.marks, "out": m.attended}
+        bindings = {"parts": m["parts"], "marks": m["marks"], "out": m["attended"]}
         label = f"blk.{index}.attention join"
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
-        return steps + self._plain(output, m.attended)
+        return steps + self._plain(output, m["attended"])
 
     def _attend_runs(self, index: int, splits: int, keys: int) -> Step:
         """qkv -> what each of `splits` runs of up to `keys` keys gives alone, and its mark."""
-        model, m = self._model, self._model.memory
+        model, m = self._model, self._memory
         rope, layer = model.rope(1, index), model.config.layers[index]
         names = ("heads", "kv_heads", "context", "capacity", "eps", "offset")
         params = {
@@ -117,59 +116,59 @@ class DecodePlan:
             "PARTS": parts_of(model.config.head_dim, keys),
             "SINKS": int(model.config.sinks),
         }
-        bindings = {**rope.bindings, **model.sinks(index), "parts": m.parts, "marks": m.marks}
+        bindings = {**rope.bindings, **model.sinks(index), "parts": m["parts"], "marks": m["marks"]}
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
 
-    def _stack(self, name: str, fold: Fold, out: Slice) -> Iterator[Step]:
+    def _stack(self, name: str, fold: Fold, out: View) -> Iterator[Step]:
         return self._project(self._model.weights.stacks[name], fold, out, name)
 
     def _ffn(self, index: int, fold: Fold) -> Iterator[Step]:
         """x and branch -> branch, by the FFN or by the experts that the token uses."""
-        m, prefix = self._model.memory, f"blk.{index}"
+        m, prefix = self._memory, f"blk.{index}"
         if self._model.config.experts is None:
             yield from self._gate_up(index, fold)
-            yield from self._plain(f"{prefix}.ffn_down", m.gated)
+            yield from self._plain(f"{prefix}.ffn_down", m["gated"])
             return
         router = f"{prefix}.ffn_gate_inp"
         matrix = self._model.weights.matrices[f"{router}.weight"]
-        yield from self._project((matrix,), fold, m.routes, router, is_exact=True)
+        yield from self._project((matrix,), fold, m["routes"], router, is_exact=True)
         yield route(self._model, 1, index)
-        again = Fold(m.x_next, fold.weight) if self._folds else None
+        again = Fold(m["x_next"], fold.weight) if self._folds else None
         yield from self._gate_up(index, again)
         yield from self._experts_down(f"{prefix}.ffn_down")
         yield combine(self._model, 1, index)
 
     def _gate_up(self, index: int, fold: Fold | None) -> Iterator[Step]:
         """One step where gate and up are one matrix that is bound at once, three where not."""
-        model, m, name = self._model, self._model.memory, f"blk.{index}.ffn_gate_up"
+        model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_up"
         stack, rows = model.weights.stacks[name], Rows.OF_TOKENS
         if model.config.experts is not None:
             rows = Rows.OF_TOKENS_FOR_EXPERTS
         if model.is_apart(name):
-            yield from self._project(stack, fold, m.gate_up, name, rows=rows)
+            yield from self._project(stack, fold, m["gate_up"], name, rows=rows)
             yield model.gate(1, index)
         else:
             activation = ACTIVATIONS[model.config.activation]
-            yield from self._project(stack, fold, m.gated, name, activation, rows)
+            yield from self._project(stack, fold, m["gated"], name, activation, rows)
 
-    def _plain(self, name: str, x: Slice) -> list[Step]:
+    def _plain(self, name: str, x: View) -> list[Step]:
         model = self._model
         matrix = model.weights.matrices[f"{name}.weight"]
-        return matvec(model, matrix, {"x": x, "out": model.memory.branch}, name)
+        return matvec(model, matrix, {"x": x, "out": self._memory["branch"]}, name)
 
     def _experts_down(self, name: str) -> list[Step]:
         """gated -> downs, a slot each."""
-        model, m = self._model, self._model.memory
+        model, m = self._model, self._memory
         (matrix,) = model.weights.stacks[name]
-        bindings, stride = {"x": m.gated, "out": m.downs}, model.widths.hidden
+        bindings, stride = {"x": m["gated"], "out": m["downs"]}, model.widths.hidden
         return matvec(model, matrix, bindings, name, out_stride=stride, rows=Rows.OF_SLOTS)
 
     def _project(
         self,
         stack: Sequence[Matrix],
         fold: Fold | None,
-        out: Slice,
+        out: View,
         label: str,
         activation: int = 0,
         rows: Rows = Rows.OF_TOKENS,
@@ -183,7 +182,7 @@ class DecodePlan:
         if fold is not None and not self._folds:
             first = fold.next is None
             yield model.norm(1, "embedding" if first else label, fold.weight, fold.post)
-        bindings, prologue = {"x": model.memory.normed}, Prologue.NONE
+        bindings, prologue = {"x": self._memory["normed"]}, Prologue.NONE
         if fold is not None and self._folds:
             bindings, prologue = self._folded(fold)
         start, stride = 0, model.widths.ffn if activation else model.widths.gate_up
@@ -202,13 +201,13 @@ class DecodePlan:
             )
             start += aligned(matrix.height, 4)
 
-    def _folded(self, fold: Fold) -> tuple[dict[str, Slice], Prologue]:
+    def _folded(self, fold: Fold) -> tuple[dict[str, View], Prologue]:
         """What a matvec binds to compute `fold` itself, and its PROLOGUE."""
         vectors = self._model.weights.vectors
         bindings = {"x": fold.x, "weight": vectors[f"{fold.weight}.weight"]}
         if fold.next is None:
             return bindings, Prologue.NORM
-        bindings |= {"branch": self._model.memory.branch, "next": fold.next}
+        bindings |= {"branch": self._memory["branch"], "next": fold.next}
         if fold.post is None:
             return bindings, Prologue.ADD_NORM
         return {**bindings, "post": vectors[f"{fold.post}.weight"]}, Prologue.POST_NORM

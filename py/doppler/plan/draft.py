@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from doppler.gpu.device import Slice
-from doppler.gpu.step import Step
+from doppler.gpu.step import Step, View
 from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
 
@@ -11,11 +10,12 @@ DRAFTS = 7  # of a batch, at most
 LONGEST = 3  # ids that are looked up; fewer where so many stand nowhere else
 
 
-def draft_steps(model: PlannedModel, plan: PrefillPlan, normed: Slice, logits: Slice) -> list[Step]:
+def draft_steps(model: PlannedModel, plan: PrefillPlan, normed: View, logits: View) -> list[Step]:
     """One batch: 1 to 1 + DRAFTS tokens. `normed` and `logits` have room for as many rows."""
-    m, rows = model.memory, 1 + DRAFTS
-    bindings = {"history": m.history, "tokens": m.tokens, "walk": m.walk, "state": m.state}
-    params = {"context": model.context, "most": DRAFTS}
+    rows = 1 + DRAFTS
+    m = model.memory(rows)
+    bindings = {name: m[name] for name in ("history", "tokens", "walk", "state")}
+    params = {"context": model.layout.context, "most": DRAFTS}
     draft = Step("draft", {"LONGEST": LONGEST}, bindings, params, 1, "draft")
     steps = [draft, *plan.body(rows), *plan.head_of_all(rows, normed, logits)]
     for _ in range(rows):

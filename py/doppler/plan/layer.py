@@ -6,13 +6,13 @@ read and counted in tests on CPython.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 
 from doppler.config import ModelConfig
-from doppler.gpu.device import Slice
-from doppler.gpu.step import Step
-from doppler.plan.bindings import Memory, Widths
+from doppler.gpu.step import Step, View
+from doppler.plan.bindings import MemoryLayout, Widths, rope_table
 from doppler.plan.capabilities import Adapter
 from doppler.plan.matvec_configs import Cuts
 from doppler.plan.tiles import tile_of
@@ -32,23 +32,26 @@ class Rows(IntEnum):
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What both plans read: a model, its memory, and the adapter it runs on."""
+    """What all plans read: where a model's weights and buffers lie, and what it runs on."""
 
-    config: ModelConfig
     weights: Weights
-    memory: Memory
-    context: int  # positions that there can be
-    capacities: tuple[
-        int, ...
-    ]  # those that each layer's cache holds: position p lies at p % capacity
+    layout: MemoryLayout
     adapter: Adapter
-    half_cache: bool  # keys and values are f16
-    cuts: Cuts = field(default_factory=dict)  # measured to be quicker than the rule
+    cuts: Cuts  # measured to be quicker than the rule
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return self.layout.config
 
     @property
     def widths(self) -> Widths:
         """Row strides of the activations."""
-        return Widths.of(self.config)
+        return self.layout.widths
+
+    def memory(self, tokens: int) -> Mapping[str, View]:
+        """What a plan for so many tokens binds besides weights, by name."""
+        return self.layout.of_token if tokens == 1 else self.layout.of_batch
 
     @property
     def head_matrix(self) -> Matrix:
@@ -59,7 +62,8 @@ class PlannedModel:
     def embed(self, batch: int) -> list[Step]:
         """Token ids -> x, a step for each slice of the embedding."""
         matrix = self.weights.matrices["token_embd.weight"]
-        m = self.memory
+        m = self.memory(batch)
+        shared = {"tokens": m["tokens"], "state": m["state"], "out": m["x"]}
         steps = []
         for part in matrix.slices:
             params = {
@@ -69,7 +73,7 @@ class PlannedModel:
                 "stride": self.widths.hidden,
                 "scale": self.config.embedding_scale,
             }
-            bindings = {**part.bindings(), "tokens": m.tokens, "state": m.state, "out": m.x}
+            bindings = {**part.bindings(), **shared}
             steps.append(
                 Step("gather", {"FORM": matrix.form}, bindings, params, batch, "embedding")
             )
@@ -77,12 +81,12 @@ class PlannedModel:
 
     def norm(self, batch: int, label: str, weight: str, post: str | None = None) -> Step:
         """x += (normed) branch; normed = norm(x). Without a branch, just the norm."""
-        m, vectors = self.memory, self.weights.vectors
+        m, vectors = self.memory(batch), self.weights.vectors
         has_branch = label != "embedding"
-        bindings = {"x": m.x, "out": m.normed, "state": m.state}
+        bindings = {"x": m["x"], "out": m["normed"], "state": m["state"]}
         bindings["weight"] = vectors[f"{weight}.weight"]
         if has_branch:
-            bindings["branch"] = m.branch
+            bindings["branch"] = m["branch"]
         if post is not None:
             bindings["post"] = vectors[f"{post}.weight"]
         params = {
@@ -105,13 +109,13 @@ class PlannedModel:
 
     def rope(self, batch: int, index: int) -> Step:
         """Rotates q in place; moves k, rotated, and v into layer `index`'s cache."""
-        c, m, vectors = self.config, self.memory, self.weights.vectors
+        c, m, vectors = self.config, self.memory(batch), self.weights.vectors
         bindings = {
-            "qkv": m.qkv,
-            "angles": m.angles[c.layers[index].rope],
-            "keys": m.keys[index],
-            "values": m.values[index],
-            "state": m.state,
+            "qkv": m["qkv"],
+            "angles": m[rope_table(c.layers[index].rope)],
+            "keys": m[f"keys {index}"],
+            "values": m[f"values {index}"],
+            "state": m["state"],
         }
         if c.qk_norm:
             bindings["q_norm"] = vectors[f"blk.{index}.attn_q_norm.weight"]
@@ -126,8 +130,8 @@ class PlannedModel:
             "heads": c.heads,
             "kv_heads": c.kv_heads,
             "stride": self.widths.qkv,
-            "context": self.context,
-            "capacity": self.capacities[index],
+            "context": self.layout.context,
+            "capacity": self.layout.capacities[index],
             "eps": c.norm_eps,
             "offset": c.norm_offset,
         }
@@ -135,23 +139,23 @@ class PlannedModel:
 
     def attention(self, batch: int, index: int) -> Step:
         """Rotated q and layer `index`'s cache -> attended."""
-        c, m, w = self.config, self.memory, self.widths
+        c, m, w = self.config, self.memory(batch), self.widths
         params = {
             "heads": c.heads,
             "kv_heads": c.kv_heads,
             "q_stride": w.qkv,
             "out_stride": w.attended,
-            "context": self.context,
-            "capacity": self.capacities[index],
+            "context": self.layout.context,
+            "capacity": self.layout.capacities[index],
             "window": c.layers[index].window,
             "scale": c.query_scale,
         }
         bindings = {
-            "qkv": m.qkv,
-            "keys": m.keys[index],
-            "values": m.values[index],
-            "out": m.attended,
-            "state": m.state,
+            "qkv": m["qkv"],
+            "keys": m[f"keys {index}"],
+            "values": m[f"values {index}"],
+            "out": m["attended"],
+            "state": m["state"],
         }
         bindings |= self.sinks(index)
         kernel, constants = "attention", {"HEAD_DIM": c.head_dim}
@@ -163,10 +167,10 @@ class PlannedModel:
 
     def _cached(self, index: int) -> dict[str, int]:
         """Constants of kernels/cache.wgsl for layer `index`."""
-        is_ring = self.capacities[index] < self.context
-        return {"KV_HALF": int(self.half_cache), "RING": int(is_ring)}
+        is_ring = self.layout.capacities[index] < self.layout.context
+        return {"KV_HALF": int(self.layout.half_cache), "RING": int(is_ring)}
 
-    def sinks(self, index: int) -> dict[str, Slice]:
+    def sinks(self, index: int) -> dict[str, View]:
         """What kernels with SINKS bind for layer `index`."""
         name = f"blk.{index}.attn_sinks.weight"
         return {"sinks": self.weights.vectors[name]} if self.config.sinks else {}
@@ -178,29 +182,28 @@ class PlannedModel:
 
     def gate(self, batch: int, index: int) -> Step:
         """gate and up, computed apart -> gated; with experts, of each slot."""
-        c, m, w = self.config, self.memory, self.widths
+        c, m, w = self.config, self.memory(batch), self.widths
         each = max(w.used, 1)
         params = {"ffn": c.ffn, "in_stride": w.gate_up, "up0": w.up0, "out_stride": w.ffn}
         params["each"] = each
         constants = {"ACTIVATION": ACTIVATIONS[c.activation]}
-        bindings = {"gate_up": m.gate_up, "out": m.gated, "state": m.state}
+        bindings = {"gate_up": m["gate_up"], "out": m["gated"], "state": m["state"]}
         return Step("gate", constants, bindings, params, each * batch, f"blk.{index}.gate")
 
     def sample(self) -> list[Step]:
         """Logits -> the next token, into tokens[0], the ring, history and the state."""
-        return self._sample(self.memory.logits, {})
+        return self._sample(self.layout.of_token["logits"], {})
 
-    def sample_row(self, logits: Slice) -> list[Step]:
+    def sample_row(self, logits: View) -> list[Step]:
         """The same for the row of a batch with drafts whose turn it is; nothing after the last."""
-        return self._sample(logits, {"walk": self.memory.walk})
+        return self._sample(logits, {"walk": self.layout.of_token["walk"]})
 
-    def _sample(self, logits: Slice, walk: dict[str, Slice]) -> list[Step]:
-        m, vocab = self.memory, self.config.vocab
+    def _sample(self, logits: View, walk: dict[str, View]) -> list[Step]:
+        m, vocab = self.layout.of_token, self.config.vocab
         constants = {"BLOCK": block_of(vocab), "WALKS": len(walk)}
-        shared = {"logits": logits, "seen": m.seen, "tops": m.tops, "ids": m.top_ids}
-        shared |= {"params": m.sampling, **walk}
-        chosen = {**shared, "tokens": m.tokens, "control": m.control}
-        chosen["history"] = m.history
+        shared = {"logits": logits, "seen": m["seen"], "tops": m["tops"], "ids": m["top ids"]}
+        shared |= {"params": m["sampling"], **walk}
+        chosen = {**shared, **{name: m[name] for name in ("tokens", "control", "history")}}
         size, lanes = {"vocab": vocab}, 1 if self.adapter.is_cpu else 32
         return [
             Step("sample_blocks", {**constants, "LANES": lanes}, shared, size, 1, "sample blocks"),

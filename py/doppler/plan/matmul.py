@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from doppler.gpu.device import Slice
-from doppler.gpu.step import Step
+from doppler.gpu.step import Step, View
 from doppler.gpu.wgsl import Number
+from doppler.plan.bindings import TILE
 from doppler.plan.layer import PlannedModel, Rows
 from doppler.plan.matvec import MOST_TOKENS, matvec
-from doppler.plan.moe import TILE, experts_of, places, tile_size
+from doppler.plan.moe import experts_of, places, tile_size
 from doppler.weights.placement import Matrix, aligned
 
 
@@ -54,7 +54,7 @@ class Place:
     experts, `out` has a row for each slot.
     """
 
-    out: Slice
+    out: View
     stride: int
     tokens: int
     start: int = 0
@@ -70,7 +70,7 @@ def takes_matvecs(model: PlannedModel, tokens: int) -> bool:
 def project(
     model: PlannedModel,
     matrix: Matrix,
-    x: Slice,
+    x: View,
     place: Place,
     label: str,
     is_exact: bool = False,
@@ -93,7 +93,7 @@ def project(
             is_exact=is_exact,
         )
         return
-    shared = {"x": x, "out": place.out, "state": model.memory.state}
+    shared = {"x": x, "out": place.out, "state": model.memory(place.tokens)["state"]}
     if matrix.bias is not None:
         shared["bias"] = matrix.bias
     tokens = place.tokens

@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from doppler.gpu.device import Slice
-from doppler.gpu.step import Step
+from doppler.gpu.step import Step, View
 from doppler.plan.layer import PlannedModel, Rows
 from doppler.plan.matvec_configs import Cut, kind_of
 from doppler.plan.moe import experts_of
@@ -37,7 +36,7 @@ class Prologue(IntEnum):
 def matvec(
     model: PlannedModel,
     matrix: Matrix,
-    bindings: Mapping[str, Slice],
+    bindings: Mapping[str, View],
     label: str,
     prologue: Prologue = Prologue.NONE,
     activation: int = 0,
@@ -72,7 +71,7 @@ def matvec(
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
     stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
     constants["STAGE"] = int(stages and at_once == 1 and staged(model, matrix, is_exact))
-    steps = []
+    steps, shared = [], model.memory(tokens)
     for part in matrix.slices:
         height = matrix.height if rows else part.rows
         if model.adapter.subgroup_size:
@@ -92,9 +91,9 @@ def matvec(
             "experts": part.rows // height if rows else 0,
             "used": used,
         }
-        bound = {**bindings, **part.bindings(), "state": model.memory.state}
+        bound = {**bindings, **part.bindings(), "state": shared["state"]}
         if rows:
-            bound["chosen"] = model.memory.chosen
+            bound["chosen"] = shared["chosen"]
         if matrix.bias is not None:
             bound["bias"] = matrix.bias
         steps.append(Step(kernel, constants, bound, params, tokens * max(used, 1), label))

@@ -7,22 +7,17 @@ weights are unpacked once for all of them.
 
 from __future__ import annotations
 
-from doppler.config import Experts
-from doppler.gpu.device import Slice
-from doppler.gpu.step import Step
-from doppler.plan.layer import PlannedModel
+from dataclasses import replace
 
-TILE, CPU_TILE = 64, 16  # slots: what the matmuls of GPUs, and of processors, take at least
+from doppler.config import Experts
+from doppler.gpu.step import Step, View
+from doppler.plan.bindings import CPU_TILE, TILE, most_tiles
+from doppler.plan.layer import PlannedModel
 
 
 def tile_size(model: PlannedModel) -> int:
     """Slots of a tile."""
     return CPU_TILE if model.adapter.is_cpu else TILE
-
-
-def most_tiles(slots: int, experts: int, size: int) -> int:
-    """Tiles into which so many slots are cut at most: all experts' last ones may be short."""
-    return slots // size + min(slots, experts)
 
 
 def experts_of(model: PlannedModel) -> Experts:
@@ -33,8 +28,8 @@ def experts_of(model: PlannedModel) -> Experts:
 
 def route(model: PlannedModel, batch: int, index: int) -> Step:
     """The router's logits -> the experts of each token, and their shares."""
-    m, experts = model.memory, experts_of(model)
-    bindings = {"logits": m.routes, "chosen": m.chosen, "shares": m.shares, "state": m.state}
+    m, experts = model.memory(batch), experts_of(model)
+    bindings = {"logits": m["routes"], **{name: m[name] for name in ("chosen", "shares", "state")}}
     params = {"experts": experts.count, "used": experts.used, "stride": model.widths.routes}
     constants = {"NORMED": int(experts.normed)}
     return Step("route", constants, bindings, params, batch, f"blk.{index}.route")
@@ -42,27 +37,27 @@ def route(model: PlannedModel, batch: int, index: int) -> Step:
 
 def assign(model: PlannedModel, batch: int, index: int) -> Step:
     """The experts of each token -> tiles of slots that use the same."""
-    m, experts, size = model.memory, experts_of(model), tile_size(model)
-    bindings = {"chosen": m.chosen, "state": m.state, **places(model, batch)}
+    m, experts, size = model.memory(batch), experts_of(model), tile_size(model)
+    bindings = {"chosen": m["chosen"], "state": m["state"], **places(model, batch)}
     tiles = bindings["tiles"].size // 16
     params = {"experts": experts.count, "used": experts.used, "size": size, "tiles": tiles}
     return Step("assign", {}, bindings, params, batch, f"blk.{index}.assign")
 
 
-def places(model: PlannedModel, batch: int) -> dict[str, Slice]:
+def places(model: PlannedModel, batch: int) -> dict[str, View]:
     """What `assign` makes of a batch, as kernels bind it."""
-    m, experts = model.memory, experts_of(model)
+    m, experts = model.memory(batch), experts_of(model)
     slots = batch * experts.used
     tiles = most_tiles(slots, experts.count, tile_size(model))
     return {
-        "order": Slice(m.order.buffer, m.order.offset, 4 * slots),
-        "tiles": Slice(m.tiles.buffer, m.tiles.offset, 16 * tiles),
+        "order": replace(m["order"], size=4 * slots),
+        "tiles": replace(m["tiles"], size=16 * tiles),
     }
 
 
 def combine(model: PlannedModel, batch: int, index: int) -> Step:
     """Outputs of the slots -> branch."""
-    m, used = model.memory, experts_of(model).used
-    bindings = {"x": m.downs, "shares": m.shares, "out": m.branch, "state": m.state}
+    m, used = model.memory(batch), experts_of(model).used
+    bindings = {"x": m["downs"], "shares": m["shares"], "out": m["branch"], "state": m["state"]}
     params = {"stride": model.widths.hidden, "used": used}
     return Step("combine", {}, bindings, params, batch, f"blk.{index}.combine")

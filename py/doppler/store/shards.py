@@ -63,7 +63,7 @@ class ShardStore:
         self.manifest = manifest
         self._storage = storage
         self._source = source
-        self._buffers = buffers
+        self.buffers = buffers
         self._offsets = [shard.offset for shard in manifest.shards]
 
     async def stored_bytes(self) -> int:
@@ -119,7 +119,7 @@ class ShardStore:
                     "model again"
                 ) from None
         else:
-            digest = self._buffers.blake3(data)
+            digest = self.buffers.blake3(data)
             if digest == self._expected(place):
                 return data
             if self._source is None:
@@ -139,11 +139,11 @@ class ShardStore:
         parts = [await self._storage.read(name, start, end - start) for name, start, end in ends]
         if len(parts) == 1:
             return parts[0]
-        whole = self._buffers.empty(sum(end - start for _, start, end in ends))
+        whole = self.buffers.empty(sum(end - start for _, start, end in ends))
         at = 0
         for part in parts:
-            self._buffers.put(whole, at, part)
-            at += self._buffers.length(part)
+            self.buffers.put(whole, at, part)
+            at += self.buffers.length(part)
         return whole
 
     async def _complete(
@@ -168,7 +168,7 @@ class ShardStore:
         for place in self._places(shard, 0):
             if place.end > stored:
                 return place.start
-            if self._buffers.blake3(await self._read(place)) != self._expected(place):
+            if self.buffers.blake3(await self._read(place)) != self._expected(place):
                 return place.start
             add(place.end - place.start)
         return shard.bytes
@@ -182,7 +182,7 @@ class ShardStore:
 
     async def _keep(self, source: ShardSource, place: Place, data: Buffer) -> None:
         """Verifies bytes of the source, then stores them."""
-        digest = self._buffers.blake3(data)
+        digest = self.buffers.blake3(data)
         if digest != self._expected(place):
             raise CorruptError(
                 f"{place} from {source.where(place.shard)}: its BLAKE3 is not the manifest's; the "

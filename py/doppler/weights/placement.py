@@ -1,4 +1,6 @@
-"""The layout of weights on the GPU, and the room for them; upload.py fills it.
+"""The layout of weights on the GPU: which buffers there are, and what lies where in them.
+
+Buffers go by name here; upload.py fills them once they are allocated.
 
 A matrix becomes two planes a slice: codes, and high bits with scales; kernels/relayout.wgsl moves
 the file's blocks into them without loss. A matrix whose planes exceed the adapter's binding or
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from doppler.errors import DeviceError, FormatError, UnsupportedError
-from doppler.gpu.device import Gpu, GpuBuffer, Slice
+from doppler.gpu.step import View
 from doppler.store.manifest import Manifest, Tensor
 from doppler.weights.fused import Run, stacks
 
@@ -87,10 +89,10 @@ class MatrixSlice:
 
     row0: int
     rows: int
-    codes: Slice
-    scales: Slice | None
+    codes: View
+    scales: View | None
 
-    def bindings(self) -> dict[str, Slice]:
+    def bindings(self) -> dict[str, View]:
         """The planes by the names that kernels give them."""
         scales = {} if self.scales is None else {"scales": self.scales}
         return {"codes": self.codes, **scales}
@@ -98,7 +100,7 @@ class MatrixSlice:
 
 @dataclass(frozen=True)
 class Matrix:
-    """[rows, columns] weights of one form on the GPU; one tensor, or several one below another.
+    """[rows, columns] weights of one form; one tensor, or several one below another.
 
     Those of `experts` (0: it is no mixture) are all of the same height, and none is cut by slices.
     """
@@ -107,7 +109,7 @@ class Matrix:
     columns: int
     form: int
     slices: tuple[MatrixSlice, ...]
-    bias: Slice | None = None  # float32, a number a row
+    bias: View | None = None  # float32, a number a row
     experts: int = 0
 
     @property
@@ -118,7 +120,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's tensors on the GPU: matrices as planes, vectors as float32, by GGUF name.
+    """Where a model's tensors lie: matrices as planes, vectors as float32, by GGUF name.
 
     `stacks` has what multiplies the same activations, by STACKS' names ("blk.0.attn_qkv"): the
     matrices one below another, as few as their types allow. With experts it also has their
@@ -127,45 +129,36 @@ class Weights:
 
     matrices: dict[str, Matrix]
     stacks: dict[str, tuple[Matrix, ...]]
-    vectors: dict[str, Slice]
+    vectors: dict[str, View]
     places: dict[str, tuple[Matrix, int]]  # of each tensor: its matrix, and its first row there
-    buffers: tuple[GpuBuffer, ...]
-
-    def destroy(self) -> None:
-        """Gives every buffer back."""
-        for buffer in self.buffers:
-            buffer.destroy()
+    buffers: dict[str, int]  # bytes of each, by name
 
 
-def allocate_weights(gpu: Gpu, manifest: Manifest) -> Weights:
-    """Room for every tensor of a manifest, still empty.
+def place_weights(manifest: Manifest, limits: Mapping[str, int]) -> Weights:
+    """A place for every tensor of a manifest, in buffers that a device of these limits has.
 
     Raises UnsupportedError for a block type without a form, FormatError for tensors that are
-    neither vectors nor matrices, DeviceError where the device has no room.
+    neither vectors nor matrices, DeviceError for rows that are too long to be bound.
     """
-    room = _Room(gpu, manifest)
-    try:
-        for tensor in manifest.tensors:
-            room.add(tensor)
-    except BaseException:
-        room.weights().destroy()
-        raise
-    return room.weights()
+    placement = _Placement(manifest, limits)
+    for tensor in manifest.tensors:
+        placement.add(tensor)
+    return placement.weights()
 
 
-class _Room:
-    """The buffers of a model's weights while they are made."""
+class _Placement:
+    """The places of a model's tensors while they are found."""
 
-    def __init__(self, gpu: Gpu, manifest: Manifest) -> None:
-        self._gpu, self._manifest = gpu, manifest
+    def __init__(self, manifest: Manifest, limits: Mapping[str, int]) -> None:
+        self._manifest, self._limits = manifest, limits
         self._stacks = dict(stacks(manifest))
         runs = [run for runs in self._stacks.values() for run in runs]
         self._runs = {tensor.name: run for run in runs for tensor in run.tensors}
         self._matrices: dict[str, Matrix] = {}
-        self._vectors: dict[str, Slice] = {}
+        self._vectors: dict[str, View] = {}
         self._shapes = {tensor.name: tensor.shape for tensor in manifest.tensors}
         self._places: dict[str, tuple[Matrix, int]] = {}
-        self._owned: list[GpuBuffer] = []
+        self._buffers: dict[str, int] = {}
 
     def weights(self) -> Weights:
         made = self._matrices
@@ -173,7 +166,7 @@ class _Room:
             name: tuple(made[run.first] for run in runs if run.first in made)
             for name, runs in self._stacks.items()
         }
-        return Weights(made, stacked, self._vectors, self._places, tuple(self._owned))
+        return Weights(made, stacked, self._vectors, self._places, self._buffers)
 
     def add(self, tensor: Tensor) -> None:
         if tensor.type not in FORMS:
@@ -184,8 +177,7 @@ class _Room:
         if tensor.name.endswith(".bias"):
             return  # lies with its matrix
         if len(tensor.shape) == 1:
-            padded = aligned(4 * tensor.shape[0], 16)
-            self._vectors[tensor.name] = Slice(self._own(padded, tensor.name), 0, padded)
+            self._vectors[tensor.name] = self._own(tensor.name, aligned(4 * tensor.shape[0], 16))
         elif len(tensor.shape) == 2:
             self._add_matrix(tensor)
         else:
@@ -207,42 +199,40 @@ class _Room:
         # Pieces of a tensor that relayout moves start at words: after a multiple of four rows.
         step = self._rows_a_slice(name, sizes, rows // run.experts if run.experts else 4)
         slices = tuple(
-            self._allocate(name, sizes, row0, min(step, rows - row0))
-            for row0 in range(0, rows, step)
+            self._planes(name, sizes, row0, min(step, rows - row0)) for row0 in range(0, rows, step)
         )
         return Matrix(rows, columns, form, slices, self._bias(run), run.experts)
 
-    def _bias(self, run: Run) -> Slice | None:
+    def _bias(self, run: Run) -> View | None:
         """Room for the biases of a run of tensors, each where its rows are; zeros for none."""
         names = {tensor.name: f"{tensor.name.removesuffix('weight')}bias" for tensor in run.tensors}
         if self._shapes.keys().isdisjoint(names.values()):
             return None
-        buffer = self._own(aligned(4 * run.rows, 16), f"{run.first} bias")
+        whole = self._own(f"{run.first} bias", aligned(4 * run.rows, 16))
         for tensor, row in run.places():
             if names[tensor.name] in self._shapes:
-                place = Slice(buffer, 4 * row, 4 * tensor.shape[0])
+                place = View(whole.buffer, 4 * row, 4 * tensor.shape[0])
                 self._vectors[names[tensor.name]] = place
-        return Slice(buffer, 0, buffer.size)
+        return whole
 
     def _rows_a_slice(self, name: str, sizes: PlaneSizes, step: int) -> int:
         """As many as can be bound at once: a multiple of `step`."""
-        binding = self._gpu.limits["maxStorageBufferBindingSize"] // max(sizes.codes, sizes.scales)
-        whole = (self._gpu.limits["maxBufferSize"] - 2 * ALIGNMENT) // sizes.row
+        binding = self._limits["maxStorageBufferBindingSize"] // max(sizes.codes, sizes.scales)
+        whole = (self._limits["maxBufferSize"] - 2 * ALIGNMENT) // sizes.row
         rows = min(binding, whole) // step * step
         if rows < step:
             raise DeviceError(f"{name}: the adapter cannot bind {step} of its rows at once")
         return rows
 
-    def _allocate(self, name: str, sizes: PlaneSizes, row0: int, rows: int) -> MatrixSlice:
-        buffer = self._own(sizes.total(rows), f"{name}[{row0}:{row0 + rows}]")
-        codes = Slice(buffer, 0, aligned(rows * sizes.codes, 16))
+    def _planes(self, name: str, sizes: PlaneSizes, row0: int, rows: int) -> MatrixSlice:
+        whole = self._own(f"{name}[{row0}:{row0 + rows}]", sizes.total(rows))
+        codes = View(whole.buffer, 0, aligned(rows * sizes.codes, 16))
         scales = None
         if sizes.scales:
             after = aligned(rows * sizes.codes)
-            scales = Slice(buffer, after, aligned(rows * sizes.scales, 16))
+            scales = View(whole.buffer, after, aligned(rows * sizes.scales, 16))
         return MatrixSlice(row0, rows, codes, scales)
 
-    def _own(self, size: int, label: str) -> GpuBuffer:
-        buffer = self._gpu.buffer(size, "weights", label)
-        self._owned.append(buffer)
-        return buffer
+    def _own(self, name: str, size: int) -> View:
+        self._buffers[name] = size
+        return View(name, 0, size)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from doppler.gpu.device import Gpu, GpuBuffer, Slice
-from doppler.gpu.kernels import Kernels
-from doppler.inputs.buffers import Buffers
+from doppler.gpu.binder import Binder
+from doppler.gpu.device import GpuBuffer, Slice
+from doppler.gpu.kernels import Device
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
-from doppler.store.manifest import Manifest, Tensor
+from doppler.store.manifest import Tensor
 from doppler.store.shards import ShardStore
 from doppler.weights.placement import MatrixSlice, Weights, aligned, relayout_of
 from doppler.weights.verified import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
@@ -21,44 +21,40 @@ from doppler.weights.verified import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
 STAGING_BYTES = 8 << 20
 
 
-async def prepare_upload(
-    gpu: Gpu, kernels: Kernels, weights: Weights, manifest: Manifest, buffers: Buffers
-) -> bool:
+async def prepare_upload(device: Device, weights: Weights, store: ShardStore) -> bool:
     """Compiles what an upload runs, before all that can wait; -> whether the GPU is to hash."""
-    variants = set()
-    for tensor in manifest.tensors:
+    kernels, variants = device.kernels, set()
+    for tensor in store.manifest.tensors:
         if tensor.name in weights.places:
             matrix, _ = weights.places[tensor.name]
             bindings = {"raw", *matrix.slices[0].bindings()}
             variants.add(kernels.variant("relayout", relayout_of(tensor, matrix), bindings))
     await asyncio.gather(*map(kernels.prepare, variants))
-    return await is_quicker_on_gpu(gpu, kernels, manifest.block_size, buffers)
+    return await is_quicker_on_gpu(device, store.manifest.block_size, store.buffers)
 
 
 async def upload_weights(
-    gpu: Gpu,
-    kernels: Kernels,
+    binder: Binder,
     weights: Weights,
-    manifest: Manifest,
     store: ShardStore,
-    buffers: Buffers,
     hash_on_gpu: bool,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Reads, verifies, uploads and re-lays out every tensor of `manifest`, in file order.
+    """Reads, verifies, uploads and re-lays out every tensor of a model, in file order.
 
-    `progress` gets bytes done and bytes in all. Raises CorruptError or SourceError from `store`,
-    and DeviceError; the weights are of no use then.
+    The weights' buffers are those of `binder`. `progress` gets bytes done and bytes in all. Raises
+    CorruptError or SourceError from `store`, and DeviceError; the weights are of no use then.
     """
-    host = HostFeed(gpu, manifest, store, buffers)
-    uploader = _Uploader(gpu, kernels, weights)
+    device, manifest = binder.device, store.manifest
+    host = HostFeed(device.gpu, store)
+    uploader = _Uploader(binder, weights)
     tensors = sorted(manifest.tensors, key=lambda t: t.offset)
     try:
-        async with gpu.scope("upload of the weights"):
+        async with device.gpu.scope("upload of the weights"):
             if not hash_on_gpu:
                 await uploader.load(tensors, host, lambda done: progress(done, manifest.bytes))
                 return
-            feed = GpuFeed(gpu, kernels, manifest, store, buffers)
+            feed = GpuFeed(device, store)
             try:
                 await uploader.load(tensors, feed, lambda done: progress(done, manifest.bytes))
                 bad = await feed.bad_blocks()
@@ -79,8 +75,9 @@ def _blocks(tensor: Tensor, size: int) -> range:
 class _Uploader:
     """Holds the staging buffer while tensors are loaded one after another."""
 
-    def __init__(self, gpu: Gpu, kernels: Kernels, weights: Weights) -> None:
-        self._gpu, self._kernels, self._weights = gpu, kernels, weights
+    def __init__(self, binder: Binder, weights: Weights) -> None:
+        self._gpu, self._kernels = binder.device.gpu, binder.device.kernels
+        self._binder, self._weights = binder, weights
         self._staging: GpuBuffer | None = None
 
     def release(self) -> None:
@@ -93,8 +90,8 @@ class _Uploader:
         for tensor in tensors:
             if tensor.name in self._weights.vectors:
                 raw = await feed.read(tensor.offset, tensor.bytes)
-                place = self._weights.vectors[tensor.name]
-                self._gpu.write(place.buffer, place.offset, float32_bytes(tensor.type, raw))
+                values = float32_bytes(tensor.type, raw)
+                self._binder.write(self._weights.vectors[tensor.name], values)
             else:
                 await self._load_matrix(tensor, feed)
             progress(tensor.offset + tensor.bytes)
@@ -118,7 +115,7 @@ class _Uploader:
         constants: Mapping[str, int],
     ) -> None:
         """Moves rows wanted[0] .. wanted[1] of a tensor into rows row0 .. of a slice."""
-        block = BLOCK_TYPES[tensor.type]
+        block, planes = BLOCK_TYPES[tensor.type], self._binder.slices(part.bindings())
         row_bytes = block.row_bytes(tensor.shape[1])
         staging = self._staging_for(4 * row_bytes)
         step = staging.size // row_bytes // 4 * 4
@@ -135,7 +132,7 @@ class _Uploader:
             dispatch = self._kernels.dispatch(
                 "relayout",
                 constants,
-                {"raw": Slice(staging, 0, aligned(length, 16)), **part.bindings()},
+                {"raw": Slice(staging, 0, aligned(length, 16)), **planes},
                 params,
                 self._kernels.grid("relayout", params),
                 f"relayout {tensor.name}",

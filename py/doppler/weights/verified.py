@@ -15,9 +15,8 @@ from weakref import WeakKeyDictionary
 
 from doppler.errors import SourceError
 from doppler.gpu.device import Gpu, GpuBuffer, Slice
-from doppler.gpu.kernels import Dispatch, Kernels, Recording
+from doppler.gpu.kernels import Device, Dispatch, Recording
 from doppler.inputs.buffers import Buffer, Buffers
-from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 
 CHUNK = 1024  # bytes: BLAKE3's
@@ -43,8 +42,9 @@ class Feed(Protocol):
 class HostFeed:
     """Blocks that the store has verified (and mended, where they were bad)."""
 
-    def __init__(self, gpu: Gpu, manifest: Manifest, store: ShardStore, buffers: Buffers) -> None:
-        self._gpu, self._manifest, self._store, self._buffers = gpu, manifest, store, buffers
+    def __init__(self, gpu: Gpu, store: ShardStore) -> None:
+        self._gpu, self._store = gpu, store
+        self._manifest, self._buffers = store.manifest, store.buffers
         self._block: tuple[int, Buffer] | None = None
 
     async def stage(self, target: GpuBuffer, offset: int, length: int) -> None:
@@ -70,14 +70,13 @@ class HostFeed:
 class GpuFeed:
     """Windows of a few blocks, uploaded once: hashed where they lie, and copied from there."""
 
-    def __init__(
-        self, gpu: Gpu, kernels: Kernels, manifest: Manifest, store: ShardStore, buffers: Buffers
-    ) -> None:
-        self._gpu, self._manifest, self._store, self._buffers = gpu, manifest, store, buffers
-        self._size = WINDOW * manifest.block_size
-        self._hasher = Hasher(gpu, kernels, manifest.block_size, WINDOW)
-        count = len(manifest.blocks)
-        self._found = gpu.buffer(DIGEST * count, "staging", "digests of all blocks")
+    def __init__(self, device: Device, store: ShardStore) -> None:
+        self._gpu, self._store = device.gpu, store
+        self._manifest, self._buffers = store.manifest, store.buffers
+        self._size = WINDOW * self._manifest.block_size
+        self._hasher = Hasher(device, self._manifest.block_size, WINDOW)
+        count = len(self._manifest.blocks)
+        self._found = self._gpu.buffer(DIGEST * count, "staging", "digests of all blocks")
         self._hashed: set[int] = set()  # blocks
         self._window: tuple[int, Buffer] | None = None
         self._working: list[Awaitable[Any]] = []
@@ -141,8 +140,9 @@ class GpuFeed:
 class Hasher:
     """BLAKE3 of up to `most` blocks of `block_size` bytes on the GPU: `data` -> `digests`."""
 
-    def __init__(self, gpu: Gpu, kernels: Kernels, block_size: int, most: int) -> None:
-        self._gpu, self._kernels, self._block_size = gpu, kernels, block_size
+    def __init__(self, device: Device, block_size: int, most: int) -> None:
+        self._gpu, self._kernels, self._block_size = device.gpu, device.kernels, block_size
+        gpu = device.gpu
         self.data = gpu.buffer(most * block_size, "staging", "blocks to be hashed")
         self.digests = gpu.buffer(DIGEST * most, "staging", "digests")
         self._chains = gpu.buffer(most * block_size // CHUNK * DIGEST, "staging", "chaining values")
@@ -188,18 +188,19 @@ class Hasher:
 _quicker: WeakKeyDictionary[Gpu, bool] = WeakKeyDictionary()
 
 
-async def is_quicker_on_gpu(gpu: Gpu, kernels: Kernels, block_size: int, buffers: Buffers) -> bool:
+async def is_quicker_on_gpu(device: Device, block_size: int, buffers: Buffers) -> bool:
     """Whether this device hashes blocks faster than the host: measured once, on a few of zeros.
 
     A processor that passes for a GPU does not, and takes seconds to compile the kernels.
     """
+    gpu = device.gpu
     if gpu.is_cpu or block_size % CHUNK or block_size > MOST_CHUNKS * CHUNK:
         return False
     if gpu not in _quicker:
         began = time.perf_counter()
         buffers.blake3(buffers.empty(block_size))
         host = TRIAL * (time.perf_counter() - began)
-        hasher = Hasher(gpu, kernels, block_size, TRIAL)
+        hasher = Hasher(device, block_size, TRIAL)
         try:
             await hasher.prepare()
             hasher.hash(None, TRIAL * block_size)
