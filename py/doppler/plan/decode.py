@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from doppler.gpu.step import Step, View
 from doppler.plan.bindings import MOST_SPLITS
-from doppler.plan.layer import ACTIVATIONS, PlannedModel, Rows
-from doppler.plan.matvec import Prologue, matvec, power, staged
+from doppler.plan.layer import ACTIVATIONS, PlannedModel
+from doppler.plan.matmul import multiply
+from doppler.plan.matvec import power, staged
 from doppler.plan.moe import combine, route
+from doppler.plan.product import Operand, Product, Prologue, Rows
 from doppler.weights.placement import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
@@ -64,7 +66,8 @@ class DecodePlan:
             if index:
                 post = model.post_norm(index - 1, "post_ffw_norm")
                 fold = Fold(m["x_next"], f"{prefix}.attn_norm", m["x"], post)
-            steps += self._stack(f"{prefix}.attn_qkv", fold, m["qkv"])
+            name = f"{prefix}.attn_qkv"
+            steps += self._project(model.weights.stacks[name], fold, m["qkv"], name)
             steps += self._attend(index, reach)
             post = model.post_norm(index, "post_attention_norm")
             steps += self._ffn(index, Fold(m["x"], f"{prefix}.ffn_norm", m["x_next"], post))
@@ -82,7 +85,7 @@ class DecodePlan:
         model, m, output = self._model, self._memory, f"blk.{index}.attn_output"
         if not model.adapter.subgroup_size or model.config.head_dim % 8:
             steps = [model.rope(1, index), model.attention(1, index)]
-            return steps + self._plain(output, m["attended"])
+            return [*steps, *self._plain(output, m["attended"])]
         c, window = model.config, model.config.layers[index].window
         groups = c.kv_heads * -(-c.heads // c.kv_heads // 4)  # attention_decode does four heads
         keys = min(reach, window or reach)
@@ -91,12 +94,12 @@ class DecodePlan:
         steps = [self._attend_runs(index, splits, keys)]
         matrix = model.weights.matrices[f"{output}.weight"]
         if splits <= MOST_FOLDED and staged(model, matrix):
-            bindings = {"x": m["parts"], "branch": m["marks"], "out": m["branch"]}
-            return steps + matvec(model, matrix, bindings, output, Prologue.JOIN, splits=splits)
+            x = Operand({"x": m["parts"], "branch": m["marks"]}, Prologue.JOIN, splits)
+            return [*steps, *multiply(model, Product((matrix,), x, m["branch"], output))]
         bindings = {"parts": m["parts"], "marks": m["marks"], "out": m["attended"]}
         label = f"blk.{index}.attention join"
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
-        return steps + self._plain(output, m["attended"])
+        return [*steps, *self._plain(output, m["attended"])]
 
     def _attend_runs(self, index: int, splits: int, keys: int) -> Step:
         """qkv -> what each of `splits` runs of up to `keys` keys gives alone, and its mark."""
@@ -120,97 +123,79 @@ class DecodePlan:
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
 
-    def _stack(self, name: str, fold: Fold, out: View) -> Iterator[Step]:
-        return self._project(self._model.weights.stacks[name], fold, out, name)
-
     def _ffn(self, index: int, fold: Fold) -> Iterator[Step]:
         """x and branch -> branch, by the FFN or by the experts that the token uses."""
-        m, prefix = self._memory, f"blk.{index}"
-        if self._model.config.experts is None:
+        model, m, prefix = self._model, self._memory, f"blk.{index}"
+        if model.config.experts is None:
             yield from self._gate_up(index, fold)
             yield from self._plain(f"{prefix}.ffn_down", m["gated"])
             return
-        router = f"{prefix}.ffn_gate_inp"
-        matrix = self._model.weights.matrices[f"{router}.weight"]
-        yield from self._project((matrix,), fold, m["routes"], router, is_exact=True)
-        yield route(self._model, 1, index)
-        again = Fold(m["x_next"], fold.weight) if self._folds else None
-        yield from self._gate_up(index, again)
-        yield from self._experts_down(f"{prefix}.ffn_down")
-        yield combine(self._model, 1, index)
+        router, down = f"{prefix}.ffn_gate_inp", f"{prefix}.ffn_down"
+        matrix = model.weights.matrices[f"{router}.weight"]
+        yield from self._norm(fold, router)
+        x = self._operand(fold)
+        yield from multiply(model, Product((matrix,), x, m["routes"], router, is_exact=True))
+        yield route(model, 1, index)
+        yield from self._gate_up(index, Fold(m["x_next"], fold.weight) if self._folds else None)
+        stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
+        stride = model.widths.hidden
+        downs = Product(stack, gated, m["downs"], down, stride, rows=Rows.OF_SLOTS)
+        yield from multiply(model, downs)
+        yield combine(model, 1, index)
 
     def _gate_up(self, index: int, fold: Fold | None) -> Iterator[Step]:
         """One step where gate and up are one matrix that is bound at once, three where not."""
         model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_up"
-        stack, rows = model.weights.stacks[name], Rows.OF_TOKENS
-        if model.config.experts is not None:
-            rows = Rows.OF_TOKENS_FOR_EXPERTS
-        if model.is_apart(name):
-            yield from self._project(stack, fold, m["gate_up"], name, rows=rows)
+        is_apart, has_experts = model.is_apart(name), model.config.experts is not None
+        out, stride, activation = m["gated"], model.widths.ffn, ACTIVATIONS[model.config.activation]
+        if is_apart:
+            out, stride, activation = m["gate_up"], model.widths.gate_up, 0
+        product = Product(
+            model.weights.stacks[name],
+            self._operand(fold),
+            out,
+            name,
+            stride if has_experts else 0,
+            activation=activation,
+            rows=Rows.OF_TOKENS_FOR_EXPERTS if has_experts else Rows.OF_TOKENS,
+        )
+        yield from self._norm(fold, name)
+        yield from multiply(model, product)
+        if is_apart:
             yield model.gate(1, index)
-        else:
-            activation = ACTIVATIONS[model.config.activation]
-            yield from self._project(stack, fold, m["gated"], name, activation, rows)
 
-    def _plain(self, name: str, x: View) -> list[Step]:
-        model = self._model
-        matrix = model.weights.matrices[f"{name}.weight"]
-        return matvec(model, matrix, {"x": x, "out": self._memory["branch"]}, name)
-
-    def _experts_down(self, name: str) -> list[Step]:
-        """gated -> downs, a slot each."""
-        model, m = self._model, self._memory
-        (matrix,) = model.weights.stacks[name]
-        bindings, stride = {"x": m["gated"], "out": m["downs"]}, model.widths.hidden
-        return matvec(model, matrix, bindings, name, out_stride=stride, rows=Rows.OF_SLOTS)
+    def _plain(self, name: str, x: View) -> Iterator[Step]:
+        """One matrix, x -> branch."""
+        matrix = self._model.weights.matrices[f"{name}.weight"]
+        product = Product((matrix,), Operand({"x": x}), self._memory["branch"], name)
+        return multiply(self._model, product)
 
     def _project(
-        self,
-        stack: Sequence[Matrix],
-        fold: Fold | None,
-        out: View,
-        label: str,
-        activation: int = 0,
-        rows: Rows = Rows.OF_TOKENS,
-        is_exact: bool = False,
+        self, stack: Sequence[Matrix], fold: Fold, out: View, label: str
     ) -> Iterator[Step]:
-        """Every matrix of a stack, each to its place: a multiple of four columns of the output.
+        """What `fold` makes of x, times a stack of matrices."""
+        yield from self._norm(fold, label)
+        yield from multiply(self._model, Product(stack, self._operand(fold), out, label))
 
-        Without `fold`, of what was normed for the step before.
-        """
-        model = self._model
+    def _norm(self, fold: Fold | None, label: str) -> Iterator[Step]:
+        """A step for the fold, where matvecs do not compute it themselves."""
         if fold is not None and not self._folds:
-            first = fold.next is None
-            yield model.norm(1, "embedding" if first else label, fold.weight, fold.post)
-        bindings, prologue = {"x": self._memory["normed"]}, Prologue.NONE
-        if fold is not None and self._folds:
-            bindings, prologue = self._folded(fold)
-        start, stride = 0, model.widths.ffn if activation else model.widths.gate_up
-        for matrix in stack:
-            yield from matvec(
-                model,
-                matrix,
-                {**bindings, "out": out},
-                label,
-                prologue,
-                activation,
-                start,
-                out_stride=stride if rows else 0,
-                rows=rows,
-                is_exact=is_exact,
-            )
-            start += aligned(matrix.height, 4)
+            name = "embedding" if fold.next is None else label
+            yield self._model.norm(1, name, fold.weight, fold.post)
 
-    def _folded(self, fold: Fold) -> tuple[dict[str, View], Prologue]:
-        """What a matvec binds to compute `fold` itself, and its PROLOGUE."""
+    def _operand(self, fold: Fold | None) -> Operand:
+        """What is multiplied: `fold` of x, or what was normed for a step before."""
         vectors = self._model.weights.vectors
+        if fold is None or not self._folds:
+            return Operand({"x": self._memory["normed"]})
         bindings = {"x": fold.x, "weight": vectors[f"{fold.weight}.weight"]}
         if fold.next is None:
-            return bindings, Prologue.NORM
+            return Operand(bindings, Prologue.NORM)
         bindings |= {"branch": self._memory["branch"], "next": fold.next}
         if fold.post is None:
-            return bindings, Prologue.ADD_NORM
-        return {**bindings, "post": vectors[f"{fold.post}.weight"]}, Prologue.POST_NORM
+            return Operand(bindings, Prologue.ADD_NORM)
+        bindings["post"] = vectors[f"{fold.post}.weight"]
+        return Operand(bindings, Prologue.POST_NORM)
 
 
 def parts_of(head_dim: int, keys: int) -> int:

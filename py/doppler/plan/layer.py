@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 
 from doppler.config import ModelConfig
 from doppler.gpu.step import Step, View
@@ -20,14 +19,6 @@ from doppler.sampling import block_of
 from doppler.weights.placement import Matrix, Weights
 
 ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # kernels/activation.wgsl
-
-
-class Rows(IntEnum):
-    """What a product's rows of activations are (EXPERTS in kernels/rows.wgsl)."""
-
-    OF_TOKENS = 0  # multiplied by one matrix
-    OF_TOKENS_FOR_EXPERTS = 1  # by each expert that the token uses
-    OF_SLOTS = 2  # one for each of them, and by its own expert
 
 
 @dataclass(frozen=True)

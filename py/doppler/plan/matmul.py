@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from doppler.gpu.step import Step, View
+from doppler.gpu.step import Step
 from doppler.gpu.wgsl import Number
 from doppler.plan.bindings import TILE
-from doppler.plan.layer import PlannedModel, Rows
+from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec import MOST_TOKENS, matvec
 from doppler.plan.moe import experts_of, places, tile_size
+from doppler.plan.product import Product, Rows
 from doppler.weights.placement import Matrix, aligned
 
 
@@ -46,76 +47,44 @@ EXPERT_MATRIX_TILES = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a batch's products go: row stride of `out`, first column, number of tokens.
-
-    activation: 0, or what makes one number of a gate and its up (kernels/activation.wgsl). With
-    experts, `out` has a row for each slot.
-    """
-
-    out: View
-    stride: int
-    tokens: int
-    start: int = 0
-    activation: int = 0
-    rows: Rows = Rows.OF_TOKENS
+def multiply(model: PlannedModel, product: Product) -> Iterator[Step]:
+    """The steps of a product: matvecs for a token or a few, a matmul for more."""
+    kernel = matvec if takes_matvecs(model, product.tokens) else matmul
+    for matrix, start in product.placed():
+        yield from kernel(model, product, matrix, start)
 
 
 def takes_matvecs(model: PlannedModel, tokens: int) -> bool:
     """Whether so few tokens are matvecs' work, with the sums that they would have alone."""
-    return tokens <= MOST_TOKENS and model.adapter.subgroup_size > 0
+    return tokens == 1 or (tokens <= MOST_TOKENS and model.adapter.subgroup_size > 0)
 
 
-def project(
-    model: PlannedModel,
-    matrix: Matrix,
-    x: View,
-    place: Place,
-    label: str,
-    is_exact: bool = False,
-) -> Iterator[Step]:
-    """out[t, start:] = matrix · x[t]: a step for each slice of the matrix.
-
-    is_exact: in f32 whatever the adapter's precision.
-    """
-    if takes_matvecs(model, place.tokens):
-        yield from matvec(
-            model,
-            matrix,
-            {"x": x, "out": place.out},
-            label,
-            activation=place.activation,
-            start=place.start,
-            tokens=place.tokens,
-            out_stride=place.stride,
-            rows=place.rows,
-            is_exact=is_exact,
-        )
-        return
-    shared = {"x": x, "out": place.out, "state": model.memory(place.tokens)["state"]}
+def matmul(model: PlannedModel, product: Product, matrix: Matrix, start: int) -> Iterator[Step]:
+    """One matrix of a product, whose output begins at column `start`: a step for each slice."""
+    shared = {**product.x.bindings, "out": product.out}
+    shared["state"] = model.memory(product.tokens)["state"]
     if matrix.bias is not None:
         shared["bias"] = matrix.bias
-    tokens = place.tokens
-    if place.rows:
-        bound = places(model, place.tokens)
+    rows, tokens = product.rows, product.tokens
+    if rows:
+        bound = places(model, tokens)
         shared |= bound
         tokens = bound["tiles"].size // 16 * tile_size(model)
-    kernel, cut = kernel_of(model, matrix.height, tokens, place.rows, is_exact)
-    constants = {"FORM": matrix.form, "ACTIVATION": place.activation, **cut}
-    constants |= {"BIAS": int(matrix.bias is not None), "EXPERTS": place.rows}
+    kernel, cut = kernel_of(model, matrix.height, tokens, rows, product.is_exact)
+    constants = {"FORM": matrix.form, "ACTIVATION": product.activation, **cut}
+    constants |= {"BIAS": int(matrix.bias is not None), "EXPERTS": rows}
     for part in matrix.slices:
         params: dict[str, Number] = {
-            "rows": matrix.height if place.rows else part.rows,
+            "rows": matrix.height if rows else part.rows,
             "cols": matrix.columns,
             "row0": part.row0,
             "x_stride": aligned(matrix.columns, 4),
-            "out_stride": place.stride,
-            "out0": place.start,
-            "experts": part.rows // matrix.height if place.rows else 0,
-            "used": experts_of(model).used if place.rows else 0,
+            "out_stride": product.stride,
+            "out0": start,
+            "experts": part.rows // matrix.height if rows else 0,
+            "used": experts_of(model).used if rows else 0,
         }
-        yield Step(kernel, constants, {**part.bindings(), **shared}, params, tokens, label)
+        yield Step(kernel, constants, {**part.bindings(), **shared}, params, tokens, product.label)
 
 
 def kernel_of(

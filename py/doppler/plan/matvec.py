@@ -4,13 +4,13 @@ threads share the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import IntEnum
+from collections.abc import Iterator
 
 from doppler.gpu.step import Step, View
-from doppler.plan.layer import PlannedModel, Rows
+from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec_configs import Cut, kind_of
 from doppler.plan.moe import experts_of
+from doppler.plan.product import Product, Prologue
 from doppler.weights.placement import FORMS, Matrix, aligned
 
 MOST_TOKENS = 8  # of a batch that a matvec takes
@@ -23,81 +23,59 @@ FEW_ROWS = 2048
 GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
 
 
-class Prologue(IntEnum):
-    """What a matvec makes of its activations first (kernels/vector.wgsl)."""
+def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) -> Iterator[Step]:
+    """One matrix of a product, whose output begins at column `start`: a step for each slice.
 
-    NONE = 0
-    NORM = 1
-    ADD_NORM = 2
-    POST_NORM = 3
-    JOIN = 4
-
-
-def matvec(
-    model: PlannedModel,
-    matrix: Matrix,
-    bindings: Mapping[str, View],
-    label: str,
-    prologue: Prologue = Prologue.NONE,
-    activation: int = 0,
-    start: int = 0,
-    last: bool = False,
-    splits: int = 0,
-    tokens: int = 1,
-    out_stride: int = 0,
-    rows: Rows = Rows.OF_TOKENS,
-    is_exact: bool = False,
-) -> list[Step]:
-    """out[start:] = matrix · what the prologue makes of x, a step for each slice of the matrix.
-
-    `prologue` and `activation` are those of kernels/vector.wgsl; `last` takes the batch's last
-    token instead of its first; `splits` is how many runs of attention there are to join. With
-    subgroups, `tokens` may be a batch of up to MOST_TOKENS, for which each weight is read once;
-    their outputs are `out_stride` apart, or those of their slots where `rows` are for experts.
-    `is_exact` computes in f32 whatever the adapter's precision.
+    With subgroups, a batch may have up to MOST_TOKENS, for which each weight is read once.
     """
-    kernel = kernel_of(model, is_exact)
+    x, rows, tokens = product.x, product.rows, product.tokens
+    kernel = kernel_of(model, product.is_exact)
     constants = {
         "FORM": matrix.form,
         "COLS": matrix.columns,
-        "PROLOGUE": prologue,
-        "ACTIVATION": activation,
-        "SPLITS": splits,
+        "PROLOGUE": x.prologue,
+        "ACTIVATION": product.activation,
+        "SPLITS": x.splits,
         "BIAS": int(matrix.bias is not None),
         "EXPERTS": rows,
     }
     used = experts_of(model).used if rows else 0
     at_once = 1 if rows else tokens  # that a workgroup multiplies
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
-    stages = prologue != Prologue.NONE or model.adapter.subgroup_size > 0
-    constants["STAGE"] = int(stages and at_once == 1 and staged(model, matrix, is_exact))
-    steps, shared = [], model.memory(tokens)
+    stages = x.prologue != Prologue.NONE or model.adapter.subgroup_size > 0
+    constants["STAGE"] = int(stages and at_once == 1 and staged(model, matrix, product.is_exact))
     for part in matrix.slices:
         height = matrix.height if rows else part.rows
         if model.adapter.subgroup_size:
-            kind = kind_of(kernel, constants, height)
-            cut = model.cuts.get(kind) or team(height * max(used, 1), matrix.columns, activation)
+            cut = model.cuts.get(kind_of(kernel, constants, height))
+            cut = cut or team(height * max(used, 1), matrix.columns, product.activation)
             constants = {**constants, **cut.constants(), "TOKENS": at_once}
         params = {
             "rows": height,
             "row0": part.row0,
             "x_stride": aligned(matrix.columns, 4),
-            "out_stride": out_stride,
+            "out_stride": product.stride,
             "out0": start,
-            "last": int(last),
+            "last": int(x.is_last),
             "eps": model.config.norm_eps,
             "offset": model.config.norm_offset,
             "heads": model.config.heads,
             "experts": part.rows // height if rows else 0,
             "used": used,
         }
-        bound = {**bindings, **part.bindings(), "state": shared["state"]}
-        if rows:
-            bound["chosen"] = shared["chosen"]
-        if matrix.bias is not None:
-            bound["bias"] = matrix.bias
-        steps.append(Step(kernel, constants, bound, params, tokens * max(used, 1), label))
-    return steps
+        bound = _bound(model, product, matrix) | part.bindings()
+        yield Step(kernel, constants, bound, params, tokens * max(used, 1), product.label)
+
+
+def _bound(model: PlannedModel, product: Product, matrix: Matrix) -> dict[str, View]:
+    """What a matvec binds besides the matrix itself."""
+    shared = model.memory(product.tokens)
+    bound = {**product.x.bindings, "out": product.out, "state": shared["state"]}
+    if product.rows:
+        bound["chosen"] = shared["chosen"]
+    if matrix.bias is not None:
+        bound["bias"] = matrix.bias
+    return bound
 
 
 def kernel_of(model: PlannedModel, is_exact: bool) -> str:

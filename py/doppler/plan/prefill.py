@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from doppler.gpu.step import Step, View
-from doppler.plan.layer import ACTIVATIONS, PlannedModel, Rows
-from doppler.plan.matmul import Place, project, takes_matvecs
-from doppler.plan.matvec import matvec
+from doppler.plan.layer import ACTIVATIONS, PlannedModel
+from doppler.plan.matmul import multiply, takes_matvecs
 from doppler.plan.moe import assign, combine, route
+from doppler.plan.product import Operand, Product, Rows
 from doppler.weights.placement import aligned
 
 
@@ -35,17 +34,20 @@ class PrefillPlan:
     def head(self) -> list[Step]:
         """Normed hidden state of the batch's last token -> logits."""
         model, m = self._model, self._model.layout.of_batch
-        bindings = {"x": m["normed"], "out": m["logits"]}
-        return matvec(model, model.head_matrix, bindings, "head", last=True)
+        x = Operand({"x": m["normed"]}, is_last=True)
+        return list(multiply(model, Product((model.head_matrix,), x, m["logits"], "head")))
 
     def head_of_all(self, rows: int, normed: View, logits: View) -> list[Step]:
         """`rows` normed hidden states -> `logits` [rows, vocab rounded up to a vec4]."""
-        place = Place(logits, aligned(self._model.config.vocab, 4), rows)
-        return list(project(self._model, self._model.head_matrix, normed, place, "head"))
+        model, x = self._model, Operand({"x": normed})
+        stride = aligned(model.config.vocab, 4)
+        return list(multiply(model, Product((model.head_matrix,), x, logits, "head", stride, rows)))
 
     def _attention(self, batch: int, index: int) -> Iterator[Step]:
         model, m, prefix = self._model, self._model.memory(batch), f"blk.{index}"
-        yield from self._stack(f"{prefix}.attn_qkv", Place(m["qkv"], model.widths.qkv, batch))
+        name, x = f"{prefix}.attn_qkv", Operand({"x": m["normed"]})
+        stack, stride = model.weights.stacks[name], model.widths.qkv
+        yield from multiply(model, Product(stack, x, m["qkv"], name, stride, batch))
         yield model.rope(batch, index)
         yield model.attention(batch, index)
         yield from self._plain(batch, f"{prefix}.attn_output", m["attended"])
@@ -64,40 +66,35 @@ class PrefillPlan:
 
     def _gate_up(self, batch: int, index: int, rows: Rows) -> Iterator[Step]:
         model, w, name = self._model, self._model.widths, f"blk.{index}.ffn_gate_up"
-        m = model.memory(batch)
+        m, stack = model.memory(batch), model.weights.stacks[name]
+        x = Operand({"x": m["normed"]})
         if model.is_apart(name):
-            yield from self._stack(name, Place(m["gate_up"], w.gate_up, batch, rows=rows))
+            apart = Product(stack, x, m["gate_up"], name, w.gate_up, batch, rows=rows)
+            yield from multiply(model, apart)
             yield model.gate(batch, index)
         else:
             activation = ACTIVATIONS[model.config.activation]
-            place = Place(m["gated"], w.ffn, batch, activation=activation, rows=rows)
-            yield from self._stack(name, place)
+            product = Product(stack, x, m["gated"], name, w.ffn, batch, activation, rows)
+            yield from multiply(model, product)
 
     def _experts(self, batch: int, index: int) -> Iterator[Step]:
         """normed -> branch, through the experts that each token uses."""
         model, m, w = self._model, self._model.memory(batch), self._model.widths
         router, down = f"blk.{index}.ffn_gate_inp", f"blk.{index}.ffn_down"
-        matrix = model.weights.matrices[f"{router}.weight"]
-        place = Place(m["routes"], w.routes, batch)
-        yield from project(model, matrix, m["normed"], place, router, is_exact=True)
+        matrix, x = model.weights.matrices[f"{router}.weight"], Operand({"x": m["normed"]})
+        routes = Product((matrix,), x, m["routes"], router, w.routes, batch, is_exact=True)
+        yield from multiply(model, routes)
         yield route(model, batch, index)
         if not takes_matvecs(model, batch):
             yield assign(model, batch, index)
         yield from self._gate_up(batch, index, Rows.OF_TOKENS_FOR_EXPERTS)
-        (matrix,) = model.weights.stacks[down]
-        place = Place(m["downs"], w.hidden, batch, rows=Rows.OF_SLOTS)
-        yield from project(model, matrix, m["gated"], place, down)
+        stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
+        downs = Product(stack, gated, m["downs"], down, w.hidden, batch, rows=Rows.OF_SLOTS)
+        yield from multiply(model, downs)
         yield combine(model, batch, index)
-
-    def _stack(self, name: str, place: Place) -> Iterator[Step]:
-        """Every matrix of a stack, each to its place: a multiple of four columns of the output."""
-        model = self._model
-        for matrix in model.weights.stacks[name]:
-            yield from project(model, matrix, model.memory(place.tokens)["normed"], place, name)
-            place = replace(place, start=place.start + aligned(matrix.height, 4))
 
     def _plain(self, batch: int, name: str, x: View) -> Iterator[Step]:
         """One matrix, x -> branch."""
-        model = self._model
-        place = Place(model.memory(batch)["branch"], model.widths.hidden, batch)
-        yield from project(model, model.weights.matrices[f"{name}.weight"], x, place, name)
+        model, out = self._model, self._model.memory(batch)["branch"]
+        matrix, stride = model.weights.matrices[f"{name}.weight"], model.widths.hidden
+        yield from multiply(model, Product((matrix,), Operand({"x": x}), out, name, stride, batch))

@@ -1,0 +1,64 @@
+"""What a product computes, for a token or a batch: matvec.py and matmul.py have the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from doppler.gpu.step import View
+from doppler.weights.placement import Matrix, aligned
+
+
+class Rows(IntEnum):
+    """What a product's rows of activations are (EXPERTS in kernels/rows.wgsl)."""
+
+    OF_TOKENS = 0  # multiplied by one matrix
+    OF_TOKENS_FOR_EXPERTS = 1  # by each expert that the token uses
+    OF_SLOTS = 2  # one for each of them, and by its own expert
+
+
+class Prologue(IntEnum):
+    """What a matvec makes of its activations first (kernels/vector.wgsl)."""
+
+    NONE = 0
+    NORM = 1
+    ADD_NORM = 2
+    POST_NORM = 3
+    JOIN = 4
+
+
+@dataclass(frozen=True)
+class Operand:
+    """The activations that are multiplied. Only a token's may have a prologue, or be the last."""
+
+    bindings: Mapping[str, View]  # x, and what the prologue binds besides
+    prologue: Prologue = Prologue.NONE
+    splits: int = 0  # runs of attention that it joins
+    is_last: bool = False  # of a batch: its last token instead of its first
+
+
+@dataclass(frozen=True)
+class Product:
+    """out[t, start:] = matrix · x[t], for each of `tokens` tokens t.
+
+    Each matrix of `stack` has columns of its own, from a multiple of four on. With experts, `out`
+    has a row for each slot.
+    """
+
+    stack: Sequence[Matrix]
+    x: Operand
+    out: View
+    label: str
+    stride: int = 0  # elements from a row of `out` to the next; of a token there is none
+    tokens: int = 1
+    activation: int = 0  # or what makes one number of gate and up (kernels/activation.wgsl)
+    rows: Rows = Rows.OF_TOKENS
+    is_exact: bool = False  # in f32 whatever the adapter's precision
+
+    def placed(self) -> Iterator[tuple[Matrix, int]]:
+        """Each matrix and the first column of its output."""
+        start = 0
+        for matrix in self.stack:
+            yield matrix, start
+            start += aligned(matrix.height, 4)
