@@ -53,10 +53,10 @@ class DecodePlan:
         # With both a norm of the branch and a bias, a matvec would bind more than all GPUs can.
         self._folds = fits and not (c.post_norms and c.biases)
 
-    def body(self, reach: int) -> list[Step]:
+    def body(self, bucket: int) -> list[Step]:
         """Token id -> the last layer's x and branch; one more place of the KV cache is filled.
 
-        The work is cut for contexts of up to `reach` tokens; longer ones are right but slow.
+        The work is cut for contexts of up to `bucket` tokens; longer ones are right but slow.
         """
         model, m = self._model, self._memory
         steps = model.embed(1)
@@ -68,7 +68,7 @@ class DecodePlan:
                 fold = Fold(m["x_next"], f"{prefix}.attn_norm", m["x"], post)
             name = f"{prefix}.attn_qkv"
             steps += self._project(model.weights.stacks[name], fold, m["qkv"], name)
-            steps += self._attend(index, reach)
+            steps += self._attend(index, bucket)
             post = model.post_norm(index, "post_attention_norm")
             steps += self._ffn(index, Fold(m["x"], f"{prefix}.ffn_norm", m["x_next"], post))
         return steps
@@ -80,7 +80,7 @@ class DecodePlan:
         fold = Fold(m["x_next"], "output_norm", m["x"], post)
         return list(self._project((model.head_matrix,), fold, m["logits"], "head"))
 
-    def _attend(self, index: int, reach: int) -> list[Step]:
+    def _attend(self, index: int, bucket: int) -> list[Step]:
         """qkv -> branch; where it can be, the keys are shared among workgroups."""
         model, m, output = self._model, self._memory, f"blk.{index}.attn_output"
         if not model.adapter.subgroup_size or model.config.head_dim % 8:
@@ -88,7 +88,7 @@ class DecodePlan:
             return [*steps, *self._plain(output, m["attended"])]
         c, window = model.config, model.config.layers[index].window
         groups = c.kv_heads * -(-c.heads // c.kv_heads // 4)  # attention_decode does four heads
-        keys = min(reach, window or reach)
+        keys = min(bucket, window or bucket)
         splits = splits_of(keys, groups)
         runs = {"heads": c.heads, "splits": splits}
         steps = [self._attend_runs(index, splits, keys)]
