@@ -12,6 +12,18 @@ def test_nothing_goes_back_up_and_there_is_no_circle() -> None:
     assert structure.faults(structure.imports(structure.modules())) == []
 
 
+def test_plans_are_made_without_a_gpu() -> None:
+    """What plans import, and what that imports in turn, names buffers and has none."""
+    arrows = structure.imports(structure.modules())
+    reached: set[str] = set()
+    found = {name for name in arrows if structure.room_of(name) == "plan"}
+    while found:
+        reached |= found
+        found = {target for name in found for target in arrows[name]} - reached
+    assert "doppler.gpu.step" in reached
+    assert reached.isdisjoint({"doppler.gpu.device", "doppler.gpu.kernels", "doppler.gpu.binder"})
+
+
 def test_what_is_forbidden_is_found(tmp_path: Path) -> None:
     texts = {
         "inputs/first.py": "from doppler.inputs.second import x",

@@ -76,8 +76,6 @@ class EngineMemory:
     """The running state of one loaded model, in buffers that its binder has."""
 
     def __init__(self, binder: Binder, layout: MemoryLayout) -> None:
-        self.context, self.batch, self.half_cache = layout.context, layout.batch, layout.half_cache
-        self.capacities = layout.capacities
         self._binder, self._layout = binder, layout
         self._config, self._shared = layout.config, layout.of_token
 
@@ -94,7 +92,7 @@ class EngineMemory:
     def write_tables(self) -> None:
         """Fills what never changes: the rope tables."""
         for index, rope in enumerate(self._config.ropes):
-            table = rope_table(rope, self._config.head_dim, self.context)
+            table = rope_table(rope, self._config.head_dim, self._layout.context)
             self._write(bindings.rope_table(index), table)
 
     def _own(self, names: Sequence[str], size: int, kind: MemoryKind) -> None:

@@ -112,7 +112,7 @@ class MemoryLayout:
     def activations(self) -> dict[str, int]:
         """Bytes of a token's own, and of what both plans bind."""
         own = {of_a_token(name): 4 * width for name, width in self.widths.by_name().items()}
-        return {name: aligned(size, 16) for name, size in (own | self._control()).items()}
+        return {name: aligned(size, 16) for name, size in (own | self._shared_bytes()).items()}
 
     @cached_property
     def batch_activations(self) -> dict[str, int]:
@@ -152,13 +152,13 @@ class MemoryLayout:
     @cached_property
     def _shared(self) -> dict[str, View]:
         """What both plans bind."""
-        sizes = {name: self.activations[name] for name in self._control()} | self.cache
+        sizes = {name: self.activations[name] for name in self._shared_bytes()} | self.cache
         views = {name: _whole(name, size) for name, size in sizes.items()}
         views["state"] = replace(views["control"], size=16)
         return {**views, "logits": _whole("logits", self.batch_activations["logits"])}
 
-    def _control(self) -> dict[str, int]:
-        """Bytes of what is no activation of a layer."""
+    def _shared_bytes(self) -> dict[str, int]:
+        """Bytes of what both plans bind, but for the cache and the logits."""
         c, blocks = self.config, blocks_of(self.config.vocab)
         angles = 4 * c.head_dim * (ROPE_STEP + -(-self.context // ROPE_STEP))
         return {
@@ -183,7 +183,7 @@ class MemoryLayout:
             return {}
         slots = self._rows * experts.used
         return {
-            "chosen": 4 * slots,  # experts, by slot: those that the first token uses, then …
+            "chosen": 4 * slots,  # experts, by slot: the first token's, then the second's
             "shares": 4 * slots,  # of a slot in its token's output
             "order": 4 * slots,  # slots by expert
             "tiles": 16 * most_tiles(slots, experts.count, CPU_TILE),  # of `order`, one expert each
