@@ -130,6 +130,7 @@ def test_combine(gpu_page: GpuPage) -> None:
 
 KERNELS: Mapping[str, tuple[int, Mapping[str, int]]] = {  # slots of a tile, and a cut
     "matvec": (0, {}),
+    "matvec_workgroup": (0, {"TEAM": 4, "ROWS": 2, "DEPTH": 1, "TOKENS": 1}),
     "matvec_subgroup": (0, {"TEAM": 8, "ROWS": 2, "DEPTH": 2, "TOKENS": 1}),
     "matmul": (16, {}),
     "matmul_tile": (64, {"ROW_BLOCKS": 1, "TOKEN_BLOCKS": 1, "HALF": 0}),

@@ -31,7 +31,7 @@ def folded_case(
     matrix = normal(rng, gates, cols)
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation, "BIAS": 0}
     constants |= {"STAGE": more.get("stage", 1), "SPLITS": 0, "EXPERTS": 0}
-    if kernel == "matvec_subgroup":
+    if kernel != "matvec":
         constants |= {"TEAM": more["team"], "ROWS": more["together"], "DEPTH": more["depth"]}
         constants["TOKENS"] = 1
     arrays = {
@@ -73,7 +73,7 @@ def folded_case(
     return Case(kernel, constants, arrays, params, ["out", "next"]), out, h[0]
 
 
-@pytest.mark.parametrize("kernel", ["matvec", "matvec_subgroup"])
+@pytest.mark.parametrize("kernel", ["matvec", "matvec_workgroup", "matvec_subgroup"])
 def test_folded_norms(gpu_page: GpuPage, kernel: str) -> None:
     rng = np.random.default_rng(11)
     cuts = ((1, 1, 0), (4, 2, 1), (128, 4, 1), (256, 2, 2), (16, 1, 0))

@@ -146,7 +146,7 @@ def product_case(
     else:
         params |= {"last": more.get("last", 0), "eps": 0.0, "offset": 0.0, "heads": 0}
         constants |= {"COLS": cols, "PROLOGUE": 0, "SPLITS": 0, "STAGE": int(tokens == 1)}
-    if kernel in ("matvec_subgroup", "matvec_half"):
+    if kernel.startswith("matvec_"):
         cut = {"TEAM": 32, "ROWS": 4, "DEPTH": 2, "TOKENS": 1}
         constants |= {name: more.get(name, value) for name, value in cut.items()}
     if kernel == "matmul_tile":
@@ -266,6 +266,7 @@ def test_products(gpu_page: GpuPage, kind: str) -> None:
         matrix = dequantized(kind, data, rows, cols)
         for kernel, tokens in (
             ("matvec", 1),
+            ("matvec_workgroup", 1),
             ("matvec_subgroup", 1),
             ("matmul", 1),
             ("matmul", 3),
@@ -372,7 +373,9 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
         assert np.all(out == 7.0)
 
 
-@pytest.mark.parametrize("kernel", ["matvec", "matvec_subgroup", "matmul", "matmul_tile"])
+@pytest.mark.parametrize(
+    "kernel", ["matvec", "matvec_workgroup", "matvec_subgroup", "matmul", "matmul_tile"]
+)
 def test_biases(gpu_page: GpuPage, kernel: str) -> None:
     """A slice's rows get what belongs to them in the whole matrix."""
     rng = np.random.default_rng(7)
@@ -389,7 +392,7 @@ def test_biases(gpu_page: GpuPage, kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q6_K", "IQ4_NL", "Q2_K"])
-@pytest.mark.parametrize("kernel", ["matvec_subgroup", "matvec_half"])
+@pytest.mark.parametrize("kernel", ["matvec_workgroup", "matvec_subgroup", "matvec_half"])
 def test_matvecs_of_a_few_tokens(gpu_page: GpuPage, kernel: str, kind: str) -> None:
     """What each token gets is what it would get alone: bit for bit in f32, while drivers may leave
     out a rounding to f16, as that of an H100 does.
@@ -405,7 +408,7 @@ def test_matvecs_of_a_few_tokens(gpu_page: GpuPage, kernel: str, kind: str) -> N
     together = product_case(kernel, kind, planes, matrix, x, **more, TOKENS=8, count=tokens)
     alone = [product_case(kernel, kind, planes, matrix, x[[t]], **more) for t in range(tokens)]
     (all_of_them, *each) = (result["out"] for result in gpu_page.run([together, *alone]))
-    if kernel == "matvec_subgroup":
+    if kernel != "matvec_half":
         np.testing.assert_array_equal(all_of_them, np.concatenate(each))
     assert_product(all_of_them[:, 4 : 4 + rows], matrix, x, half=kernel == "matvec_half")
 

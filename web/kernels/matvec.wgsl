@@ -7,9 +7,9 @@
 // uses: activation
 // uses: rows
 // uses: vector
+// uses: products_f32
 //
-// A thread computes 4 rows, a workgroup 128: no subgroups, so that it runs everywhere, and little
-// waiting, which CPUs that play a GPU do badly.
+// A thread computes 4 rows, a workgroup 128: little waiting, which CPUs that play a GPU do badly.
 
 const THREADS = 32u;
 const MOST_TURNS = 64u; // 8,192 columns
@@ -26,19 +26,8 @@ fn total_of(value: f32, index: u32, at: u32) -> f32 {
   return whole;
 }
 
-alias Staged = vec4f;
-
-fn keep(v: vec4f) -> vec4f {
-  return v;
-}
-
-fn restored(v: vec4f) -> vec4f {
-  return v;
-}
-
-fn product(row: u32, g: u32, v: Activations) -> f32 {
-  return group_product(load_group(row, g, COLS), Half(v.v0, v.v1, v.v2, v.v3),
-    Half(v.v4, v.v5, v.v6, v.v7), v.sum);
+fn row_product(row: u32, g: u32, v: Activations) -> f32 {
+  return product(load_group(row, g, COLS), v);
 }
 
 @compute @workgroup_size(32)
@@ -61,7 +50,8 @@ fn main(
   for (var g = 0u; g < groups_of(COLS); g++) {
     let v = activations(g, 0u);
     sums += vec4f(
-      product(rows.x, g, v), product(rows.y, g, v), product(rows.z, g, v), product(rows.w, g, v));
+      row_product(rows.x, g, v), row_product(rows.y, g, v), row_product(rows.z, g, v),
+      row_product(rows.w, g, v));
   }
   store_two(out_base(0u), r, sums.xy);
   store_two(out_base(0u), r + 2u, sums.zw);

@@ -10,6 +10,7 @@ diagnostic(off, subgroup_uniformity);
 // uses: rows
 // uses: vector
 // uses: team
+// uses: subgroup_sums
 //
 // Codes become f16 without a conversion: set as the mantissa of 1024, they are 1024 more than they were.
 // Two 16 bits apart do so at once, so of four columns the first and third are together, the second and

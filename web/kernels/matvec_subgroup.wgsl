@@ -9,19 +9,6 @@ diagnostic(off, subgroup_uniformity);
 // uses: activation
 // uses: rows
 // uses: vector
+// uses: products_f32
 // uses: team
-
-alias Staged = vec4f;
-
-fn keep(v: vec4f) -> vec4f {
-  return v;
-}
-
-fn restored(v: vec4f) -> vec4f {
-  return v;
-}
-
-fn product(group: Group, v: Activations) -> f32 {
-  return group_product(
-    group, Half(v.v0, v.v1, v.v2, v.v3), Half(v.v4, v.v5, v.v6, v.v7), v.sum);
-}
+// uses: subgroup_sums

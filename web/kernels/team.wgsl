@@ -1,14 +1,13 @@
 // How threads share the rows of a matvec. Put before those whose header says "uses: team"; it needs
-// planes.wgsl, vector.wgsl and grid.wgsl, and a product(group, activations) of the kernel's own; main()
-// stands here.
+// planes.wgsl and vector.wgsl, a product(group, activations), and subgroup_sums.wgsl or workgroup_sums.wgsl,
+// which have main().
 //
 // A team of TEAM threads (a power of two up to 256) computes ROWS rows (1, 2 or 4; pairs for an
 // activation) at once: each thread takes every TEAM-th group of 32 columns, DEPTH of them at a time, and
 // uses the activations that it loads for all of the rows. What it multiplies next is on its way from
 // memory meanwhile, and the first of it while activations are staged: weights, unlike those, depend on
 // nothing. DEPTH · ROWS is at most 8. A workgroup of 256 threads does 256 / TEAM · ROWS rows, and goes
-// on with later ones when the grid is smaller than the matrix. A subgroup is a run of local invocation
-// indices (lanes.wgsl sees to that).
+// on with later ones when the grid is smaller than the matrix.
 //
 // With TOKENS above 1, all of a batch of so many tokens (8 at most) are multiplied, which then lie in x,
 // normed (STAGE 0): each weight is read once for all of them, and they come out as they would alone.
@@ -21,43 +20,6 @@ override TOKENS: u32;
 const THREADS = 256u;
 const MOST_TURNS = 8u; // 8,192 columns
 const MOST_TOKENS = 8u;
-
-var<workgroup> parts: array<vec4f, 64>; // sums of each subgroup of at least 4 lanes
-var<private> lanes: u32; // of a subgroup
-
-fn total_of(value: f32, index: u32, at: u32) -> f32 {
-  let sum = subgroupAdd(value);
-  if (index % lanes == 0u) {
-    parts[index / lanes][at] = sum;
-  }
-  workgroupBarrier();
-  var part = 0.0;
-  for (var i = index % lanes; i < THREADS / lanes; i += lanes) {
-    part += parts[i][at];
-  }
-  return subgroupAdd(part);
-}
-
-// The sum over a team; every thread of it gets it.
-fn team_sum(value: vec4f, index: u32, size: u32) -> vec4f {
-  var sum = value;
-  for (var step = 1u; step < min(TEAM, size); step *= 2u) {
-    sum += subgroupShuffleXor(sum, step);
-  }
-  if (TEAM > size) {
-    if (index % size == 0u) {
-      parts[index / size] = sum;
-    }
-    workgroupBarrier();
-    let each = TEAM / size;
-    sum = vec4f();
-    for (var i = 0u; i < each; i++) {
-      sum += parts[(index / TEAM) * each + i];
-    }
-    workgroupBarrier();
-  }
-  return sum;
-}
 
 // Groups g, g + TEAM, .. of a team's rows: group d · ROWS + i is of row i.
 fn load_ahead(r: u32, g: u32) -> array<Packed, 8> {
@@ -130,18 +92,5 @@ fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
         store(r, sum, t);
       }
     }
-  }
-}
-
-@compute @workgroup_size(256)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) grid: vec3u,
-  @builtin(local_invocation_index) index: u32,
-  @builtin(subgroup_size) subgroup_size: u32,
-) {
-  lanes = subgroup_size;
-  if (take_slot(workgroup.z)) {
-    multiply_rows(index, unfolded(workgroup.xy, grid.x), grid.x * grid.y, subgroup_size);
   }
 }

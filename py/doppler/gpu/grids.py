@@ -56,6 +56,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     ),
     "matvec": lambda p: (*_folded(_over(p["rows"], 128), p), _slots(p)),
     "matvec_subgroup": _team_grid,
+    "matvec_workgroup": _team_grid,
     "matvec_half": _team_grid,
     "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], *_folded(p["tokens"], p)),
     "attention": lambda p: (p["heads"], *_folded(p["tokens"], p)),

@@ -9,7 +9,7 @@ from doppler.gpu.step import Step
 from doppler.gpu.wgsl import Number
 from doppler.plan.bindings import TILE
 from doppler.plan.layer import PlannedModel
-from doppler.plan.matvec import MOST_TOKENS, matvec
+from doppler.plan.matvec import MOST_TOKENS, matvec, matvec_kernel
 from doppler.plan.moe import experts_of, places, tile_size
 from doppler.plan.product import Product, Rows
 from doppler.weights.placement import Matrix, aligned
@@ -56,7 +56,7 @@ def multiply(model: PlannedModel, product: Product) -> Iterator[Step]:
 
 def takes_matvecs(model: PlannedModel, tokens: int) -> bool:
     """Whether so few tokens are matvecs' work, with the sums that they would have alone."""
-    return tokens == 1 or (tokens <= MOST_TOKENS and model.adapter.subgroup_size > 0)
+    return tokens == 1 or (tokens <= MOST_TOKENS and matvec_kernel(model) != "matvec")
 
 
 def matmul(model: PlannedModel, product: Product, matrix: Matrix, start: int) -> Iterator[Step]:

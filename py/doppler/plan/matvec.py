@@ -15,7 +15,12 @@ from doppler.weights.placement import FORMS, Matrix, aligned
 
 MOST_TOKENS = 8  # of a batch that a matvec takes
 # Workgroup memory of each kernel: bytes of a staged activation, and those that a reduction takes.
-STAGED = {"matvec": (4, 256), "matvec_subgroup": (4, 1024), "matvec_half": (2, 1024)}
+STAGED = {
+    "matvec": (4, 256),
+    "matvec_workgroup": (4, 2048),
+    "matvec_subgroup": (4, 1024),
+    "matvec_half": (2, 1024),
+}
 # Types whose groups have a minimum, which is multiplied by the sum of the group's activations.
 HAVE_MINIMUMS = frozenset(FORMS[name] for name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K"))
 MANY_ROWS = 8192  # from which on they keep a large GPU busy
@@ -26,10 +31,10 @@ GROUPS_A_THREAD = 6  # of 32 columns, of each of many rows
 def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) -> Iterator[Step]:
     """One matrix of a product, whose output begins at column `start`: a step for each slice.
 
-    With subgroups, a batch may have up to MOST_TOKENS, for which each weight is read once.
+    On a GPU, a batch may have up to MOST_TOKENS, for which each weight is read once.
     """
     x, rows, tokens = product.x, product.rows, product.tokens
-    kernel = kernel_of(model, product.is_exact)
+    kernel = matvec_kernel(model, product.is_exact)
     constants = {
         "FORM": matrix.form,
         "COLS": matrix.columns,
@@ -42,11 +47,11 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
     used = experts_of(model).used if rows else 0
     at_once = 1 if rows else tokens  # that a workgroup multiplies
     # A processor that plays a GPU reads activations where they lie as fast as workgroup memory.
-    stages = x.prologue != Prologue.NONE or model.adapter.subgroup_size > 0
+    stages = x.prologue != Prologue.NONE or kernel != "matvec"
     constants["STAGE"] = int(stages and at_once == 1 and staged(model, matrix, product.is_exact))
     for part in matrix.slices:
         height = matrix.height if rows else part.rows
-        if model.adapter.subgroup_size:
+        if kernel != "matvec":
             cut = model.cuts.get(kind_of(kernel, constants, height))
             cut = cut or team(height * max(used, 1), matrix.columns, product.activation)
             constants = {**constants, **cut.constants(), "TOKENS": at_once}
@@ -78,16 +83,16 @@ def _bound(model: PlannedModel, product: Product, matrix: Matrix) -> dict[str, V
     return bound
 
 
-def kernel_of(model: PlannedModel, is_exact: bool) -> str:
+def matvec_kernel(model: PlannedModel, is_exact: bool = False) -> str:
     """The matvec for an adapter's subgroups and precision."""
     if not model.adapter.subgroup_size:
-        return "matvec"
+        return "matvec" if model.adapter.is_cpu else "matvec_workgroup"
     return "matvec_half" if model.adapter.half and not is_exact else "matvec_subgroup"
 
 
 def staged(model: PlannedModel, matrix: Matrix, is_exact: bool = False) -> bool:
     """Whether what a matrix multiplies fits the adapter's workgroup memory."""
-    size = staging_bytes(kernel_of(model, is_exact), matrix.form, matrix.columns)
+    size = staging_bytes(matvec_kernel(model, is_exact), matrix.form, matrix.columns)
     return size <= model.adapter.workgroup_bytes
 
 
