@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any
 
 from doppler.errors import RequestError
@@ -39,8 +40,8 @@ class Sampling:
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        self._need(self.repetition_penalty > 0, "repetition_penalty", "above 0")
-        self._need(self.temperature >= 0, "temperature", "0 or more")
+        self._need(0 < self.repetition_penalty < inf, "repetition_penalty", "a number above 0")
+        self._need(0 <= self.temperature < inf, "temperature", "a number of 0 or more")
         self._need(self.top_k >= 0, "top_k", "0 (off) or more")
         self._need(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
         self._need(0 <= self.min_p <= 1, "min_p", "between 0 and 1")
@@ -64,9 +65,12 @@ class Sampling:
                 value, (int, float)
             ):
                 raise RequestError(f"sampling: {name} is {value!r}; it must be a number")
-            if kinds[name] is int and value != int(value):
+            if kinds[name] is int and isinstance(value, float) and not value.is_integer():
                 raise RequestError(f"sampling: {name} is {value!r}; it must be a whole number")
-            values[name] = kinds[name](value)
+            try:
+                values[name] = kinds[name](value)
+            except OverflowError:
+                raise RequestError(f"sampling: {name} is far too large a number") from None
         return cls(**values)
 
     def params(self, vocab: int) -> dict[str, int | float]:

@@ -160,6 +160,7 @@ def test_damage_names_the_block_and_exits_1(tmp_path: Path) -> None:
         (["generate", "noise", "--prompt-ids", "4400"], "RequestError", 2),
         (["generate", "noise", "--prompt-ids", "1", "--temperature", "-1"], "RequestError", 2),
         (["generate", "noise", "--prompt-ids", "1", "--temperature", "nan"], "RequestError", 2),
+        (["generate", "noise", "--prompt-ids", "1", "--temperature", "inf"], "RequestError", 2),
         (["generate", "noise", "--prompt-ids", "1", "--top-p", "2"], "RequestError", 2),
         (["generate", "noise", "--prompt-ids", "1", "--top-k", "-2"], "RequestError", 2),
         (["generate", "noise", "--prompt-ids", "1", "--seed", "-2"], "RequestError", 2),

@@ -181,6 +181,7 @@ def test_the_built_in_text_is_long_enough(models: Path) -> None:
         ("hf", ["--quant", "q8_0", "--text", "nowhere"], 1, "nowhere cannot be read"),
         ("hf", ["--quant", "q8_0", "--text", "binary"], 1, "binary cannot be read as text"),
         ("hf", ["--quant", "q8_0", "--text", "word"], 2, "less than two words"),
+        ("hf", ["--quant", "q8_0", "--text", "/dev/zero"], 1, "has more than 16 MiB"),
     ],
 )
 def test_wrong_requests_write_nothing(

@@ -242,6 +242,12 @@ def test_ends_of_a_folder_are_those_of_all_its_files_and_of_known_names(tmp_path
         ({"tokenizer": {"model": 5}}, "model is 5, and must be an object"),
         ({"tokenizer": {"model": {"type": "BPE"}}}, "model.vocab is missing"),
         ({"tokenizer": {"post_processor": {"processors": [3]}}}, "must be a list of objects"),
+        ({"tokenizer": {"pre_tokenizer": [1]}}, "pre_tokenizer is .1., and must be an object"),
+        ({"tokenizer": {"normalizer": {"prepend": "x"}}}, "normalizer.type is missing"),
+        (
+            {"tokenizer": {"decoder": {"type": "Sequence", "decoders": [{"type": 3}]}}},
+            r"decoder.decoders\[0\].type is 3",
+        ),
         (
             {"tokenizer": {"post_processor": {"type": "TemplateProcessing", "single": 3}}},
             "single is 3",

@@ -26,12 +26,19 @@ from doppler.store.shards import ShardStore
 from doppler.text.tokenizer import Tokenizer
 
 SEED = 0
+MOST_TEXT = 16 << 20  # bytes
 
 
 def read_text(path: Path) -> str:
     """A text of somebody's. SourceError where it cannot be read, RequestError where it is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
+            raise SourceError(
+                f"{path} has more than {MOST_TEXT >> 20} MiB: give a text of some hundred words"
+            )
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} cannot be read as text in UTF-8: {error}") from error
     if len(text.split()) < 2:

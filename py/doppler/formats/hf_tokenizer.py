@@ -16,6 +16,12 @@ from doppler.inputs.source import Source
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
+_STEPS = {  # of tokenizer.json, and where a sequence has its members
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+    "decoder": "decoders",
+}
 _MODELS = ("BPE", "Unigram", "WordPiece")  # kinds of tokenizer.json that the page reads
 # Tokenizers of other libraries, which are not read.
 _OTHERS = (
@@ -78,6 +84,17 @@ def _ids(fields: Fields, key: str) -> list[int]:
     return [fields.integer(key, least=-LARGEST_INT)] if fields.has(key) else []
 
 
+def _steps(fields: Fields, key: str, members: str) -> list[Fields]:
+    """A step of tokenizer.json, and those that it is a sequence of. Each says its type."""
+    if not fields.has(key):
+        return []
+    step = fields.table(key)
+    steps = [step, *step.tables(members)]
+    for each in steps:
+        each.text("type")
+    return steps
+
+
 class _Tokens:
     """What tokenizer.json says of single tokens."""
 
@@ -98,8 +115,8 @@ class _Tokens:
         )
         if (odd := next((t for t in self._vocab if not self._is_id(t)), None)) is not None:
             raise self._vocab.error(odd, "the id of a token")
-        post = fields.table("post_processor")
-        self._steps = [post, *post.tables("processors")]
+        steps = {key: _steps(fields, key, members) for key, members in _STEPS.items()}
+        self._steps = steps["post_processor"]
 
     def _is_id(self, text: str) -> bool:
         value = self._vocab.get(text)
