@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,13 +11,12 @@ from doppler.api.inspection import Candidate
 from doppler.gpu.kernels import Device
 from doppler.plan.matvec_configs import Cut, Cuts
 from doppler.store.shards import ShardStore
+from doppler.text.answer import Emit
 from doppler.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 class Stored(Protocol):

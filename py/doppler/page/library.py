@@ -41,6 +41,7 @@ from doppler.store.manifest import (
 from doppler.store.shards import ShardStore
 from doppler.store.storage import Storage
 from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
+from doppler.text.answer import Emit
 from doppler.text.templates import open_template
 from doppler.text.tokenizer import Tokenizer
 
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 ORIGIN_FILE = "origin.json"
 WRITING_SECONDS = 0.1  # another tab may be writing what seems damaged
 IMPORT_FILE = "import.json"
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
