@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     "__init__",
     "errors",
-    *(f"gpu/{name}" for name in ("__init__", "device", "wgsl", "grids", "kernels", "lanes")),
+    *(
+        f"gpu/{name}"
+        for name in ("__init__", "device", "wgsl", "grids", "sources", "kernels", "lanes")
+    ),
 )
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -85,7 +88,7 @@ class GpuPage:
         files = {
             "modules": {name: (ROOT / f"py/doppler/{name}.py").read_text() for name in MODULES},
             "kernels": {
-                path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")
+                path.stem: path.read_text() for path in (ROOT / "web/kernels").rglob("*.wgsl")
             },
             "driver": DRIVER,
         }

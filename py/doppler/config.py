@@ -115,7 +115,7 @@ class Layer:
 
 
 MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
-MOST_EXPERTS = 1024  # kernels/route.wgsl
+MOST_EXPERTS = 1024  # route.wgsl
 
 
 @dataclass(frozen=True)

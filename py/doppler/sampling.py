@@ -1,4 +1,4 @@
-"""How the next token is chosen from the logits; kernels/sample.wgsl does it on the GPU."""
+"""How the next token is chosen from the logits; sample.wgsl does it on the GPU."""
 
 from __future__ import annotations
 

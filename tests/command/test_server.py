@@ -95,7 +95,7 @@ def get(
         ("/vendor/comlink.js", "text/javascript; charset=utf-8"),
         ("/vendor/pyodide/pyodide.mjs", "text/javascript; charset=utf-8"),
         ("/vendor/pyodide/pyodide.asm.wasm", "application/wasm"),
-        ("/kernels/norm.wgsl", "text/plain; charset=utf-8"),
+        ("/kernels/layer/norm.wgsl", "text/plain; charset=utf-8"),
         ("/catalogue.json", "application/json; charset=utf-8"),
         ("/models/noise/shard-00000.bin", "application/octet-stream"),
         ("/", "text/html; charset=utf-8"),

@@ -19,7 +19,7 @@ def test_read(gpu_page: GpuPage, tiles: int) -> None:
     words[:: TILE_WORDS + 1] += np.arange(len(words[:: TILE_WORDS + 1]), dtype=np.uint32)
     workgroups = min(tiles, 2048)
     sums = np.zeros((workgroups, 256), np.uint32)
-    case = Case("read", {}, {"data": words, "sums": sums}, {"tiles": tiles}, ["sums"])
+    case = Case("bandwidth", {}, {"data": words, "sums": sums}, {"tiles": tiles}, ["sums"])
     (result,) = gpu_page.run([case])
     exact = references.read(words, workgroups)
     np.testing.assert_array_equal(result["sums"], exact)

@@ -73,8 +73,8 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs, shift: int)
             "angles": np.array(rope_table(rope, dim, context)),
             "keys": keys,
             "values": values,
-            "parts": np.full((splits, heads, dim), 7.0, np.float32),
-            "marks": np.full((splits, heads), 7.0, np.float32),
+            "partial_out": np.full((splits, heads, dim), 7.0, np.float32),
+            "partial_lse": np.full((splits, heads), 7.0, np.float32),
             "state": state(1, before),
             **bound_sinks(sinks),
         }
@@ -93,7 +93,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs, shift: int)
             "eps": eps,
             "offset": offset,
         }
-        outputs = ["keys", "values", "parts", "marks"]
+        outputs = ["keys", "values", "partial_out", "partial_lse"]
         decode.append(Case("attention_decode", constants, arrays, params, outputs))
         exact.append((q, k[0], v[0], sinks, kept))
     results = gpu_page.run(decode)
@@ -116,7 +116,7 @@ def test_attention_of_one_token(gpu_page: GpuPage, pairs: RopePairs, shift: int)
 
 
 def join_case(case: Case, runs: dict[str, Array], out: Array) -> tuple[Case, Array]:
-    arrays = {name: runs[name] for name in ("parts", "marks")}
+    arrays = {name: runs[name] for name in ("partial_out", "partial_lse")}
     arrays["out"] = np.zeros(out.shape, np.float32)
     counts = {name: case.params[name] for name in ("heads", "splits")}
     constants = {"HEAD_DIM": case.constants["HEAD_DIM"]}
@@ -129,8 +129,8 @@ def output_case(
     """The matvec that joins the runs by itself."""
     cols, rows = out.size, 9
     matrix = normal(rng, rows, cols)
-    marks = np.zeros(-(-runs["marks"].size // 4) * 4, np.float32)
-    marks[: runs["marks"].size] = runs["marks"].ravel()
+    marks = np.zeros(-(-runs["partial_lse"].size // 4) * 4, np.float32)
+    marks[: runs["partial_lse"].size] = runs["partial_lse"].ravel()
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1, "BIAS": 0}
     params = {
         "rows": rows,
@@ -147,7 +147,7 @@ def output_case(
     }
     arrays = {
         "codes": padded(matrix, cols),
-        "x": runs["parts"],
+        "x": runs["partial_out"],
         "branch": marks,
         "state": state(1),
         "out": np.zeros(rows, np.float32),

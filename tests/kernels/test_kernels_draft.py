@@ -34,11 +34,13 @@ class Text:
         arrays = {
             "history": history,
             "tokens": np.full(16, 88, np.uint32),
-            "walk": np.array([NONE], np.uint32),
+            "verify_row": np.array([NONE], np.uint32),
             "state": np.array([len(self.ids) - 1, 1, 5, 6], np.uint32),
         }
         params = {"context": self.context, "most": self.most}
-        return Case("draft", {"LONGEST": self.longest}, arrays, params, ["tokens", "walk", "state"])
+        return Case(
+            "draft", {"LONGEST": self.longest}, arrays, params, ["tokens", "verify_row", "state"]
+        )
 
     def expected(self) -> list[int]:
         most = min(self.most, self.context - len(self.ids))
@@ -52,7 +54,7 @@ def assert_drafts(gpu_page: GpuPage, texts: Sequence[Text]) -> None:
         tokens[1 : 1 + len(wanted)] = wanted
         np.testing.assert_array_equal(result["tokens"], tokens)
         assert list(result["state"]) == [len(text.ids) - 1, 1 + len(wanted), 5, 6]
-        assert result["walk"][0] == 0
+        assert result["verify_row"][0] == 0
 
 
 def test_reference_of_drafts() -> None:
@@ -127,7 +129,7 @@ class Batch:
             "ids": np.zeros(blocks, np.uint32),
             "tokens": np.array([3, *self.drafts], np.uint32),
             "history": np.full(20, 55, np.uint32),
-            "walk": np.array([0], np.uint32),
+            "verify_row": np.array([0], np.uint32),
             "control": control(
                 (self.position, count, self.step, self.sampling.seed), np.full(RING, 66)
             ),
@@ -157,12 +159,12 @@ class Batch:
 
 
 BOUND = {
-    "sample_blocks": ("logits", "seen", "tops", "ids", "walk"),
-    "sample": ("logits", "seen", "tops", "ids", "walk", "tokens", "control", "history"),
+    "sample_blocks": ("logits", "seen", "tops", "ids", "verify_row"),
+    "sample": ("logits", "seen", "tops", "ids", "verify_row", "tokens", "control", "history"),
 }
 CHANGED = {
     "sample_blocks": ["tops", "ids"],
-    "sample": ["seen", "tokens", "control", "history", "walk"],
+    "sample": ["seen", "tokens", "control", "history", "verify_row"],
 }
 
 
@@ -174,7 +176,7 @@ def walked(gpu_page: GpuPage, batches: Sequence[Batch], rows: int) -> list[dict[
             cases = []
             for batch, arrays in zip(batches, now, strict=True):
                 vocab = batch.logits.shape[1]
-                constants = {"BLOCK": block_of(vocab), "WALKS": 1}
+                constants = {"BLOCK": block_of(vocab), "VERIFIES": 1}
                 if kernel == "sample_blocks":
                     constants["LANES"] = 32
                 given = {name: arrays[name] for name in names}
@@ -212,7 +214,7 @@ def test_walk_samples_as_if_tokens_came_alone(gpu_page: GpuPage) -> None:
         tokens = batch.expected()
         n = len(tokens)
         assert after["tokens"][0] == tokens[-1]
-        assert after["walk"][0] == NONE
+        assert after["verify_row"][0] == NONE
         ring, history = np.full(RING, 66), np.full(20, 55)
         ring[(253 + np.arange(n)) % 256] = tokens
         history[11 : 11 + n] = tokens

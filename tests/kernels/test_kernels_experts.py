@@ -25,14 +25,14 @@ ROOM = 2  # tokens of the batch that are not real
 
 def routed(rng: np.random.Generator, experts: int, used: int, tokens: int) -> Array:
     """Experts by slot, each token's different ones; those of the tokens beyond are none."""
-    chosen = [rng.permutation(experts)[:used] for _ in range(tokens)]
-    return np.concatenate([*chosen, [experts + 7] * (ROOM * used)]).astype(np.uint32)
+    topk_ids = [rng.permutation(experts)[:used] for _ in range(tokens)]
+    return np.concatenate([*topk_ids, [experts + 7] * (ROOM * used)]).astype(np.uint32)
 
 
 def route_case(
     rng: np.random.Generator, mixture: tuple[int, int, int], normed: bool
 ) -> tuple[Case, tuple[Array, Array]]:
-    """A case and the exact (experts, shares) of its real tokens; some logits are equal."""
+    """A case and the exact (experts, topk_weights) of its real tokens; some logits are equal."""
     experts, used, tokens = mixture
     logits = 3 * normal(rng, tokens + ROOM, experts)
     logits[0, experts // 2 :] = logits[0, 0]
@@ -40,13 +40,13 @@ def route_case(
     stride = -(-experts // 4) * 4
     arrays = {
         "logits": padded(logits, stride),
-        "chosen": np.full((tokens + ROOM) * used, 9999, np.uint32),
-        "shares": np.full((tokens + ROOM) * used, 7.0, np.float32),
+        "topk_ids": np.full((tokens + ROOM) * used, 9999, np.uint32),
+        "topk_weights": np.full((tokens + ROOM) * used, 7.0, np.float32),
         "state": state(tokens),
     }
     params = {"experts": experts, "used": used, "stride": stride}
     constants = {"NORMED": int(normed)}
-    case = Case("route", constants, arrays, params, ["chosen", "shares"], tokens + ROOM)
+    case = Case("route", constants, arrays, params, ["topk_ids", "topk_weights"], tokens + ROOM)
     return case, references.route(logits[:tokens], used, normed)
 
 
@@ -56,24 +56,26 @@ def test_route(gpu_page: GpuPage, normed: bool) -> None:
     rng = np.random.default_rng(1)
     made = [route_case(rng, mixture, normed) for mixture in MIXTURES]
     for (_, right), result in zip(made, gpu_page.run([c for c, _ in made]), strict=True):
-        chosen, shares = right
-        assert result["chosen"][: chosen.size].tolist() == chosen.ravel().tolist()
-        assert_close(result["shares"][: shares.size].reshape(shares.shape), shares)
-        assert (result["chosen"][chosen.size :] == 9999).all()
-        assert (result["shares"][shares.size :] == 7.0).all()
+        topk_ids, topk_weights = right
+        assert result["topk_ids"][: topk_ids.size].tolist() == topk_ids.ravel().tolist()
+        assert_close(
+            result["topk_weights"][: topk_weights.size].reshape(topk_weights.shape), topk_weights
+        )
+        assert (result["topk_ids"][topk_ids.size :] == 9999).all()
+        assert (result["topk_weights"][topk_weights.size :] == 7.0).all()
 
 
-def assign_case(chosen: Array, experts: int, used: int, tokens: int, size: int) -> Case:
-    slots = len(chosen)
+def align_case(topk_ids: Array, experts: int, used: int, tokens: int, size: int) -> Case:
+    slots = len(topk_ids)
     tiles = most_tiles(slots, experts, size)
     arrays = {
-        "chosen": chosen,
+        "topk_ids": topk_ids,
         "order": np.full(slots, 9999, np.uint32),
         "tiles": np.full((tiles, 4), 9999, np.uint32),
         "state": state(tokens),
     }
     params = {"experts": experts, "used": used, "size": size, "tiles": tiles}
-    return Case("assign", {}, arrays, params, ["order", "tiles"])
+    return Case("align", {}, arrays, params, ["order", "tiles"])
 
 
 def test_assign(gpu_page: GpuPage) -> None:
@@ -81,8 +83,8 @@ def test_assign(gpu_page: GpuPage) -> None:
     rng = np.random.default_rng(2)
     many = (*MIXTURES, (4, 2, 700), (2, 1, 129))
     made = [(routed(rng, *mixture), mixture, size) for mixture in many for size in (4, 64)]
-    cases = [assign_case(chosen, *mixture, size) for chosen, mixture, size in made]
-    for (chosen, (_, used, tokens), size), result in zip(made, gpu_page.run(cases), strict=True):
+    cases = [align_case(topk_ids, *mixture, size) for topk_ids, mixture, size in made]
+    for (topk_ids, (_, used, tokens), size), result in zip(made, gpu_page.run(cases), strict=True):
         order = result["order"]
         assert sorted(order[: tokens * used].tolist()) == list(range(tokens * used))
         ends, seen = 0, []
@@ -91,7 +93,7 @@ def test_assign(gpu_page: GpuPage) -> None:
                 continue
             assert first == ends
             assert 0 < past - first <= size
-            assert (chosen[order[first:past]] == expert).all()
+            assert (topk_ids[order[first:past]] == expert).all()
             seen.append((expert, past - first))
             ends = past
         assert ends == tokens * used
@@ -106,17 +108,17 @@ def combine_case(
 ) -> tuple[Case, Array]:
     """A case and the exact output of its real tokens."""
     stride = -(-width // 4) * 4
-    x, shares = normal(rng, (tokens + ROOM) * used, width), normal(rng, (tokens + ROOM), used)
+    x, topk_weights = normal(rng, (tokens + ROOM) * used, width), normal(rng, (tokens + ROOM), used)
     arrays = {
         "x": padded(x, stride),
-        "shares": shares.astype(np.float32).ravel(),
+        "topk_weights": topk_weights.astype(np.float32).ravel(),
         "out": np.full((tokens + ROOM, stride), 7.0, np.float32),
         "state": state(tokens),
     }
     params = {"stride": stride, "used": used}
     each = x.reshape(tokens + ROOM, used, width)
-    exact = (shares[..., None] * each).sum(axis=1)[:tokens]
-    return Case("combine", {}, arrays, params, ["out"], tokens + ROOM), exact
+    exact = (topk_weights[..., None] * each).sum(axis=1)[:tokens]
+    return Case("sum", {}, arrays, params, ["out"], tokens + ROOM), exact
 
 
 def test_combine(gpu_page: GpuPage) -> None:
@@ -144,11 +146,11 @@ def test_products_by_expert(gpu_page: GpuPage, kernel: str, kind: str) -> None:
     rng = np.random.default_rng(FORMS[kind])
     cols = {"BF16": 45, "MXFP4": 96, "Q4_K": 256}[kind]
     experts, used, tokens, first, here = 7, 3, 41, 2, 4
-    chosen = routed(rng, experts, used, tokens)
+    topk_ids = routed(rng, experts, used, tokens)
     size, cut = KERNELS[kernel]
-    placed = {"chosen": chosen}
+    placed = {"topk_ids": topk_ids}
     if size:
-        (placed,) = gpu_page.run([assign_case(chosen, experts, used, tokens, size)])
+        (placed,) = gpu_page.run([align_case(topk_ids, experts, used, tokens, size)])
     cases, right = [], []
     for rows_of, activation, height in ((1, 0, 10), (1, 3, 10), (2, 0, 5), (2, 2, 6)):
         data = blocks(kind, experts * height, cols, rng)
@@ -185,11 +187,13 @@ def test_products_by_expert(gpu_page: GpuPage, kernel: str, kind: str) -> None:
         }
         count = len(placed["tiles"]) * size if size else slots
         cases.append(Case(kernel, {**constants, **cut}, arrays, params, ["out"], count))
-        right.append(exact_products(matrix, bias, x, chosen, used, (rows_of, activation)))
+        right.append(exact_products(matrix, bias, x, topk_ids, used, (rows_of, activation)))
     for (exact, scale), result in zip(right, gpu_page.run(cases), strict=True):
         out = result["out"]
         mine = (
-            (chosen >= first) & (chosen < first + here) & (np.arange(len(chosen)) < tokens * used)
+            (topk_ids >= first)
+            & (topk_ids < first + here)
+            & (np.arange(len(topk_ids)) < tokens * used)
         )
         error = np.abs(out[mine, 2:-1] - exact[mine]) / scale[mine]
         assert error.max() < 4 * SUM_ERROR
@@ -199,13 +203,13 @@ def test_products_by_expert(gpu_page: GpuPage, kernel: str, kind: str) -> None:
 
 
 def exact_products(
-    matrix: Array, bias: Array, x: Array, chosen: Array, used: int, how: tuple[int, int]
+    matrix: Array, bias: Array, x: Array, topk_ids: Array, used: int, how: tuple[int, int]
 ) -> tuple[Array, Array]:
     """What each slot gives, [slots, rows], and how large the products were that were added up."""
     (rows_of, activation), experts = how, len(matrix)
     matrix, x = matrix.astype(np.float64), x.astype(np.float64)[:, : matrix.shape[2]]
     out, scale = [], []
-    for slot, expert in enumerate(np.minimum(chosen, experts - 1)):
+    for slot, expert in enumerate(np.minimum(topk_ids, experts - 1)):
         v, b = x[slot if rows_of == 2 else slot // used], bias.reshape(experts, -1)[expert]
         sums, sizes = matrix[expert] @ v + b, np.abs(matrix[expert]) @ np.abs(v) + np.abs(b)
         if activation:

@@ -48,7 +48,7 @@ class Draw:
             "logits": np.pad(self.logits, (0, -vocab % 4)),
             "seen": np.packbits(bits, bitorder="little").view(np.uint32),
         }
-        constants, params = {"BLOCK": block_of(vocab), "WALKS": 0}, self.sampling.params(vocab)
+        constants, params = {"BLOCK": block_of(vocab), "VERIFIES": 0}, self.sampling.params(vocab)
         if tops is None:
             blocks = -(-blocks_of(vocab) // 4) * 4
             arrays |= {"tops": np.zeros(blocks, np.float32), "ids": np.zeros(blocks, np.uint32)}

@@ -18,7 +18,7 @@ from doppler.store.manifest import MANIFEST_FILE, Manifest
 from gpu_page import ROOT
 from paper_engine import PaperGpu, large_gpu, least_gpu, paper_engine, synthetic
 
-SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
+SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").rglob("*.wgsl")}
 FIXTURES = ROOT / "tests/fixtures"
 CHECKPOINTS = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 

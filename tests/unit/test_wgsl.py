@@ -7,12 +7,12 @@ import struct
 
 import pytest
 
-from doppler.gpu import kernels
+from doppler.gpu import sources
 from doppler.gpu.wgsl import parse
 from doppler.weights.placement import FORMS
 from gpu_page import ROOT
 
-SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
+SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").rglob("*.wgsl")}
 ENABLED = {
     "lanes": ["subgroups"],
     "matvec_subgroup": ["subgroups"],
@@ -20,11 +20,11 @@ ENABLED = {
     "attention_decode": ["subgroups"],
     "matmul_subgroup_matrix": ["f16", "chromium_experimental_subgroup_matrix"],
 }
-SHADERS = {name: parse(name, SOURCES) for name in sorted(SOURCES.keys() - kernels.SHARED)}
+SHADERS = {name: parse(name, SOURCES) for name in sorted(SOURCES.keys() - sources.SHARED)}
 
 
 def test_every_file_is_fetched() -> None:
-    assert set(kernels.FILES) == set(SOURCES)
+    assert set(sources.PATHS) == set(SOURCES)
 
 
 @pytest.mark.parametrize("name", SHADERS)

@@ -16,7 +16,7 @@ from gpu_page import ROOT
 from paper_engine import large_gpu, paper_engine, synthetic
 from workgroup_memory import workgroup_bytes
 
-SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").glob("*.wgsl")}
+SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").rglob("*.wgsl")}
 LEAST = 16 << 10  # bytes that every device has
 
 

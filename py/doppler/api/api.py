@@ -21,8 +21,9 @@ from doppler.engine.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import measure_bandwidth
 from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Device, Kernels, fetch_sources
+from doppler.gpu.kernels import Device, Kernels
 from doppler.gpu.lanes import forgo_scattered_subgroups
+from doppler.gpu.sources import fetch_sources
 from doppler.text.answer import Emit
 
 Args = dict[str, Any]

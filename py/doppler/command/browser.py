@@ -56,7 +56,12 @@ FLAGS = (
 )
 ADAPTER_FLAGS: dict[str, tuple[str, ...]] = {
     "default": (),
-    "swiftshader": ("--use-webgpu-adapter=swiftshader",),
+    "swiftshader": (
+        "--use-webgpu-adapter=swiftshader",
+        # Workgroup memory is zeroed by a loop then. Asked for it, SwiftShader compiles a store a
+        # word: kernels with much of it took three times as long.
+        "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
+    ),
 }
 PROBE = """async () => {
   const adapter = await navigator.gpu?.requestAdapter();

@@ -1,6 +1,6 @@
 """Which cut of a matvec is the quickest on a device: measured once for each kind of matrix.
 
-A cut says how threads share the rows (kernels/team.wgsl). The best differs from GPU to GPU by more
+A cut says how threads share the rows (matvec_rows.wgsl). The best differs from GPU to GPU by more
 than one would guess, so those near the rule of thumb are timed on the model's own weights, the
 layers one after another as in a token. What is found is kept (page/tuned.py).
 """

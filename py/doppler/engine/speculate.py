@@ -1,7 +1,7 @@
 """Speculative decoding by prompt lookup: what comes next may be what came next before.
 
 A batch is the last token and up to DRAFTS that followed where the last ids stood before, which the
-GPU looks up itself (kernels/draft.wgsl). The model runs once over all of them, and the tokens are
+GPU looks up itself (draft.wgsl). The model runs once over all of them, and the tokens are
 sampled in order as if each had come alone, up to the first that is not its draft: the same tokens
 as without drafts, as far as logits that were added up in another order are the same.
 

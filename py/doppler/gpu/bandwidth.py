@@ -11,7 +11,7 @@ from doppler.gpu.grids import MOST_AT_ONCE
 from doppler.gpu.kernels import Device, Recording
 from doppler.gpu.profile import RUNS, warm_up
 
-TILE = 16 << 10  # bytes that a workgroup of kernels/read.wgsl reads at once
+TILE = 16 << 10  # bytes that a workgroup of bandwidth.wgsl reads at once
 THREADS = 256  # of a workgroup
 # Bytes, of which caches hold a tenth at most, and passes over them that are timed together, since
 # browsers may round single times: on a GPU, and on a CPU that plays one.
@@ -28,10 +28,10 @@ async def measure_bandwidth(device: Device) -> dict[str, Any]:
     sums = gpu.buffer(4 * THREADS * MOST_AT_ONCE, "staging", "bandwidth, sums")
     try:
         bindings = {"data": Slice(data, 0, size), "sums": Slice(sums, 0, sums.size)}
-        await kernels.prepare(kernels.variant("read", {}, bindings))
+        await kernels.prepare(kernels.variant("bandwidth", {}, bindings))
         params = {"tiles": size // TILE}
-        grid = kernels.grid("read", params)
-        dispatch = kernels.dispatch("read", {}, bindings, params, grid, "bandwidth")
+        grid = kernels.grid("bandwidth", params)
+        dispatch = kernels.dispatch("bandwidth", {}, bindings, params, grid, "bandwidth")
         recording = kernels.record([dispatch] * passes)
         try:
             seconds = await _seconds(device, recording)

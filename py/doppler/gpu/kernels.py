@@ -1,12 +1,11 @@
 """Plans -> pipelines, bind groups and one recorded list that JavaScript replays.
 
-A kernel is a file web/kernels/NAME.wgsl. Its bindings, overrides and parameters are read from its
-source (wgsl.py); grids.py is the launcher: how many workgroups each kernel needs.
+A kernel is a file of web/kernels (sources.py). Its bindings, overrides and parameters are read from
+its source (wgsl.py); grids.py is the launcher: how many workgroups each kernel needs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from array import array
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from doppler.errors import DeviceError
 from doppler.gpu.device import Gpu, GpuBuffer, Slice, js_object
 from doppler.gpu.grids import Grid, grid
+from doppler.gpu.sources import OPTIONAL, SHARED
 from doppler.gpu.wgsl import Binding, Number, parse
 
 if TYPE_CHECKING:
@@ -24,75 +24,6 @@ if TYPE_CHECKING:
 
 Constants = Mapping[str, Number]
 
-LARGEST = 1 << 20  # bytes that the file of a kernel may have
-
-# Put before kernels whose headers say so.
-SHARED = (
-    "state",
-    "grid",
-    "types",
-    "planes",
-    "rows",
-    "product",
-    "vector",
-    "products_f32",
-    "team",
-    "subgroup_sums",
-    "workgroup_sums",
-    "turn",
-    "compress",
-    "cache",
-    "penalty",
-    "cache_write",
-    "activation",
-)
-FILES = (
-    *SHARED,
-    "blake3",
-    "blake3_tree",
-    "relayout",
-    "gather",
-    "norm",
-    "matmul",
-    "matmul_tile",
-    "matmul_subgroup_matrix",
-    "matvec",
-    "matvec_subgroup",
-    "matvec_workgroup",
-    "matvec_half",
-    "rope",
-    "attention",
-    "attention_flash",
-    "attention_decode",
-    "attention_join",
-    "gate",
-    "route",
-    "assign",
-    "combine",
-    "draft",
-    "lanes",
-    "read",
-    "sample_blocks",
-    "sample",
-)
-# Bindings that a dispatch may go without, where its constants say that they are not touched.
-OPTIONAL = frozenset(
-    {
-        "scales",
-        "branch",
-        "post",
-        "weight",
-        "next",
-        "bias",
-        "chosen",
-        "order",
-        "tiles",
-        "q_norm",
-        "k_norm",
-        "walk",
-        "sinks",
-    }
-)
 UNIFORM_STEP = 256  # minUniformBufferOffsetAlignment
 
 
@@ -129,19 +60,6 @@ class Recording:
         """Frees the parameters once the GPU is done with them."""
         if self.uniforms is not None:
             self.uniforms.destroy()
-
-
-async def fetch_sources() -> dict[str, str]:
-    """The kernels' WGSL, from the folder beside the worker that runs this."""
-    import doppler_runtime
-
-    answers = await asyncio.gather(
-        *(doppler_runtime.fetchText(f"kernels/{name}.wgsl", LARGEST) for name in FILES)
-    )
-    for name, answer in zip(FILES, answers, strict=True):
-        if not answer.text:
-            raise DeviceError(f"kernels/{name}.wgsl: status {answer.status}; reload the page")
-    return {name: answer.text for name, answer in zip(FILES, answers, strict=True)}
 
 
 class Kernels:

@@ -7,7 +7,7 @@ from array import array
 from doppler.gpu.device import Slice
 from doppler.gpu.kernels import Device
 
-THREADS = 256  # of kernels/lanes.wgsl
+THREADS = 256  # of lanes.wgsl
 
 
 async def forgo_scattered_subgroups(device: Device) -> None:

@@ -14,11 +14,11 @@ from doppler.gpu.step import View
 from doppler.sampling import blocks_of
 from doppler.weights.placement import aligned
 
-RING = 256  # sampled ids kept on the GPU (kernels/sample.wgsl)
+RING = 256  # sampled ids kept on the GPU (sample.wgsl)
 RING_AT = 256  # bytes into the buffer that state and ring share
 MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
 HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked for
-ROPE_STEP = 64  # positions in the fine rope table (kernels/rope.wgsl)
+ROPE_STEP = 64  # positions in the fine rope table (rope.wgsl)
 CAPACITY_STEP = 64  # positions by which the cache of a layer with a window grows
 MOST_SPLITS = 128  # runs into which attention cuts the keys of a token
 TILE, CPU_TILE = 64, 16  # slots: what the matmuls of GPUs, and of processors, take at least
@@ -164,15 +164,15 @@ class MemoryLayout:
         return {
             "control": RING_AT + 4 * RING,  # the state, and the ring of sampled ids
             **{rope_table(index): angles for index in range(len(c.ropes))},
-            "parts": 4 * MOST_SPLITS * c.q_width,  # of attended, a run of keys each
-            "marks": 8 * MOST_SPLITS * c.heads,
+            "partial_out": 4 * MOST_SPLITS * c.q_width,  # of attended, a run of keys each
+            "partial_lse": 8 * MOST_SPLITS * c.heads,
             "tokens": 4 * self._rows,
             "seen": 4 * -(-c.vocab // 32),  # a bit a token of the vocabulary
             "sampling": 32,
             "tops": 4 * blocks,  # largest logit of each block of the vocabulary
             "top ids": 4 * blocks,
             "history": 4 * self.context,  # ids so far
-            "walk": 4,  # the row of a batch with drafts that is sampled next
+            "verify_row": 4,  # the row of a batch with drafts that is sampled next
             **self._routing(),
         }
 
@@ -183,8 +183,8 @@ class MemoryLayout:
             return {}
         slots = self._rows * experts.used
         return {
-            "chosen": 4 * slots,  # experts, by slot: the first token's, then the second's
-            "shares": 4 * slots,  # of a slot in its token's output
+            "topk_ids": 4 * slots,  # experts, by slot: the first token's, then the second's
+            "topk_weights": 4 * slots,  # of a slot in its token's output
             "order": 4 * slots,  # slots by expert
             "tiles": 16 * most_tiles(slots, experts.count, CPU_TILE),  # of `order`, one expert each
         }

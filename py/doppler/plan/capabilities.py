@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MATRIX_UNIT_BYTES = 28736  # workgroup memory of kernels/matmul_subgroup_matrix.wgsl
+MATRIX_UNIT_BYTES = 28736  # workgroup memory of matmul_subgroup_matrix.wgsl
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The plan of decode: one token through every layer, in as few dispatches as there can be.
 
 A layer takes five: q, k and v; attention; its output; gate, up and activation; down. Norms and
-residuals are folded into the matvecs that read them (kernels/vector.wgsl).
+residuals are folded into the matvecs that read them (matvec_common.wgsl).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from doppler.plan.bindings import MOST_SPLITS
 from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply
 from doppler.plan.matvec import power, staged
-from doppler.plan.moe import combine, route
+from doppler.plan.moe import route, sum_experts
 from doppler.plan.product import Operand, Product, Prologue, Rows
 from doppler.weights.placement import Matrix, aligned
 
@@ -94,9 +94,13 @@ class DecodePlan:
         steps = [self._attend_runs(index, splits, keys)]
         matrix = model.weights.matrices[f"{output}.weight"]
         if splits <= MOST_FOLDED and staged(model, matrix):
-            x = Operand({"x": m["parts"], "branch": m["marks"]}, Prologue.JOIN, splits)
+            x = Operand({"x": m["partial_out"], "branch": m["partial_lse"]}, Prologue.JOIN, splits)
             return [*steps, *multiply(model, Product((matrix,), x, m["branch"], output))]
-        bindings = {"parts": m["parts"], "marks": m["marks"], "out": m["attended"]}
+        bindings = {
+            "partial_out": m["partial_out"],
+            "partial_lse": m["partial_lse"],
+            "out": m["attended"],
+        }
         label = f"blk.{index}.attention join"
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
         return [*steps, *self._plain(output, m["attended"])]
@@ -119,7 +123,12 @@ class DecodePlan:
             "PARTS": parts_of(model.config.head_dim, keys),
             "SINKS": int(model.config.sinks),
         }
-        bindings = {**rope.bindings, **model.sinks(index), "parts": m["parts"], "marks": m["marks"]}
+        bindings = {
+            **rope.bindings,
+            **model.sinks(index),
+            "partial_out": m["partial_out"],
+            "partial_lse": m["partial_lse"],
+        }
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
 
@@ -141,7 +150,7 @@ class DecodePlan:
         stride = model.widths.hidden
         downs = Product(stack, gated, m["downs"], down, stride, rows=Rows.OF_SLOTS)
         yield from multiply(model, downs)
-        yield combine(model, 1, index)
+        yield sum_experts(model, 1, index)
 
     def _gate_up(self, index: int, fold: Fold | None) -> Iterator[Step]:
         """One step where gate and up are one matrix that is bound at once, three where not."""

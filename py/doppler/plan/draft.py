@@ -14,7 +14,7 @@ def draft_steps(model: PlannedModel, plan: PrefillPlan, normed: View, logits: Vi
     """One batch: 1 to 1 + DRAFTS tokens. `normed` and `logits` have room for as many rows."""
     rows = 1 + DRAFTS
     m = model.memory(rows)
-    bindings = {name: m[name] for name in ("history", "tokens", "walk", "state")}
+    bindings = {name: m[name] for name in ("history", "tokens", "verify_row", "state")}
     params = {"context": model.layout.context, "most": DRAFTS}
     draft = Step("draft", {"LONGEST": LONGEST}, bindings, params, 1, "draft")
     steps = [draft, *plan.body(rows), *plan.head_of_all(rows, normed, logits)]

@@ -18,7 +18,7 @@ from doppler.plan.tiles import tile_of
 from doppler.sampling import block_of
 from doppler.weights.placement import Matrix, Weights
 
-ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # kernels/activation.wgsl
+ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # activation.wgsl
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class PlannedModel:
         return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
 
     def _cached(self, index: int) -> dict[str, int]:
-        """Constants of kernels/cache.wgsl for layer `index`."""
+        """Constants of cache.wgsl for layer `index`."""
         is_ring = self.layout.capacities[index] < self.layout.context
         return {"KV_HALF": int(self.layout.half_cache), "RING": int(is_ring)}
 
@@ -187,13 +187,13 @@ class PlannedModel:
 
     def sample_row(self, logits: View) -> list[Step]:
         """The same for the row of a batch with drafts whose turn it is; nothing after the last."""
-        return self._sample(logits, {"walk": self.layout.of_token["walk"]})
+        return self._sample(logits, {"verify_row": self.layout.of_token["verify_row"]})
 
-    def _sample(self, logits: View, walk: dict[str, View]) -> list[Step]:
+    def _sample(self, logits: View, verify_row: dict[str, View]) -> list[Step]:
         m, vocab = self.layout.of_token, self.config.vocab
-        constants = {"BLOCK": block_of(vocab), "WALKS": len(walk)}
+        constants = {"BLOCK": block_of(vocab), "VERIFIES": len(verify_row)}
         shared = {"logits": logits, "seen": m["seen"], "tops": m["tops"], "ids": m["top ids"]}
-        shared |= {"params": m["sampling"], **walk}
+        shared |= {"params": m["sampling"], **verify_row}
         chosen = {**shared, **{name: m[name] for name in ("tokens", "control", "history")}}
         size, lanes = {"vocab": vocab}, 1 if self.adapter.is_cpu else 32
         return [

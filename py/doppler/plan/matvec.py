@@ -77,7 +77,7 @@ def _bound(model: PlannedModel, product: Product, matrix: Matrix) -> dict[str, V
     shared = model.memory(product.tokens)
     bound = {**product.x.bindings, "out": product.out, "state": shared["state"]}
     if product.rows:
-        bound["chosen"] = shared["chosen"]
+        bound["topk_ids"] = shared["topk_ids"]
     if matrix.bias is not None:
         bound["bias"] = matrix.bias
     return bound
@@ -99,7 +99,7 @@ def staged(model: PlannedModel, matrix: Matrix, is_exact: bool = False) -> bool:
 def staging_bytes(kernel: str, form: int, columns: int) -> int:
     """Workgroup memory of a matvec that stages its activations, as WebGPU counts it: by 16 bytes.
 
-    Columns count by groups of 32; kernels/vector.wgsl declares the arrays.
+    Columns count by groups of 32; matvec_common.wgsl declares the arrays.
     """
     groups = aligned(columns, 32) // 32
     each, reduction = STAGED[kernel]

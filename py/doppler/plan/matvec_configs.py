@@ -1,4 +1,4 @@
-"""How the threads of a matvec share its rows: a cut (kernels/team.wgsl), and those near it.
+"""How the threads of a matvec share its rows: a cut (matvec_rows.wgsl), and those near it.
 
 The best differs from GPU to GPU by more than one would guess: engine/autotune.py measures it.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from doppler.gpu.step import Step
 
-MOST_AHEAD = 8  # groups that a thread asks for at once: DEPTH · ROWS in kernels/team.wgsl
+MOST_AHEAD = 8  # groups that a thread asks for at once: DEPTH · ROWS in matvec_rows.wgsl
 
 
 class Cut(NamedTuple):
@@ -21,7 +21,7 @@ class Cut(NamedTuple):
     depth: int
 
     def constants(self) -> dict[str, int]:
-        """Those of kernels/team.wgsl."""
+        """Those of matvec_rows.wgsl."""
         return {"TEAM": self.team, "ROWS": self.rows, "DEPTH": self.depth}
 
     @classmethod

@@ -1,7 +1,7 @@
-"""The steps of a mixture of experts, besides the products: route, assign, combine.
+"""The steps of a mixture of experts, besides the products: route, align, sum_experts.
 
 A token has a slot for each expert that it uses. One token's products are matvecs, a slot each;
-those of many are cut into tiles of slots with the same expert (kernels/assign.wgsl), so that its
+those of many are cut into tiles of slots with the same expert (align.wgsl), so that its
 weights are unpacked once for all of them.
 """
 
@@ -29,23 +29,26 @@ def experts_of(model: PlannedModel) -> Experts:
 def route(model: PlannedModel, batch: int, index: int) -> Step:
     """The router's logits -> the experts of each token, and their shares."""
     m, experts = model.memory(batch), experts_of(model)
-    bindings = {"logits": m["routes"], **{name: m[name] for name in ("chosen", "shares", "state")}}
+    bindings = {
+        "logits": m["routes"],
+        **{name: m[name] for name in ("topk_ids", "topk_weights", "state")},
+    }
     params = {"experts": experts.count, "used": experts.used, "stride": model.widths.routes}
     constants = {"NORMED": int(experts.normed)}
     return Step("route", constants, bindings, params, batch, f"blk.{index}.route")
 
 
-def assign(model: PlannedModel, batch: int, index: int) -> Step:
+def align(model: PlannedModel, batch: int, index: int) -> Step:
     """The experts of each token -> tiles of slots that use the same."""
     m, experts, size = model.memory(batch), experts_of(model), tile_size(model)
-    bindings = {"chosen": m["chosen"], "state": m["state"], **places(model, batch)}
+    bindings = {"topk_ids": m["topk_ids"], "state": m["state"], **places(model, batch)}
     tiles = bindings["tiles"].size // 16
     params = {"experts": experts.count, "used": experts.used, "size": size, "tiles": tiles}
-    return Step("assign", {}, bindings, params, batch, f"blk.{index}.assign")
+    return Step("align", {}, bindings, params, batch, f"blk.{index}.align")
 
 
 def places(model: PlannedModel, batch: int) -> dict[str, View]:
-    """What `assign` makes of a batch, as kernels bind it."""
+    """What `align` makes of a batch, as kernels bind it."""
     m, experts = model.memory(batch), experts_of(model)
     slots = batch * experts.used
     tiles = most_tiles(slots, experts.count, tile_size(model))
@@ -55,9 +58,14 @@ def places(model: PlannedModel, batch: int) -> dict[str, View]:
     }
 
 
-def combine(model: PlannedModel, batch: int, index: int) -> Step:
+def sum_experts(model: PlannedModel, batch: int, index: int) -> Step:
     """Outputs of the slots -> branch."""
     m, used = model.memory(batch), experts_of(model).used
-    bindings = {"x": m["downs"], "shares": m["shares"], "out": m["branch"], "state": m["state"]}
+    bindings = {
+        "x": m["downs"],
+        "topk_weights": m["topk_weights"],
+        "out": m["branch"],
+        "state": m["state"],
+    }
     params = {"stride": model.widths.hidden, "used": used}
-    return Step("combine", {}, bindings, params, batch, f"blk.{index}.combine")
+    return Step("sum", {}, bindings, params, batch, f"blk.{index}.sum")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from doppler.gpu.step import Step, View
 from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply, takes_matvecs
-from doppler.plan.moe import assign, combine, route
+from doppler.plan.moe import align, route, sum_experts
 from doppler.plan.product import Operand, Product, Rows
 from doppler.weights.placement import aligned
 
@@ -86,12 +86,12 @@ class PrefillPlan:
         yield from multiply(model, routes)
         yield route(model, batch, index)
         if not takes_matvecs(model, batch):
-            yield assign(model, batch, index)
+            yield align(model, batch, index)
         yield from self._gate_up(batch, index, Rows.OF_TOKENS_FOR_EXPERTS)
         stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
         downs = Product(stack, gated, m["downs"], down, w.hidden, batch, rows=Rows.OF_SLOTS)
         yield from multiply(model, downs)
-        yield combine(model, batch, index)
+        yield sum_experts(model, batch, index)
 
     def _plain(self, batch: int, name: str, x: View) -> Iterator[Step]:
         """One matrix, x -> branch."""

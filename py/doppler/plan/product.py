@@ -11,7 +11,7 @@ from doppler.weights.placement import Matrix, aligned
 
 
 class Rows(IntEnum):
-    """What a product's rows of activations are (EXPERTS in kernels/rows.wgsl)."""
+    """What a product's rows of activations are (EXPERTS in rows.wgsl)."""
 
     OF_TOKENS = 0  # multiplied by one matrix
     OF_TOKENS_FOR_EXPERTS = 1  # by each expert that the token uses
@@ -19,7 +19,7 @@ class Rows(IntEnum):
 
 
 class Prologue(IntEnum):
-    """What a matvec makes of its activations first (kernels/vector.wgsl)."""
+    """What a matvec makes of its activations first (matvec_common.wgsl)."""
 
     NONE = 0
     NORM = 1
@@ -52,7 +52,7 @@ class Product:
     label: str
     stride: int = 0  # elements from a row of `out` to the next; of a token there is none
     tokens: int = 1
-    activation: int = 0  # or what makes one number of gate and up (kernels/activation.wgsl)
+    activation: int = 0  # or what makes one number of gate and up (activation.wgsl)
     rows: Rows = Rows.OF_TOKENS
     is_exact: bool = False  # in f32 whatever the adapter's precision
 

@@ -2,7 +2,7 @@
 
 Buffers go by name here; upload.py fills them once they are allocated.
 
-A matrix becomes two planes a slice: codes, and high bits with scales; kernels/relayout.wgsl moves
+A matrix becomes two planes a slice: codes, and high bits with scales; relayout.wgsl moves
 the file's blocks into them without loss. A matrix whose planes exceed the adapter's binding or
 buffer limit is cut by rows into slices, each with planes of its own.
 """
@@ -17,7 +17,7 @@ from doppler.gpu.step import View
 from doppler.store.manifest import Manifest, Tensor
 from doppler.weights.fused import Run, stacks
 
-FORMS: Mapping[str, int] = {  # as kernels number them (kernels/types.wgsl)
+FORMS: Mapping[str, int] = {  # as kernels number them (types.wgsl)
     "F32": 0,
     "F16": 1,
     "BF16": 2,
@@ -56,7 +56,7 @@ class PlaneSizes:
 
 
 def relayout_of(tensor: Tensor, matrix: Matrix) -> dict[str, int]:
-    """Constants of kernels/relayout.wgsl that move a tensor's blocks into its matrix."""
+    """Constants of relayout.wgsl that move a tensor's blocks into its matrix."""
     return {"FORM": FORMS[tensor.type], "TO": matrix.form}
 
 
@@ -66,7 +66,7 @@ def aligned(size: int, to: int = ALIGNMENT) -> int:
 
 
 def plane_sizes(form: int, columns: int) -> PlaneSizes:
-    """Bytes a row of `columns` weights takes in each plane (kernels/planes.wgsl has the layout)."""
+    """Bytes a row of `columns` weights takes in each plane (dequantize.wgsl has the layout)."""
     kind, groups, blocks = TYPES[form], columns // 32, columns // 256
     if kind == "F32":
         return PlaneSizes(4 * aligned(columns, 4), 0)

@@ -1,6 +1,6 @@
 """Stored bytes -> the weights' buffers on the GPU, verified on the way.
 
-Raw blocks of the file are staged a few rows at a time; kernels/relayout.wgsl moves them into planes
+Raw blocks of the file are staged a few rows at a time; relayout.wgsl moves them into planes
 without loss. Verifying is verified.py's: nothing is given away before all of it has passed.
 """
 

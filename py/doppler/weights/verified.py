@@ -20,7 +20,7 @@ from doppler.inputs.buffers import Buffer, Buffers
 from doppler.store.shards import ShardStore
 
 CHUNK = 1024  # bytes: BLAKE3's
-MOST_CHUNKS = 1024  # of a block, for kernels/blake3_tree.wgsl
+MOST_CHUNKS = 1024  # of a block, for blake3_tree.wgsl
 WINDOW = 8  # blocks that are uploaded and hashed at once
 WINDOWS_AHEAD = 4  # of uploads that the GPU has not worked off
 DIGEST = 32

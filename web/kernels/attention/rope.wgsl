@@ -1,0 +1,90 @@
+// Per head of q and k: optional RMSNorm (QK_NORM), then rotation; q in place, k and v to the cache.
+// (a, b) -> (a cos - b sin, b cos + a sin), pairs (i, i + HEAD_DIM/2) for PAIRS 0, (2i, 2i+1) for 1.
+// uses: state
+// uses: grid
+// uses: rope_math
+// uses: cache
+// uses: cache_write
+//
+// qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
+// [kv_heads, capacity, HEAD_DIM]; token t goes to the slot of position + t, if that is below context. A workgroup does one head (x) of
+// one token (y): x < heads is q, then k, then v.
+
+override HEAD_DIM: u32;
+override PAIRS: u32;
+override QK_NORM: u32;
+
+struct Params {
+  heads: u32,
+  kv_heads: u32,
+  stride: u32,
+  context: u32,
+  capacity: u32,
+  eps: f32,
+  offset: f32,
+}
+
+@group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> q_norm: array<f32>;
+@group(0) @binding(2) var<storage, read> k_norm: array<f32>;
+@group(0) @binding(3) var<storage, read> angles: array<vec2f>;
+@group(0) @binding(4) var<storage, read_write> keys: array<vec2u>;
+@group(0) @binding(5) var<storage, read_write> values: array<vec2u>;
+@group(0) @binding(6) var<uniform> state: State;
+@group(0) @binding(7) var<uniform> params: Params;
+
+var<workgroup> sums: array<f32, 32>;
+
+@compute @workgroup_size(32)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let head = workgroup.x;
+  let t = unfolded(workgroup.yz, grid.y);
+  let position = state.position + t;
+  let live = t < state.count && position < params.context;
+  let is_query = head < params.heads;
+  let base = t * params.stride + head * HEAD_DIM;
+  var inverse = 1.0;
+  if (QK_NORM == 1u) {
+    var sum = 0.0;
+    for (var i = lane; i < HEAD_DIM; i += 32u) {
+      let value = select(0.0, qkv[base + i], live);
+      sum += value * value;
+    }
+    sums[lane] = sum;
+    workgroupBarrier();
+    var square = 0.0;
+    for (var i = 0u; i < 32u; i++) {
+      square += sums[i];
+    }
+    inverse = 1.0 / sqrt(square / f32(HEAD_DIM) + params.eps);
+  }
+  if (!live) {
+    return;
+  }
+  if (!is_query) {
+    let kv_head = (head - params.heads) % params.kv_heads;
+    let slot = position - lap_of(position);
+    let place = (kv_head * params.capacity + slot) * (HEAD_DIM / 4u);
+    for (var i = lane; i < HEAD_DIM / 4u; i += 32u) {
+      let at = base + 4u * i;
+      if (head < params.heads + params.kv_heads) {
+        keep_key(place + i, turned_four(base, 4u * i, position, inverse, false));
+      } else {
+        keep_value(place + i, vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
+      }
+    }
+    return;
+  }
+  for (var i = lane; i < HEAD_DIM / 2u; i += 32u) {
+    let first = select(i, 2u * i, PAIRS == 1u);
+    let second = select(i + HEAD_DIM / 2u, 2u * i + 1u, PAIRS == 1u);
+    let a = turned_value(base, first, position, inverse, true);
+    let b = turned_value(base, second, position, inverse, true);
+    qkv[base + first] = a; // once both are known: each is made of the two
+    qkv[base + second] = b;
+  }
+}

@@ -1,0 +1,96 @@
+// How threads share the rows of a matvec. Put before those whose header says "uses: matvec_rows"; it needs
+// dequantize.wgsl and matvec_common.wgsl, a product(group, activations), and subgroup_sums.wgsl or workgroup_sums.wgsl,
+// which have main().
+//
+// A team of TEAM threads (a power of two up to 256) computes ROWS rows (1, 2 or 4; pairs for an
+// activation) at once: each thread takes every TEAM-th group of 32 columns, DEPTH of them at a time, and
+// uses the activations that it loads for all of the rows. What it multiplies next is on its way from
+// memory meanwhile, and the first of it while activations are staged: weights, unlike those, depend on
+// nothing. DEPTH · ROWS is at most 8. A workgroup of 256 threads does 256 / TEAM · ROWS rows, and goes
+// on with later ones when the grid is smaller than the matrix.
+//
+// With TOKENS above 1, all of a batch of so many tokens (8 at most) are multiplied, which then lie in x,
+// normed (STAGE 0): each weight is read once for all of them, and they come out as they would alone.
+
+override TEAM: u32;
+override ROWS: u32;
+override DEPTH: u32;
+override TOKENS: u32;
+
+const THREADS = 256u;
+const MOST_TURNS = 8u; // 8,192 columns
+const MOST_TOKENS = 8u;
+
+// Groups g, g + TEAM, .. of a team's rows: group d · ROWS + i is of row i.
+fn load_ahead(r: u32, g: u32) -> array<Packed, 8> {
+  var out: array<Packed, 8>;
+  for (var n = 0u; n < DEPTH * ROWS; n++) {
+    let group = min(g + n / ROWS * TEAM, groups_of(COLS) - 1u);
+    out[n] = load_packed(row_of(r + n % ROWS), group, COLS);
+  }
+  return out;
+}
+
+// Adds the products of a group of ROWS rows with a token's activations.
+fn add_products(sums: vec4f, packed: array<Packed, 4>, g: u32, token: u32) -> vec4f {
+  let v = activations(g, token);
+  var sum = sums;
+  sum.x += product(unpack(packed[0], g), v);
+  if (ROWS > 1u) {
+    sum.y += product(unpack(packed[1], g), v);
+  }
+  if (ROWS > 2u) {
+    sum.z += product(unpack(packed[2], g), v);
+    sum.w += product(unpack(packed[3], g), v);
+  }
+  return sum;
+}
+
+fn store(r: u32, sums: vec4f, token: u32) {
+  let base = out_base(token);
+  if (ROWS > 1u) {
+    store_two(base, r, sums.xy);
+  } else {
+    store_one(base, r, sums.x);
+  }
+  if (ROWS > 2u) {
+    store_two(base, r + 2u, sums.zw);
+  }
+}
+
+fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
+  let lane = index % TEAM;
+  let step = THREADS / TEAM * ROWS;
+  var start = number * step;
+  var ahead = load_ahead(start + ROWS * (index / TEAM), lane);
+  stage(index, number == 0u);
+  while (start < params.rows) {
+    let r = start + ROWS * (index / TEAM);
+    start += workgroups * step;
+    var sums = array<vec4f, MOST_TOKENS>(); // written out: without it, Chromium 150 clears them but once
+    for (var g = lane; g < groups_of(COLS); g += DEPTH * TEAM) {
+      let packed = ahead;
+      if (g + DEPTH * TEAM < groups_of(COLS)) {
+        ahead = load_ahead(r, g + DEPTH * TEAM);
+      } else if (start < params.rows) {
+        ahead = load_ahead(start + ROWS * (index / TEAM), lane);
+      }
+      for (var d = 0u; d < DEPTH; d++) {
+        let group = g + d * TEAM;
+        if (group < groups_of(COLS)) {
+          let rows = array<Packed, 4>(packed[d * ROWS], packed[min(d * ROWS + 1u, 7u)],
+            packed[min(d * ROWS + 2u, 7u)], packed[min(d * ROWS + 3u, 7u)]);
+          for (var t = 0u; t < TOKENS; t++) {
+            sums[t] = add_products(sums[t], rows, group, t);
+          }
+        }
+      }
+    }
+    for (var t = 0u; t < TOKENS; t++) {
+      let sum = team_sum(sums[t], index, subgroup_size);
+      if (lane == 0u && (TOKENS == 1u || t < state.count)) {
+        store(r, sum, t);
+      }
+    }
+  }
+}

@@ -1,0 +1,55 @@
+// Which rows of a matrix are multiplied, and where their products go. Put before those whose header says
+// "uses: rows"; it needs activation.wgsl, and matmul_common.wgsl or matvec_common.wgsl, which have the bindings.
+//
+// A slice of a matrix is `params.rows` rows from row `params.row0` on; or, with EXPERTS, `params.experts`
+// matrices of so many rows each, one below another. A token then uses `params.used` of all experts: its
+// slot j, number token · used + j of the batch, has its own row of `out`. Activations x are a row a token
+// (EXPERTS 1) or a row a slot (2).
+
+override BIAS: u32;
+override EXPERTS: u32;
+
+var<private> expert_row: u32; // the expert's first row in this slice
+
+// Turns to an expert; false where it is not in this slice.
+fn take_expert(expert: u32) -> bool {
+  let here = expert - params.row0 / params.rows; // wraps, and so is too large, below the first
+  expert_row = here * params.rows;
+  return here < params.experts;
+}
+
+// The row of x that a slot multiplies.
+fn row_of_slot(slot: u32) -> u32 {
+  return select(slot, slot / params.used, EXPERTS == 1u);
+}
+
+// The row of the slice that is number r of those multiplied: with an activation, gates are the even
+// numbers, which are the matrix's first half, and ups, its second, the odd ones.
+fn row_of(r: u32) -> u32 {
+  let row = min(r, params.rows - 1u);
+  return expert_row + select(row, row / 2u + (row & 1u) * (params.rows / 2u), ACTIVATION > 0u);
+}
+
+fn biased(r: u32, sum: f32) -> f32 {
+  if (BIAS == 1u) {
+    return sum + bias[params.row0 + row_of(r)];
+  }
+  return sum;
+}
+
+// Stores the sum of number r, without activation, in the row of `out` that begins at `base`.
+fn store_one(base: u32, r: u32, sum: f32) {
+  if (r < params.rows) {
+    out[base + select(params.row0 + r, r, EXPERTS > 0u)] = biased(r, sum);
+  }
+}
+
+// Stores the sums of numbers r and r + 1.
+fn store_two(base: u32, r: u32, sums: vec2f) {
+  if (ACTIVATION == 0u) {
+    store_one(base, r, sums.x);
+    store_one(base, r + 1u, sums.y);
+  } else if (r < params.rows) {
+    out[base + r / 2u] = gated(vec4f(biased(r, sums.x)), vec4f(biased(r + 1u, sums.y))).x;
+  }
+}

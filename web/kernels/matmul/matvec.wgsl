@@ -1,0 +1,58 @@
+// out[out0 + row0 + r] = Σ_c W[r, c] · v[c], or act(gate) · up of pairs of rows; v is one token's
+// activations, with norms folded in (see matvec_common.wgsl).
+// uses: types
+// uses: dequantize
+// uses: state
+// uses: grid
+// uses: activation
+// uses: rows
+// uses: matvec_common
+// uses: products_f32
+//
+// A thread computes 4 rows, a workgroup 128: little waiting, which CPUs that play a GPU do badly.
+
+const THREADS = 32u;
+const MOST_TURNS = 64u; // 8,192 columns
+
+var<workgroup> squares: array<f32, 64>;
+
+fn total_of(value: f32, index: u32, at: u32) -> f32 {
+  squares[32u * at + index] = value;
+  workgroupBarrier();
+  var whole = 0.0;
+  for (var i = 0u; i < 32u; i++) {
+    whole += squares[32u * at + i];
+  }
+  return whole;
+}
+
+fn row_product(row: u32, g: u32, v: Activations) -> f32 {
+  return product(load_group(row, g, COLS), v);
+}
+
+@compute @workgroup_size(32)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let number = unfolded(workgroup.xy, grid.x);
+  if (!take_slot(workgroup.z)) {
+    return;
+  }
+  stage(lane, number == 0u);
+  let r = (number * 32u + lane) * 4u;
+  if (r >= params.rows) {
+    return;
+  }
+  let rows = vec4u(row_of(r), row_of(r + 1u), row_of(r + 2u), row_of(r + 3u));
+  var sums = vec4f();
+  for (var g = 0u; g < groups_of(COLS); g++) {
+    let v = activations(g, 0u);
+    sums += vec4f(
+      row_product(rows.x, g, v), row_product(rows.y, g, v), row_product(rows.z, g, v),
+      row_product(rows.w, g, v));
+  }
+  store_two(out_base(0u), r, sums.xy);
+  store_two(out_base(0u), r + 2u, sums.zw);
+}

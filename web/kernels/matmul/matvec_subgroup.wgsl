@@ -1,0 +1,14 @@
+enable subgroups;
+diagnostic(off, subgroup_uniformity);
+// matvec.wgsl with subgroups: out[out0 + row0 + r] = Σ_c W[r, c] · v[c], or act(gate) · up of pairs of
+// rows; v is one token's activations, with norms folded in (see matvec_common.wgsl). Everything in f32.
+// uses: types
+// uses: dequantize
+// uses: state
+// uses: grid
+// uses: activation
+// uses: rows
+// uses: matvec_common
+// uses: products_f32
+// uses: matvec_rows
+// uses: subgroup_sums
