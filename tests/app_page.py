@@ -21,6 +21,7 @@ from doppler.convert.convert import convert_path
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import BLOCK_SIZE, SHARD_SIZE
+from schema_watch import watch
 from tiny_models import write_base, write_chat
 
 PATIENCE_MS = 60_000  # the machine may be busy with other things
@@ -153,6 +154,7 @@ class App:
         page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
         page.add_init_script(KEEP_WORKER)
+        watch(page)
         self.errors = page.get_by_test_id("error-banner")
         self.offer = page.get_by_test_id("offer")
         self.answers = page.locator('[data-testid="message"][data-role="assistant"]')

@@ -12,9 +12,11 @@ from app_page import make_models
 from doppler.cli import main
 from doppler.command.arguments import MODELS
 from doppler.command.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
+from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from gpu_page import GpuPage
+from schema_watch import WRONG, watch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +38,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in filter(in_browser, items):
         shared = "gpu_page" in item.fixturenames  # type: ignore[attr-defined]
         item.add_marker(pytest.mark.xdist_group("kernels" if shared else item.path.name))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watched_clients() -> Iterator[None]:
+    """Pages of Clients, of those too that commands make, tell of their calls as Apps do."""
+    make = Client.__init__
+
+    def make_watched(client: Client, page: Page) -> None:
+        make(client, page)
+        watch(page)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "__init__", make_watched)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def said_as_the_types_say() -> Iterator[None]:
+    """What pages said in this test is of the types of py/doppler/api."""
+    yield
+    told, WRONG[:] = [*WRONG], []
+    assert told == []
 
 
 @pytest.fixture(scope="session")

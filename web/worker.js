@@ -1,6 +1,6 @@
 /**
  * @file The worker: Pyodide with WebGPU and the browser's file system. It boots Python, passes
- * methods to doppler.api and events back; everything else is Python. See runtime/messages.d.ts.
+ * methods to doppler.api and events back; everything else is Python. See runtime/worker.d.ts.
  */
 
 import * as Comlink from "./vendor/comlink.js";
@@ -15,9 +15,9 @@ import * as text from "./runtime/text.js";
 import * as turns from "./runtime/turns.js";
 
 /**
- * @typedef {import("./runtime/messages.js").OnEvent} OnEvent
+ * @typedef {import("./runtime/worker.js").OnEvent} OnEvent
  * @typedef {import("./runtime/messages.js").Stage} Stage
- * @typedef {import("./runtime/messages.js").BootEvent["stage"]} BootStage
+ * @typedef {import("./runtime/worker.js").BootEvent["stage"]} BootStage
  */
 
 /** @type {Promise<any> | undefined} */

@@ -52,7 +52,7 @@ class Sampling:
             raise RequestError(f"sampling: {name} is {getattr(self, name)}; it must be {bounds}")
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Sampling:
+    def from_json(cls, data: object) -> Sampling:
         """Raises RequestError for an unknown name or a value of the wrong kind."""
         if not isinstance(data, dict):
             raise RequestError("sampling must be an object of settings by name")

@@ -439,7 +439,7 @@ def test_reading_makes_nothing_and_meets_what_is_being_deleted(tab: Tab) -> None
     failures = tab.run("""
         from doppler.errors import SourceError
         from doppler.api.asked import Asked
-        from doppler.page.opfs import room
+        from doppler.page.opfs import usage
         identity = json.loads(sound)["identity"]
         failures = []
 
@@ -450,7 +450,7 @@ def test_reading_makes_nothing_and_meets_what_is_being_deleted(tab: Tab) -> None
 
         for turn in range(12):
             await put(identity, "manifest.json", sound)
-            asked = [library.models(), room(), library.inspect(Asked(id=identity)), loads()]
+            asked = [library.models(), usage(), library.inspect(Asked(id=identity)), loads()]
             later = [library.models(), library.usage(), library.inspect(Asked(id=identity))]
             later.append(loads())
             if turn % 2:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from doppler.text.answer import Output
+from doppler.text.answer import Output, Shown
 from doppler.text.markers import HARMONY, PAIRS, Pair
 from doppler.text.tokenizer import Tokenizer
 from small_tokenizers import byte_level, sentencepiece, tokenizer_of
@@ -22,19 +22,19 @@ def model(*controls: str, defined: tuple[str, ...] = ()) -> Tokenizer:
 def read(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[str | None, str]:
     """The reasoning and the answer, which are what the pieces add up to."""
     ids = tokenizer.encode(prompt)
-    events: list[dict[str, object]] = []
-    output = Output(tokenizer.reader(ids), [], events.append)
+    shown: list[Shown] = []
+    output = Output(tokenizer.reader(ids), [], shown.append)
     tokens = tokenizer.encode(answer)
     for token in tokens:
         output.push(token)
         assert not output.stopped
     output.finish()
     parts = {"reasoning": "", "answer": ""}
-    for event in events:
-        parts[str(event["part"])] += str(event["text"])
+    for it in shown:
+        parts[it.part] += it.text
     assert parts["answer"] == output.text
     assert parts["reasoning"] == (output.reasoning or "")
-    assert [event["id"] for event in events if event["id"] is not None] == tokens
+    assert [it.token for it in shown if it.token is not None] == tokens
     return output.reasoning, output.text
 
 
@@ -112,7 +112,7 @@ def test_tokens_that_a_file_types_as_plain_text() -> None:
     tokenizer = tokenizer_of(byte_level(ENDS, plain=("<think>", "</think>")))
     opens, closes = (256 + len(ENDS), 256 + len(ENDS) + 1)
     for prompt, begin in (("<|im_end|>a\n<think>\n", []), ("<|im_end|>a\n", [opens])):
-        output = Output(tokenizer.reader(tokenizer.encode(prompt)), [], lambda event: None)
+        output = Output(tokenizer.reader(tokenizer.encode(prompt)), [], lambda shown: None)
         for token in [*begin, *tokenizer.encode("hm"), closes, *tokenizer.encode("yes")]:
             output.push(token)
         output.finish()
@@ -123,7 +123,7 @@ def test_text_that_looks_like_a_token_is_text() -> None:
     """Where the vocabulary has the tokens, only they are markers."""
     tokenizer = model("<think>", "</think>")
     spelled = [token for letter in "<think>a</think>" for token in tokenizer.encode(letter)]
-    output = Output(tokenizer.reader([]), [], lambda event: None)
+    output = Output(tokenizer.reader([]), [], lambda shown: None)
     for token in spelled:
         output.push(token)
     output.finish()
@@ -191,7 +191,7 @@ def test_harmony_begun_by_the_template() -> None:
 
 def test_stop_texts_apply_to_the_answer_only() -> None:
     tokenizer = model("<think>", "</think>")
-    output = Output(tokenizer.reader([]), ["stop"], lambda event: None)
+    output = Output(tokenizer.reader([]), ["stop"], lambda shown: None)
     tokens = tokenizer.encode("<think>stop</think>a stop b")
     for token in tokens:
         output.push(token)
@@ -204,18 +204,18 @@ def test_stop_texts_apply_to_the_answer_only() -> None:
 
 def test_what_was_held_back_for_a_stop_comes_at_the_end() -> None:
     tokenizer = model()
-    events: list[dict[str, object]] = []
-    output = Output(tokenizer.reader([]), ["stop"], events.append)
+    shown: list[Shown] = []
+    output = Output(tokenizer.reader([]), ["stop"], shown.append)
     for token in tokenizer.encode("a st"):
         output.push(token)
     output.finish()
     assert output.text == "a st"
-    assert events[-1] == {"type": "token", "id": None, "text": "st", "n": 4, "part": "answer"}
+    assert shown[-1] == Shown(None, "st", 4, "answer")
 
 
 def test_raw_continuations_are_not_parsed() -> None:
     tokenizer = model(defined=("<think>", "</think>"))
-    output = Output(tokenizer.plain_reader([]), [], lambda event: None)
+    output = Output(tokenizer.plain_reader([]), [], lambda shown: None)
     text = "<think>a</think>\n b"
     for token in tokenizer.encode(text):
         output.push(token)
@@ -227,7 +227,7 @@ def test_a_space_that_begins_an_answer_after_reasoning_is_dropped() -> None:
     tokenizer = tokenizer_of(sentencepiece(["<think>", "</think>"], ["▁two"]))
     think, close = tokenizer.encode("<think>")[-1], tokenizer.encode("</think>")[-1]
     two = tokenizer.encode("two")
-    output = Output(tokenizer.reader([]), [], lambda event: None)
+    output = Output(tokenizer.reader([]), [], lambda shown: None)
     for token in [think, *two, *two, close, *two, *two]:
         output.push(token)
     output.finish()
@@ -235,11 +235,11 @@ def test_a_space_that_begins_an_answer_after_reasoning_is_dropped() -> None:
 
 
 def test_without_a_tokenizer_only_ids_are_told() -> None:
-    events: list[dict[str, object]] = []
-    output = Output(None, ["a"], events.append)
+    shown: list[Shown] = []
+    output = Output(None, ["a"], shown.append)
     output.push(5)
     output.finish()
-    assert events == [{"type": "token", "id": 5, "text": "", "n": 1, "part": "answer"}]
+    assert shown == [Shown(5, "", 1, "answer")]
     assert output.text == ""
 
 

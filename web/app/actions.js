@@ -18,7 +18,7 @@ import {
 } from "./notices.js";
 import { recall, set, state } from "./store.js";
 
-/** @import {Conversation, Entry, Failure, Message, Problem, StoredModel} from "./types.js" */
+/** @import {Conversation, Entry, Failure, Listed, Message, Problem} from "./types.js" */
 
 /**
  * Run something; when it fails, say so with the actions that help.
@@ -109,7 +109,7 @@ export async function settle() {
 
 /**
  * Delete a stored model, if the person confirms it.
- * @param {StoredModel} stored
+ * @param {Listed} stored
  * @returns {Promise<boolean>} whether it is gone
  */
 export async function askDelete({ id, title, stored_bytes: size }) {

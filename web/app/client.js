@@ -12,17 +12,12 @@ import { Heartbeat } from "./heartbeat.js";
 import { keepPage, scriptsRun } from "./offline.js";
 import { noteBoot, noteCall, timeline } from "./timeline.js";
 
-/** @import {Call, Device, DopplerEvent, OnEvent, Stage} from "./types.js" */
+/** @import {Call, DeviceReport, DopplerEvent, DopplerWorker} from "./types.js" */
+/** @import {Method, Methods, OnEvent} from "./types.js" */
 /** @typedef {"start" | "event" | "end" | "fail"} OfCalls */
 /** @typedef {"ended" | "silent" | "answers"} OfWorker */
 /** @typedef {{call: Call, event?: DopplerEvent, result?: any, error?: Error}} Detail */
 /** @typedef {{error?: Error, silence?: number}} WorkerDetail `silence` in milliseconds */
-/**
- * @typedef {object} Remote DopplerWorker, for any method by name
- * @property {(onEvent: OnEvent, stops: SharedArrayBuffer | null) => Promise<Stage[]>} boot
- * @property {(method: string, args: object, onEvent: OnEvent, files: File[] | null) => Promise<any>} call
- * @property {(lock: string) => Promise<void>} live
- */
 
 /** @param {string} name @param {string} message */
 const errorOf = (name, message) => Object.assign(new Error(message), { name });
@@ -63,9 +58,9 @@ class Client extends EventTarget {
     return /** @type {Promise<never>} */ (gone);
   }
 
-  /** @returns {Promise<Device>} */
+  /** @returns {Promise<DeviceReport>} */
   #report() {
-    const report = this.#booted.then(() => this.call("device"));
+    const report = this.#booted.then(() => this.call("device", {}));
     report.catch(() => {}); // whoever awaits it tells
     return report;
   }
@@ -75,7 +70,7 @@ class Client extends EventTarget {
     const keeping = keepPage();
     if (!navigator.serviceWorker?.controller) await keeping; // its files would not be kept
     const worker = new Worker(workerURL("../worker.js"), { type: "module" });
-    const remote = /** @type {Remote} */ (/** @type {unknown} */ (Comlink.wrap(worker)));
+    const remote = /** @type {DopplerWorker} */ (/** @type {unknown} */ (Comlink.wrap(worker)));
     this.#worker = worker;
     this.#heartbeat = this.#listenTo(worker, remote);
     const unloadable = new Promise((_, reject) => {
@@ -95,7 +90,7 @@ class Client extends EventTarget {
 
   /**
    * @param {Worker} worker
-   * @param {Remote} remote
+   * @param {DopplerWorker} remote
    */
   #listenTo(worker, remote) {
     let reason = "Python or the browser ended it, perhaps for want of memory";
@@ -113,15 +108,16 @@ class Client extends EventTarget {
 
   /**
    * Call a method of doppler.api in the worker.
-   * @param {string} method
-   * @param {Record<string, unknown>} [args]
-   * @param {OnEvent | null} [onEvent]
+   * @template {Method} M
+   * @param {M} method
+   * @param {Methods[M]["args"]} args
+   * @param {((event: Methods[M]["events"]) => void) | null} [onEvent]
    * @param {File[] | null} [files]
-   * @returns {Promise<any>}
+   * @returns {Promise<Methods[M]["result"]>}
    */
-  async call(method, args = {}, onEvent = null, files = null) {
+  async call(method, args, onEvent = null, files = null) {
     const remote = await this.#booted;
-    const call = { method, args };
+    const call = { method, args: /** @type {Record<string, unknown>} */ (args) };
     if (this.#stops && endsAnswer(call)) Atomics.add(this.#stops, 0, 1);
     const listener = this.#listener(call, onEvent);
     return this.#observe(call, () => remote.call(method, args, listener, files));
@@ -129,7 +125,7 @@ class Client extends EventTarget {
 
   /**
    * @param {Call} call
-   * @param {OnEvent | null} [onEvent]
+   * @param {((event: any) => void) | null} [onEvent] who hears the events of its method
    */
   #listener(call, onEvent) {
     return Comlink.proxy((/** @type {DopplerEvent} */ event) => {
@@ -181,7 +177,7 @@ export const client = new Client();
 
 /**
  * Logits of every prompt position, offered as the download "logits.f32" (float32, rows × vocab).
- * @param {Record<string, unknown>} args {prompt} or {prompt_ids}, and an id
+ * @param {Methods["logits"]["args"]} args
  */
 async function saveLogits(args) {
   const { prompt_ids, rows, vocab, file } = await client.call("logits", args);
@@ -199,6 +195,7 @@ window.doppler = {
   get timeline() {
     return timeline();
   },
-  call: (...args) => client.call(...args),
+  call: (method, args = {}, onEvent = null, files = null) =>
+    client.call(/** @type {Method} */ (method), args, onEvent, files),
   saveLogits,
 };

@@ -11,7 +11,7 @@ import { recall, remember, set, state } from "./store.js";
 import { beingWritten, onTold, tell, untilWritten } from "./tabs.js";
 import { become, before, path } from "./thread.js";
 
-/** @import {Conversation, Message, Part} from "./types.js" */
+/** @import {ChatMessage, Conversation, Message, Part} from "./types.js" */
 
 /** Read what is stored. Throws where the browser keeps nothing (private windows of some). */
 export async function restore() {
@@ -249,7 +249,7 @@ export const history = (conversation, answer) =>
  * @param {Pick<Message, "role" | "content" | "reasoning">[]} messages
  */
 export function turnsOf(conversation, messages) {
-  /** @type {{role: string, content: string, reasoning_content?: string}[]} */
+  /** @type {(ChatMessage & {content: string})[]} */
   const turns = [];
   if (conversation.system.trim()) turns.push({ role: "system", content: conversation.system });
   for (const { role, content, reasoning } of messages) {

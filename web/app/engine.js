@@ -12,7 +12,7 @@ import { beginWriting, onTold, tell } from "./tabs.js";
 import { add } from "./thread.js";
 
 /** @import {Conversation, Failure, Generation, GenerationResult} from "./types.js" */
-/** @import {DopplerEvent, Message, Source, TokenEvent} from "./types.js" */
+/** @import {Message, Methods, Source, TokenEvent} from "./types.js" */
 
 export const LAST_MODEL = "doppler.lastModel";
 const SAVE_EVERY_MS = 1500;
@@ -30,7 +30,10 @@ export const wasCancelled = ({ name, message }) =>
   name === "RequestError" && message.startsWith("cancelled:");
 
 export async function refresh() {
-  const [models, storage] = await Promise.all([client.call("models"), client.call("storage")]);
+  const [models, storage] = await Promise.all([
+    client.call("models", {}),
+    client.call("storage", {}),
+  ]);
   set({ models: models.map(named), storage });
 }
 
@@ -38,19 +41,20 @@ export async function refresh() {
  * Fetch what is missing of a model, then load it.
  * @param {string} title
  * @param {string | null} id of a model that is wholly stored
- * @param {Source | null} source
+ * @param {Source | null} source where there is no id
  * @param {number | null} [context] tokens, where they were chosen for it
  */
 export async function useModel(title, id, source, context = null) {
   if (state.loading) return toast(`First ${state.loading} has to be there, or be cancelled.`);
   set({ loading: title });
   try {
-    const model = id ?? (source && (await obtain(source)));
-    const most = state.models.find((stored) => stored.id === model)?.context ?? Infinity;
-    const asked = context ?? (model && contextFor(model));
+    const model = id ?? (await obtain(/** @type {Source} */ (source)));
+    const stored = state.models.find((listed) => listed.id === model);
+    const most = stored?.problem === null ? stored.context : Infinity;
+    const asked = context ?? contextFor(model);
     const wanted = asked && Math.min(asked, most);
     await client.call("load", { id: model, ...(wanted && { context: wanted }) });
-    if (context && model) chooseContext(model, context);
+    if (context) chooseContext(model, context);
   } finally {
     set({ loading: null });
   }
@@ -84,7 +88,7 @@ onTold("models", async ({ deleted }) => {
   refreshed();
   if (!deleted || state.model?.id !== deleted) return;
   const { title } = state.model;
-  await client.call("unload").catch(() => {}); // refused: it is in use, and says so
+  await client.call("unload", {}).catch(() => {}); // refused: it is in use, and says so
   toast(`${title} was deleted in another tab.`);
 });
 
@@ -165,9 +169,10 @@ async function generating(conversation, message, work) {
 }
 
 /**
+ * @template {"chat" | "complete"} M
  * @param {Generation} generation
- * @param {string} method
- * @param {object} args
+ * @param {M} method
+ * @param {Methods[M]["args"]} args
  * @param {(text: string, part: TokenEvent["part"]) => void} append
  * @returns {Promise<GenerationResult | null>} null where it was stopped before it began
  */
@@ -181,11 +186,11 @@ async function generate(generation, method, args, append) {
   const settings = samplingFor(conversation.kind);
   let savedAt = performance.now();
   let toldAt = 0;
-  /** @param {DopplerEvent} event */
+  /** @param {Methods[M]["events"]} event */
   const onEvent = (event) => {
     if (event.type === "prefill") {
       generation.phase = `Reading ${event.done} of ${event.total} tokens…`;
-    } else if (event.type === "token") {
+    } else {
       generation.firstAt ||= performance.now();
       generation.tokens = event.n;
       append(state.model?.tokenizer === false ? idsText([event.id]) : event.text, event.part);
@@ -202,7 +207,6 @@ async function generate(generation, method, args, append) {
     }
   };
   const request = { ...args, sampling: settings, max_tokens: state.settings.max_tokens, stop: [] };
-  /** @type {GenerationResult} */
   const result = await client.call(method, request, onEvent);
   record.finish = result.finish_reason;
   record.dropped = result.dropped_messages;

@@ -26,7 +26,7 @@ export async function obtain(source) {
   }
   const { kind, name, quant } = source;
   if (kind === "files") {
-    const args = { folder: source.folder, name, quant };
+    const args = { folder: source.folder ?? undefined, name, quant };
     return (await client.call("import_file", args, null, source.files)).id;
   }
   if (name) remember(SOURCES, { ...recall(SOURCES), [name]: source });
@@ -60,7 +60,7 @@ function inspected(model) {
   const args = wanted ? { context: wanted } : {};
   if (typeof model === "string") return client.call("inspect", { ...args, id: model });
   if (model.kind !== "files") return client.call("inspect", { ...args, url: model.url });
-  return client.call("inspect", { ...args, folder: model.folder }, null, model.files);
+  return client.call("inspect", { ...args, folder: model.folder ?? undefined }, null, model.files);
 }
 
 /** @param {string} id */

@@ -11,7 +11,7 @@ import { toast } from "./notices.js";
 import { ownModel } from "./own.js";
 import { set, state, watch } from "./store.js";
 
-/** @import {Entry, OfferedModel, StoredModel} from "./types.js" */
+/** @import {Entry, Listed, OfferedModel} from "./types.js" */
 
 const LONGEST_LIST = 8 << 20; // bytes of models.json or catalogue.json
 const view = byId("models-view", HTMLElement);
@@ -43,7 +43,10 @@ async function fetchOffers() {
   renderLists();
 }
 
-/** @param {StoredModel} stored @returns {Entry} */
+/** What a damaged model does not say. */
+const UNKNOWN = { bytes: null, parameters: null, quantization: null, license: null, chat: null };
+
+/** @param {Listed} stored @returns {Entry} */
 function ofStored(stored) {
   const offer = offers.server.find(({ id, name }) => id === stored.id || name === stored.name);
   const listed = offers.catalogue.find(({ name }) => name === stored.name);
@@ -53,7 +56,8 @@ function ofStored(stored) {
   const source = kept ?? knownSource(stored.name) ?? offered?.source ?? null;
   const about = offers.about[stored.name]?.about ?? null;
   const title = stored.problem ? (offer?.title ?? stored.title) : stored.title;
-  return { ...stored, title, about, approximate: false, group: "stored", stored, source };
+  const shown = { title, about, approximate: false, group: /** @type {const} */ ("stored") };
+  return { ...UNKNOWN, ...stored, ...shown, stored, source };
 }
 
 /**
@@ -97,7 +101,8 @@ function entries() {
 /** @param {Entry} entry */
 function factsOf({ bytes: size, approximate, quantization, parameters: count, license, ...entry }) {
   const { chat, stored } = entry;
-  const kind = stored && !stored.tokenizer ? "Token ids only" : chat ? "Chat" : "Continues text";
+  const idsOnly = stored?.problem === null && !stored.tokenizer;
+  const kind = idsOnly ? "Token ids only" : chat ? "Chat" : "Continues text";
   const facts = [
     chat === null ? null : kind,
     size ? `${approximate ? "about " : ""}${bytes(size)}` : null,
@@ -179,7 +184,7 @@ function row(entry) {
       stored && iconButton("trash", `Delete ${entry.title}`, remove, { class: "icon-button" }),
       loadButton(entry),
     ),
-    stored && !stored.problem && details(stored),
+    stored?.problem === null && details(stored),
   );
 }
 

@@ -5,7 +5,7 @@ import { bytes, duration } from "./format.js";
 import { state, watch } from "./store.js";
 import { timeline } from "./timeline.js";
 
-/** @import {Device, LoadedModel} from "./types.js" */
+/** @import {DeviceReport, LoadedModel} from "./types.js" */
 
 const panel = byId("engine", HTMLElement);
 
@@ -79,7 +79,7 @@ function timesOf({ timeline: stages }) {
   return sum("Loaded in", duration(took), parts, "load-time");
 }
 
-/** @param {Device | null} device */
+/** @param {DeviceReport | null} device */
 function adapterRow(device) {
   if (!device) return row("GPU", "starting…");
   if (!device.ok) return row("GPU", "not usable");

@@ -1,7 +1,7 @@
 /** What the page knows. Views subscribe to the fields that they show; only `set` changes a field. */
 
-/** @import {Conversation, Device, Generation, LoadedModel, Settings, StorageUse} from "./types.js" */
-/** @import {StoredModel} from "./types.js" */
+/** @import {Conversation, DeviceReport, Generation, LoadedModel, Settings, StorageUse} from "./types.js" */
+/** @import {Listed} from "./types.js" */
 
 const SETTINGS_KEY = "doppler.settings";
 const MODELS_KEY = "doppler.models";
@@ -72,9 +72,9 @@ export function remember(key, value, kept = "localStorage") {
 
 /**
  * @typedef {object} State
- * @property {Device | null} device
+ * @property {DeviceReport | null} device
  * @property {StorageUse | null} storage
- * @property {StoredModel[]} models stored in this browser
+ * @property {Listed[]} models stored in this browser
  * @property {LoadedModel | null} model on the GPU
  * @property {string | null} loading title of what is being fetched or loaded
  * @property {Generation | null} generation

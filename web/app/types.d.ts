@@ -1,46 +1,18 @@
-// What the page keeps and shows. What crosses to the worker is in ../runtime/messages.d.ts.
+// What the page keeps and shows. What crosses to the worker is in ../runtime: messages.d.ts and
+// worker.d.ts.
 
 import type {
-  Choice,
-  Device,
-  DopplerEvent,
-  Facts,
-  Fit,
-  Generation as GenerationResult,
-  Inspection,
-  LoadedModel,
-  Memory,
-  Naming,
-  Offer,
-  OnEvent,
-  Quant,
-  Sampling,
-  Stage,
-  StorageUse,
-  StoredModel,
-  TokenEvent,
-} from "../runtime/messages.js";
-
-export type {
-  Choice,
-  Device,
-  DopplerEvent,
-  Facts,
-  Fit,
+  DeviceReport,
   GenerationResult,
-  Inspection,
-  LoadedModel,
-  Memory,
+  Methods,
   Naming,
-  Offer,
-  OnEvent,
-  Quant,
   Sampling,
   Stage,
-  StorageUse,
-  StoredModel,
-  TokenEvent,
-};
+} from "../runtime/messages.js";
+import type { OnEvent } from "../runtime/worker.js";
+
+export type * from "../runtime/messages.js";
+export type * from "../runtime/worker.js";
 
 /**
  * A seed of null is drawn afresh for every answer; a context of null is the engine's choice; a
@@ -73,6 +45,9 @@ export type OfferedModel = {
   chat?: boolean;
 };
 
+/** A model that is stored, or a damaged one. */
+export type Listed = Methods["models"]["result"][number];
+
 /** A row of the model list. */
 export type Entry = {
   name: string;
@@ -85,7 +60,7 @@ export type Entry = {
   quantization: string | null;
   license: string | null;
   chat: boolean | null;
-  stored: StoredModel | null;
+  stored: Listed | null;
   source: Source | null;
 };
 
@@ -184,7 +159,7 @@ declare global {
     doppler: {
       /** Of the start, in milliseconds since the page was opened. */
       timeline: Stage[];
-      ready: Promise<Device>;
+      ready: Promise<DeviceReport>;
       call(
         method: string,
         args?: Record<string, unknown>,

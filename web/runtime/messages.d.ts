@@ -1,47 +1,75 @@
-/**
- * The protocol between the page and worker.js: `call(method, args, onEvent, files)`. Methods are
- * those of py/doppler/api.py; a rejected call has an Error whose name is a class of
- * py/doppler/errors.py ("CorruptError") or "InternalError", and whose message is for people.
- */
+// Written by scripts/messages.py from py/doppler/api: change it there.
 
-/** What comlink exposes of worker.js. */
-export interface DopplerWorker {
-  /** Loads Python and Doppler; a second call waits for the first. */
-  boot(onEvent?: OnEvent, stops?: SharedArrayBuffer | null): Promise<Stage[]>;
-  call<M extends Method>(
-    method: M,
-    args: Methods[M]["args"],
-    onEvent?: OnEvent | null,
-    files?: File[] | null,
-  ): Promise<Methods[M]["result"]>;
-  /** Answers when nothing else is being done; the lock is held until the worker ends. */
-  live(lock: string): Promise<void>;
-  /** Runs Python in the worker: for the console. */
-  run(code: string): Promise<any>;
-}
-
-export type OnEvent = (event: DopplerEvent) => void;
-export type Method = keyof Methods;
-
-export type DopplerEvent = BootEvent | ProgressEvent | PrefillEvent | TokenEvent | UnloadedEvent;
-
-export interface BootEvent {
-  type: "boot";
-  stage: "python" | "image" | "ready";
-  done: number;
-  total: number;
-}
-
-export interface ProgressEvent {
-  type: "progress";
+/** Methods by name: what each takes, gives and tells. */
+export interface Methods {
+  /** What the page has for a GPU. */
+  device: { args: Empty; result: DeviceReport; events: UnloadedEvent };
+  /** How much storage there is. */
+  storage: { args: Empty; result: StorageUse; events: never };
+  /** What is stored, whole or not. */
+  models: { args: Empty; result: (StoredModel | DamagedModel)[]; events: never };
+  /** Goes on where it was cut off. */
+  download: { args: DownloadArgs; result: ModelId; events: ProgressEvent };
   /**
-   * waiting: another tab, or another call, is storing the same model; when that has ended, what it
-   * stored is used, or the work is done here. download and import count bytes stored; verify bytes uploaded; compile kernels. */
-  stage: "waiting" | "download" | "import" | "verify" | "compile" | "tokenizer";
-  done: number;
-  total: number;
-  /** Units of `done` a second. */
-  rate: number;
+   * What a model is and what it takes, read from headers: of one that is stored, or of what
+   * import_url or import_file would be given. What is wrong with it is an answer too.
+   */
+  inspect: { args: InspectArgs; result: Inspection; events: UnloadedEvent };
+  /** Converts and stores the model of an address. */
+  import_url: { args: ImportUrlArgs; result: ModelId; events: ProgressEvent };
+  /** Converts and stores the model of `files`. */
+  import_file: { args: ImportFileArgs; result: ModelId; events: ProgressEvent };
+  /** Cancels what the model is answering, and waits for its end. */
+  delete: { args: ModelId; result: Empty; events: UnloadedEvent };
+  /**
+   * Cancels what is being answered, and waits for its end; the model takes the place of the one
+   * that is loaded. Nothing changes where there is no such model, or no such room.
+   */
+  load: { args: LoadArgs; result: LoadedModel; events: ProgressEvent | UnloadedEvent };
+  /** Cancels what is being answered, and waits for its end. */
+  unload: { args: Empty; result: Empty; events: UnloadedEvent };
+  /** Answers the last of the messages. */
+  chat: { args: ChatArgs; result: GenerationResult; events: PrefillEvent | TokenEvent };
+  /** Goes on with a prompt; what comes is text in one part. */
+  complete: { args: CompleteArgs; result: GenerationResult; events: PrefillEvent | TokenEvent };
+  /**
+   * The running chat or complete ends within one token, with finish_reason "cancelled"; running
+   * downloads and imports end with a RequestError, and a download started again goes on from there.
+   */
+  cancel: { args: CancelArgs; result: Empty; events: never };
+  /** A prompt as the loaded model reads it. */
+  tokenize: { args: Prompt; result: TokenIds; events: never };
+  /** Logits of every position of the prompt. */
+  logits: { args: LogitsArgs; result: LogitsFile; events: never };
+  /**
+   * Waits for what begins by itself when a model is loaded: the kernels of matrices whose shapes
+   * are new to this GPU are measured while nothing else is asked, and the best are used from then
+   * on.
+   */
+  tune: { args: Empty; result: Empty; events: never };
+  /** What is held on the GPU; nothing where none is open. */
+  memory: { args: Empty; result: Memory; events: never };
+  /** What the dispatches have to do. */
+  plan: { args: PlanArgs; result: Work[]; events: never };
+  /** The same with the GPU time of each; the KV cache is lost. */
+  profile: { args: PlanArgs; result: Timing[]; events: never };
+  /** How fast the GPU reads its memory; takes some seconds. */
+  bandwidth: { args: Empty; result: Bandwidth; events: UnloadedEvent };
+  /** Names of the WGSL kernels. */
+  kernels: { args: Empty; result: string[]; events: UnloadedEvent };
+}
+
+export type Empty = Record<string, never>;
+
+/** The GPU, or why there is none. */
+export interface DeviceReport {
+  ok: boolean;
+  /** What is missing and what to do; null when ok. */
+  problem: string | null;
+  /** vendor, architecture and description, as far as the browser tells. */
+  adapter: Record<string, string>;
+  features: string[];
+  limits: Record<string, number>;
 }
 
 /** The loaded model left the GPU: by unload, delete, load, or with a device that was lost. */
@@ -49,144 +77,42 @@ export interface UnloadedEvent {
   type: "unloaded";
 }
 
-export interface PrefillEvent {
-  type: "prefill";
-  /** Tokens of the prompt. */
-  done: number;
-  total: number;
+/** What the browser says of its storage for this site, in bytes. */
+export interface StorageUse {
+  /** What the browser tells, not a promise. */
+  quota: number;
+  /** Our own count of the models. */
+  used: number;
+  /** Whether the browser promised not to evict it. */
+  persisted: boolean;
 }
 
-export interface TokenEvent {
-  type: "token";
-  /** null: text that was held back, at the end. */
-  id: number | null;
-  text: string;
-  /** Tokens generated so far. */
-  n: number;
-  /** What a model thinks before it answers, or the answer; complete has answers only. */
-  part: "answer" | "reasoning";
-}
-
-export interface Methods {
-  device: { args: Empty; result: Device };
-  storage: { args: Empty; result: StorageUse };
-  models: { args: Empty; result: StoredModel[] };
-  /**
-   * `url` of a manifest.json, relative to the page or absolute. Goes on where it was cut off; with
-   * the `id` of what is to go on, it fails where another model is there now.
-   */
-  download: { args: { url: string; id?: string }; result: ModelId };
-  /**
-   * What a model is and what it takes, read from headers: of one that is stored (`id`), or of what
-   * import_url or import_file would be given. What is wrong with it is an answer too. `context` may
-   * be more than the model's: then that is meant.
-   */
-  inspect: {
-    args: (ModelId | Address | Files) & Omit<LoadArgs, "id" | "limits">;
-    result: Inspection;
-  };
-  import_url: { args: Address & Naming; result: ModelId };
-  import_file: { args: Files & Naming; result: ModelId };
-  /** A running chat or complete is cancelled by delete (of its model), load and unload, which wait. */
-  delete: { args: ModelId; result: Empty };
-  load: { args: LoadArgs; result: LoadedModel };
-  unload: { args: Empty; result: Empty };
-  chat: { args: GenerateArgs & Conversation; result: Generation };
-  complete: { args: GenerateArgs & Prompt; result: Generation };
-  /**
-   * The running chat or complete ends within one token, with finish_reason "cancelled"; running
-   * downloads and imports end with a RequestError, and a download started again goes on from there.
-   * `what` spares the other kind.
-   */
-  cancel: { args: { what?: "answer" | "transfers" }; result: Empty };
-  tokenize: { args: Prompt | Conversation; result: { ids: number[] } };
-  /** Logits of every position of the prompt, float32 rows in the OPFS file doppler/tmp/`file`. */
-  logits: {
-    args: (Prompt | Conversation) & { batch?: number };
-    result: { prompt_ids: number[]; rows: number; vocab: number; file: string };
-  };
-  /**
-   * Waits for what begins by itself when a model is loaded: the kernels of matrices whose shapes are
-   * new to this GPU are measured while nothing else is asked, and the best are used from then on.
-   */
-  tune: { args: Empty; result: Empty };
-  memory: { args: Empty; result: Memory };
-  /** The dispatches of a token after `tokens` of context, or of a prefill batch. */
-  plan: { args: { tokens?: number; batch?: number }; result: Work[] };
-  /** The same with the GPU time of each; the KV cache is lost. */
-  profile: { args: { tokens?: number; batch?: number }; result: Timing[] };
-  /** How fast the GPU reads its memory; takes some seconds. */
-  bandwidth: { args: Empty; result: Bandwidth };
-  /** Names of the WGSL kernels. */
-  kernels: { args: Empty; result: string[] };
-}
-
-/** One dispatch: bytes of weights and keys that it has to read, floating-point operations. */
-export interface Work {
-  label: string;
-  kernel: string;
-  bytes: number;
-  flops: number;
-}
-
-/** All dispatches of a kind together. */
-export interface Timing extends Work {
-  count: number;
-  /** Microseconds of GPU time. */
-  us: number;
-}
-
-export interface Bandwidth {
-  /** Bytes that were read at once. */
-  bytes: number;
-  gb_s: number;
-  /** What it was timed by: the GPU's own clock, or the page's. */
-  by: "timestamps" | "clock";
-}
-
-export type Empty = Record<string, never>;
-
-export interface ModelId {
+/** A model of which all is stored, or the beginning. */
+export interface StoredModel extends Facts {
   id: string;
+  /** Of its files, so far. */
+  stored_bytes: number;
+  complete: boolean;
+  /** Address of its manifest.json; null where it was imported. */
+  url: string | null;
+  problem: null;
+  /** What else is wrong with it, though it can be used. */
+  note: string | null;
 }
-
-/**
- * A .gguf or a part of a split one, a checkpoint's folder (config.json, .safetensors, …) or a file
- * in it, or a model hub's repository: its page's address, or ORG/NAME alone. The server of a .gguf or .safetensors must answer range requests.
- */
-export interface Address {
-  url: string;
-}
-
-/**
- * With `files`: a .gguf, all parts of a split one in any order, or the files of a checkpoint.
- * `folder` is the name of the folder of which they are all the files, which may hold one model.
- */
-export interface Files {
-  folder?: string;
-}
-
-export interface Naming {
-  /** What to call the model; it is called like the files else. */
-  name?: string;
-  /** What matrices of floats become; of a safetensors checkpoint only. */
-  quant?: Quant;
-}
-
-export type Quant = "none" | "q4_0" | "q8_0";
 
 /** What is in a model. Bytes are of its weights. */
 export interface Facts {
   name: string;
   title: string;
   architecture: string;
-  /** The block type that most bytes have, and the bytes of each, the most first. */
+  /** The block type that most bytes have. */
   quantization: string;
+  /** The bytes of each block type, the most first. */
   types: Record<string, number>;
   parameters: number;
   bytes: number;
   layers: number;
-  experts: { count: number; used: number } | null;
+  experts: Experts | null;
   vocab: number;
   /** Tokens, at most. */
   context: number;
@@ -199,15 +125,149 @@ export interface Facts {
   license: string | null;
 }
 
+/** Of each layer: how many there are, and how many a token uses. */
+export interface Experts {
+  count: number;
+  used: number;
+}
+
+/** A stored model that cannot be used, since its manifest is damaged. */
+export interface DamagedModel {
+  id: string;
+  name: string;
+  title: string;
+  stored_bytes: number;
+  complete: false;
+  url: string | null;
+  /** Why, and what to do. */
+  problem: string;
+  note: null;
+}
+
+/** What to download. */
+export interface DownloadArgs {
+  /** Of a manifest.json, relative to the page or absolute. */
+  url: string;
+  /** Of what is to go on: the download fails where another model is there now. */
+  id?: string;
+}
+
+/** A stored model. */
+export interface ModelId {
+  id: string;
+}
+
+/** How far long work is. */
+export interface ProgressEvent {
+  type: "progress";
+  stage: ProgressStage;
+  done: number;
+  total: number;
+  /** Units of `done` a second. */
+  rate: number;
+}
+
+/**
+ * waiting: another tab, or another call, is storing the same model; when that has ended, what it
+ * stored is used, or the work is done here. download and import count bytes stored; verify bytes
+ * uploaded; compile kernels.
+ */
+export type ProgressStage = "waiting" | "download" | "import" | "verify" | "compile" | "tokenizer";
+
+/**
+ * Which model is meant (its id, its address, or files), and how it would be loaded.
+ *
+ * `context` may be more than the model's: then that is meant.
+ */
+export interface InspectArgs extends RoomArgs {
+  /** Of a stored model. */
+  id?: string;
+  /** As import_url takes it. */
+  url?: string;
+  /** As import_file takes it. */
+  folder?: string;
+}
+
+/** How a model is loaded, or would be. */
+export interface RoomArgs {
+  /** Tokens; the model's own maximum or less. */
+  context?: number;
+  /** Tokens a prefill batch. */
+  batch?: number;
+  /** What keys and values are kept as; f16 unless the adapter is a CPU. */
+  kv?: Bits;
+  /** What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32. */
+  precision?: Bits;
+  adapter?: AdapterOverride;
+}
+
+export type Bits = "f16" | "f32";
+
+/** What to take the adapter for, for tests and debugging: it decides which kernels run. */
+export interface AdapterOverride {
+  is_cpu?: boolean;
+  subgroup_size?: number;
+}
+
+/** What a model is and what it takes. */
 export interface Inspection {
-  /** Why the model cannot be used, as an error's name and message; there are no choices then. */
-  problem: { name: string; message: string } | null;
-  /** The model as it can be had: one choice for each quantisation, its own first. */
+  /** There are no choices then. */
+  problem: ModelProblem | null;
+  /** One for each quantisation, its own first. */
   choices: Choice[];
-  /** What decides whether its buffers fit; `problem`: why there is no GPU. Null with a problem. */
-  gpu: { problem: string | null; limits: Record<string, number> } | null;
+  /** null with a problem. */
+  gpu: GpuLimits | null;
   /** What the repository at an address holds, where that are several models: then choose one. */
   models: Offer[];
+}
+
+/** Why a model cannot be used: an error's name and message. */
+export interface ModelProblem {
+  name: string;
+  message: string;
+}
+
+/** A model as it can be had. */
+export interface Choice extends Facts {
+  quant: Quant;
+  /** What it lacks, or was guessed of its files, in a sentence each; none of stored models. */
+  warnings: string[];
+  /** Tokens: what was asked for, or what a load chooses by itself. */
+  wanted_context: number;
+  /** At several lengths, rising; empty where there is no GPU. */
+  fits: Fit[];
+  storage: StorageNeed;
+}
+
+export type Quant = "none" | "q4_0" | "q8_0";
+
+/**
+ * What a load would hold at a context.
+ *
+ * How much memory a GPU has, no browser tells: its limits of a buffer and of a binding are known.
+ */
+export interface Fit {
+  context: number;
+  /** Exactly what `load` would report, but for transfers; null where it would be refused. */
+  memory: Memory | null;
+  /** Why it would be refused. */
+  problem: string | null;
+}
+
+/** GPU bytes by kind, and their total. */
+export type Memory = Record<string, number>;
+
+/** Bytes that storing a model takes beyond what is stored, and how many of these are free. */
+export interface StorageNeed {
+  needed: number;
+  free: number;
+}
+
+/** What decides whether a model's buffers fit. */
+export interface GpuLimits {
+  /** Why there is no GPU. */
+  problem: string | null;
+  limits: Record<string, number>;
 }
 
 /** A model of a hub's repository, for inspect and import_url by its own address. */
@@ -219,73 +279,37 @@ export interface Offer {
   parts: number;
 }
 
-export interface Choice extends Facts {
-  quant: Quant;
-  /** What it lacks, or was guessed of its files, in a sentence each; none of stored models. */
-  warnings: string[];
-  /** Tokens: what was asked for, or what a load chooses by itself. */
-  wanted_context: number;
-  /** What a load would hold at several lengths, rising; empty where there is no GPU. */
-  fits: Fit[];
-  /** Bytes that storing it takes beyond what is stored, and how many of these are free. */
-  storage: { needed: number; free: number };
+/** A model of files at an address. */
+export interface ImportUrlArgs extends Naming {
+  /**
+   * A .gguf or a part of a split one, a checkpoint's folder (config.json, .safetensors, …) or a
+   * file in it, or a model hub's repository: its page's address, or ORG/NAME alone. The server of a
+   * .gguf or .safetensors must answer range requests.
+   */
+  url: string;
 }
 
-/** How much memory a GPU has, no browser tells: its limits of a buffer and of a binding are known. */
-export interface Fit {
-  context: number;
-  /** Exactly what `load` would report, but for transfers; null where it would be refused. */
-  memory: Memory | null;
-  /** Why it would be refused. */
-  problem: string | null;
+/** How a model is stored. */
+export interface Naming {
+  /** What to call the model; it is called like the files else. */
+  name?: string;
+  /** What matrices of floats become; of a safetensors checkpoint only. */
+  quant?: Quant;
 }
 
-export interface Device {
-  ok: boolean;
-  /** What is missing and what to do; null when ok. */
-  problem: string | null;
-  adapter: { vendor?: string; architecture?: string; description?: string };
-  features: string[];
-  limits: Record<string, number>;
+/** With `files`: a .gguf, all parts of a split one in any order, or those of a checkpoint. */
+export interface ImportFileArgs extends Naming {
+  /** The name of the folder of which they are all the files, which may hold one model. */
+  folder?: string;
 }
 
-/** Bytes; `used` is our own count of the models. */
-export interface StorageUse {
-  quota: number;
-  used: number;
-  /** Whether the browser promised not to evict it. */
-  persisted: boolean;
-}
-
-export interface StoredModel extends Facts {
-  id: string;
-  /** Of its files, so far. */
-  stored_bytes: number;
-  complete: boolean;
-  /** Address of its manifest.json; null where it was imported. */
-  url: string | null;
-  /** Why a stored model cannot be used (its manifest is damaged); then the facts are missing. */
-  problem: string | null;
-  /** What else is wrong with it, though it can be used. */
-  note: string | null;
-}
-
-export interface LoadArgs {
-  id: string;
-  /** Tokens; the model's own maximum or less. */
-  context?: number;
-  /** Tokens a prefill batch. */
-  batch?: number;
-  /** What keys and values are kept as; f16 unless the adapter is a CPU. */
-  kv?: "f16" | "f32";
-  /** What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32. */
-  precision?: "f16" | "f32";
-  /** What to take the adapter for, for tests and debugging: it decides which kernels run. */
-  adapter?: { is_cpu?: boolean; subgroup_size?: number };
+/** Which stored model to load, and how. */
+export interface LoadArgs extends ModelId, RoomArgs {
   /** Smaller device limits, for tests and debugging. */
   limits?: Record<string, number>;
 }
 
+/** The model on the GPU. */
 export interface LoadedModel {
   id: string;
   title: string;
@@ -293,8 +317,8 @@ export interface LoadedModel {
   context: number;
   /** Tokens a prefill batch, at most. */
   batch: number;
-  kv: "f16" | "f32";
-  precision: "f16" | "f32";
+  kv: Bits;
+  precision: Bits;
   chat: boolean;
   chat_problem: string | null;
   /** Without one the model takes and gives token ids only. */
@@ -312,41 +336,13 @@ export interface Stage {
   end: number;
 }
 
-/** GPU bytes by kind. */
-export type Memory = Record<string, number>;
-
-export interface Message {
-  role: "system" | "developer" | "user" | "assistant" | "tool";
-  /** null where tool calls stand in its place; of several parts, the texts are joined by lines. */
-  content: string | { type: "text"; text: string }[] | null;
-  reasoning_content?: string;
-  /** As a template reads them; arguments may be an object or JSON text. */
-  tool_calls?: object[];
-  tool_call_id?: string;
-  name?: string;
+/** A conversation to answer. */
+export interface ChatArgs extends GenerateArgs, TemplateArgs {
+  /** The oldest first. */
+  messages: ChatMessage[];
 }
 
-/** What the chat template is given. */
-export interface Conversation {
-  messages: Message[];
-  tools?: object[];
-  documents?: object[];
-  /** Values of the template's own: enable_thinking, reasoning_effort, … */
-  template_options?: Record<string, unknown>;
-}
-
-export type Prompt = { prompt: string } | { prompt_ids: number[] };
-
-export interface Sampling {
-  temperature?: number;
-  top_k?: number;
-  top_p?: number;
-  min_p?: number;
-  repetition_penalty?: number;
-  seed?: number;
-  greedy?: boolean;
-}
-
+/** How an answer is written. */
 export interface GenerateArgs {
   sampling?: Sampling;
   max_tokens?: number;
@@ -357,23 +353,171 @@ export interface GenerateArgs {
    * that is faster (auto, the default), always, or never. The tokens are the same, but that a batch
    * may add up a logit in another order, which decides where two tokens are equal to six digits.
    */
-  speculate?: "auto" | "on" | "off";
+  speculate?: Speculate;
+  /** Go on past end tokens, to compare with references that do. */
+  ignore_eos?: boolean;
 }
 
-export interface Generation {
+/**
+ * Settings of one generation, applied in the order in which they stand here.
+ *
+ * `repetition_penalty` divides positive (multiplies negative) logits of tokens already seen;
+ * `temperature` divides logits; `top_k` keeps the k best (0: all); `top_p` the fewest whose
+ * probabilities reach p; `min_p` those with at least that share of the best one's probability.
+ * `greedy` takes the best logit after the penalty and needs none of the rest.
+ */
+export interface Sampling {
+  repetition_penalty?: number;
+  temperature?: number;
+  top_k?: number;
+  top_p?: number;
+  min_p?: number;
+  seed?: number;
+  greedy?: boolean;
+}
+
+export type Speculate = "auto" | "on" | "off";
+
+/** What a chat template is given beside the messages. */
+export interface TemplateArgs {
+  tools?: Record<string, any>[];
+  documents?: Record<string, any>[];
+  /** Values of the template's own: enable_thinking, reasoning_effort, … */
+  template_options?: Record<string, any>;
+}
+
+/** One message of a conversation. */
+export interface ChatMessage {
+  role: "system" | "developer" | "user" | "assistant" | "tool";
+  /** null where tool calls stand in its place; of several parts, the texts are joined by lines. */
+  content: string | ContentPart[] | null;
+  reasoning_content?: string;
+  /** As a template reads them; arguments may be an object or JSON text. */
+  tool_calls?: Record<string, any>[];
+  tool_call_id?: string;
+  name?: string;
+}
+
+/** A text of several. */
+export interface ContentPart {
+  type: "text";
+  text: string;
+}
+
+/** What an answer or a continuation came to. */
+export interface GenerationResult {
   /** The answer alone. */
   text: string;
   /** What the model thought before, as far as it came; null where there is none. */
   reasoning_content: string | null;
-  finish_reason: "stop" | "length" | "cancelled" | "context";
+  finish_reason: FinishReason;
   prompt_ids: number[];
   generated_ids: number[];
   /** Of the prompt: tokens whose keys and values were still there. */
   reused_tokens: number;
   /** Oldest messages left out so that the rest fits. */
   dropped_messages: number;
-  timings: { ttft_ms: number; prefill_tok_s: number; decode_tok_s: number };
-  /** Batches with drafts that were run, and the tokens that came of them: 1 to 8 a batch. */
-  drafts: { batches: number; tokens: number };
+  timings: Speed;
+  drafts: Drafts;
   memory: Memory;
+}
+
+export type FinishReason = "stop" | "length" | "cancelled" | "context";
+
+/** Of one answer. */
+export interface Speed {
+  /** Milliseconds to the first token. */
+  ttft_ms: number;
+  prefill_tok_s: number;
+  decode_tok_s: number;
+}
+
+/** Batches with drafts that were run, and the tokens that came of them: 1 to 8 a batch. */
+export interface Drafts {
+  batches: number;
+  tokens: number;
+}
+
+/** How much of the prompt is read. */
+export interface PrefillEvent {
+  type: "prefill";
+  /** Tokens of the prompt. */
+  done: number;
+  total: number;
+}
+
+/** A token was generated, or text of earlier ones has become certain. */
+export interface TokenEvent {
+  type: "token";
+  /** null: text that was held back, at the end. */
+  id: number | null;
+  text: string;
+  /** Tokens generated so far. */
+  n: number;
+  /** What a model thinks before it answers, or the answer; complete has answers only. */
+  part: Part;
+}
+
+export type Part = "answer" | "reasoning";
+
+/** A prompt to go on with. */
+export interface CompleteArgs extends GenerateArgs, Prompt {}
+
+/** What is to be read: a text, token ids, or messages as the chat template writes them. */
+export interface Prompt extends TemplateArgs {
+  prompt?: string;
+  prompt_ids?: number[];
+  messages?: ChatMessage[];
+}
+
+/** What is to end; all of it where nothing is said. */
+export interface CancelArgs {
+  what?: "answer" | "transfers";
+}
+
+/** A prompt as the model reads it. */
+export interface TokenIds {
+  ids: number[];
+}
+
+/** A prompt to read. */
+export interface LogitsArgs extends Prompt {
+  /** Tokens a prefill batch. */
+  batch?: number;
+}
+
+/** Where logits were written. */
+export interface LogitsFile {
+  prompt_ids: number[];
+  rows: number;
+  vocab: number;
+  /** In the OPFS folder doppler/tmp: float32 [rows, vocab]. */
+  file: string;
+}
+
+/** The dispatches of a token after `tokens` of context, or of a prefill batch. */
+export interface PlanArgs {
+  tokens?: number;
+  batch?: number;
+}
+
+/** What one dispatch cannot do without: `bytes` of weights and keys read, `flops`. */
+export interface Work {
+  label: string;
+  kernel: string;
+  bytes: number;
+  flops: number;
+}
+
+/** All `count` dispatches of a kind together. `us`: median microseconds of GPU time. */
+export interface Timing extends Work {
+  count: number;
+  us: number;
+}
+
+/** `gb_s` of reading `bytes` at once, timed by the GPU's own clock or by the page's. */
+export interface Bandwidth {
+  bytes: number;
+  gb_s: number;
+  by: "timestamps" | "clock";
 }

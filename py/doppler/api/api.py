@@ -1,17 +1,49 @@
 """Everything that can be asked of Doppler: methods by name, events on the way.
 
-web/runtime/messages.d.ts lists every method, event and result.
+What goes in and comes out is typed in messages.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any, Concatenate, Never, ParamSpec, TypeVar
 
 from doppler.api.asked import Asked
 from doppler.api.host import Host, Stored
 from doppler.api.inspection import SeveralModels, inspection, offering, refusal
+from doppler.api.messages import (
+    CancelArgs,
+    ChatArgs,
+    CompleteArgs,
+    DamagedModel,
+    DeviceReport,
+    DownloadArgs,
+    Emit,
+    Empty,
+    GenerationResult,
+    ImportFileArgs,
+    ImportUrlArgs,
+    InspectArgs,
+    Inspection,
+    LoadArgs,
+    LoadedModel,
+    LogitsArgs,
+    LogitsFile,
+    Memory,
+    ModelId,
+    PlanArgs,
+    PrefillEvent,
+    ProgressEvent,
+    Prompt,
+    StorageUse,
+    StoredModel,
+    TokenEvent,
+    TokenIds,
+    UnloadedEvent,
+)
 from doppler.api.model import Model
 from doppler.api.request import Room
 from doppler.api.timeline import Timeline
@@ -19,19 +51,41 @@ from doppler.api.tuner import Tuner
 from doppler.api.turns import Turns
 from doppler.engine.engine import Engine
 from doppler.errors import DeviceError, DopplerError, RequestError
-from doppler.gpu.bandwidth import measure_bandwidth
+from doppler.gpu.bandwidth import Bandwidth, measure_bandwidth
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Device, Kernels
 from doppler.gpu.lanes import forgo_scattered_subgroups
+from doppler.gpu.profile import Timing, Work
 from doppler.gpu.sources import fetch_sources
-from doppler.text.answer import Emit
 
-Args = dict[str, Any]
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def alone(
+    method: Callable[Concatenate[Api, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Api, P], Coroutine[Any, Any, T]]:
+    """Refuses a method that would touch the loaded model while another one does."""
+
+    @wraps(method)
+    async def guarded(self: Api, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._turns.turn(method.__name__):
+            try:
+                return await method(self, *args, **kwargs)
+            finally:
+                if self._model is not None:
+                    self._model.engine.cancellation.forget()
+
+    return guarded
 
 
 class Api:
-    """The state of one page: its stored models, its device, and the model that is loaded."""
+    """The state of one page: its stored models, its device, and the model that is loaded.
+
+    Every public coroutine but `call` is a method of the page's protocol: it takes arguments, what
+    to tell events, and a JavaScript array of Files or None. Arguments come from anywhere: their
+    values need not be what their types say.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host, self._library = host, host.library
@@ -42,67 +96,30 @@ class Api:
         self._turns = Turns(self._tuner.turn)
         self._opening = asyncio.Lock()
         self._transfers: set[asyncio.Task[Any]] = set()
-        self._methods: dict[str, Callable[[Args, Emit, Any], Awaitable[Any]]] = {
-            "device": self._device,
-            "storage": self._storage,
-            "models": self._models,
-            "download": self._download,
-            "inspect": self._inspect,
-            "import_url": self._import,
-            "import_file": self._import,
-            "delete": self._delete,
-            "load": self._load,
-            "unload": self._unload,
-            "chat": self._alone(self._chat),
-            "complete": self._alone(self._complete),
-            "logits": self._alone(self._logits),
-            "cancel": self._cancel,
-            "tokenize": self._tokenize,
-            "tune": self._tune,
-            "memory": self._memory,
-            "plan": self._alone(self._plan),
-            "profile": self._alone(self._profile),
-            "bandwidth": self._alone(self._bandwidth),
-            "kernels": self._kernel_names,
-        }
 
-    async def call(self, method: str, args: Args, emit: Emit, files: Any) -> Any:
+    async def call(self, method: str, args: Any, emit: Callable[[Any], None], files: Any) -> Any:
         """Runs one method. Raises a DopplerError that is meant for the person who asked."""
-        if method not in self._methods:
-            raise RequestError(f"{method!r} is not one of {', '.join(sorted(self._methods))}")
-        return await self._methods[method](args, emit, files)
-
-    def _alone(
-        self, method: Callable[[Args, Emit, Any], Awaitable[Any]]
-    ) -> Callable[[Args, Emit, Any], Awaitable[Any]]:
-        """Refuses a method that would touch the loaded model while another one does."""
-        name = method.__name__.strip("_")
-
-        async def guarded(args: Args, emit: Emit, files: Any) -> Any:
-            async with self._turns.turn(name):
-                try:
-                    return await method(args, emit, files)
-                finally:
-                    if self._model is not None:
-                        self._model.engine.cancellation.forget()
-
-        return guarded
+        if method not in METHODS:
+            raise RequestError(f"{method!r} is not one of {', '.join(sorted(METHODS))}")
+        return await METHODS[method](self, args, emit, files)
 
     async def _end_answer(self) -> None:
         """Stops the answer that is being written, if one is, and waits for its end."""
         if self._model is not None:
             await self._turns.instead(self._model.engine.cancellation.ask)
 
-    async def _any_device(self, emit: Emit) -> Device:
+    async def _any_device(self, emit: Emit[UnloadedEvent]) -> Device:
         """The device that is open, or one with the limits of the last."""
         async with self._opening:
             return await self._open(self._opened.gpu.asked if self._opened else None, emit)
 
-    async def _device_with(self, limits: dict[str, int] | None, emit: Emit) -> Device:
+    async def _device_with(
+        self, limits: dict[str, int] | None, emit: Emit[UnloadedEvent]
+    ) -> Device:
         async with self._opening:  # the page asks for the device while a model is being loaded
             return await self._open(limits, emit)
 
-    async def _open(self, limits: dict[str, int] | None, emit: Emit) -> Device:
+    async def _open(self, limits: dict[str, int] | None, emit: Emit[UnloadedEvent]) -> Device:
         if self._gpu is not None and (self._gpu.lost is not None or limits != self._gpu.asked):
             self._drop_device(emit)
         if self._opened is None:
@@ -116,19 +133,20 @@ class Api:
     def _gpu(self) -> Gpu | None:
         return None if self._opened is None else self._opened.gpu
 
-    def _drop_device(self, emit: Emit) -> None:
+    def _drop_device(self, emit: Emit[UnloadedEvent]) -> None:
         self._drop_model(emit)
         if self._opened is not None:
             self._opened.gpu.destroy()
         self._opened = None
 
-    async def _gpu_or_why_not(self, emit: Emit) -> Gpu | DeviceError:
+    async def _gpu_or_why_not(self, emit: Emit[UnloadedEvent]) -> Gpu | DeviceError:
         try:
             return (await self._any_device(emit)).gpu
         except DeviceError as error:
             return error
 
-    async def _device(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def device(self, args: Empty, emit: Emit[UnloadedEvent], files: Any) -> DeviceReport:
+        """What the page has for a GPU."""
         gpu = await self._gpu_or_why_not(emit)
         if isinstance(gpu, DeviceError):
             return {"ok": False, "problem": str(gpu), "adapter": {}, "features": [], "limits": {}}
@@ -140,18 +158,26 @@ class Api:
             "limits": gpu.limits,
         }
 
-    async def _storage(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def storage(self, args: Empty, emit: Emit[Never], files: Any) -> StorageUse:
+        """How much storage there is."""
         return await self._library.usage()
 
-    async def _models(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def models(
+        self, args: Empty, emit: Emit[Never], files: Any
+    ) -> list[StoredModel | DamagedModel]:
+        """What is stored, whole or not."""
         return await self._library.models()
 
-    async def _download(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def download(self, args: DownloadArgs, emit: Emit[ProgressEvent], files: Any) -> ModelId:
+        """Goes on where it was cut off."""
         url = _text(args, "url")
         wanted = _text(args, "id") if args.get("id") else None
         return {"id": await self._transferred(self._library.download(url, wanted, emit))}
 
-    async def _inspect(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def inspect(self, args: InspectArgs, emit: Emit[UnloadedEvent], files: Any) -> Inspection:
+        """What a model is and what it takes, read from headers: of one that is stored, or of what
+        import_url or import_file would be given. What is wrong with it is an answer too.
+        """
         asked = Asked.of(args, files)
         try:
             candidates, free = await self._transferred(self._library.inspect(asked))
@@ -163,11 +189,26 @@ class Api:
             return refusal(error)
         return await inspection(candidates, await self._gpu_or_why_not(emit), free, args)
 
-    async def _import(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def import_url(
+        self, args: ImportUrlArgs, emit: Emit[ProgressEvent], files: Any
+    ) -> ModelId:
+        """Converts and stores the model of an address."""
+        return await self._import(args, emit, files)
+
+    async def import_file(
+        self, args: ImportFileArgs, emit: Emit[ProgressEvent], files: Any
+    ) -> ModelId:
+        """Converts and stores the model of `files`."""
+        return await self._import(args, emit, files)
+
+    async def _import(
+        self, args: ImportUrlArgs | ImportFileArgs, emit: Emit[ProgressEvent], files: Any
+    ) -> ModelId:
         asked = Asked.of({**args, "id": None}, files)
         return {"id": await self._transferred(self._library.import_given(asked, emit))}
 
-    async def _delete(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def delete(self, args: ModelId, emit: Emit[UnloadedEvent], files: Any) -> Empty:
+        """Cancels what the model is answering, and waits for its end."""
         identity = _text(args, "id")
         if self._loading == identity:
             raise RequestError("cannot delete a model while it is being loaded: wait for it")
@@ -175,15 +216,19 @@ class Api:
             self._turns.refuse("delete")
         await self._library.delete(identity)  # where it is refused, the answer goes on
         if self._has(identity):
-            await self._unload({}, emit, None)
+            await self.unload({}, emit, None)
         return {}
 
     def _has(self, identity: str) -> bool:
         """Whether this model is loaded."""
         return self._model is not None and self._model.manifest.identity == identity
 
-    async def _load(self, args: Args, emit: Emit, files: Any) -> Any:
-        """Raises before anything has changed where there is no such model, or no such room."""
+    async def load(
+        self, args: LoadArgs, emit: Emit[ProgressEvent | UnloadedEvent], files: Any
+    ) -> LoadedModel:
+        """Cancels what is being answered, and waits for its end; the model takes the place of the
+        one that is loaded. Nothing changes where there is no such model, or no such room.
+        """
         identity = _text(args, "id")
         async with self._library.open(identity) as stored:
             room = Room.of(stored.store.manifest.config, args)
@@ -195,7 +240,13 @@ class Api:
                 finally:
                     self._loading = None
 
-    async def _load_instead(self, stored: Stored, room: Room, args: Args, emit: Emit) -> Any:
+    async def _load_instead(
+        self,
+        stored: Stored,
+        room: Room,
+        args: LoadArgs,
+        emit: Emit[ProgressEvent | UnloadedEvent],
+    ) -> LoadedModel:
         timeline = Timeline()
         self._drop_model(emit)
         emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
@@ -214,36 +265,57 @@ class Api:
             raise
         self._model = model
         self._tuner.begin(model.engine, kept)
-        return {
-            **model.describe(),
-            "timings": timeline.durations(),
-            "timeline": timeline.stages,
-        }
+        return model.describe(timeline)
 
-    async def _unload(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def unload(self, args: Empty, emit: Emit[UnloadedEvent], files: Any) -> Empty:
+        """Cancels what is being answered, and waits for its end."""
         await self._end_answer()
         async with self._turns.turn("unload"):
             self._drop_model(emit)
         return {}
 
-    def _drop_model(self, emit: Emit) -> None:
+    def _drop_model(self, emit: Emit[UnloadedEvent]) -> None:
         self._tuner.end()
         if self._model is not None:
             self._model.unload()
             self._model = None
             emit({"type": "unloaded"})
 
-    async def _tune(self, args: Args, emit: Emit, files: Any) -> Any:
-        await self._tuner.finished()
-        return {}
-
-    async def _chat(self, args: Args, emit: Emit, files: Any) -> Any:
+    @alone
+    async def chat(
+        self, args: ChatArgs, emit: Emit[PrefillEvent | TokenEvent], files: Any
+    ) -> GenerationResult:
+        """Answers the last of the messages."""
         return await self._running(self._loaded().chat(args, emit, self._host.stops.pending))
 
-    async def _complete(self, args: Args, emit: Emit, files: Any) -> Any:
+    @alone
+    async def complete(
+        self, args: CompleteArgs, emit: Emit[PrefillEvent | TokenEvent], files: Any
+    ) -> GenerationResult:
+        """Goes on with a prompt; what comes is text in one part."""
         return await self._running(self._loaded().complete(args, emit))
 
-    async def _logits(self, args: Args, emit: Emit, files: Any) -> Any:
+    async def cancel(self, args: CancelArgs, emit: Emit[Never], files: Any) -> Empty:
+        """The running chat or complete ends within one token, with finish_reason "cancelled";
+        running downloads and imports end with a RequestError, and a download started again goes on
+        from there.
+        """
+        if args.get("what") != "answer":
+            for task in self._transfers:
+                task.cancel()
+        if args.get("what") != "transfers":
+            self._host.stops.hear()
+            if self._model is not None and self._turns.answering:
+                self._model.engine.cancellation.ask()
+        return {}
+
+    async def tokenize(self, args: Prompt, emit: Emit[Never], files: Any) -> TokenIds:
+        """A prompt as the loaded model reads it."""
+        return {"ids": self._loaded().prompt_ids(args)}
+
+    @alone
+    async def logits(self, args: LogitsArgs, emit: Emit[Never], files: Any) -> LogitsFile:
+        """Logits of every position of the prompt."""
         model = self._loaded()
         await self._host.load_numpy()
         ids = model.prompt_ids(args)
@@ -257,16 +329,31 @@ class Api:
             "file": name,
         }
 
-    async def _plan(self, args: Args, emit: Emit, files: Any) -> Any:
-        engine, tokens, batch = self._planned(args)
-        return [work.described() for work in engine.work(tokens, batch)]
+    async def tune(self, args: Empty, emit: Emit[Never], files: Any) -> Empty:
+        """Waits for what begins by itself when a model is loaded: the kernels of matrices whose
+        shapes are new to this GPU are measured while nothing else is asked, and the best are used
+        from then on.
+        """
+        await self._tuner.finished()
+        return {}
 
-    async def _profile(self, args: Args, emit: Emit, files: Any) -> Any:
-        engine, tokens, batch = self._planned(args)
-        timings = await self._running(engine.profile(tokens, batch))
-        return [timing.described() for timing in timings]
+    async def memory(self, args: Empty, emit: Emit[Never], files: Any) -> Memory:
+        """What is held on the GPU; nothing where none is open."""
+        return self._gpu.memory() if self._gpu is not None else {}
 
-    def _planned(self, args: Args) -> tuple[Engine, int, int]:
+    @alone
+    async def plan(self, args: PlanArgs, emit: Emit[Never], files: Any) -> list[Work]:
+        """What the dispatches have to do."""
+        engine, tokens, batch = self._planned(args)
+        return engine.work(tokens, batch)
+
+    @alone
+    async def profile(self, args: PlanArgs, emit: Emit[Never], files: Any) -> list[Timing]:
+        """The same with the GPU time of each; the KV cache is lost."""
+        engine, tokens, batch = self._planned(args)
+        return await self._running(engine.profile(tokens, batch))
+
+    def _planned(self, args: PlanArgs) -> tuple[Engine, int, int]:
         """The loaded engine, tokens of context, and size of a batch after them."""
         engine = self._loaded().engine
         tokens, batch = int(args.get("tokens", 0)), int(args.get("batch", 1))
@@ -277,9 +364,15 @@ class Api:
             )
         return engine, tokens, batch
 
-    async def _bandwidth(self, args: Args, emit: Emit, files: Any) -> Any:
+    @alone
+    async def bandwidth(self, args: Empty, emit: Emit[UnloadedEvent], files: Any) -> Bandwidth:
+        """How fast the GPU reads its memory; takes some seconds."""
         device = await self._any_device(emit)
         return await self._running(measure_bandwidth(device))
+
+    async def kernels(self, args: Empty, emit: Emit[UnloadedEvent], files: Any) -> list[str]:
+        """Names of the WGSL kernels."""
+        return (await self._any_device(emit)).kernels.names()
 
     async def _transferred(self, work: Coroutine[Any, Any, T]) -> T:
         """Awaits a download, import or inspection, which `cancel` may end."""
@@ -294,25 +387,6 @@ class Api:
         finally:
             self._transfers.discard(task)
 
-    async def _cancel(self, args: Args, emit: Emit, files: Any) -> Any:
-        if args.get("what") != "answer":
-            for task in self._transfers:
-                task.cancel()
-        if args.get("what") != "transfers":
-            self._host.stops.hear()
-            if self._model is not None and self._turns.answering:
-                self._model.engine.cancellation.ask()
-        return {}
-
-    async def _tokenize(self, args: Args, emit: Emit, files: Any) -> Any:
-        return {"ids": self._loaded().prompt_ids(args)}
-
-    async def _memory(self, args: Args, emit: Emit, files: Any) -> Any:
-        return self._gpu.memory() if self._gpu is not None else {}
-
-    async def _kernel_names(self, args: Args, emit: Emit, files: Any) -> Any:
-        return (await self._any_device(emit)).kernels.names()
-
     def _loaded(self) -> Model:
         if self._gpu is not None and self._gpu.lost is not None:
             raise DeviceError(f"the GPU device was lost ({self._gpu.lost}): load the model again")
@@ -320,7 +394,7 @@ class Api:
             raise RequestError("no model is loaded: load one first")
         return self._model
 
-    async def _running(self, work: Awaitable[Any]) -> Any:
+    async def _running(self, work: Awaitable[T]) -> T:
         """Awaits work on the GPU; ends it with a DeviceError if the device is lost meanwhile."""
         assert self._gpu is not None
         gpu = self._gpu
@@ -336,7 +410,14 @@ class Api:
             lost.cancel()
 
 
-def _text(args: Args, name: str) -> str:
+METHODS: Mapping[str, Callable[..., Awaitable[Any]]] = {
+    name: method
+    for name, method in vars(Api).items()
+    if iscoroutinefunction(method) and not name.startswith("_") and name != "call"
+}
+
+
+def _text(args: Mapping[str, Any], name: str) -> str:
     value = args.get(name)
     if not isinstance(value, str) or not value:
         raise RequestError(f"{name} must be a text")

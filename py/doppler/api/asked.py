@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from doppler.errors import RequestError
+from doppler.quantization.block_types import Quant
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Asked:
     files: Sequence[Any] = ()
     folder: str | None = None
     name: str | None = None
-    quant: str = "none"
+    quant: Quant = "none"
 
     @classmethod
     def of(cls, args: Mapping[str, Any], files: Any) -> Asked:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
+from doppler.api.messages import Memory
 from doppler.api.request import Room
 from doppler.engine.build import build
 from doppler.gpu.device import Gpu, GpuBuffer, MemoryKind
@@ -52,7 +53,7 @@ class PaperGpu(Gpu):
         return GpuBuffer(None, size, kind, None)
 
 
-async def memory_needed(gpu: Gpu, manifest: Manifest, room: Room) -> dict[str, int]:
+async def memory_needed(gpu: Gpu, manifest: Manifest, room: Room) -> Memory:
     """Bytes by kind, and their total, that the model would hold on `gpu` once it is loaded.
 
     Raises what the load would raise at once: UnsupportedError for a block type without kernels,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate
+from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
 from doppler.gpu.kernels import Device
 from doppler.plan.matvec_configs import Cut, Cuts
 from doppler.store.shards import ShardStore
-from doppler.text.answer import Emit
 from doppler.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -32,22 +32,22 @@ class Stored(Protocol):
 class Library(Protocol):
     """Stored models, by identity: what is stored, gets stored, and goes."""
 
-    async def usage(self) -> dict[str, Any]:
+    async def usage(self) -> StorageUse:
         """Bytes that may be used and that are used."""
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self) -> list[StoredModel | DamagedModel]:
         """Every stored model, whole or not."""
 
     async def delete(self, identity: str) -> None:
         """Removes a model."""
 
-    async def download(self, url: str, wanted: str | None, emit: Emit) -> str:
+    async def download(self, url: str, wanted: str | None, emit: Emit[ProgressEvent]) -> str:
         """Makes the model of a manifest's address whole; its identity."""
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, and bytes that are free. Raises SeveralModels."""
 
-    async def import_given(self, asked: Asked, emit: Emit) -> str:
+    async def import_given(self, asked: Asked, emit: Emit[ProgressEvent]) -> str:
         """Converts the model of an address or of files; its identity."""
 
     def open(self, identity: str) -> AbstractAsyncContextManager[Stored]:

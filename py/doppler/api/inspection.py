@@ -6,31 +6,22 @@ contexts, so that whoever chooses one sees what it costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from doppler.api.estimate import memory_needed
+from doppler.api.messages import Choice, Facts, Fit, GpuLimits, Inspection, Offer, RoomArgs
 from doppler.api.request import Room
 from doppler.config import ModelConfig
 from doppler.errors import DeviceError, DopplerError, RequestError, UnsupportedError
 from doppler.gpu.device import Gpu
+from doppler.quantization.block_types import Quant
 from doppler.store.manifest import Manifest
 from doppler.text.templates import open_template
 
 LEAST_CONTEXT = 1024  # offered, where the model has as much
 NAMED = 5  # models that a message names, at most
 LIMITS = ("maxBufferSize", "maxStorageBufferBindingSize")  # what decides whether buffers fit
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A model of a hub's repository. `parts` are the files of a GGUF model, 0 for a checkpoint."""
-
-    title: str
-    url: str
-    bytes: int
-    parts: int
 
 
 class SeveralModels(RequestError):
@@ -57,13 +48,13 @@ class Candidate:
     bytes: int
     tokenizer: bool
     template: str | None
-    quant: str = "none"
+    quant: Quant = "none"
     warnings: tuple[str, ...] = ()
 
 
 def facts(
     manifest: Manifest, tokenizer: bool, chats: bool, chat_problem: str | None = None
-) -> dict[str, Any]:
+) -> Facts:
     """What a manifest says of its model, for people. `bytes` are of the weights.
 
     chat_problem: why its chat template cannot be used, as far as one has looked.
@@ -79,7 +70,7 @@ def facts(
         "parameters": manifest.parameters,
         "bytes": manifest.bytes,
         "layers": len(config.layers),
-        "experts": experts and {"count": experts.count, "used": experts.used},
+        "experts": None if experts is None else {"count": experts.count, "used": experts.used},
         "vocab": config.vocab,
         "context": config.context,
         "chat": chats,
@@ -90,8 +81,8 @@ def facts(
 
 
 async def inspection(
-    candidates: Sequence[Candidate], gpu: Gpu | DeviceError, free: int, args: Mapping[str, Any]
-) -> dict[str, Any]:
+    candidates: Sequence[Candidate], gpu: Gpu | DeviceError, free: int, args: RoomArgs
+) -> Inspection:
     """The answer of `inspect`: each candidate with its facts, and what it takes.
 
     `gpu` is the device, or why there is none; `free` are bytes of storage. `args` are those of a
@@ -105,16 +96,19 @@ async def inspection(
     }
 
 
-def refusal(error: DopplerError) -> dict[str, Any]:
+def refusal(error: DopplerError) -> Inspection:
     """The answer of `inspect` where the model cannot be used: why, and what to do about it."""
-    problem = {"name": type(error).__name__, "message": str(error)}
-    return {"problem": problem, "choices": [], "gpu": None, "models": []}
+    return {
+        "problem": {"name": type(error).__name__, "message": str(error)},
+        "choices": [],
+        "gpu": None,
+        "models": [],
+    }
 
 
-def offering(offers: Sequence[Offer]) -> dict[str, Any]:
+def offering(offers: Sequence[Offer]) -> Inspection:
     """The answer of `inspect` where an address is of several models: one has to be chosen."""
-    models = [asdict(offer) for offer in offers]
-    return {"problem": None, "choices": [], "gpu": None, "models": models}
+    return {"problem": None, "choices": [], "gpu": None, "models": list(offers)}
 
 
 def contexts(config: ModelConfig, asked: int) -> list[int]:
@@ -128,13 +122,13 @@ def contexts(config: ModelConfig, asked: int) -> list[int]:
 
 
 async def _choice(
-    candidate: Candidate, gpu: Gpu | DeviceError, free: int, args: Mapping[str, Any]
-) -> dict[str, Any]:
+    candidate: Candidate, gpu: Gpu | DeviceError, free: int, args: RoomArgs
+) -> Choice:
     manifest, config = candidate.manifest, candidate.manifest.config
     asked = args.get("context")
     if type(asked) is int:
-        asked = min(asked, config.context)
-    wanted = Room.of(config, {**args, "context": asked}).context
+        args = {**args, "context": min(asked, config.context)}
+    wanted = Room.of(config, args).context
     fits = []
     if not isinstance(gpu, DeviceError):
         fits = [await _fit(manifest, gpu, args, length) for length in contexts(config, wanted)]
@@ -149,9 +143,7 @@ async def _choice(
     }
 
 
-async def _fit(
-    manifest: Manifest, gpu: Gpu, args: Mapping[str, Any], context: int
-) -> dict[str, Any]:
+async def _fit(manifest: Manifest, gpu: Gpu, args: RoomArgs, context: int) -> Fit:
     """What the model takes at a context, or why the device does not take it."""
     room = Room.of(manifest.config, {**args, "context": context})
     try:
@@ -161,7 +153,7 @@ async def _fit(
     return {"context": context, "memory": memory, "problem": None}
 
 
-def _device(gpu: Gpu | DeviceError) -> dict[str, Any]:
+def _device(gpu: Gpu | DeviceError) -> GpuLimits:
     if isinstance(gpu, DeviceError):
         return {"problem": str(gpu), "limits": {}}
     return {"problem": None, "limits": {name: gpu.limits[name] for name in LIMITS}}

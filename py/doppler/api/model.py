@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from doppler.api.messages import (
+    ChatArgs,
+    CompleteArgs,
+    Emit,
+    GenerationResult,
+    LoadedModel,
+    PrefillEvent,
+    ProgressEvent,
+    Prompt,
+    TokenEvent,
+)
 from doppler.api.progress import Progress
 from doppler.api.request import Request
 from doppler.api.timeline import Timeline
@@ -18,7 +28,7 @@ from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Device
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
-from doppler.text.answer import Emit, Output
+from doppler.text.answer import Output, Shown
 from doppler.text.fitting import fitting
 from doppler.text.messages import Conversation
 from doppler.text.parts import Reader
@@ -29,11 +39,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Generating = PrefillEvent | TokenEvent
+
 
 class _Compiling(Progress):
     """Progress of compiling, silent until it is what the load waits for."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit[ProgressEvent]) -> None:
         super().__init__(emit, "compile")
         self._waited_for = False
 
@@ -55,7 +67,12 @@ class Model:
 
     @classmethod
     async def load(
-        cls, device: Device, store: ShardStore, options: Options, emit: Emit, timeline: Timeline
+        cls,
+        device: Device,
+        store: ShardStore,
+        options: Options,
+        emit: Emit[ProgressEvent],
+        timeline: Timeline,
     ) -> Model:
         """Makes room, then uploads verified weights while the kernels are compiled."""
         with timeline.stage("memory"):
@@ -71,8 +88,8 @@ class Model:
         """Gives the GPU memory back."""
         self.engine.destroy()
 
-    def describe(self) -> dict[str, Any]:
-        """What the page shows of a loaded model."""
+    def describe(self, timeline: Timeline) -> LoadedModel:
+        """What the page shows of the model, and of its load."""
         return {
             "id": self.manifest.identity,
             "title": self.manifest.title,
@@ -82,14 +99,16 @@ class Model:
             "kv": "f16" if self.engine.half_cache else "f32",
             "precision": "f16" if self.engine.adapter.half else "f32",
             "chat": self.tokenizer is not None and self.tokenizer.chats,
-            "chat_problem": self.tokenizer and self.tokenizer.chat_problem,
+            "chat_problem": None if self.tokenizer is None else self.tokenizer.chat_problem,
             "tokenizer": self.tokenizer is not None,
             "memory": self._gpu.memory(),
+            "timings": timeline.durations(),
+            "timeline": timeline.stages,
         }
 
     async def chat(
-        self, args: dict[str, Any], emit: Emit, stopped: Callable[[], bool] = bool
-    ) -> dict[str, Any]:
+        self, args: ChatArgs, emit: Emit[Generating], stopped: Callable[[], bool] = bool
+    ) -> GenerationResult:
         """Answers `messages`; the oldest turns go if they do not fit, never the system prompt.
 
         stopped: tells of a stop while the prompt is made, when no `cancel` is heard.
@@ -111,14 +130,13 @@ class Model:
         result = await self._generate(ids, request, self._text().reader(ids), emit)
         return {**result, "dropped_messages": dropped}
 
-    async def complete(self, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    async def complete(self, args: CompleteArgs, emit: Emit[Generating]) -> GenerationResult:
         """Continues `prompt` or `prompt_ids`; its text is as it comes, in one part."""
         ids = self.prompt_ids(args)
         reader = None if self.tokenizer is None else self.tokenizer.plain_reader(ids)
-        result = await self._generate(ids, Request.from_json(args), reader, emit)
-        return {**result, "dropped_messages": 0}
+        return await self._generate(ids, Request.from_json(args), reader, emit)
 
-    def prompt_ids(self, args: dict[str, Any]) -> list[int]:
+    def prompt_ids(self, args: Prompt) -> list[int]:
         """The ids of `prompt_ids`, `prompt` or `messages`, whichever is there."""
         if args.get("prompt_ids") is not None:
             ids = args["prompt_ids"]
@@ -144,11 +162,11 @@ class Model:
         return self.tokenizer
 
     async def _generate(
-        self, ids: list[int], request: Request, reader: Reader | None, emit: Emit
-    ) -> dict[str, Any]:
+        self, ids: list[int], request: Request, reader: Reader | None, emit: Emit[Generating]
+    ) -> GenerationResult:
         """Drives a sequence: its ids go to the text as they come, and a stop text ends it."""
         sequence = self.engine.start(ids, self._config(request))
-        output = Output(reader, request.stop, emit)
+        output = Output(reader, request.stop, lambda shown: emit(_token(shown)))
         while sequence.state == "prefill":
             await sequence.step()
             done, total = sequence.prefill_progress
@@ -167,12 +185,12 @@ class Model:
         ends = frozenset() if info is None or request.ignore_eos else frozenset(info.eos)
         return GenerationConfig(request.sampling, request.max_tokens, ends, request.speculate)
 
-    def _nothing(self) -> dict[str, Any]:
+    def _nothing(self) -> GenerationResult:
         """The answer that was stopped before it began."""
-        output = Output(None, (), lambda event: None)
-        return {**self._result(output, [], Generation([], "cancelled")), "dropped_messages": 0}
+        output = Output(None, (), lambda shown: None)
+        return self._result(output, [], Generation([], "cancelled"))
 
-    def _result(self, output: Output, ids: list[int], result: Generation) -> dict[str, Any]:
+    def _result(self, output: Output, ids: list[int], result: Generation) -> GenerationResult:
         return {
             "text": output.text,
             "reasoning_content": output.reasoning,
@@ -180,13 +198,20 @@ class Model:
             "prompt_ids": ids,
             "generated_ids": result.ids,
             "reused_tokens": result.reused_tokens,
+            "dropped_messages": 0,
             "drafts": {"batches": result.batches, "tokens": result.batch_tokens},
-            "timings": _timings(result),
+            "timings": {
+                "ttft_ms": result.ttft_ms,
+                "prefill_tok_s": result.prefill_tok_s,
+                "decode_tok_s": result.decode_tok_s,
+            },
             "memory": self._gpu.memory(),
         }
 
 
-async def _fill(engine: Engine, store: ShardStore, emit: Emit, timeline: Timeline) -> None:
+async def _fill(
+    engine: Engine, store: ShardStore, emit: Emit[ProgressEvent], timeline: Timeline
+) -> None:
     """Uploads the weights, and compiles the kernels meanwhile."""
     compiled = _Compiling(emit)
     with timeline.stage("weights"):
@@ -202,6 +227,11 @@ async def _fill(engine: Engine, store: ShardStore, emit: Emit, timeline: Timelin
     await compiling
 
 
-def _timings(result: Generation) -> dict[str, float]:
-    values = asdict(result)
-    return {name: values[name] for name in ("ttft_ms", "prefill_tok_s", "decode_tok_s")}
+def _token(shown: Shown) -> TokenEvent:
+    return {
+        "type": "token",
+        "id": shown.token,
+        "text": shown.text,
+        "n": shown.count,
+        "part": shown.part,
+    }

@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+
+from doppler.api.messages import Emit, ProgressEvent, ProgressStage
 
 INTERVAL = 0.1  # seconds between two events
 WINDOW = 3.0  # seconds over which the rate is taken
 
 
 class Progress:
-    """Call it with (done, total) as often as you like; `emit` gets few events, and always the last.
-
-    An event is {"type": "progress", "stage", "done", "total", "rate"}, the rate in units a second.
-    """
+    """Call it with (done, total) as often as you like: `emit` gets few events, and the last."""
 
     def __init__(
         self,
-        emit: Callable[[dict[str, Any]], None],
-        stage: str,
+        emit: Emit[ProgressEvent],
+        stage: ProgressStage,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._emit = emit

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from doppler.api.messages import AdapterOverride, Bits, GenerateArgs, RoomArgs
 from doppler.config import ModelConfig
 from doppler.engine.build import Options
 from doppler.engine.speculate import MODES, Speculate
@@ -29,7 +29,7 @@ class Request:
     speculate: Speculate
 
     @classmethod
-    def from_json(cls, args: dict[str, Any]) -> Request:
+    def from_json(cls, args: GenerateArgs) -> Request:
         """Raises RequestError for values out of range."""
         max_tokens = args.get("max_tokens", 512)
         if type(max_tokens) is not int or max_tokens < 1:
@@ -62,12 +62,12 @@ class Room:
 
     context: int
     batch: int
-    kv: str | None = None
-    precision: str | None = None
-    adapter: Mapping[str, Any] = field(default_factory=dict)
+    kv: Bits | None = None
+    precision: Bits | None = None
+    adapter: AdapterOverride = field(default_factory=AdapterOverride)
 
     @classmethod
-    def of(cls, config: ModelConfig, args: Mapping[str, Any]) -> Room:
+    def of(cls, config: ModelConfig, args: RoomArgs) -> Room:
         """What was asked for, or the defaults for None. Raises RequestError out of range."""
         for name in ("kv", "precision"):
             if args.get(name) not in (None, "f16", "f32"):
@@ -76,7 +76,7 @@ class Room:
         most = max(config.context, DEFAULT_BATCH)
         batch = min(_within("batch", args.get("batch"), 1, most, DEFAULT_BATCH), length)
         taken_for = args.get("adapter") or {}
-        if not isinstance(taken_for, dict) or taken_for.keys() - {"is_cpu", "subgroup_size"}:
+        if not isinstance(taken_for, dict) or taken_for.keys() - AdapterOverride.__annotations__:
             raise RequestError("adapter must be an object with is_cpu and subgroup_size, or one")
         return cls(length, batch, args.get("kv"), args.get("precision"), taken_for)
 

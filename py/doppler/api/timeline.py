@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from doppler.api.messages import Stage
 
 T = TypeVar("T")
 
@@ -14,7 +16,7 @@ class Timeline:
     """Stages in the order in which they ended, in milliseconds since 1970, as the page counts."""
 
     def __init__(self) -> None:
-        self.stages: list[dict[str, Any]] = []
+        self.stages: list[Stage] = []
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:

@@ -18,6 +18,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page
 
 from doppler import errors
+from doppler.api.messages import DeviceReport, LoadedModel, Stage
 from doppler.command.browser import Browser, open_page
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
@@ -51,7 +52,7 @@ class Client:
     def call(
         self, method: str, args: dict[str, Any], on_event: Callable[[Event], None] | None = None
     ) -> Any:
-        """Runs one method of the page's protocol (web/runtime/messages.d.ts).
+        """Runs one method of the page's protocol (api/messages.py).
 
         Raises the DopplerError that the page raised, DeviceError where the page itself dies.
         """
@@ -67,11 +68,11 @@ class Client:
             raise error_named(**answer["error"])
         return answer["value"]
 
-    def device(self) -> dict[str, Any]:
+    def device(self) -> DeviceReport:
         """What the page says of its GPU. Raises DeviceError where it has none."""
-        device: dict[str, Any] = self.call("device", {})
+        device: DeviceReport = self.call("device", {})
         if not device["ok"]:
-            raise DeviceError(device["problem"])
+            raise DeviceError(str(device["problem"]))
         return device
 
     def fetch(self, folder: Path, terminal: Terminal) -> str:
@@ -82,20 +83,21 @@ class Client:
         identity: str = model["id"]
         return identity
 
-    def load(self, identity: str, terminal: Terminal, **room: Any) -> dict[str, Any]:
-        """Loads a stored model; `room`: its LoadArgs, None for the page's own."""
+    def load(self, identity: str, terminal: Terminal, **room: Any) -> LoadedModel:
+        """Loads a stored model; `room`: its RoomArgs, None for the page's own."""
+        given = {name: value for name, value in room.items() if value is not None}
         with terminal.bar("load") as report:
 
             def on_event(event: Event) -> None:
                 if event.get("stage") == "verify":  # the one stage that counts bytes
                     report(event["done"], event["total"])
 
-            loaded: dict[str, Any] = self.call("load", {"id": identity, **room}, on_event)
+            loaded: LoadedModel = self.call("load", {"id": identity, **given}, on_event)
         return loaded
 
-    def timeline(self) -> list[dict[str, Any]]:
+    def timeline(self) -> list[Stage]:
         """Stages of the start, with `start` and `end` in milliseconds since the page opened."""
-        stages: list[dict[str, Any]] = self.page.evaluate("window.doppler.timeline")
+        stages: list[Stage] = self.page.evaluate("window.doppler.timeline")
         return stages
 
     def save_logits(self, args: dict[str, Any], target: Path) -> dict[str, Any]:

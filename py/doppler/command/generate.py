@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from doppler.api.messages import LoadedModel
 from doppler.command.browser import Browser
 from doppler.command.client import Client, Event, open_client
 from doppler.command.models import find_model
@@ -164,7 +165,7 @@ def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
 
 
 def _report(
-    result: dict[str, Any], loaded: dict[str, Any], stages: dict[str, float]
+    result: dict[str, Any], loaded: LoadedModel, stages: dict[str, float]
 ) -> dict[str, Any]:
     """The fields that DESIGN names; `stages_ms` and `timeline` say where time went before."""
     timings = result.get("timings", {})

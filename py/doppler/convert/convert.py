@@ -19,6 +19,7 @@ from doppler.formats.parts import models_among, part_names, whole_name
 from doppler.formats.vocabulary import Vocabulary
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, Progress, Source, folder_sources
+from doppler.quantization.block_types import Quant
 from doppler.store.byte_copies import fill
 from doppler.store.byte_layout import Place, lay_out
 from doppler.store.manifest import (
@@ -55,7 +56,7 @@ async def convert_safetensors(
     buffers: Buffers,
     *,
     name: str,
-    quant: str = "none",
+    quant: Quant = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -90,7 +91,7 @@ async def convert_path(
     buffers: Buffers,
     *,
     name: str | None = None,
-    quant: str = "none",
+    quant: Quant = "none",
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -100,7 +101,7 @@ async def convert_path(
 
 
 async def outline_path(
-    path: Path, buffers: Buffers, *, name: str | None = None, quant: str = "none"
+    path: Path, buffers: Buffers, *, name: str | None = None, quant: Quant = "none"
 ) -> Outline:
     """What lies at a path of this machine; the model is named for it.
 

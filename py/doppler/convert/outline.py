@@ -24,6 +24,7 @@ from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
 from doppler.inputs.source import Source
+from doppler.quantization.block_types import Quant
 from doppler.quantization.dequantize import dequantize
 from doppler.store.byte_copies import Piece
 from doppler.store.byte_layout import Place, lay_out
@@ -73,8 +74,8 @@ async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -
 
 
 async def outline_safetensors(
-    files: Mapping[str, Source], buffers: Buffers, name: str, quants: Sequence[str]
-) -> dict[str, Outline]:
+    files: Mapping[str, Source], buffers: Buffers, name: str, quants: Sequence[Quant]
+) -> dict[Quant, Outline]:
     """A Hugging Face folder's model before it is written, for each of `quants`.
 
     Raises what outline_gguf does, and RequestError for what is none of QUANTS.

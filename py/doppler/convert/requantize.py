@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from doppler.errors import FormatError, RequestError
 from doppler.inputs.buffers import Buffer, Buffers
-from doppler.quantization.block_types import BLOCK_TYPES, QUANTS, BlockType
+from doppler.quantization.block_types import BLOCK_TYPES, QUANTS, BlockType, Quant
 from doppler.quantization.dequantize import Bytes, dequantize
 from doppler.quantization.quantize import quantize
 from doppler.store.byte_layout import Place
@@ -27,7 +27,7 @@ _OUTER = ("token_embd.weight", "output.weight")
 def quantized(
     places: Mapping[str, Place],
     shapes: Mapping[str, tuple[int, ...]],
-    quant: str,
+    quant: Quant,
     buffers: Buffers,
 ) -> Mapping[str, Place]:
     """The places of a model's tensors, by GGUF name, with quantised ones in place of floats.
@@ -44,7 +44,9 @@ def quantized(
     }
 
 
-def _place(name: str, place: Place, shape: tuple[int, ...], quant: str, buffers: Buffers) -> Place:
+def _place(
+    name: str, place: Place, shape: tuple[int, ...], quant: Quant, buffers: Buffers
+) -> Place:
     target = BLOCK_TYPES["Q8_0" if name in _OUTER else quant.upper()]
     whole = len(shape) == 2 and shape[1] % target.elements == 0
     if not whole or place[2].elements > 1 or _ROUTER in name:

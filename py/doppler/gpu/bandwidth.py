@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Literal
 
 from doppler.gpu.device import Slice
 from doppler.gpu.grids import MOST_AT_ONCE
@@ -18,8 +19,17 @@ THREADS = 256  # of a workgroup
 GPU_READS, CPU_READS = (512 << 20, 64), (64 << 20, 4)
 
 
-async def measure_bandwidth(device: Device) -> dict[str, Any]:
-    """`gb_s` of a streaming read of `bytes`, the median of several, and the clock it is `by`."""
+@dataclass(frozen=True)
+class Bandwidth:
+    """`gb_s` of reading `bytes` at once, timed by the GPU's own clock or by the page's."""
+
+    bytes: int
+    gb_s: float
+    by: Literal["timestamps", "clock"]
+
+
+async def measure_bandwidth(device: Device) -> Bandwidth:
+    """Of a streaming read, the median of several."""
     gpu, kernels = device.gpu, device.kernels
     most, passes = CPU_READS if gpu.is_cpu else GPU_READS
     limits = (gpu.limits["maxBufferSize"], gpu.limits["maxStorageBufferBindingSize"])
@@ -40,8 +50,10 @@ async def measure_bandwidth(device: Device) -> dict[str, Any]:
     finally:
         data.destroy()
         sums.destroy()
-    by = "timestamps" if "timestamp-query" in gpu.features else "clock"
-    return {"bytes": size, "gb_s": round(passes * size / seconds / 1e9, 3), "by": by}
+    by: Literal["timestamps", "clock"] = (
+        "timestamps" if "timestamp-query" in gpu.features else "clock"
+    )
+    return Bandwidth(size, round(passes * size / seconds / 1e9, 3), by)
 
 
 async def _seconds(device: Device, recording: Recording) -> float:

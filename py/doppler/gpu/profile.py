@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import Gpu
@@ -33,10 +32,6 @@ class Work:
     kernel: str
     bytes: int
     flops: int
-
-    def described(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from doppler.api.api import Api
@@ -18,7 +19,7 @@ api: Api | None = None
 
 
 async def call(method: str, args: str, emit: Callable[[str], Any], files: Any) -> str:
-    """Runs a method of the page's protocol (web/runtime/messages.d.ts).
+    """Runs a method of the page's protocol (api/messages.py).
 
     `args` and the events that `emit` gets are JSON; `files` a JavaScript array of Files, or None.
     """
@@ -26,7 +27,7 @@ async def call(method: str, args: str, emit: Callable[[str], Any], files: Any) -
     api = api or Api(PageHost())
     try:
         result = await api.call(method, json.loads(args), lambda it: emit(json.dumps(it)), files)
-        return json.dumps({"result": result})
+        return json.dumps({"result": result}, default=asdict)
     except DopplerError as error:
         return _error(type(error).__name__, str(error))
     except Exception as error:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from doppler.api.inspection import Offer, SeveralModels
+from doppler.api.inspection import SeveralModels
+from doppler.api.messages import Offer
 from doppler.errors import FormatError, SourceError
 from doppler.formats.parts import part_names, whole_name
 from doppler.inputs.answers import DISK, Answer, refused

@@ -25,7 +25,7 @@ from doppler.page.addresses import (
 )
 from doppler.page.http import PAGE, BlobSource, HttpSource, fetch_small, http_files, is_there
 from doppler.page.hub import model_at
-from doppler.quantization.block_types import QUANTS
+from doppler.quantization.block_types import QUANTS, Quant
 
 if TYPE_CHECKING:
     from doppler.convert.outline import Outline
@@ -61,7 +61,7 @@ class Given:
     folder: str | None
     small: Mapping[str, str | None] = field(default_factory=dict)
 
-    async def outlines(self, buffers: Buffers) -> dict[str, Outline]:
+    async def outlines(self, buffers: Buffers) -> dict[Quant, Outline]:
         """The model that the files are, called like them, for each of QUANTS that it can be had in.
 
         NumPy must have been loaded.

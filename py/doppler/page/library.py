@@ -21,6 +21,7 @@ from pyodide.ffi import JsException, to_js
 
 from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate, facts
+from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
 from doppler.api.progress import Progress
 from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
 from doppler.inputs.buffers import Buffer
@@ -29,8 +30,9 @@ from doppler.page.buffers import PageBuffers
 from doppler.page.http import HttpShards, fetch_bytes, fetch_text
 from doppler.page.input import Given, fetched, picked
 from doppler.page.once import Making, turn
-from doppler.page.opfs import OpfsRoot, free_bytes, reserve, room
+from doppler.page.opfs import OpfsRoot, free_bytes, reserve, usage
 from doppler.page.tokenizer import PageEncoding
+from doppler.quantization.block_types import Quant
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
@@ -41,7 +43,6 @@ from doppler.store.manifest import (
 from doppler.store.shards import ShardStore
 from doppler.store.storage import Storage
 from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
-from doppler.text.answer import Emit
 from doppler.text.templates import open_template
 from doppler.text.tokenizer import Tokenizer
 
@@ -116,14 +117,13 @@ class OpfsLibrary:
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
         self._tidied = False
-        self._seen: tuple[tuple[Any, ...], Given, dict[str, Outline]] | None = None
+        self._seen: tuple[tuple[Any, ...], Given, dict[Quant, Outline]] | None = None
 
-    async def usage(self) -> dict[str, Any]:
-        """Bytes: the browser's quota and our own count of what is stored."""
-        now = await room()
-        return {"quota": now.quota, "used": now.used, "persisted": now.persisted}
+    async def usage(self) -> StorageUse:
+        """The browser's quota and our own count of what is stored."""
+        return await usage()
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self) -> list[StoredModel | DamagedModel]:
         """Every stored model, whole or not; one whose manifest is damaged is listed as such."""
         await self._tidy()
         listed = [await self._listed(identity) for identity in await self._root.models()]
@@ -133,7 +133,7 @@ class OpfsLibrary:
         """Removes a model with all its files."""
         await self._root.delete(identity)
 
-    async def download(self, url: str, wanted: str | None, emit: Emit) -> str:
+    async def download(self, url: str, wanted: str | None, emit: Emit[ProgressEvent]) -> str:
         """Makes the model of a manifest's address whole in storage; returns its identity.
 
         wanted: the identity of the model that is to go on, where its beginning is stored.
@@ -153,7 +153,9 @@ class OpfsLibrary:
                 await self._download(manifest, text, address, emit)
         return manifest.identity
 
-    async def _download(self, manifest: Manifest, text: str, address: str, emit: Emit) -> None:
+    async def _download(
+        self, manifest: Manifest, text: str, address: str, emit: Emit[ProgressEvent]
+    ) -> None:
         kept = await self._manifest_data(manifest.identity)
         if kept is None:
             tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
@@ -182,7 +184,7 @@ class OpfsLibrary:
             candidates = [_candidate(outline, quant) for quant, outline in outlines.items()]
         return candidates, await free_bytes(max(candidate.bytes for candidate in candidates))
 
-    async def import_given(self, asked: Asked, emit: Emit) -> str:
+    async def import_given(self, asked: Asked, emit: Emit[ProgressEvent]) -> str:
         """Converts the model of an address or of files; returns the identity."""
         given, outlines = await self._seen_of(asked)
         self._seen = None  # if this fails, trying again reads everything again
@@ -198,7 +200,9 @@ class OpfsLibrary:
             known = await self._made_by(making) if waited or making.is_sure else None
             return known or await self._import(outline, given, making, emit)
 
-    async def _import(self, outline: Outline, given: Given, making: Making, emit: Emit) -> str:
+    async def _import(
+        self, outline: Outline, given: Given, making: Making, emit: Emit[ProgressEvent]
+    ) -> str:
         await reserve(outline.bytes, outline.manifest.title)
         await given.begin(self._buffers)
         from doppler.convert.convert import write_outline
@@ -237,7 +241,7 @@ class OpfsLibrary:
         finally:
             await storage.close()
 
-    async def _seen_of(self, asked: Asked) -> tuple[Given, dict[str, Outline]]:
+    async def _seen_of(self, asked: Asked) -> tuple[Given, dict[Quant, Outline]]:
         """What is given, and what would be made of it.
 
         It is kept until the next, since whoever inspects a model may import it.
@@ -319,7 +323,7 @@ class OpfsLibrary:
         store = ShardStore(manifest, storage, source, self._buffers)
         return OpfsModel(store, storage, self._buffers, url)
 
-    async def _listed(self, identity: str) -> dict[str, Any] | None:
+    async def _listed(self, identity: str) -> StoredModel | DamagedModel | None:
         """What the list says of a folder; None where it holds no model: not yet, or no longer."""
         for last in (False, True):
             try:
@@ -334,7 +338,7 @@ class OpfsLibrary:
                 await asyncio.sleep(WRITING_SECONDS)
         return None
 
-    async def _damaged(self, identity: str, error: Exception) -> dict[str, Any]:
+    async def _damaged(self, identity: str, error: Exception) -> DamagedModel:
         url, _ = await self._origin(identity)
         problem = as_ours(error, f"stored model {identity[:12]}… cannot be read")
         return {
@@ -348,7 +352,7 @@ class OpfsLibrary:
             "note": None,
         }
 
-    async def _described(self, identity: str) -> dict[str, Any]:
+    async def _described(self, identity: str) -> StoredModel:
         manifest = await self._manifest(identity)
         storage = await self._root.open(identity)
         try:
@@ -381,7 +385,7 @@ class OpfsLibrary:
                 await self._root.tidy()
 
 
-def _candidate(outline: Outline, quant: str) -> Candidate:
+def _candidate(outline: Outline, quant: Quant) -> Candidate:
     vocabulary = outline.vocabulary
     template = None if vocabulary is None else vocabulary.chat_template
     tokenizer = vocabulary is not None

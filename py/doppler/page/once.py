@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import doppler_runtime as runtime
+
+from doppler.api.messages import Emit, ProgressEvent
 
 if TYPE_CHECKING:
     from doppler.convert.outline import Outline
     from doppler.page.input import Given
 
-WAITING = {"type": "progress", "stage": "waiting", "done": 0, "total": 1, "rate": 0}
+WAITING: ProgressEvent = {
+    "type": "progress",
+    "stage": "waiting",
+    "done": 0,
+    "total": 1,
+    "rate": 0,
+}
 
 
 @asynccontextmanager
-async def turn(name: str, emit: Callable[[dict[str, Any]], None]) -> AsyncIterator[bool]:
+async def turn(name: str, emit: Emit[ProgressEvent]) -> AsyncIterator[bool]:
     """What only one at a time may do, in all tabs; yields whether somebody else did it before.
 
     Where that one fails or its tab is closed, it is the next one's turn.

@@ -16,6 +16,7 @@ from typing import Any
 import doppler_runtime as runtime
 from pyodide.ffi import JsException
 
+from doppler.api.messages import StorageUse
 from doppler.errors import DopplerError, FormatError, RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer
 from doppler.inputs.small import LIMITS, too_long
@@ -167,22 +168,13 @@ class Import:
             await runtime.moveFiles(self.path, _model(model_id), MANIFEST_FILE)
 
 
-@dataclass(frozen=True)
-class Room:
-    """What the browser says of its storage for this site, in bytes; `used` is our own count."""
-
-    quota: int
-    used: int
-    persisted: bool
-
-
-async def room() -> Room:
-    """How much there is, for people to see: `quota` is what the browser tells, not a promise."""
+async def usage() -> StorageUse:
+    """How much storage there is, for people to see."""
     root = OpfsRoot()
     used = sum([await root.usage(model) for model in await root.models()])
     with explained("the size of the storage"):
         told = await runtime.estimate()
-    return Room(int(told.quota), used, bool(told.persisted))
+    return {"quota": int(told.quota), "used": used, "persisted": bool(told.persisted)}
 
 
 async def free_bytes(most: int) -> int:

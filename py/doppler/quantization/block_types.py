@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from doppler.errors import FormatError, UnsupportedError
 from doppler.inputs.fields import shown
@@ -58,7 +59,8 @@ BLOCK_TYPES = {
         BlockType("MXFP4", 39, 32, 17),
     )
 }
-QUANTS = ("none", "q4_0", "q8_0")  # what float weights may become when they are converted
+Quant = Literal["none", "q4_0", "q8_0"]  # what float weights may become when they are converted
+QUANTS: tuple[Quant, ...] = get_args(Quant)
 BY_GGML_ID = {block.ggml_id: block for block in BLOCK_TYPES.values()}
 
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from doppler.text.parts import Part, Piece, Reader
 from doppler.text.textstream import StopText
 
-Emit = Callable[[dict[str, Any]], None]
+
+@dataclass(frozen=True)
+class Shown:
+    """A token's text; without a token, text that was held back. `count` tokens have come so far."""
+
+    token: int | None
+    text: str
+    count: int
+    part: Part
 
 
 class Output:
     """Generated ids -> text of each part, up to a stop text in the answer."""
 
-    def __init__(self, reader: Reader | None, stop: Sequence[str], emit: Emit) -> None:
+    def __init__(
+        self, reader: Reader | None, stop: Sequence[str], show: Callable[[Shown], None]
+    ) -> None:
         """Without a reader there is no tokenizer: ids only are told."""
         self.count = 0  # ids
-        self._reader, self._emit = reader, emit
+        self._reader, self._tell = reader, show
         self._stop = StopText(stop)
         self._pieces: dict[Part, list[str]] = {"answer": [], "reasoning": []}
 
@@ -58,5 +68,4 @@ class Output:
         if token is None and not text:
             return
         self._pieces[part].append(text)
-        event = {"type": "token", "id": token, "text": text, "n": self.count, "part": part}
-        self._emit(event)
+        self._tell(Shown(token, text, self.count, part))

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from doppler.api.messages import LoadedModel
 from doppler.command.bench.card import Card, watched_card
 from doppler.command.bench.counters import Counters, per_token
 from doppler.command.bench.kernel_times import lines
@@ -161,7 +162,7 @@ class Measuring:
         self,
         job: Bench,
         client: Client,
-        loaded: dict[str, Any],
+        loaded: LoadedModel,
         card: Card | None,
         terminal: Terminal,
     ) -> None:

@@ -1,0 +1,480 @@
+"""What the page and Doppler say to each other, as JSON: arguments, results and events.
+
+The methods themselves are those of Api in api.py, typed with what stands here. From both,
+scripts/messages.py writes web/runtime/messages.d.ts; a text below a field is the field's comment.
+A dataclass stands for an object of its fields. This module evaluates its annotations, so that
+TypedDict sees which keys are required: what is used is defined before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Never, NotRequired, TypedDict, TypeVar
+
+from doppler.engine.speculate import Speculate
+from doppler.engine.stopping import FinishReason
+from doppler.quantization.block_types import Quant
+from doppler.sampling import Sampling
+from doppler.text.parts import Part
+
+E = TypeVar("E")
+Emit = Callable[[E], None]  # tells the page an event
+
+Bits = Literal["f16", "f32"]
+Memory = dict[str, int]
+"""GPU bytes by kind, and their total."""
+Empty = dict[str, Never]
+
+
+# Events.
+
+ProgressStage = Literal["waiting", "download", "import", "verify", "compile", "tokenizer"]
+"""waiting: another tab, or another call, is storing the same model; when that has ended, what it
+stored is used, or the work is done here. download and import count bytes stored; verify bytes
+uploaded; compile kernels."""
+
+
+class ProgressEvent(TypedDict):
+    """How far long work is."""
+
+    type: Literal["progress"]
+    stage: ProgressStage
+    done: int
+    total: int
+    rate: float
+    """Units of `done` a second."""
+
+
+class PrefillEvent(TypedDict):
+    """How much of the prompt is read."""
+
+    type: Literal["prefill"]
+    done: int
+    """Tokens of the prompt."""
+    total: int
+
+
+class TokenEvent(TypedDict):
+    """A token was generated, or text of earlier ones has become certain."""
+
+    type: Literal["token"]
+    id: int | None
+    """null: text that was held back, at the end."""
+    text: str
+    n: int
+    """Tokens generated so far."""
+    part: Part
+    """What a model thinks before it answers, or the answer; complete has answers only."""
+
+
+class UnloadedEvent(TypedDict):
+    """The loaded model left the GPU: by unload, delete, load, or with a device that was lost."""
+
+    type: Literal["unloaded"]
+
+
+# Arguments.
+
+
+class ModelId(TypedDict):
+    """A stored model."""
+
+    id: str
+
+
+class DownloadArgs(TypedDict):
+    """What to download."""
+
+    url: str
+    """Of a manifest.json, relative to the page or absolute."""
+    id: NotRequired[str]
+    """Of what is to go on: the download fails where another model is there now."""
+
+
+class AdapterOverride(TypedDict, total=False):
+    """What to take the adapter for, for tests and debugging: it decides which kernels run."""
+
+    is_cpu: bool
+    subgroup_size: int
+
+
+class RoomArgs(TypedDict, total=False):
+    """How a model is loaded, or would be."""
+
+    context: int
+    """Tokens; the model's own maximum or less."""
+    batch: int
+    """Tokens a prefill batch."""
+    kv: Bits
+    """What keys and values are kept as; f16 unless the adapter is a CPU."""
+    precision: Bits
+    """What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32."""
+    adapter: AdapterOverride
+
+
+class LoadArgs(ModelId, RoomArgs):
+    """Which stored model to load, and how."""
+
+    limits: NotRequired[dict[str, int]]
+    """Smaller device limits, for tests and debugging."""
+
+
+class InspectArgs(RoomArgs):
+    """Which model is meant (its id, its address, or files), and how it would be loaded.
+
+    `context` may be more than the model's: then that is meant.
+    """
+
+    id: NotRequired[str]
+    """Of a stored model."""
+    url: NotRequired[str]
+    """As import_url takes it."""
+    folder: NotRequired[str]
+    """As import_file takes it."""
+
+
+class Naming(TypedDict, total=False):
+    """How a model is stored."""
+
+    name: str
+    """What to call the model; it is called like the files else."""
+    quant: Quant
+    """What matrices of floats become; of a safetensors checkpoint only."""
+
+
+class ImportUrlArgs(Naming):
+    """A model of files at an address."""
+
+    url: str
+    """A .gguf or a part of a split one, a checkpoint's folder (config.json, .safetensors, …) or a
+    file in it, or a model hub's repository: its page's address, or ORG/NAME alone. The server of a
+    .gguf or .safetensors must answer range requests."""
+
+
+class ImportFileArgs(Naming):
+    """With `files`: a .gguf, all parts of a split one in any order, or those of a checkpoint."""
+
+    folder: NotRequired[str]
+    """The name of the folder of which they are all the files, which may hold one model."""
+
+
+class ContentPart(TypedDict):
+    """A text of several."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(TypedDict):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None
+    """null where tool calls stand in its place; of several parts, the texts are joined by lines."""
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    """As a template reads them; arguments may be an object or JSON text."""
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+
+
+class TemplateArgs(TypedDict, total=False):
+    """What a chat template is given beside the messages."""
+
+    tools: list[dict[str, Any]]
+    documents: list[dict[str, Any]]
+    template_options: dict[str, Any]
+    """Values of the template's own: enable_thinking, reasoning_effort, …"""
+
+
+class Prompt(TemplateArgs, total=False):
+    """What is to be read: a text, token ids, or messages as the chat template writes them."""
+
+    prompt: str
+    prompt_ids: list[int]
+    messages: list[ChatMessage]
+
+
+class GenerateArgs(TypedDict, total=False):
+    """How an answer is written."""
+
+    sampling: Sampling
+    max_tokens: int
+    stop: list[str]
+    """Texts that end the answer, where they come in it and not in the reasoning."""
+    speculate: Speculate
+    """Drafts of what comes next, taken from what was said before and verified a few at a time:
+    where that is faster (auto, the default), always, or never. The tokens are the same, but that a
+    batch may add up a logit in another order, which decides where two tokens are equal to six
+    digits."""
+    ignore_eos: bool
+    """Go on past end tokens, to compare with references that do."""
+
+
+class ChatArgs(GenerateArgs, TemplateArgs):
+    """A conversation to answer."""
+
+    messages: list[ChatMessage]
+    """The oldest first."""
+
+
+class CompleteArgs(GenerateArgs, Prompt):
+    """A prompt to go on with."""
+
+
+class LogitsArgs(Prompt):
+    """A prompt to read."""
+
+    batch: NotRequired[int]
+    """Tokens a prefill batch."""
+
+
+class CancelArgs(TypedDict, total=False):
+    """What is to end; all of it where nothing is said."""
+
+    what: Literal["answer", "transfers"]
+
+
+class PlanArgs(TypedDict, total=False):
+    """The dispatches of a token after `tokens` of context, or of a prefill batch."""
+
+    tokens: int
+    batch: int
+
+
+# Results.
+
+
+class DeviceReport(TypedDict):
+    """The GPU, or why there is none."""
+
+    ok: bool
+    problem: str | None
+    """What is missing and what to do; null when ok."""
+    adapter: dict[str, str]
+    """vendor, architecture and description, as far as the browser tells."""
+    features: list[str]
+    limits: dict[str, int]
+
+
+class StorageUse(TypedDict):
+    """What the browser says of its storage for this site, in bytes."""
+
+    quota: int
+    """What the browser tells, not a promise."""
+    used: int
+    """Our own count of the models."""
+    persisted: bool
+    """Whether the browser promised not to evict it."""
+
+
+class Experts(TypedDict):
+    """Of each layer: how many there are, and how many a token uses."""
+
+    count: int
+    used: int
+
+
+class Facts(TypedDict):
+    """What is in a model. Bytes are of its weights."""
+
+    name: str
+    title: str
+    architecture: str
+    quantization: str
+    """The block type that most bytes have."""
+    types: dict[str, int]
+    """The bytes of each block type, the most first."""
+    parameters: int
+    bytes: int
+    layers: int
+    experts: Experts | None
+    vocab: int
+    context: int
+    """Tokens, at most."""
+    chat: bool
+    """Whether it has a chat template; others continue text."""
+    chat_problem: str | None
+    """Why its chat template cannot be used; `models` does not look, `inspect` and `load` do."""
+    tokenizer: bool
+    """Without one the model takes and gives token ids only."""
+    license: str | None
+
+
+class StoredModel(Facts):
+    """A model of which all is stored, or the beginning."""
+
+    id: str
+    stored_bytes: int
+    """Of its files, so far."""
+    complete: bool
+    url: str | None
+    """Address of its manifest.json; null where it was imported."""
+    problem: None
+    note: str | None
+    """What else is wrong with it, though it can be used."""
+
+
+class DamagedModel(TypedDict):
+    """A stored model that cannot be used, since its manifest is damaged."""
+
+    id: str
+    name: str
+    title: str
+    stored_bytes: int
+    complete: Literal[False]
+    url: str | None
+    problem: str
+    """Why, and what to do."""
+    note: None
+
+
+class ModelProblem(TypedDict):
+    """Why a model cannot be used: an error's name and message."""
+
+    name: str
+    message: str
+
+
+class Fit(TypedDict):
+    """What a load would hold at a context.
+
+    How much memory a GPU has, no browser tells: its limits of a buffer and of a binding are known.
+    """
+
+    context: int
+    memory: Memory | None
+    """Exactly what `load` would report, but for transfers; null where it would be refused."""
+    problem: str | None
+    """Why it would be refused."""
+
+
+class StorageNeed(TypedDict):
+    """Bytes that storing a model takes beyond what is stored, and how many of these are free."""
+
+    needed: int
+    free: int
+
+
+class Choice(Facts):
+    """A model as it can be had."""
+
+    quant: Quant
+    warnings: list[str]
+    """What it lacks, or was guessed of its files, in a sentence each; none of stored models."""
+    wanted_context: int
+    """Tokens: what was asked for, or what a load chooses by itself."""
+    fits: list[Fit]
+    """At several lengths, rising; empty where there is no GPU."""
+    storage: StorageNeed
+
+
+class GpuLimits(TypedDict):
+    """What decides whether a model's buffers fit."""
+
+    problem: str | None
+    """Why there is no GPU."""
+    limits: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model of a hub's repository, for inspect and import_url by its own address."""
+
+    title: str
+    url: str
+    bytes: int
+    parts: int
+    """Files of a GGUF model; 0 for a checkpoint of safetensors."""
+
+
+class Inspection(TypedDict):
+    """What a model is and what it takes."""
+
+    problem: ModelProblem | None
+    """There are no choices then."""
+    choices: list[Choice]
+    """One for each quantisation, its own first."""
+    gpu: GpuLimits | None
+    """null with a problem."""
+    models: list[Offer]
+    """What the repository at an address holds, where that are several models: then choose one."""
+
+
+class Stage(TypedDict):
+    """A stage of a start, in milliseconds since 1970."""
+
+    stage: str
+    start: float
+    end: float
+
+
+class LoadedModel(TypedDict):
+    """The model on the GPU."""
+
+    id: str
+    title: str
+    config: dict[str, Any]
+    context: int
+    batch: int
+    """Tokens a prefill batch, at most."""
+    kv: Bits
+    precision: Bits
+    chat: bool
+    chat_problem: str | None
+    tokenizer: bool
+    """Without one the model takes and gives token ids only."""
+    memory: Memory
+    timings: dict[str, float]
+    """Milliseconds by stage; stages overlap."""
+    timeline: list[Stage]
+
+
+class Speed(TypedDict):
+    """Of one answer."""
+
+    ttft_ms: float
+    """Milliseconds to the first token."""
+    prefill_tok_s: float
+    decode_tok_s: float
+
+
+class Drafts(TypedDict):
+    """Batches with drafts that were run, and the tokens that came of them: 1 to 8 a batch."""
+
+    batches: int
+    tokens: int
+
+
+class GenerationResult(TypedDict):
+    """What an answer or a continuation came to."""
+
+    text: str
+    """The answer alone."""
+    reasoning_content: str | None
+    """What the model thought before, as far as it came; null where there is none."""
+    finish_reason: FinishReason
+    prompt_ids: list[int]
+    generated_ids: list[int]
+    reused_tokens: int
+    """Of the prompt: tokens whose keys and values were still there."""
+    dropped_messages: int
+    """Oldest messages left out so that the rest fits."""
+    timings: Speed
+    drafts: Drafts
+    memory: Memory
+
+
+class TokenIds(TypedDict):
+    """A prompt as the model reads it."""
+
+    ids: list[int]
+
+
+class LogitsFile(TypedDict):
+    """Where logits were written."""
+
+    prompt_ids: list[int]
+    rows: int
+    vocab: int
+    file: str
+    """In the OPFS folder doppler/tmp: float32 [rows, vocab]."""
