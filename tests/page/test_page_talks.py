@@ -553,6 +553,54 @@ def test_a_model_that_another_tab_deletes(app: App, other: App) -> None:
     expect(app.row("tiny-chat").get_by_role("button", name="Load")).to_be_visible()
 
 
+KEPT_STORE = """
+import asyncio, doppler.store.reopening
+from doppler.page import bridge
+doppler.store.reopening.IDLE = 0.2
+kept = bridge.api._model.store
+
+async def sound(*blocks):
+    try:
+        read = [kept.buffers.blake3(await kept.block(index)) for index in blocks]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return read == [kept.manifest.blocks[index] for index in blocks]
+"""
+FREE = """async ([id, name]) => {
+  let folder = await navigator.storage.getDirectory();
+  for (const part of ["doppler", "models", id]) folder = await folder.getDirectoryHandle(part);
+  const file = await folder.getFileHandle(name);
+  for (let turn = 0; turn < 100; turn++) {
+    try {
+      await (await file.createWritable({ keepExistingData: true, mode: "exclusive" })).abort();
+      return true;
+    } catch (error) {
+      if (error.name !== "NoModificationAllowedError") throw error;
+      await new Promise((again) => setTimeout(again, 50));
+    }
+  }
+  return false;
+}"""
+
+
+def test_the_store_of_a_loaded_model_can_be_read(app: App, other: App) -> None:
+    """In both tabs at once, after its files were let go, and until one of them deletes it."""
+    (last,) = {tab.run(KEPT_STORE + "len(kept.manifest.blocks) - 1") for tab in (app, other)}
+    model, shard = app.run("[kept.manifest.identity, kept.manifest.shards[0].name]")
+    for _ in range(2):
+        for tab in (app, other):
+            assert tab.run(f"await sound(0, {last})") is True
+        assert app.page.evaluate(FREE, [model, shard]), "the files stay open"
+    app.call("delete", id=model)
+    for tab in (app, other):
+        told = tab.run("await sound(0)")
+        assert told.startswith("StorageError: Tiny Chat is no longer in this browser's storage")
+        assert "deleted, perhaps by another tab" in told
+    app.get("tiny-chat")
+    assert app.run("await sound(0)") is True  # the same model, stored anew
+    assert other.run("await sound(0)") is True
+
+
 MERGES = """async () => {
   const { merge } = await import("/app/merge.js");
   const { path } = await import("/app/thread.js");

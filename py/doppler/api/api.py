@@ -212,8 +212,11 @@ class Api:
         identity = _text(args, "id")
         if self._loading == identity:
             raise RequestError("cannot delete a model while it is being loaded: wait for it")
-        if self._has(identity) and not self._turns.answering:
-            self._turns.refuse("delete")
+        model = self._model if self._has(identity) else None
+        if model is not None:
+            if not self._turns.answering:
+                self._turns.refuse("delete")
+            await model.store.rest()
         await self._library.delete(identity)  # where it is refused, the answer goes on
         if self._has(identity):
             await self.unload({}, emit, None)

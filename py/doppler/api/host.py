@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Stored(Protocol):
-    """A stored model whose files are open."""
+    """A stored model."""
 
     @property
-    def store(self) -> ShardStore: ...
+    def store(self) -> ShardStore:
+        """Its weights, which can be read for as long as the model is stored."""
 
     async def tokenizer(self) -> Tokenizer | None:
         """The verified tokenizer; None where the model has none."""
@@ -51,7 +52,9 @@ class Library(Protocol):
         """Converts the model of an address or of files; its identity."""
 
     def open(self, identity: str) -> AbstractAsyncContextManager[Stored]:
-        """A stored model. Raises SourceError where there is none."""
+        """A stored model, whose files are let go at the end: what reads the store later opens them
+        again. Raises SourceError where there is none.
+        """
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
         """Writes float32 rows into a file that can be fetched; its name."""

@@ -58,10 +58,13 @@ class _Compiling(Progress):
 
 
 class Model:
-    """A loaded model. Without a tokenizer it takes and gives token ids only."""
+    """A loaded model. Without a tokenizer it takes and gives token ids only.
 
-    def __init__(self, gpu: Gpu, manifest: Manifest, engine: Engine) -> None:
-        self.manifest, self.engine = manifest, engine
+    `store` has the weights where they are stored: they can be read for as long as it is loaded.
+    """
+
+    def __init__(self, gpu: Gpu, store: ShardStore, engine: Engine) -> None:
+        self.store, self.engine = store, engine
         self.tokenizer: Tokenizer | None = None  # opened beside the rest of a load
         self._gpu = gpu
 
@@ -82,7 +85,11 @@ class Model:
         except BaseException:
             engine.destroy()
             raise
-        return cls(device.gpu, store.manifest, engine)
+        return cls(device.gpu, store, engine)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.store.manifest
 
     def unload(self) -> None:
         """Gives the GPU memory back."""

@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -23,7 +24,14 @@ from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate, facts
 from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
 from doppler.api.progress import Progress
-from doppler.errors import CorruptError, DopplerError, FormatError, RequestError, SourceError
+from doppler.errors import (
+    CorruptError,
+    DopplerError,
+    FormatError,
+    RequestError,
+    SourceError,
+    StorageError,
+)
 from doppler.inputs.buffers import Buffer
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
@@ -40,6 +48,7 @@ from doppler.store.manifest import (
     Manifest,
     TokenizerInfo,
 )
+from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
 from doppler.store.storage import Storage
 from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
@@ -266,14 +275,26 @@ class OpfsLibrary:
 
     @asynccontextmanager
     async def open(self, identity: str) -> AsyncIterator[OpfsModel]:
-        """A stored model with its files open. Raises SourceError where there is none."""
+        """A stored model, whose files are let go at the end: what reads the store later opens them
+        again. Raises SourceError where there is none.
+        """
         manifest = await self._manifest(identity)
         url, _ = await self._origin(identity)
-        storage = await self._root.open(identity)
+        storage = ReopeningStorage(partial(self._folder_of, manifest))
         try:
             yield self._stored(manifest, storage, url)
         finally:
             await storage.close()
+
+    async def _folder_of(self, manifest: Manifest) -> Storage:
+        """Where a model was whose manifest is known. Raises StorageError where it has gone."""
+        try:
+            return await self._root.open(manifest.identity)
+        except SourceError as error:
+            raise StorageError(
+                f"{manifest.title} is no longer in this browser's storage: it was deleted, perhaps "
+                "by another tab; get it again"
+            ) from error
 
     async def _manifest(self, identity: str) -> Manifest:
         data = await self._root.small(identity, MANIFEST_FILE)

@@ -66,6 +66,10 @@ class ShardStore:
         self.buffers = buffers
         self._offsets = [shard.offset for shard in manifest.shards]
 
+    async def rest(self) -> None:
+        """Lets the files go, for others to delete or mend them; a later read opens them again."""
+        await self._storage.close()
+
     async def stored_bytes(self) -> int:
         """Bytes of weights that are there, by the sizes of the files: nothing is hashed."""
         return sum([await self._stored_bytes(shard) for shard in self.manifest.shards])
