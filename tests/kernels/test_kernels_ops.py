@@ -33,7 +33,7 @@ def vec4s(vector: Array) -> Array:
 
 
 def state(count: int, position: int = 0) -> Array:
-    return np.array([position, count, 0, 0], np.uint32)
+    return np.array([position, count, 0, 0, 0], np.uint32)
 
 
 def assert_close(out: Array, exact: Array) -> None:

@@ -97,7 +97,7 @@ def columns(kind: str) -> tuple[int, ...]:
 
 
 def state(count: int, position: int = 0) -> Array:
-    return np.array([position, count, 0, 0], np.uint32)
+    return np.array([position, count, 0, 0, 0], np.uint32)
 
 
 def gather_case(

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from halts import tokens_after_halts
 from playwright.sync_api import BrowserContext, Playwright
 
-from app_page import convert_all
+from app_page import KEEP_WORKER, convert_all
 from doppler.command.browser import Browser, launched
 from doppler.command.client import Client
 from doppler.command.server import Server
@@ -113,6 +114,7 @@ def broken(source: Path, target: Path) -> Path:
 
 def open_client(context: BrowserContext, url: str) -> Client:
     page = context.new_page()
+    page.add_init_script(KEEP_WORKER)
     page.goto(url)
     return Client(page)
 
@@ -143,6 +145,7 @@ def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path
     for batch in (len(ids), 32, 1):  # prefilled at once, in pieces, and by the decode path
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+    assert_halts_change_nothing(tiny, ids)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -154,6 +157,7 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
     for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+    assert_halts_change_nothing(tiny, ids)
 
 
 @pytest.mark.parametrize("name", ["gemma3-4b-like", "qwen2-like", "gpt-oss-mxfp4-like"])
@@ -404,6 +408,13 @@ def test_shipped_model_continues_as_transformers_does(shipped: Client, name: str
             if found != expected:
                 assert top[0][1] - top[1][1] <= LEAD, f"{found} instead of {expected}: {top}"
                 break  # after a tie that fell the other way the texts differ
+
+
+def assert_halts_change_nothing(client: Client, ids: list[int]) -> None:
+    """Halted at each layer in turn, in prefill and in decode, it goes on with the same tokens."""
+    wanted, found = tokens_after_halts(client.page, ids[:20], 4)
+    assert len(wanted) == 4
+    assert found == [wanted] * len(found)
 
 
 def assert_follows(generated: list[int], rows: np.ndarray, margin: float) -> None:

@@ -11,6 +11,7 @@ import pytest
 from app_page import convert_all
 from doppler.command.shapes import SHAPES
 from doppler.engine.engine import Engine
+from doppler.engine.recordings import Key, Plan
 from doppler.gpu.device import LEAST
 from doppler.gpu.step import Step
 from doppler.gpu.wgsl import parse
@@ -38,7 +39,7 @@ def storage_buffers(step: Step) -> int:
 def all_steps(engine: Engine) -> list[Step]:
     """Of every list that is ever recorded."""
     steps = engine.steps(0, 1) + engine.steps(engine.context - 1, 1)
-    return steps + engine.steps(0, engine.batch) + engine._runner._draft_steps()
+    return steps + engine.steps(0, engine.batch) + engine._runner._steps(Key(Plan.DRAFT))
 
 
 @pytest.fixture(params=[*SHAPES, *CHECKPOINTS])

@@ -71,3 +71,10 @@ def test_accesses() -> None:
     assert accesses["keys"] == accesses["qkv"] == "storage"
     assert accesses["angles"] == accesses["q_norm"] == "read-only-storage"
     assert accesses["params"] == accesses["state"] == "uniform"
+
+
+@pytest.mark.parametrize("folder", ["layer", "matmul", "attention", "moe", "sample"])
+def test_kernels_of_plans_honour_a_halt(folder: str) -> None:
+    """tests/models/halts.py runs most of them; those for f16 and matrix units are read only."""
+    for kernel in sources.FOLDERS[folder]:
+        assert "state.halted > 0u" in SHADERS[kernel].source, kernel

@@ -21,6 +21,20 @@ export function replay(device, ...recordings) {
 }
 
 /**
+ * One recording that plays several; it is good as long as they are.
+ * @param {Recording[]} recordings
+ * @returns {Recording}
+ */
+export function join(...recordings) {
+  const pipelines = [...new Set(recordings.flatMap((recording) => recording.pipelines))];
+  const dispatches = recordings.flatMap(({ dispatches, pipelines: own }) =>
+    Array.from(dispatches, (word, i) => (i % 4 ? word : pipelines.indexOf(own[word]))),
+  );
+  const groups = recordings.flatMap((recording) => recording.groups);
+  return { dispatches: Int32Array.from(dispatches), pipelines, groups };
+}
+
+/**
  * Runs lists of recordings with a pass for each list; the device needs "timestamp-query".
  * @param {GPUDevice} device
  * @param {Recording[][]} lists

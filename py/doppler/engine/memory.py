@@ -107,11 +107,15 @@ class EngineMemory:
     def write_batch(self, ids: Sequence[int], position: int, seed: int) -> None:
         """Sets the batch that the next recording runs on, and starts a new generation."""
         self._write("tokens", array("I", ids))
-        self._write("state", array("I", (position, len(ids), 0, seed)))
+        self._write("state", array("I", (position, len(ids), 0, seed, 0)))
 
     def write_count(self, count: int) -> None:
         """Sets how many tokens of the batch there are."""
         self._write("state", array("I", (count,)), at=4)
+
+    def write_halted(self, cause: int) -> None:
+        """Stops what is queued from here on (not 0), or lets it run again (0)."""
+        self._write("state", array("I", (cause,)), at=16)
 
     def write_sampling(self, sampling: Sampling, ids: Sequence[int]) -> None:
         """Sets how tokens are chosen, and the ids so far, which count as seen: the prompt's."""

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from doppler.engine.memory import EngineMemory, Reading
+from doppler.engine.recordings import Key, Plan, Recordings
 from doppler.gpu.binder import Binder
-from doppler.gpu.kernels import Recording
 from doppler.gpu.step import Step
 from doppler.plan.bindings import HEAD_ROWS
 from doppler.plan.decode import DecodePlan
-from doppler.plan.draft import draft_steps
+from doppler.plan.draft import draft_plan
 from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
+from doppler.plan.segments import Place, Segment, steps_of
 from doppler.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -64,48 +65,54 @@ class GpuRunner:
         self._binder, self._kernels = binder, binder.device.kernels
         self._memory, self._model = memory, model
         self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
-        self._recordings: dict[str, Recording] = {}
+        self._recordings = Recordings(binder, self._segments)
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
     async def compile(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
         buckets = {self._bucket(tokens) for tokens in (1, *BUCKETS, self._model.layout.context)}
-        steps = [step for bucket in buckets for step in self._decode_steps(bucket)]
+        steps = [step for bucket in buckets for step in self._steps(*self._token(bucket))]
         if self._model.layout.batch > 1:
-            steps += self._prefill_plan.all(self._model.layout.batch)
+            steps += steps_of(self._prefill_plan.all(self._model.layout.batch))
         await self._compile(steps, progress)
 
     def destroy(self) -> None:
         """Gives what was recorded back."""
-        for recording in self._recordings.values():
-            recording.destroy()
-        self._recordings.clear()
+        self._recordings.destroy()
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._memory.write_sampling(sampling, ids)
 
     def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
         self._memory.write_batch(ids, position, seed)
-        if size == 1:
-            bucket = self._bucket(position + 1)
-            self._run(f"body of one {bucket}", lambda: self._decode_plan.body(bucket))
-        else:
-            self._run(f"body {size}", lambda: self._prefill_plan.body(size))
+        self._run([self._chunk(position, size)])
+
+    def resume_prefill(self, place: Place, position: int, size: int) -> None:
+        """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on."""
+        self._memory.write_halted(0)
+        self._run([self._chunk(position, size)], start=place)
 
     def sample(self, size: int) -> None:
-        name, plan = ("one", self._decode_plan) if size == 1 else ("many", self._prefill_plan)
-        self._run(f"head after {name}", lambda: plan.head() + self._model.sample())
+        self._run([Key(Plan.HEAD, min(size, 2)), Key(Plan.SAMPLE)])
 
     def decode(self, steps: int, end: int) -> None:
-        bucket = self._bucket(end)
-        self._run(f"decode {bucket}", lambda: self._decode_steps(bucket), steps)
+        self._run(self._token(self._bucket(end)), steps)
+
+    def resume_decode(self, place: Place, steps: int, end: int) -> None:
+        """Ends the halt, and runs the rest of the token that it stopped, from `place` on, and those
+        behind it: `steps` in all.
+        """
+        self._memory.write_halted(0)
+        self._run(self._token(self._bucket(end)), start=place)
+        self._run(self._token(self._bucket(end)), steps - 1)
 
     def draft(self, steps: int) -> None:
-        self._run("drafts", self._draft_steps, steps)
+        self._run([Key(Plan.DRAFT)], steps)
 
     def compile_drafts(self) -> asyncio.Future[None]:
         if self._drafts_ready is None:
-            self._drafts_ready = asyncio.ensure_future(self._compile(self._draft_steps()))
+            ready = self._compile(self._steps(Key(Plan.DRAFT)))
+            self._drafts_ready = asyncio.ensure_future(ready)
         return self._drafts_ready
 
     def start_read(self) -> Reading:
@@ -121,39 +128,58 @@ class GpuRunner:
         """
         memory = self._memory
         if size == 1:
-            self._run("logits", self._decode_plan.head)
+            self._run([Key(Plan.HEAD, 1)])
             return await memory.read_logits(self._model.layout.of_token["logits"], 1)
         memory.write_count(rows)  # or the head would do the whole batch
-        x, out = memory.head_rows(row)
-        self._run(f"logits {row}", lambda: self._prefill_plan.head_of_all(HEAD_ROWS, x, out))
-        return await memory.read_logits(out, rows)
+        self._run([Key(Plan.ROWS, row)])
+        return await memory.read_logits(self._model.layout.rows_of_logits, rows)
 
     def steps(self, tokens: int, batch: int) -> list[Step]:
         """The dispatches of a token after `tokens` of context, or of a prefill batch."""
         if batch > 1:
-            return self._prefill_plan.all(batch)
-        return self._decode_steps(self._bucket(tokens + 1))
+            return steps_of(self._prefill_plan.all(batch))
+        return self._steps(*self._token(self._bucket(tokens + 1)))
 
     def steps_to_tune(self) -> list[Step]:
         """Those in which every matvec is whose cut is measured."""
-        return self._decode_steps(self._bucket(1)) + self._prefill_plan.head()
+        return self._steps(*self._token(self._bucket(1)), Key(Plan.HEAD, 2))
 
-    def _decode_steps(self, bucket: int) -> list[Step]:
-        return self._decode_plan.body(bucket) + self._decode_plan.head() + self._model.sample()
+    def _chunk(self, position: int, size: int) -> Key:
+        """The body of a chunk, the first of whose tokens comes at `position`."""
+        return (
+            Key(Plan.DECODE, self._bucket(position + 1)) if size == 1 else Key(Plan.PREFILL, size)
+        )
 
-    def _draft_steps(self) -> list[Step]:
-        normed, logits = self._memory.head_rows(0)
-        return draft_steps(self._model, self._prefill_plan, normed, logits)
+    def _token(self, bucket: int) -> list[Key]:
+        """All of a token of decode."""
+        return [Key(Plan.DECODE, bucket), Key(Plan.HEAD, 1), Key(Plan.SAMPLE)]
+
+    def _segments(self, key: Key) -> list[Segment]:
+        plan, size, model = key.plan, key.size, self._model
+        match plan:
+            case Plan.DECODE:
+                return self._decode_plan.body(size)
+            case Plan.PREFILL:
+                return self._prefill_plan.body(size)
+            case Plan.HEAD:
+                return [(self._decode_plan if size == 1 else self._prefill_plan).head()]
+            case Plan.ROWS:
+                return [self._prefill_plan.head_of_all(HEAD_ROWS, *self._memory.head_rows(size))]
+            case Plan.SAMPLE:
+                return [model.sample()]
+            case Plan.DRAFT:
+                return draft_plan(model, self._prefill_plan, *self._memory.head_rows(0))
+
+    def _steps(self, *keys: Key) -> list[Step]:
+        return [step for key in keys for step in steps_of(self._segments(key))]
 
     def _bucket(self, tokens: int) -> int:
         """The context for which a list is recorded that serves `tokens` tokens."""
         whole = self._model.layout.context
         return next((bucket for bucket in BUCKETS if tokens <= bucket < whole), whole)
 
-    def _run(self, name: str, steps: Callable[[], list[Step]], times: int = 1) -> None:
-        if name not in self._recordings:
-            self._recordings[name] = self._binder.record(steps())
-        self._kernels.run(*[self._recordings[name]] * times)
+    def _run(self, keys: Sequence[Key], times: int = 1, start: Place | None = None) -> None:
+        self._kernels.run(*[self._recordings.get(keys, start)] * times)
 
     async def _compile(
         self, steps: list[Step], progress: Callable[[int, int], None] = lambda *_: None

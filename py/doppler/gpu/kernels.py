@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,6 +154,12 @@ class Kernels:
         pipelines = [self._pipeline(variant) for variant in variants]
         js = js_object(dispatches=to_js(ops), pipelines=pipelines, groups=groups)
         return Recording(js, uniforms)
+
+    def join(self, recordings: Iterable[Recording]) -> Recording:
+        """One recording that plays several; it is good as long as they are."""
+        import doppler_runtime
+
+        return Recording(doppler_runtime.join(*(recording.js for recording in recordings)), None)
 
     def run(self, *recordings: Recording) -> None:
         """Queues recordings, one after another, in one pass and one submit."""

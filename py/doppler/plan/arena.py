@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from doppler.gpu.step import Step
 from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
+from doppler.plan.segments import steps_of
 
 OUTPUT = "out"  # the binding that kernels only write; others are read, and some written too
 
@@ -25,7 +26,7 @@ def batch_groups(model: PlannedModel) -> list[list[str]]:
     layout = model.layout
     if layout.batch == 1:
         return [["logits"]]
-    groups = share(PrefillPlan(model).all(layout.batch), layout.batch_activations)
+    groups = share(steps_of(PrefillPlan(model).all(layout.batch)), layout.batch_activations)
     if model.widths.are_whole:
         return groups
     # What is beyond a row's end must stay zero: no other activation may lie there.

@@ -15,6 +15,7 @@ from doppler.sampling import blocks_of
 from doppler.weights.placement import aligned
 
 RING = 256  # sampled ids kept on the GPU (sample.wgsl)
+STATE = 32  # bytes of the state (state.wgsl), rounded up
 RING_AT = 256  # bytes into the buffer that state and ring share
 MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
 HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked for
@@ -154,7 +155,7 @@ class MemoryLayout:
         """What both plans bind."""
         sizes = {name: self.activations[name] for name in self._shared_bytes()} | self.cache
         views = {name: _whole(name, size) for name, size in sizes.items()}
-        views["state"] = replace(views["control"], size=16)
+        views["state"] = replace(views["control"], size=STATE)
         return {**views, "logits": _whole("logits", self.batch_activations["logits"])}
 
     def _shared_bytes(self) -> dict[str, int]:

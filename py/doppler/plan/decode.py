@@ -16,6 +16,7 @@ from doppler.plan.matmul import multiply
 from doppler.plan.matvec import power, staged
 from doppler.plan.moe import route, sum_experts
 from doppler.plan.product import Operand, Product, Prologue, Rows
+from doppler.plan.segments import Part, Place, Segment
 from doppler.weights.placement import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
@@ -53,32 +54,42 @@ class DecodePlan:
         # With both a norm of the branch and a bias, a matvec would bind more than all GPUs can.
         self._folds = fits and not (c.post_norms and c.biases)
 
-    def body(self, bucket: int) -> list[Step]:
+    def body(self, bucket: int) -> list[Segment]:
         """Token id -> the last layer's x and branch; one more place of the KV cache is filled.
 
         The work is cut for contexts of up to `bucket` tokens; longer ones are right but slow.
         """
-        model, m = self._model, self._memory
-        steps = model.embed(1)
-        for index in range(len(model.config.layers)):
-            prefix = f"blk.{index}"
-            fold = Fold(m["x"], f"{prefix}.attn_norm")
-            if index:
-                post = model.post_norm(index - 1, "post_ffw_norm")
-                fold = Fold(m["x_next"], f"{prefix}.attn_norm", m["x"], post)
-            name = f"{prefix}.attn_qkv"
-            steps += self._project(model.weights.stacks[name], fold, m["qkv"], name)
-            steps += self._attend(index, bucket)
-            post = model.post_norm(index, "post_attention_norm")
-            steps += self._ffn(index, Fold(m["x"], f"{prefix}.ffn_norm", m["x_next"], post))
-        return steps
+        segments = [Segment(Place(Part.EMBEDDING), tuple(self._model.embed(1)))]
+        for index in range(len(self._model.config.layers)):
+            attention = (*self._attention(index, bucket), *self._ffn_norm(index))
+            segments.append(Segment(Place(Part.ATTENTION, index), attention))
+            if self._model.config.experts is None:
+                ffn = self._dense(index)
+            else:
+                router = tuple(self._router(index))
+                segments.append(Segment(Place(Part.ROUTER, index), router))
+                ffn = self._experts(index)
+            segments.append(Segment(Place(Part.FFN, index), tuple(ffn)))
+        return segments
 
-    def head(self) -> list[Step]:
+    def head(self) -> Segment:
         """The last layer's x and branch -> logits."""
         model, m = self._model, self._memory
         post = model.post_norm(len(model.config.layers) - 1, "post_ffw_norm")
         fold = Fold(m["x_next"], "output_norm", m["x"], post)
-        return list(self._project((model.head_matrix,), fold, m["logits"], "head"))
+        steps = self._project((model.head_matrix,), fold, m["logits"], "head")
+        return Segment(Place(Part.HEAD), tuple(steps))
+
+    def _attention(self, index: int, bucket: int) -> Iterator[Step]:
+        """x and branch of the layer before -> branch."""
+        model, m, prefix = self._model, self._memory, f"blk.{index}"
+        fold = Fold(m["x"], f"{prefix}.attn_norm")
+        if index:
+            post = model.post_norm(index - 1, "post_ffw_norm")
+            fold = Fold(m["x_next"], f"{prefix}.attn_norm", m["x"], post)
+        name = f"{prefix}.attn_qkv"
+        yield from self._project(model.weights.stacks[name], fold, m["qkv"], name)
+        yield from self._attend(index, bucket)
 
     def _attend(self, index: int, bucket: int) -> list[Step]:
         """qkv -> branch; where it can be, the keys are shared among workgroups."""
@@ -100,6 +111,7 @@ class DecodePlan:
             "partial_out": m["partial_out"],
             "partial_lse": m["partial_lse"],
             "out": m["attended"],
+            "state": m["state"],
         }
         label = f"blk.{index}.attention join"
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
@@ -132,27 +144,38 @@ class DecodePlan:
         label = f"blk.{index}.attention"
         return Step("attention_decode", constants, bindings, params, 1, label)
 
-    def _ffn(self, index: int, fold: Fold) -> Iterator[Step]:
-        """x and branch -> branch, by the FFN or by the experts that the token uses."""
-        model, m, prefix = self._model, self._memory, f"blk.{index}"
-        if model.config.experts is None:
-            yield from self._gate_up(index, fold)
-            yield from self._plain(f"{prefix}.ffn_down", m["gated"])
-            return
-        router, down = f"{prefix}.ffn_gate_inp", f"{prefix}.ffn_down"
-        matrix = model.weights.matrices[f"{router}.weight"]
-        yield from self._norm(fold, router)
-        x = self._operand(fold)
-        yield from multiply(model, Product((matrix,), x, m["routes"], router, is_exact=True))
+    def _ffn_fold(self, index: int) -> Fold:
+        """What is made of x and the attention's branch for what comes after it."""
+        m, post = self._memory, self._model.post_norm(index, "post_attention_norm")
+        return Fold(m["x"], f"blk.{index}.ffn_norm", m["x_next"], post)
+
+    def _ffn_norm(self, index: int) -> Iterator[Step]:
+        """The step for it, where matvecs do not compute it: with attention, since it adds to x."""
+        return self._norm(self._ffn_fold(index), f"blk.{index}.attention")
+
+    def _dense(self, index: int) -> Iterator[Step]:
+        """x and branch -> branch."""
+        yield from self._gate_up(index, self._ffn_fold(index))
+        yield from self._plain(f"blk.{index}.ffn_down", self._memory["gated"])
+
+    def _router(self, index: int) -> Iterator[Step]:
+        """x and branch -> the experts that the token uses."""
+        model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_inp"
+        matrix, x = model.weights.matrices[f"{name}.weight"], self._operand(self._ffn_fold(index))
+        yield from multiply(model, Product((matrix,), x, m["routes"], name, is_exact=True))
         yield route(model, 1, index)
-        yield from self._gate_up(index, Fold(m["x_next"], fold.weight) if self._folds else None)
+
+    def _experts(self, index: int) -> Iterator[Step]:
+        """x -> branch, by those experts; the router has added up x."""
+        model, m, down = self._model, self._memory, f"blk.{index}.ffn_down"
+        yield from self._gate_up(index, Fold(m["x_next"], f"blk.{index}.ffn_norm"))
         stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
         stride = model.widths.hidden
         downs = Product(stack, gated, m["downs"], down, stride, rows=Rows.OF_SLOTS)
         yield from multiply(model, downs)
         yield sum_experts(model, 1, index)
 
-    def _gate_up(self, index: int, fold: Fold | None) -> Iterator[Step]:
+    def _gate_up(self, index: int, fold: Fold) -> Iterator[Step]:
         """One step where gate and up are one matrix that is bound at once, three where not."""
         model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_up"
         is_apart, has_experts = model.is_apart(name), model.config.experts is not None
@@ -168,7 +191,6 @@ class DecodePlan:
             activation=activation,
             rows=Rows.OF_TOKENS_FOR_EXPERTS if has_experts else Rows.OF_TOKENS,
         )
-        yield from self._norm(fold, name)
         yield from multiply(model, product)
         if is_apart:
             yield model.gate(1, index)
@@ -186,16 +208,16 @@ class DecodePlan:
         yield from self._norm(fold, label)
         yield from multiply(self._model, Product(stack, self._operand(fold), out, label))
 
-    def _norm(self, fold: Fold | None, label: str) -> Iterator[Step]:
+    def _norm(self, fold: Fold, label: str) -> Iterator[Step]:
         """A step for the fold, where matvecs do not compute it themselves."""
-        if fold is not None and not self._folds:
+        if not self._folds:
             name = "embedding" if fold.next is None else label
             yield self._model.norm(1, name, fold.weight, fold.post)
 
-    def _operand(self, fold: Fold | None) -> Operand:
+    def _operand(self, fold: Fold) -> Operand:
         """What is multiplied: `fold` of x, or what was normed for a step before."""
         vectors = self._model.weights.vectors
-        if fold is None or not self._folds:
+        if not self._folds:
             return Operand({"x": self._memory["normed"]})
         bindings = {"x": fold.x, "weight": vectors[f"{fold.weight}.weight"]}
         if fold.next is None:

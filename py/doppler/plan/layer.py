@@ -14,6 +14,7 @@ from doppler.gpu.step import Step, View
 from doppler.plan.bindings import MemoryLayout, Widths, rope_table
 from doppler.plan.capabilities import Adapter
 from doppler.plan.matvec_configs import Cuts
+from doppler.plan.segments import Part, Place, Segment
 from doppler.plan.tiles import tile_of
 from doppler.sampling import block_of
 from doppler.weights.placement import Matrix, Weights
@@ -181,22 +182,23 @@ class PlannedModel:
         bindings = {"gate_up": m["gate_up"], "out": m["gated"], "state": m["state"]}
         return Step("gate", constants, bindings, params, each * batch, f"blk.{index}.gate")
 
-    def sample(self) -> list[Step]:
+    def sample(self) -> Segment:
         """Logits -> the next token, into tokens[0], the ring, history and the state."""
-        return self._sample(self.layout.of_token["logits"], {})
+        return Segment(Place(Part.SAMPLE), self._sample(self.layout.of_token["logits"], {}))
 
-    def sample_row(self, logits: View) -> list[Step]:
+    def sample_row(self, logits: View) -> tuple[Step, ...]:
         """The same for the row of a batch with drafts whose turn it is; nothing after the last."""
         return self._sample(logits, {"verify_row": self.layout.of_token["verify_row"]})
 
-    def _sample(self, logits: View, verify_row: dict[str, View]) -> list[Step]:
+    def _sample(self, logits: View, verify_row: dict[str, View]) -> tuple[Step, ...]:
         m, vocab = self.layout.of_token, self.config.vocab
         constants = {"BLOCK": block_of(vocab), "VERIFIES": len(verify_row)}
         shared = {"logits": logits, "seen": m["seen"], "tops": m["tops"], "ids": m["top ids"]}
         shared |= {"params": m["sampling"], **verify_row}
         chosen = {**shared, **{name: m[name] for name in ("tokens", "control", "history")}}
         size, lanes = {"vocab": vocab}, 1 if self.adapter.is_cpu else 32
-        return [
-            Step("sample_blocks", {**constants, "LANES": lanes}, shared, size, 1, "sample blocks"),
+        blocks = {**shared, "state": m["state"]}
+        return (
+            Step("sample_blocks", {**constants, "LANES": lanes}, blocks, size, 1, "sample blocks"),
             Step("sample", constants, chosen, size, 1, "sample"),
-        ]
+        )

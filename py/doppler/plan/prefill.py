@@ -9,6 +9,7 @@ from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply, takes_matvecs
 from doppler.plan.moe import align, route, sum_experts
 from doppler.plan.product import Operand, Product, Rows
+from doppler.plan.segments import Part, Place, Segment
 from doppler.weights.placement import aligned
 
 
@@ -18,30 +19,42 @@ class PrefillPlan:
     def __init__(self, model: PlannedModel) -> None:
         self._model = model
 
-    def all(self, batch: int) -> list[Step]:
+    def all(self, batch: int) -> list[Segment]:
         """Token ids -> logits of the last."""
-        return self.body(batch) + self.head()
+        return [*self.body(batch), self.head()]
 
-    def body(self, batch: int) -> list[Step]:
+    def body(self, batch: int) -> list[Segment]:
         """Token ids -> normed hidden states of up to `batch` tokens; fills the KV cache."""
         model = self._model
-        steps = [*model.embed(batch), model.norm(batch, "embedding", "blk.0.attn_norm")]
+        embedding = (*model.embed(batch), model.norm(batch, "embedding", "blk.0.attn_norm"))
+        segments = [Segment(Place(Part.EMBEDDING), embedding)]
         for index in range(len(model.config.layers)):
-            steps += self._attention(batch, index)
-            steps += self._ffn(batch, index)
-        return steps
+            attention = tuple(self._attention(batch, index))
+            segments.append(Segment(Place(Part.ATTENTION, index), attention))
+            if model.config.experts is None:
+                ffn = self._dense(batch, index)
+            else:
+                router = tuple(self._router(batch, index))
+                segments.append(Segment(Place(Part.ROUTER, index), router))
+                ffn = self._experts(batch, index)
+            post = model.post_norm(index, "post_ffw_norm")
+            norm = model.norm(batch, f"blk.{index}.ffn", model.following(index), post)
+            segments.append(Segment(Place(Part.FFN, index), (*ffn, norm)))
+        return segments
 
-    def head(self) -> list[Step]:
+    def head(self) -> Segment:
         """Normed hidden state of the batch's last token -> logits."""
         model, m = self._model, self._model.layout.of_batch
         x = Operand({"x": m["normed"]}, is_last=True)
-        return list(multiply(model, Product((model.head_matrix,), x, m["logits"], "head")))
+        steps = multiply(model, Product((model.head_matrix,), x, m["logits"], "head"))
+        return Segment(Place(Part.HEAD), tuple(steps))
 
-    def head_of_all(self, rows: int, normed: View, logits: View) -> list[Step]:
+    def head_of_all(self, rows: int, normed: View, logits: View) -> Segment:
         """`rows` normed hidden states -> `logits` [rows, vocab rounded up to a vec4]."""
         model, x = self._model, Operand({"x": normed})
         stride = aligned(model.config.vocab, 4)
-        return list(multiply(model, Product((model.head_matrix,), x, logits, "head", stride, rows)))
+        product = Product((model.head_matrix,), x, logits, "head", stride, rows)
+        return Segment(Place(Part.HEAD), tuple(multiply(model, product)))
 
     def _attention(self, batch: int, index: int) -> Iterator[Step]:
         model, m, prefix = self._model, self._model.memory(batch), f"blk.{index}"
@@ -54,15 +67,10 @@ class PrefillPlan:
         post = model.post_norm(index, "post_attention_norm")
         yield model.norm(batch, f"{prefix}.attention", f"{prefix}.ffn_norm", post)
 
-    def _ffn(self, batch: int, index: int) -> Iterator[Step]:
-        model, m, prefix = self._model, self._model.memory(batch), f"blk.{index}"
-        if model.config.experts is None:
-            yield from self._gate_up(batch, index, Rows.OF_TOKENS)
-            yield from self._plain(batch, f"{prefix}.ffn_down", m["gated"])
-        else:
-            yield from self._experts(batch, index)
-        post = model.post_norm(index, "post_ffw_norm")
-        yield model.norm(batch, f"{prefix}.ffn", model.following(index), post)
+    def _dense(self, batch: int, index: int) -> Iterator[Step]:
+        """normed -> branch."""
+        yield from self._gate_up(batch, index, Rows.OF_TOKENS)
+        yield from self._plain(batch, f"blk.{index}.ffn_down", self._model.memory(batch)["gated"])
 
     def _gate_up(self, batch: int, index: int, rows: Rows) -> Iterator[Step]:
         model, w, name = self._model, self._model.widths, f"blk.{index}.ffn_gate_up"
@@ -77,14 +85,20 @@ class PrefillPlan:
             product = Product(stack, x, m["gated"], name, w.ffn, batch, activation, rows)
             yield from multiply(model, product)
 
+    def _router(self, batch: int, index: int) -> Iterator[Step]:
+        """normed -> the experts that each token uses."""
+        model, m, name = self._model, self._model.memory(batch), f"blk.{index}.ffn_gate_inp"
+        matrix, x = model.weights.matrices[f"{name}.weight"], Operand({"x": m["normed"]})
+        stride = model.widths.routes
+        yield from multiply(
+            model, Product((matrix,), x, m["routes"], name, stride, batch, is_exact=True)
+        )
+        yield route(model, batch, index)
+
     def _experts(self, batch: int, index: int) -> Iterator[Step]:
         """normed -> branch, through the experts that each token uses."""
         model, m, w = self._model, self._model.memory(batch), self._model.widths
-        router, down = f"blk.{index}.ffn_gate_inp", f"blk.{index}.ffn_down"
-        matrix, x = model.weights.matrices[f"{router}.weight"], Operand({"x": m["normed"]})
-        routes = Product((matrix,), x, m["routes"], router, w.routes, batch, is_exact=True)
-        yield from multiply(model, routes)
-        yield route(model, batch, index)
+        down = f"blk.{index}.ffn_down"
         if not takes_matvecs(model, batch):
             yield align(model, batch, index)
         yield from self._gate_up(batch, index, Rows.OF_TOKENS_FOR_EXPERTS)

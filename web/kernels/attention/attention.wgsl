@@ -49,6 +49,9 @@ fn main(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
+  if (state.halted > 0u) {
+    return;
+  }
   let head = workgroup.x;
   let t = unfolded(workgroup.yz, grid.y);
   if (lane == 0u) {

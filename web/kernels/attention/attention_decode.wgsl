@@ -218,6 +218,9 @@ fn main(
   @builtin(local_invocation_index) index: u32,
   @builtin(subgroup_size) subgroup_size: u32,
 ) {
+  if (state.halted > 0u) {
+    return;
+  }
   lanes = subgroup_size;
   let lane = index % subgroup_size;
   let kv_head = workgroup.y;

@@ -1,5 +1,6 @@
 // Joins the runs of attention_decode.wgsl: out[h] = Σ_s w · partial_out[s, h] / Σ_s w, where
-// w = exp(partial_lse[s, h] - the largest of them). Runs without keys have the lowest mark.
+// w = exp(partial_lse[s, h] - the largest of them). Runs without keys have the lowest.
+// uses: state
 //
 // partial_out [splits, heads, HEAD_DIM] f32; partial_lse [splits, heads]; out [heads, HEAD_DIM]; HEAD_DIM is a
 // multiple of 4 and at most 256, and there are at most 256 runs. A workgroup of 256 threads does one
@@ -17,7 +18,8 @@ struct Params {
 @group(0) @binding(0) var<storage, read> partial_out: array<vec4f>;
 @group(0) @binding(1) var<storage, read> partial_lse: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(3) var<uniform> state: State;
+@group(0) @binding(4) var<uniform> params: Params;
 
 var<workgroup> weights: array<f32, 256>; // of the runs
 var<workgroup> sums: array<vec4f, 256>;
@@ -28,6 +30,9 @@ fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
+  if (state.halted > 0u) {
+    return;
+  }
   let head = workgroup.x;
   if (index < params.splits) {
     weights[index] = partial_lse[index * params.heads + head];

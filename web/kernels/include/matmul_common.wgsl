@@ -26,12 +26,15 @@ struct Params {
 var<private> past: u32; // one past the last number of this workgroup
 
 // The first number, and one past the last, of tile y, each tile having up to `size` of them; none of an
-// expert that is not in this slice.
+// expert that is not in this slice, and none at all while the plan is halted.
 fn take_tile(y: u32, size: u32) -> vec2u {
   var span = vec2u(y * size, state.count);
   if (EXPERTS > 0u) {
     let tile = tiles[y];
     span = select(vec2u(), tile.yz, take_expert(tile.x));
+  }
+  if (state.halted > 0u) {
+    span = vec2u();
   }
   past = span.y;
   return span;

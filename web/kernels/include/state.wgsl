@@ -6,4 +6,5 @@ struct State {
   count: u32, // real tokens in the batch: kernels ignore the rest
   step: u32, // tokens sampled since the generation began
   seed: u32, // of that generation
+  halted: u32, // not 0: no kernel does anything, so that what is queued behind the cause waits
 }

@@ -25,7 +25,7 @@ struct Params {
 const PLACE_BITS = 28u; // of a candidate: ids that match << PLACE_BITS | where they end
 
 var<workgroup> latest: atomic<u32>; // the best candidate; 0: there is none
-var<workgroup> end: u32; // ids in history
+var<workgroup> end: u32; // ids in history; 0 while the plan is halted
 
 // How many ids before `place` are the last ids of history.
 fn matching(place: u32, length: u32) -> u32 {
@@ -39,9 +39,12 @@ fn matching(place: u32, length: u32) -> u32 {
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
   if (thread == 0u) {
-    end = min(state.position + 1u, params.context);
+    end = select(min(state.position + 1u, params.context), 0u, state.halted > 0u);
   }
   let length = workgroupUniformLoad(&end);
+  if (length == 0u) {
+    return;
+  }
   var best = 0u;
   for (var back = thread + 1u; back < length; back += 256u) {
     let place = length - back;

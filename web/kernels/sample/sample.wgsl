@@ -86,6 +86,7 @@ fn walked_at(i: u32) -> u32 {
   return i;
 }
 
+// The largest logit's id; NONE while the plan is halted.
 fn find_best(thread: u32) -> u32 {
   var best = Best(LOWEST, NONE);
   for (var i = thread; i < blocks(); i += 256u) {
@@ -100,7 +101,8 @@ fn find_best(thread: u32) -> u32 {
     workgroupBarrier();
   }
   if (thread == 0u) {
-    found = vec4u(bitcast<u32>(best.z), best.id, 0u, 0u);
+    let id = select(best.id, NONE, control.state.halted > 0u);
+    found = vec4u(bitcast<u32>(best.z), id, 0u, 0u);
   }
   let told = workgroupUniformLoad(&found);
   top = bitcast<f32>(told.x);
@@ -335,6 +337,9 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     row = told.x;
   }
   let best = find_best(thread);
+  if (best == NONE) {
+    return;
+  }
   if (best == BROKEN) {
     if (thread == 0u) {
       finish_broken();

@@ -1,5 +1,6 @@
 // The largest logit of every block of 4 · BLOCK tokens, and its id: what sample.wgsl starts from, so
 // that it need not read the whole vocabulary with its one workgroup.
+// uses: state
 // uses: logits
 //
 // tops [blocks rounded up to a vec4]: the largest, after penalty and temperature, LOWEST where there is
@@ -14,7 +15,8 @@ override LANES: u32;
 @group(0) @binding(2) var<storage, read_write> tops: array<f32>;
 @group(0) @binding(3) var<storage, read_write> ids: array<u32>;
 @group(0) @binding(4) var<storage, read> verify_row: array<u32>;
-@group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(5) var<uniform> state: State;
+@group(0) @binding(6) var<uniform> params: Params;
 
 var<workgroup> bests: array<Best, 256>;
 
@@ -23,6 +25,9 @@ fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
+  if (state.halted > 0u) {
+    return;
+  }
   row = select(0u, verify_row[0], VERIFIES == 1u);
   let block = (workgroup.x * 256u + thread) / LANES;
   let all = select((params.vocab + 3u) / 4u, 0u, row == NONE);

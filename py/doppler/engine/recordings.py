@@ -1,0 +1,64 @@
+"""Plans as they are run: recorded segment by segment, when they are first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from doppler.gpu.binder import Binder
+from doppler.gpu.kernels import Recording
+from doppler.plan.segments import Place, Segment
+
+
+class Plan(StrEnum):
+    """A run of segments that is always queued as one."""
+
+    DECODE = "decode"  # a token's body, for contexts up to `size`
+    PREFILL = "prefill"  # the body of a chunk of `size`
+    HEAD = "head"  # logits after a chunk of `size`, of which more than 1 are the same
+    ROWS = "rows"  # logits of several positions, from row `size` on
+    SAMPLE = "sample"
+    DRAFT = "draft"  # a whole batch with drafts
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is recorded: a plan for a size, which `Plan` tells the meaning of."""
+
+    plan: Plan
+    size: int = 0
+
+
+class Recordings:
+    """What was recorded of one model."""
+
+    def __init__(self, binder: Binder, build: Callable[[Key], list[Segment]]) -> None:
+        self._binder, self._build = binder, build
+        self._segments: dict[Key, dict[Place, Recording]] = {}
+        self._joined: dict[tuple[tuple[Key, ...], Place | None], Recording] = {}
+
+    def get(self, keys: Sequence[Key], start: Place | None = None) -> Recording:
+        """Plans one after another; those behind a halt from `start`, a place of the first, on."""
+        wanted = (tuple(keys), start)
+        if wanted not in self._joined:
+            segments = [item for key in keys for item in self._recorded(key).items()]
+            places = [place for place, _ in segments]
+            first = 0 if start is None else places.index(start)
+            parts = [recording for _, recording in segments[first:]]
+            self._joined[wanted] = self._binder.device.kernels.join(parts)
+        return self._joined[wanted]
+
+    def destroy(self) -> None:
+        """Gives all of it back."""
+        for recordings in self._segments.values():
+            for recording in recordings.values():
+                recording.destroy()
+        self._segments.clear()
+        self._joined.clear()
+
+    def _recorded(self, key: Key) -> dict[Place, Recording]:
+        if key not in self._segments:
+            built = self._build(key)
+            self._segments[key] = {it.place: self._binder.record(it.steps) for it in built}
+        return self._segments[key]

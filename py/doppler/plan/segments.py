@@ -1,0 +1,50 @@
+"""The parts of a plan between which it can be halted, and from which it can go on.
+
+While `state.halted` is set no kernel does anything: what is queued behind the cause waits, and is
+queued again from there on once the cause is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from doppler.gpu.step import Step
+
+
+class Part(StrEnum):
+    """What a segment computes."""
+
+    DRAFT = "draft"  # what may come next, looked up
+    EMBEDDING = "embedding"  # token ids -> residual stream
+    ATTENTION = "attention"  # of one layer, its norm and projections with it
+    ROUTER = "router"  # of a mixture's layer: which experts its tokens use
+    FFN = "ffn"  # of one layer, or its experts
+    HEAD = "head"  # last hidden state -> logits
+    SAMPLE = "sample"  # logits -> the next token
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where in a model a segment stands. Those outside the layers have layer 0."""
+
+    part: Part
+    layer: int = 0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps that are recorded as one.
+
+    It runs once a token: it may add to what it reads. A ROUTER does not, and may be run again as
+    long as nothing behind it was.
+    """
+
+    place: Place
+    steps: tuple[Step, ...]
+
+
+def steps_of(segments: Iterable[Segment]) -> list[Step]:
+    """All steps in their order."""
+    return [step for segment in segments for step in segment.steps]

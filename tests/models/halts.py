@@ -1,0 +1,88 @@
+"""A plan that is halted at every layer in turn, in the page, and goes on with the same tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from playwright.sync_api import Page
+
+from app_page import RUN
+
+CODE = """
+import hashlib
+from doppler.page import bridge
+from doppler.engine.recordings import Key, Plan
+from doppler.plan.segments import Part, Place, steps_of
+from doppler.sampling import Sampling
+
+engine = bridge.api._model.engine
+runner, memory, binder = engine._runner, engine._memory, engine.binder
+ids, count = {ids}, {count}
+size, end = len(ids), len(ids) + count
+names = sorted(binder._buffers.keys() - engine.weights.buffers.keys())
+
+async def contents():
+    await runner.done()
+    digests = dict()
+    for name in names:
+        buffer = binder._buffers[name]
+        data = await binder.start_read(View(name, 0, buffer.size))
+        digests[name] = hashlib.sha256(data).hexdigest()
+    return digests
+
+async def halt(keys, place):
+    # Runs keys[0] up to `place`, and then everything, which does nothing.
+    segments = runner._segments(keys[0])
+    last = next(n for n, segment in enumerate(segments) if segment.place == place)
+    recording = binder.record(steps_of(segments[: last + 1]))
+    binder.device.kernels.run(recording)
+    memory.write_halted(1 + place.layer)
+    before = await contents()
+    for _ in range(2):
+        runner._run(keys)
+    after = await contents()
+    recording.destroy()
+    changed = [name for name in names if before[name] != after[name]]
+    assert not changed, f"{{place}}: while it is halted, {{changed}} changed"
+
+async def generate(at=None):
+    # `at`: (last place before the halt, place to go on from), once in prefill and once in decode.
+    runner.begin(ids, Sampling(greedy=True))
+    if at is None:
+        runner.prefill(ids, 0, size, 0)
+        runner.sample(size)
+        runner.decode(count - 1, end)
+    else:
+        memory.write_batch(ids, 0, 0)
+        await halt([runner._chunk(0, size)], at[0])
+        runner.resume_prefill(at[1], 0, size)
+        runner.sample(size)
+        await halt(runner._token(runner._bucket(end)), at[0])
+        runner.resume_decode(at[1], count - 1, end)
+    return await runner.start_read().tokens(0)
+
+async def halts():
+    has_experts = engine.config.experts is not None
+    found = []
+    for layer in range(len(engine.config.layers)):
+        last, first = (Part.ROUTER,) * 2 if has_experts else (Part.ATTENTION, Part.FFN)
+        found.append(await generate((Place(last, layer), Place(first, layer))))
+    wanted = await generate()
+    engine._cache.cut(0)
+    return json.dumps([wanted, found])
+
+import json
+from doppler.gpu.step import View
+await halts()
+"""
+
+
+def tokens_after_halts(page: Page, ids: list[int], count: int) -> tuple[list[int], list[list[int]]]:
+    """Greedy ids after `ids` without a halt; and with one at each layer, in prefill and in decode.
+
+    Raises where a kernel did something while the plan was halted.
+    """
+    answer: Any = page.evaluate(RUN, CODE.format(ids=ids, count=count))
+    wanted, found = json.loads(answer)
+    return wanted, found
