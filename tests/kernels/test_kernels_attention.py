@@ -131,7 +131,7 @@ def output_case(
     matrix = normal(rng, rows, cols)
     marks = np.zeros(-(-runs["partial_lse"].size // 4) * 4, np.float32)
     marks[: runs["partial_lse"].size] = runs["partial_lse"].ravel()
-    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1, "BIAS": 0}
+    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1, "ADDEND": 0}
     params = {
         "rows": rows,
         "row0": 0,
@@ -144,6 +144,8 @@ def output_case(
         "heads": case.params["heads"],
         "experts": 0,
         "used": 0,
+        "addend0": 0,
+        "addend_stride": 0,
     }
     arrays = {
         "codes": padded(matrix, cols),

@@ -162,7 +162,7 @@ def test_products_by_expert(gpu_page: GpuPage, kernel: str, kind: str) -> None:
         x = padded(normal(rng, slots if rows_of == 2 else tokens + ROOM, cols), -(-cols // 4) * 4)
         bias = normal(rng, experts * height).astype(np.float32)
         out_rows = height // 2 if activation else height
-        constants = {"FORM": FORMS[kind], "ACTIVATION": activation, "BIAS": 1, "EXPERTS": rows_of}
+        constants = {"FORM": FORMS[kind], "ACTIVATION": activation, "ADDEND": 1, "EXPERTS": rows_of}
         params = {
             "rows": height,
             "row0": first * height,
@@ -171,6 +171,8 @@ def test_products_by_expert(gpu_page: GpuPage, kernel: str, kind: str) -> None:
             "out0": 2,
             "experts": here,
             "used": used,
+            "addend0": 0,
+            "addend_stride": 0,
         }
         if kernel.startswith("matvec"):
             constants |= {"COLS": cols, "PROLOGUE": 0, "STAGE": 1, "SPLITS": 0}
@@ -180,7 +182,7 @@ def test_products_by_expert(gpu_page: GpuPage, kernel: str, kind: str) -> None:
         arrays = {
             **planes,
             "x": x,
-            "bias": bias,
+            "addend": bias,
             "state": state(tokens),
             "out": np.full((slots, out_rows + 3), 7.0, np.float32),
             **placed,

@@ -29,8 +29,8 @@ def folded_case(
     x, branch = normal(rng, tokens, cols), 3 * normal(rng, tokens, cols)
     weight, post = normal(rng, cols), normal(rng, cols)
     matrix = normal(rng, gates, cols)
-    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation, "BIAS": 0}
-    constants |= {"STAGE": more.get("stage", 1), "SPLITS": 0, "EXPERTS": 0}
+    constants = {"FORM": 0, "COLS": cols, "PROLOGUE": prologue, "ACTIVATION": activation}
+    constants |= {"ADDEND": 0, "STAGE": more.get("stage", 1), "SPLITS": 0, "EXPERTS": 0}
     if kernel != "matvec":
         constants |= {"TEAM": more["team"], "ROWS": more["together"], "DEPTH": more["depth"]}
         constants["TOKENS"] = 1
@@ -56,6 +56,8 @@ def folded_case(
         "heads": 0,
         "experts": 0,
         "used": 0,
+        "addend0": 0,
+        "addend_stride": 0,
     }
     t = tokens - 1 if last else 0
     h, v = references.norm(

@@ -120,11 +120,11 @@ def product_case(
     planes: Mapping[str, Array],
     matrix: Array,
     x: Array,
-    bias: Array | None = None,
+    addend: Array | None = None,
     **more: int,
 ) -> Case:
-    """A product with matrix rows cut off before row0, for which `bias` has numbers too; x [tokens,
-    stride].
+    """A product with matrix rows cut off before row0, for which `addend` has numbers too; x
+    [tokens, stride].
     """
     rows, cols = matrix.shape
     tokens = x.shape[0]
@@ -138,9 +138,11 @@ def product_case(
         "out_stride": stride,
         "experts": 0,
         "used": 0,
+        "addend0": more.get("addend0", 0),
+        "addend_stride": more.get("addend_stride", 0),
     }
     constants = {"FORM": FORMS[kind], "ACTIVATION": more.get("activation", 0)}
-    constants |= {"BIAS": int(bias is not None), "EXPERTS": 0}
+    constants |= {"ADDEND": int(addend is not None), "EXPERTS": 0}
     if kernel.startswith("matmul"):
         params["cols"] = cols
     else:
@@ -160,8 +162,8 @@ def product_case(
         "state": state(count),
         "out": np.full((tokens, stride), 7.0, np.float32),
     }
-    if bias is not None:
-        arrays["bias"] = bias
+    if addend is not None:
+        arrays["addend"] = addend
     return Case(kernel, constants, arrays, params, ["out"], tokens)
 
 
@@ -376,18 +378,24 @@ def test_tiles_of_part_of_a_batch(gpu_page: GpuPage, blocks_of: tuple[int, int])
 @pytest.mark.parametrize(
     "kernel", ["matvec", "matvec_workgroup", "matvec_subgroup", "matmul", "matmul_tile"]
 )
-def test_biases(gpu_page: GpuPage, kernel: str) -> None:
-    """A slice's rows get what belongs to them in the whole matrix."""
+def test_addends(gpu_page: GpuPage, kernel: str) -> None:
+    """A slice's rows get what belongs to them in the whole matrix: a bias, or a token's own."""
     rng = np.random.default_rng(7)
-    rows, cols, tokens = 69, 45, 1 if kernel.startswith("matvec") else 9
+    rows, cols = 69, 45
+    tokens = {"matvec": 1, "matvec_workgroup": 3, "matvec_subgroup": 5}.get(kernel, 9)
     data = blocks("F32", rows, cols, rng)
     planes = gpu_page.run([relayout("F32", data, rows, cols)])[0]
     matrix, x = dequantized("F32", data, rows, cols), activations(tokens, cols, rng)
-    bias = rng.standard_normal(8 + rows).astype(np.float32)
-    where = {"row0": 8, "out0": 5}
-    cases = [product_case(kernel, "F32", planes, matrix, x, b, **where) for b in (None, bias)]
-    plain, out = (result["out"][:, 13 : 13 + rows] for result in gpu_page.run(cases))
-    np.testing.assert_array_equal(out, plain + bias[8:])
+    bias, own = (rng.standard_normal(shape).astype(np.float32) for shape in (77, (tokens, 83)))
+    where = {"row0": 8, "out0": 5, "TOKENS": tokens}
+    cases = [
+        product_case(kernel, "F32", planes, matrix, x, **where),
+        product_case(kernel, "F32", planes, matrix, x, bias, **where),
+        product_case(kernel, "F32", planes, matrix, x, own, addend0=4, addend_stride=83, **where),
+    ]
+    plain, biased, out = (result["out"][:, 13 : 13 + rows] for result in gpu_page.run(cases))
+    np.testing.assert_array_equal(biased, plain + bias[8:])
+    np.testing.assert_array_equal(out, plain + own[:, 12 : 12 + rows])
     assert_product(plain, matrix, x)
 
 

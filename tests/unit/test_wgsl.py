@@ -47,7 +47,7 @@ def test_planes_come_before_the_kernels_that_use_them() -> None:
     shader = SHADERS["matvec_subgroup"]
     assert shader.source.startswith("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n")
     assert [b.name for b in shader.bindings][:2] == ["codes", "scales"]
-    names = {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "SPLITS", "STAGE", "BIAS", "EXPERTS"}
+    names = {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "SPLITS", "STAGE", "ADDEND", "EXPERTS"}
     assert shader.overrides == names | {"TEAM", "ROWS", "DEPTH", "TOKENS"}
 
 

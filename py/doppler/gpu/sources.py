@@ -64,7 +64,7 @@ OPTIONAL = frozenset(
         "post",
         "weight",
         "next",
-        "bias",
+        "addend",
         "topk_ids",
         "order",
         "tiles",

@@ -63,8 +63,8 @@ def matmul(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
     """One matrix of a product, whose output begins at column `start`: a step for each slice."""
     shared = {**product.x.bindings, "out": product.out}
     shared["state"] = model.memory(product.tokens)["state"]
-    if matrix.bias is not None:
-        shared["bias"] = matrix.bias
+    addend, addend_params = product.added(matrix, start)
+    shared |= addend
     rows, tokens = product.rows, product.tokens
     if rows:
         bound = places(model, tokens)
@@ -72,7 +72,7 @@ def matmul(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
         tokens = bound["tiles"].size // 16 * tile_size(model)
     kernel, cut = kernel_of(model, matrix.height, tokens, rows, product.is_exact)
     constants = {"FORM": matrix.form, "ACTIVATION": product.activation, **cut}
-    constants |= {"BIAS": int(matrix.bias is not None), "EXPERTS": rows}
+    constants |= {"ADDEND": len(addend), "EXPERTS": rows}
     for part in matrix.slices:
         params: dict[str, Number] = {
             "rows": matrix.height if rows else part.rows,
@@ -83,6 +83,7 @@ def matmul(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
             "out0": start,
             "experts": part.rows // matrix.height if rows else 0,
             "used": experts_of(model).used if rows else 0,
+            **addend_params,
         }
         yield Step(kernel, constants, {**part.bindings(), **shared}, params, tokens, product.label)
 

@@ -34,6 +34,7 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
     On a GPU, a batch may have up to MOST_TOKENS, for which each weight is read once.
     """
     x, rows, tokens = product.x, product.rows, product.tokens
+    addend, addend_params = product.added(matrix, start)
     kernel = matvec_kernel(model, product.is_exact)
     constants = {
         "FORM": matrix.form,
@@ -41,7 +42,7 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
         "PROLOGUE": x.prologue,
         "ACTIVATION": product.activation,
         "SPLITS": x.splits,
-        "BIAS": int(matrix.bias is not None),
+        "ADDEND": len(addend),
         "EXPERTS": rows,
     }
     used = experts_of(model).used if rows else 0
@@ -67,19 +68,18 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
             "heads": model.config.heads,
             "experts": part.rows // height if rows else 0,
             "used": used,
+            **addend_params,
         }
-        bound = _bound(model, product, matrix) | part.bindings()
+        bound = _bound(model, product) | addend | part.bindings()
         yield Step(kernel, constants, bound, params, tokens * max(used, 1), product.label)
 
 
-def _bound(model: PlannedModel, product: Product, matrix: Matrix) -> dict[str, View]:
-    """What a matvec binds besides the matrix itself."""
+def _bound(model: PlannedModel, product: Product) -> dict[str, View]:
+    """What a matvec binds besides the matrix itself and its addend."""
     shared = model.memory(product.tokens)
     bound = {**product.x.bindings, "out": product.out, "state": shared["state"]}
     if product.rows:
         bound["topk_ids"] = shared["topk_ids"]
-    if matrix.bias is not None:
-        bound["bias"] = matrix.bias
     return bound
 
 

@@ -39,8 +39,16 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Addend:
+    """What is added to a product: element `stride` · t + i to output i of token t."""
+
+    view: View
+    stride: int  # 0: the same for all tokens
+
+
+@dataclass(frozen=True)
 class Product:
-    """out[t, start:] = matrix · x[t], for each of `tokens` tokens t.
+    """out[t, start:] = matrix · x[t] + addend[t, start:], for each of `tokens` tokens t.
 
     Each matrix of `stack` has columns of its own, from a multiple of four on. With experts, `out`
     has a row for each slot.
@@ -55,6 +63,7 @@ class Product:
     activation: int = 0  # or what makes one number of gate and up (activation.wgsl)
     rows: Rows = Rows.OF_TOKENS
     is_exact: bool = False  # in f32 whatever the adapter's precision
+    addend: Addend | None = None  # else the matrices' biases, where they have some
 
     def placed(self) -> Iterator[tuple[Matrix, int]]:
         """Each matrix and the first column of its output."""
@@ -62,3 +71,11 @@ class Product:
         for matrix in self.stack:
             yield matrix, start
             start += aligned(matrix.height, 4)
+
+    def added(self, matrix: Matrix, start: int) -> tuple[dict[str, View], dict[str, int]]:
+        """(bindings, params) by which a matrix whose output begins at `start` gets its addend."""
+        if self.addend is not None:
+            params = {"addend0": start, "addend_stride": self.addend.stride}
+            return {"addend": self.addend.view}, params
+        bound = {} if matrix.bias is None else {"addend": matrix.bias}
+        return bound, {"addend0": 0, "addend_stride": 0}

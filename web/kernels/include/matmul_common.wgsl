@@ -13,13 +13,15 @@ struct Params {
   out0: u32, // where the matrix's first row goes in a token's output
   experts: u32, // in this slice
   used: u32, // of them by a token
+  addend0: u32,
+  addend_stride: u32,
 }
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 @group(0) @binding(5) var<uniform> state: State;
 @group(0) @binding(6) var<uniform> params: Params;
-@group(0) @binding(7) var<storage, read> bias: array<f32>; // of the whole matrix's rows
+@group(0) @binding(7) var<storage, read> addend: array<f32>;
 @group(0) @binding(8) var<storage, read> order: array<u32>;
 @group(0) @binding(9) var<storage, read> tiles: array<vec4u>; // expert, first place, one past the last
 
@@ -61,6 +63,10 @@ fn load_half(base: u32, at: u32) -> Half {
   return Half(load_x(base, at), load_x(base, at + 1u), load_x(base, at + 2u), load_x(base, at + 3u));
 }
 
+fn out_base(row: u32) -> u32 {
+  return params.out0 + row * params.out_stride;
+}
+
 // Stores what number t has of rows r and r + 1, if there are such.
 fn store(t: u32, r: u32, sums: vec2f) {
   if (t >= past) {
@@ -70,5 +76,5 @@ fn store(t: u32, r: u32, sums: vec2f) {
   if (EXPERTS > 0u) {
     row = order[t];
   }
-  store_two(row * params.out_stride + params.out0, r, sums);
+  store_two(row, r, sums);
 }

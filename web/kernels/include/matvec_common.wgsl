@@ -42,6 +42,8 @@ struct Params {
   heads: u32,
   experts: u32, // in this slice
   used: u32, // of them by a token
+  addend0: u32,
+  addend_stride: u32,
 }
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
@@ -52,7 +54,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> out: array<f32>;
 @group(0) @binding(9) var<uniform> state: State;
 @group(0) @binding(10) var<uniform> params: Params;
-@group(0) @binding(11) var<storage, read> bias: array<f32>; // of the whole matrix's rows
+@group(0) @binding(11) var<storage, read> addend: array<f32>;
 @group(0) @binding(12) var<storage, read> topk_ids: array<u32>; // experts, by slot
 
 var<private> slot: u32;

@@ -47,14 +47,13 @@ fn add_products(sums: vec4f, packed: array<Packed, 4>, g: u32, token: u32) -> ve
 }
 
 fn store(r: u32, sums: vec4f, token: u32) {
-  let base = out_base(token);
   if (ROWS > 1u) {
-    store_two(base, r, sums.xy);
+    store_two(token, r, sums.xy);
   } else {
-    store_one(base, r, sums.x);
+    store_one(token, r, sums.x);
   }
   if (ROWS > 2u) {
-    store_two(base, r + 2u, sums.zw);
+    store_two(token, r + 2u, sums.zw);
   }
 }
 

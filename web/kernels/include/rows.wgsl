@@ -5,8 +5,11 @@
 // matrices of so many rows each, one below another. A token then uses `params.used` of all experts: its
 // slot j, number token · used + j of the batch, has its own row of `out`. Activations x are a row a token
 // (EXPERTS 1) or a row a slot (2).
+//
+// With ADDEND, `addend` is added: one number a row of the matrix, from number `params.addend0` on, and
+// `params.addend_stride` further for each token. A bias is the same for all tokens, its stride is 0.
 
-override BIAS: u32;
+override ADDEND: u32;
 override EXPERTS: u32;
 
 var<private> expert_row: u32; // the expert's first row in this slice
@@ -30,26 +33,28 @@ fn row_of(r: u32) -> u32 {
   return expert_row + select(row, row / 2u + (row & 1u) * (params.rows / 2u), ACTIVATION > 0u);
 }
 
-fn biased(r: u32, sum: f32) -> f32 {
-  if (BIAS == 1u) {
-    return sum + bias[params.row0 + row_of(r)];
+fn with_addend(token: u32, r: u32, sum: f32) -> f32 {
+  if (ADDEND == 1u) {
+    return sum + addend[token * params.addend_stride + params.addend0 + params.row0 + row_of(r)];
   }
   return sum;
 }
 
-// Stores the sum of number r, without activation, in the row of `out` that begins at `base`.
-fn store_one(base: u32, r: u32, sum: f32) {
+// Stores the sum of number r, without activation, in the row of `out` of a token, or of a slot.
+fn store_one(token: u32, r: u32, sum: f32) {
   if (r < params.rows) {
-    out[base + select(params.row0 + r, r, EXPERTS > 0u)] = biased(r, sum);
+    out[out_base(token) + select(params.row0 + r, r, EXPERTS > 0u)] = with_addend(token, r, sum);
   }
 }
 
 // Stores the sums of numbers r and r + 1.
-fn store_two(base: u32, r: u32, sums: vec2f) {
+fn store_two(token: u32, r: u32, sums: vec2f) {
   if (ACTIVATION == 0u) {
-    store_one(base, r, sums.x);
-    store_one(base, r + 1u, sums.y);
+    store_one(token, r, sums.x);
+    store_one(token, r + 1u, sums.y);
   } else if (r < params.rows) {
-    out[base + r / 2u] = gated(vec4f(biased(r, sums.x)), vec4f(biased(r + 1u, sums.y))).x;
+    let gate = vec4f(with_addend(token, r, sums.x));
+    let up = vec4f(with_addend(token, r + 1u, sums.y));
+    out[out_base(token) + r / 2u] = gated(gate, up).x;
   }
 }

@@ -53,6 +53,6 @@ fn main(
       row_product(rows.x, g, v), row_product(rows.y, g, v), row_product(rows.z, g, v),
       row_product(rows.w, g, v));
   }
-  store_two(out_base(0u), r, sums.xy);
-  store_two(out_base(0u), r + 2u, sums.zw);
+  store_two(0u, r, sums.xy);
+  store_two(0u, r + 2u, sums.zw);
 }
