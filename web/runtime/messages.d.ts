@@ -29,9 +29,9 @@ export interface Methods {
   /** Cancels what is being answered, and waits for its end. */
   unload: { args: Empty; result: Empty; events: UnloadedEvent };
   /** Answers the last of the messages. */
-  chat: { args: ChatArgs; result: GenerationResult; events: PrefillEvent | TokenEvent };
+  chat: { args: ChatArgs; result: GenerationResult; events: AnswerEvent };
   /** Goes on with a prompt; what comes is text in one part. */
-  complete: { args: CompleteArgs; result: GenerationResult; events: PrefillEvent | TokenEvent };
+  complete: { args: CompleteArgs; result: GenerationResult; events: AnswerEvent };
   /**
    * The running chat or complete ends within one token, with finish_reason "cancelled"; running
    * downloads and imports end with a RequestError, and a download started again goes on from there.
@@ -437,6 +437,8 @@ export interface Drafts {
   batches: number;
   tokens: number;
 }
+
+export type AnswerEvent = PrefillEvent | TokenEvent;
 
 /** How much of the prompt is read. */
 export interface PrefillEvent {

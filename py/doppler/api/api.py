@@ -15,6 +15,7 @@ from doppler.api.asked import Asked
 from doppler.api.host import Host, Stored
 from doppler.api.inspection import SeveralModels, inspection, offering, refusal
 from doppler.api.messages import (
+    AnswerEvent,
     CancelArgs,
     ChatArgs,
     CompleteArgs,
@@ -35,12 +36,10 @@ from doppler.api.messages import (
     Memory,
     ModelId,
     PlanArgs,
-    PrefillEvent,
     ProgressEvent,
     Prompt,
     StorageUse,
     StoredModel,
-    TokenEvent,
     TokenIds,
     UnloadedEvent,
 )
@@ -285,15 +284,13 @@ class Api:
             emit({"type": "unloaded"})
 
     @alone
-    async def chat(
-        self, args: ChatArgs, emit: Emit[PrefillEvent | TokenEvent], files: Any
-    ) -> GenerationResult:
+    async def chat(self, args: ChatArgs, emit: Emit[AnswerEvent], files: Any) -> GenerationResult:
         """Answers the last of the messages."""
         return await self._running(self._loaded().chat(args, emit, self._host.stops.pending))
 
     @alone
     async def complete(
-        self, args: CompleteArgs, emit: Emit[PrefillEvent | TokenEvent], files: Any
+        self, args: CompleteArgs, emit: Emit[AnswerEvent], files: Any
     ) -> GenerationResult:
         """Goes on with a prompt; what comes is text in one part."""
         return await self._running(self._loaded().complete(args, emit))

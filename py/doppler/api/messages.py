@@ -66,6 +66,9 @@ class TokenEvent(TypedDict):
     """What a model thinks before it answers, or the answer; complete has answers only."""
 
 
+AnswerEvent = PrefillEvent | TokenEvent
+
+
 class UnloadedEvent(TypedDict):
     """The loaded model left the GPU: by unload, delete, load, or with a device that was lost."""
 

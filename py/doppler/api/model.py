@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from doppler.api.messages import (
+    AnswerEvent,
     ChatArgs,
     CompleteArgs,
     Emit,
     GenerationResult,
     LoadedModel,
-    PrefillEvent,
     ProgressEvent,
     Prompt,
     TokenEvent,
@@ -38,8 +38,6 @@ from doppler.weights.upload import prepare_upload, upload_weights
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-Generating = PrefillEvent | TokenEvent
 
 
 class _Compiling(Progress):
@@ -114,7 +112,7 @@ class Model:
         }
 
     async def chat(
-        self, args: ChatArgs, emit: Emit[Generating], stopped: Callable[[], bool] = bool
+        self, args: ChatArgs, emit: Emit[AnswerEvent], stopped: Callable[[], bool] = bool
     ) -> GenerationResult:
         """Answers `messages`; the oldest turns go if they do not fit, never the system prompt.
 
@@ -137,7 +135,7 @@ class Model:
         result = await self._generate(ids, request, self._text().reader(ids), emit)
         return {**result, "dropped_messages": dropped}
 
-    async def complete(self, args: CompleteArgs, emit: Emit[Generating]) -> GenerationResult:
+    async def complete(self, args: CompleteArgs, emit: Emit[AnswerEvent]) -> GenerationResult:
         """Continues `prompt` or `prompt_ids`; its text is as it comes, in one part."""
         ids = self.prompt_ids(args)
         reader = None if self.tokenizer is None else self.tokenizer.plain_reader(ids)
@@ -169,7 +167,7 @@ class Model:
         return self.tokenizer
 
     async def _generate(
-        self, ids: list[int], request: Request, reader: Reader | None, emit: Emit[Generating]
+        self, ids: list[int], request: Request, reader: Reader | None, emit: Emit[AnswerEvent]
     ) -> GenerationResult:
         """Drives a sequence: its ids go to the text as they come, and a stop text ends it."""
         sequence = self.engine.start(ids, self._config(request))
