@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doppler.config import Activation, Layer, ModelConfig, RopePairs
+from doppler.sampling import Sampling
 
 Array = npt.NDArray[Any]
 ONE = 1 << 24  # weight of the most likely token, in `sample`
@@ -143,37 +144,27 @@ class Choice:
 
 
 def sample(
-    logits: npt.NDArray[np.float32],
-    seen: Sequence[int],
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    greedy: bool = False,
-    seed: int = 0,
-    step: int = 0,
+    logits: npt.NDArray[np.float32], seen: Sequence[int], sampling: Sampling, step: int
 ) -> Choice:
-    """The next token, with the integer arithmetic of sample.wgsl."""
+    """The token number `step` of an answer, with the integer arithmetic of sample.wgsl."""
     z = logits.astype(np.float32)
     ids = np.array(sorted(set(seen)), dtype=np.int64)
-    penalty = np.float32(repetition_penalty)
+    penalty = np.float32(sampling.repetition_penalty)
     z[ids] = np.where(z[ids] < 0, z[ids] * penalty, z[ids] / penalty)
-    if greedy:
+    if sampling.is_greedy:
         best = np.array([np.argmax(z)])
         return Choice(int(best[0]), best, np.array([ONE]))
-    z = z / np.float32(temperature)
+    z = z / np.float32(sampling.temperature)
     weights = (np.exp(z - z.max()) * np.float32(ONE)).astype(np.int64)
     keep = np.ones(len(z), dtype=bool)
-    if 0 < top_k < len(z):
-        keep &= z >= np.sort(z)[-top_k]
-    if top_p < 1:
-        keep &= z >= _nucleus(z[keep], weights[keep], top_p)
-    keep &= weights >= max(int(np.ceil(np.float32(min_p) * np.float32(ONE))), 1)
+    if 0 < sampling.top_k < len(z):
+        keep &= z >= np.sort(z)[-sampling.top_k]
+    if sampling.top_p < 1:
+        keep &= z >= _nucleus(z[keep], weights[keep], sampling.top_p)
+    keep &= weights >= max(int(np.ceil(np.float32(sampling.min_p) * np.float32(ONE))), 1)
     kept = np.flatnonzero(keep)
     sums = np.cumsum(weights[kept])
-    goal = int(sums[-1]) * pcg(seed ^ pcg(step)) // 2**32 + 1
+    goal = int(sums[-1]) * pcg(sampling.seed ^ pcg(step)) // 2**32 + 1
     return Choice(int(kept[np.searchsorted(sums, goal)]), kept, weights[kept])
 
 

@@ -73,15 +73,19 @@ class Sampling:
                 raise RequestError(f"sampling: {name} is far too large a number") from None
         return cls(**values)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the best logit is taken: a temperature of 0 means that, too."""
+        return self.greedy or self.temperature == 0
+
     def params(self, vocab: int) -> dict[str, int | float]:
-        """The kernel's parameters. A temperature of 0 means greedy."""
-        greedy = self.greedy or self.temperature == 0
+        """The kernel's parameters."""
         return {
             "vocab": vocab,
-            "temperature": 1.0 if greedy else self.temperature,
+            "temperature": 1.0 if self.is_greedy else self.temperature,
             "top_k": min(self.top_k, vocab),
             "top_p": self.top_p,
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
-            "greedy": int(greedy),
+            "greedy": int(self.is_greedy),
         }

@@ -138,20 +138,9 @@ class Batch:
     def expected(self) -> list[int]:
         """The tokens that come of it: sampled one after another, as without drafts."""
         out: list[int] = []
-        s = self.sampling
         for row in range(1 + len(self.drafts)):
-            choice = references.sample(
-                self.logits[row],
-                (*self.seen, *out),
-                temperature=s.temperature,
-                top_k=s.top_k,
-                top_p=s.top_p,
-                min_p=s.min_p,
-                repetition_penalty=s.repetition_penalty,
-                greedy=s.greedy,
-                seed=s.seed,
-                step=self.step + row,
-            )
+            seen = (*self.seen, *out)
+            choice = references.sample(self.logits[row], seen, self.sampling, self.step + row)
             out.append(choice.token)
             if self.drafts[row : row + 1] != [choice.token]:
                 break

@@ -65,19 +65,7 @@ class Draw:
         return Case("sample", constants, arrays, params, list(WRITTEN))
 
     def expected(self) -> references.Choice:
-        s = self.sampling
-        return references.sample(
-            self.logits,
-            self.seen,
-            temperature=s.temperature,
-            top_k=s.top_k,
-            top_p=s.top_p,
-            min_p=s.min_p,
-            repetition_penalty=s.repetition_penalty,
-            greedy=bool(s.params(len(self.logits))["greedy"]),
-            seed=s.seed,
-            step=self.step,
-        )
+        return references.sample(self.logits, self.seen, self.sampling, self.step)
 
 
 def logits(rng: np.random.Generator, vocab: int, spread: float = 2.0) -> Array:

@@ -48,6 +48,10 @@ def test_every_room_of_the_walk_is_there() -> None:
     assert {structure.room_of(name) for name in structure.modules()} - {""} == set(structure.ROOMS)
 
 
+def test_no_signature_is_long() -> None:
+    assert structure.long_signatures(structure.modules()) == {}
+
+
 def test_long_signatures_are_counted_without_self() -> None:
     few, many = "a, b, c, d, e, f, g", "a, b, c, d, e, /, f, *, g, h"
     tree = ast.parse(f"class A:\n  def few(self, {few}): ...\n  async def many({many}): ...")

@@ -18,15 +18,16 @@ import numpy as np
 from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.config import ModelConfig
-from doppler.convert.convert import convert_tensors
+from doppler.convert.convert import write_outline
+from doppler.convert.outline import Outline
 from doppler.errors import RequestError
 from doppler.inputs.buffers import Buffer, Buffers, MemoryBuffers
 from doppler.inputs.source import Progress
 from doppler.quantization.block_types import BLOCK_TYPES, BlockType
 from doppler.quantization.dequantize import dequantize
-from doppler.store.byte_layout import Place
+from doppler.store.byte_layout import Place, lay_out
 from doppler.store.folder import FolderStorage
-from doppler.store.manifest import Manifest
+from doppler.store.manifest import SHARD_SIZE, Manifest
 from doppler.store.storage import Storage
 
 RUN_BLOCKS = 65521  # the largest prime below 2^16
@@ -76,11 +77,9 @@ async def synth(
         if not 1 <= layers <= len(config.layers):
             raise RequestError(f"{shape} has 1 to {len(config.layers)} layers, not {layers}")
         config = replace(config, layers=config.layers[:layers])
-    places = _places(config)
-    title = f"{shape}, random weights"
-    return await convert_tensors(
-        config, places, storage, buffers, name=name, title=title, progress=progress
-    )
+    manifest, pieces = lay_out(config, _places(config), name, f"{shape}, random weights")
+    outline = Outline(manifest, pieces, vocabulary=None)
+    return await write_outline(outline, storage, buffers, SHARD_SIZE, progress)
 
 
 def _places(config: ModelConfig) -> dict[str, Place]:

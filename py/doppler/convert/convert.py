@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from doppler.config import ModelConfig
 from doppler.convert.outline import Outline, outline_gguf, outline_safetensors
 from doppler.errors import FormatError, RequestError
 from doppler.formats.parts import models_among, part_names, whole_name
@@ -21,7 +20,6 @@ from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, Progress, Source, folder_sources
 from doppler.quantization.block_types import Quant
 from doppler.store.byte_copies import fill
-from doppler.store.byte_layout import Place, lay_out
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
@@ -66,23 +64,6 @@ async def convert_safetensors(
     """
     outlines = await outline_safetensors(files, buffers, name, (quant,))
     return await write_outline(outlines[quant], storage, buffers, shard_size, progress)
-
-
-async def convert_tensors(
-    config: ModelConfig,
-    places: Mapping[str, Place],
-    storage: Storage,
-    buffers: Buffers,
-    *,
-    name: str,
-    title: str,
-    shard_size: int = SHARD_SIZE,
-    progress: Progress | None = None,
-) -> Manifest:
-    """Writes a model without a tokenizer: `places` has source, offset and type of each tensor."""
-    manifest, pieces = lay_out(config, places, name, title)
-    outline = Outline(manifest, pieces, None)
-    return await write_outline(outline, storage, buffers, shard_size, progress)
 
 
 async def convert_path(
