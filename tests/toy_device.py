@@ -30,7 +30,8 @@ from doppler.sampling import Sampling
 class ToyModel:
     """Layers with these windows (0: none). `memory`: how many of the last ids it goes by.
 
-    From `breaks_at` ids on, its logits are NaN.
+    From `breaks_at` ids on, its logits are NaN. With a mask, the id is the next that is
+    allowed, from there on.
     """
 
     windows: tuple[int, ...] = (0,)
@@ -38,7 +39,7 @@ class ToyModel:
     vocab: int = 11
     breaks_at: int = 1 << 31
 
-    def next(self, seen: Sequence[Sequence[int]], seed: int) -> int:
+    def next(self, seen: Sequence[Sequence[int]], seed: int, mask: bytes | None = None) -> int:
         """The id after those that each layer sees, the latest last."""
         if len(seen[-1]) >= self.breaks_at:
             return BROKEN
@@ -46,13 +47,22 @@ class ToyModel:
         for ids in seen:
             for token in ids[-self.memory :]:
                 digest = references.pcg(digest * 31 + token & 0xFFFFFFFF)
-        return digest % self.vocab
+        bits = -1 if mask is None else int.from_bytes(mask, "little")
+        ids = ((digest + more) % self.vocab for more in range(self.vocab))
+        return next(token for token in ids if bits >> token & 1)
 
-    def answer(self, prompt: Sequence[int], count: int, seed: int = 0) -> list[int]:
-        """`count` ids after `prompt`, found without any cache."""
+    def answer(
+        self,
+        prompt: Sequence[int],
+        count: int,
+        seed: int = 0,
+        mask: Callable[[Sequence[int]], bytes | None] = lambda ids: None,
+    ) -> list[int]:
+        """`count` ids after `prompt`, of those that `mask` allows each time; without any cache."""
         ids = list(prompt)
         for _ in range(count):
-            ids.append(self.next([ids[-window:] for window in self.windows], seed))
+            seen = [ids[-window:] for window in self.windows]
+            ids.append(self.next(seen, seed, mask(ids[len(prompt) :])))
         return ids[len(prompt) :]
 
 
@@ -81,10 +91,11 @@ class ToyDevice:
         self._ring = array("I", [0] * RING)
         self._tokens: list[int] = []
         self._position = self._first = self._step = self._seed = 0
+        self.can_mask = False  # compiled
         self._queue: deque[Callable[[], object]] = deque()
         layers = [Layer(window) for window in model.windows]
         cache = PrefixCache(layers, self._capacities, context)
-        self.session = Session(self, context, cache, ChunkSizes(batch), StepTimes())
+        self.session = Session(self, context, model.vocab, cache, ChunkSizes(batch), StepTimes())
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         def write() -> None:
@@ -103,14 +114,17 @@ class ToyDevice:
 
         self._queue.append(run)
 
-    def sample(self, size: int) -> None:
+    def sample(self, size: int, mask: bytes | None = None) -> None:
         assert size == self.chunks[-1]
-        self._queue.append(lambda: self._sample(len(self._tokens) - 1, len(self._tokens)))
+        assert mask is None or self.can_mask
+        self._queue.append(lambda: self._sample(len(self._tokens) - 1, len(self._tokens), mask))
 
-    def decode(self, steps: int, end: int) -> None:
+    def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
+        assert mask is None or self.can_mask
+
         def run() -> None:
             assert self._position < end
-            self._step_once([], self._step_ms)
+            self._step_once([], self._step_ms, mask)
 
         self._queue.extend([run] * steps)
 
@@ -131,6 +145,10 @@ class ToyDevice:
             self.drafts_ready = asyncio.get_running_loop().create_future()
             asyncio.get_running_loop().call_soon(self.drafts_ready.set_result, None)
         return self.drafts_ready
+
+    async def compile_masked(self) -> None:
+        await asyncio.sleep(0)
+        self.can_mask = True
 
     def start_read(self) -> Reading:
         data: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -163,13 +181,13 @@ class ToyDevice:
         state = array("I", (self._position, len(self._tokens), self._step, self._seed))
         return state.tobytes().ljust(RING_AT, b"\0") + self._ring.tobytes()
 
-    def _step_once(self, drafts: Sequence[int], ms: float) -> None:
+    def _step_once(self, drafts: Sequence[int], ms: float, mask: bytes | None = None) -> None:
         self.ran += 1
         self._tokens[1:] = drafts
         self._run(ms)
         tokens = list(self._tokens)
         for row in range(len(tokens)):
-            if self._sample(row, 1) != tokens[row + 1 : row + 2]:
+            if self._sample(row, 1, mask) != tokens[row + 1 : row + 2]:
                 break
 
     def _run(self, ms: float) -> None:
@@ -181,7 +199,7 @@ class ToyDevice:
                     cells[(self._position + row) % capacity] = token
         self._first = self._position
 
-    def _sample(self, row: int, moved: int) -> list[int]:
+    def _sample(self, row: int, moved: int, mask: bytes | None) -> list[int]:
         """Samples after row `row` of what was run, and moves on; the id, as a list."""
         end = min(self._first + row + 1, self._context)
         seen = [
@@ -190,7 +208,7 @@ class ToyDevice:
             else cells[:end]
             for window, cells in zip(self._model.windows, self._cells, strict=True)
         ]
-        token = self._model.next(seen, self._seed)
+        token = self._model.next(seen, self._seed, mask)
         self._ring[self._step % RING] = token
         self._step += 1
         self._position += moved

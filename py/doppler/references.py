@@ -19,6 +19,7 @@ from doppler.sampling import Sampling
 
 Array = npt.NDArray[Any]
 ONE = 1 << 24  # weight of the most likely token, in `sample`
+LOWEST, ALLOWED = np.float32(-3.4e38), np.float32(-3.3e38)  # of logits.wgsl
 UINT = 0xFFFFFFFF
 
 
@@ -144,17 +145,27 @@ class Choice:
 
 
 def sample(
-    logits: npt.NDArray[np.float32], seen: Sequence[int], sampling: Sampling, step: int
+    logits: npt.NDArray[np.float32],
+    seen: Sequence[int],
+    sampling: Sampling,
+    step: int,
+    allowed: Sequence[int] | None = None,
 ) -> Choice:
-    """The token number `step` of an answer, with the integer arithmetic of sample.wgsl."""
+    """The token number `step` of an answer, with the integer arithmetic of sample.wgsl.
+
+    It is one of those in `allowed` (None: of all).
+    """
     z = logits.astype(np.float32)
     ids = np.array(sorted(set(seen)), dtype=np.int64)
     penalty = np.float32(sampling.repetition_penalty)
     z[ids] = np.where(z[ids] < 0, z[ids] * penalty, z[ids] / penalty)
+    if not sampling.is_greedy:
+        z = z / np.float32(sampling.temperature)
+    if allowed is not None:
+        z = _masked(z, allowed)
     if sampling.is_greedy:
         best = np.array([np.argmax(z)])
         return Choice(int(best[0]), best, np.array([ONE]))
-    z = z / np.float32(sampling.temperature)
     weights = (np.exp(z - z.max()) * np.float32(ONE)).astype(np.int64)
     keep = np.ones(len(z), dtype=bool)
     if 0 < sampling.top_k < len(z):
@@ -166,6 +177,14 @@ def sample(
     sums = np.cumsum(weights[kept])
     goal = int(sums[-1]) * pcg(sampling.seed ^ pcg(step)) // 2**32 + 1
     return Choice(int(kept[np.searchsorted(sums, goal)]), kept, weights[kept])
+
+
+def _masked(z: npt.NDArray[np.float32], allowed: Sequence[int]) -> npt.NDArray[np.float32]:
+    """LOWEST for all but those ids, which are above it whatever their z."""
+    ids = np.array(allowed)
+    masked = np.full_like(z, LOWEST)
+    masked[ids] = np.maximum(z[ids], ALLOWED)
+    return masked
 
 
 def _nucleus(z: Array, weights: npt.NDArray[np.int64], top_p: float) -> Any:

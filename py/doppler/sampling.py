@@ -21,6 +21,11 @@ def blocks_of(vocab: int) -> int:
     return -(-vocab // (4 * block_of(vocab)))
 
 
+def mask_bytes(vocab: int) -> int:
+    """Bytes of a bit for each token of a vocabulary, in whole u32 words."""
+    return 4 * -(-vocab // 32)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Settings of one generation, applied in the order in which they stand here.

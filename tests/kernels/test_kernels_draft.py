@@ -165,7 +165,7 @@ def walked(gpu_page: GpuPage, batches: Sequence[Batch], rows: int) -> list[dict[
             cases = []
             for batch, arrays in zip(batches, now, strict=True):
                 vocab = batch.logits.shape[1]
-                constants = {"BLOCK": block_of(vocab), "VERIFIES": 1}
+                constants = {"BLOCK": block_of(vocab), "VERIFIES": 1, "MASKED": 0}
                 if kernel == "sample_blocks":
                     constants["LANES"] = 32
                 given = {name: arrays[name] for name in names}

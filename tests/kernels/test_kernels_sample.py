@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,13 @@ def control(state: Sequence[int], ring: Array) -> Array:
     return words
 
 
+def bits(vocab: int, ids: Sequence[int]) -> Array:
+    """A bit a token, in words, set for those ids."""
+    each = np.zeros(-(-vocab // 32) * 32, np.uint8)
+    each[list(ids)] = 1
+    return np.packbits(each, bitorder="little").view(np.uint32)
+
+
 @dataclass(frozen=True)
 class Draw:
     """One token to be sampled, in the middle of a generation."""
@@ -38,17 +45,17 @@ class Draw:
     count: int = 4
     before: Array = field(default_factory=lambda: np.arange(1000, 1256, dtype=np.uint32))
     context: int = 20
+    allowed: tuple[int, ...] | None = None
 
     def case(self, tops: Mapping[str, Array] | None = None) -> Case:
         """The first kernel, or the second with what the first gave."""
         vocab = len(self.logits)
-        bits = np.zeros(-(-vocab // 32) * 32, np.uint8)
-        bits[list(self.seen)] = 1
-        arrays = {
-            "logits": np.pad(self.logits, (0, -vocab % 4)),
-            "seen": np.packbits(bits, bitorder="little").view(np.uint32),
-        }
-        constants, params = {"BLOCK": block_of(vocab), "VERIFIES": 0}, self.sampling.params(vocab)
+        arrays = {"logits": np.pad(self.logits, (0, -vocab % 4)), "seen": bits(vocab, self.seen)}
+        if self.allowed is not None:
+            arrays["mask"] = bits(vocab, self.allowed)
+        masked = int(self.allowed is not None)
+        constants = {"BLOCK": block_of(vocab), "VERIFIES": 0, "MASKED": masked}
+        params = self.sampling.params(vocab)
         if tops is None:
             blocks = -(-blocks_of(vocab) // 4) * 4
             arrays |= {"tops": np.zeros(blocks, np.float32), "ids": np.zeros(blocks, np.uint32)}
@@ -65,7 +72,7 @@ class Draw:
         return Case("sample", constants, arrays, params, list(WRITTEN))
 
     def expected(self) -> references.Choice:
-        return references.sample(self.logits, self.seen, self.sampling, self.step)
+        return references.sample(self.logits, self.seen, self.sampling, self.step, self.allowed)
 
 
 def logits(rng: np.random.Generator, vocab: int, spread: float = 2.0) -> Array:
@@ -196,6 +203,54 @@ def test_large_vocabularies_are_cut(gpu_page: GpuPage) -> None:
     wrong = [n for n, d in enumerate(draws) if d.expected().token != got[n]]
     assert len(wrong) <= 1, wrong
     assert all(got[n] in draws[n].expected().kept for n in range(len(draws)))
+
+
+MASKED_SETTINGS = (
+    Sampling(greedy=True),
+    Sampling(greedy=True, repetition_penalty=1.6),
+    Sampling(),
+    Sampling(top_k=5),
+    Sampling(top_p=0.8),
+    Sampling(min_p=0.1),
+    Sampling(temperature=0.7, top_k=40, top_p=0.9, min_p=0.05, repetition_penalty=1.3),
+)
+
+
+def test_only_what_the_mask_allows_is_sampled(gpu_page: GpuPage) -> None:
+    """All but the best, every third, one alone, the last: also where blocks are left out."""
+    rng = np.random.default_rng(4)
+    draws = []
+    for vocab in (1, 3, 31, 257, 1030, 5001, 70_001):
+        values = logits(rng, vocab)
+        order = np.argsort(-values)
+        masks = {
+            tuple(sorted(order[1:].tolist())) or (0,),
+            tuple(range(0, vocab, 3)),
+            (int(order[-1]),),
+            (vocab - 1,),
+        }
+        for allowed in sorted(masks):
+            for setting in MASKED_SETTINGS:
+                changed = replace(setting, seed=len(draws))
+                seen = tuple(range(0, vocab, 5))
+                draws.append(Draw(values, changed, seen, step=len(draws), allowed=allowed))
+    got = tokens_of(gpu_page, draws)
+    assert all(token in draw.allowed for token, draw in zip(got, draws, strict=True))
+    wrong = [n for n, draw in enumerate(draws) if draw.expected().token != got[n]]
+    assert len(wrong) <= 1, wrong
+
+
+def test_what_is_allowed_comes_before_the_rest_however_low_it_is(gpu_page: GpuPage) -> None:
+    least = np.finfo(np.float32).min
+    draws = [
+        Draw(np.full(300, value, np.float32), setting, step=n, allowed=allowed)
+        for value in (least, 0.0)
+        for setting in (Sampling(greedy=True), Sampling(), Sampling(top_k=2, top_p=0.5))
+        for n, allowed in enumerate([(5,), (299,), (5, 298)])
+    ]
+    for token, draw in zip(tokens_of(gpu_page, draws), draws, strict=True):
+        assert token == draw.expected().token
+        assert token in draw.allowed
 
 
 def test_ties_at_a_threshold_are_all_kept(gpu_page: GpuPage) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from halts import tokens_after_halts
 from playwright.sync_api import BrowserContext, Playwright
+from ruled import allows, ruled_answers
 
 from app_page import KEEP_WORKER, convert_all
 from doppler.command.browser import Browser, launched
@@ -193,6 +194,27 @@ def test_tiny_model_continues_as_its_logits_say(tiny: Client, name: str, tmp_pat
     generated = greedy(tiny, ids, 24)
     _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + generated[:-1])
     assert_follows(generated, rows[len(ids) - 1 :], TINY_MARGIN)
+
+
+@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
+def test_a_rule_says_what_may_come_next(
+    tiny: Client, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """The best of what it allows at each place; and afterwards answers are as they were."""
+    name = TINY[0]
+    ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
+    load(tiny, name, adapter=adapter)
+    free = greedy(tiny, ids, 20)
+    best, drawn = ruled_answers(tiny.page, ids, 20)
+    for answer in (best, drawn):
+        assert len(answer) == 20
+        assert all(allows(n, token) for n, token in enumerate(answer))
+    _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + best[:-1])
+    rows = rows[len(ids) - 1 :]
+    for n, row in enumerate(rows):
+        row[[token for token in range(len(row)) if not allows(n, token)]] = -np.inf
+    assert_follows(best, rows, TINY_MARGIN)
+    assert greedy(tiny, ids, 20) == free != best
 
 
 def test_a_mixture_gives_the_same_tokens_from_every_file(tiny: Client) -> None:

@@ -39,7 +39,8 @@ def storage_buffers(step: Step) -> int:
 def all_steps(engine: Engine) -> list[Step]:
     """Of every list that is ever recorded."""
     steps = engine.steps(0, 1) + engine.steps(engine.context - 1, 1)
-    return steps + engine.steps(0, engine.batch) + engine._runner._steps(Key(Plan.DRAFT))
+    seldom = engine._runner._steps(Key(Plan.MASKED_SAMPLE), Key(Plan.DRAFT))
+    return steps + engine.steps(0, engine.batch) + seldom
 
 
 @pytest.fixture(params=[*SHAPES, *CHECKPOINTS])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from doppler.engine.generation import Generation, GenerationConfig
+from doppler.engine.rules import LogitRule, allowed
 from doppler.engine.sequence import Sequence as Generating
 from doppler.engine.speculate import MODES, Speculate
 from doppler.engine.stopping import Cancellation
@@ -327,6 +329,150 @@ def test_logits_that_are_nan_are_an_error_only_where_the_answer_gets_to(toy: Dev
     with pytest.raises(DopplerError, match="token 51 of the answer has logits"):
         run(device, PROMPT, config(51))
     assert run(device, PROMPT, config(9)).reused_tokens == 0
+
+
+@dataclass
+class Every:
+    """Allows the ids that leave `len(ids) % by` when they are divided by `by`: others each time."""
+
+    by: int = 2
+    asked: list[tuple[int, ...]] = field(default_factory=list)
+
+    def mask(self, ids: Sequence[int]) -> bytes | None:
+        self.asked.append(tuple(ids))
+        return sum(1 << t for t in range(len(ids) % self.by, 64, self.by)).to_bytes(8, "little")
+
+
+class Free:
+    """Allows everything."""
+
+    def mask(self, ids: Sequence[int]) -> bytes | None:
+        return None
+
+
+@dataclass
+class Until:
+    """Allows everything before `count` ids, and then does as it is told."""
+
+    count: int
+    then: Callable[[], bytes]
+
+    def mask(self, ids: Sequence[int]) -> bytes | None:
+        return None if len(ids) < self.count else self.then()
+
+
+def ruled(max_tokens: int, *rules: LogitRule, speculate: Speculate = "off") -> GenerationConfig:
+    return GenerationConfig(Sampling(), max_tokens, speculate=speculate, rules=rules)
+
+
+def no_token() -> bytes:
+    """Bits of ids that are not in the vocabulary are none."""
+    return b"\0\xf8\xff\xff"
+
+
+def rule_breaks() -> bytes:
+    raise LookupError("a rule's own mistake")
+
+
+@pytest.mark.parametrize("speculate", MODES)
+@pytest.mark.parametrize("step_ms", [SLOW, 0.01])
+def test_a_rule_is_asked_once_for_each_id_and_obeyed(
+    toy: DeviceMaker, speculate: Speculate, step_ms: float
+) -> None:
+    """Also where a prompt is half cached, drafts would pay, and steps are quick."""
+    device = toy(REPEATING, step_ms=step_ms)
+    run(device, PROMPT, config(50, speculate))  # its times are known from now on
+    rule = Every()
+    result = run(device, [*PROMPT, 3], ruled(40, rule, speculate=speculate))
+    assert result.ids == REPEATING.answer([*PROMPT, 3], 40, mask=Every().mask)
+    assert [token % 2 for token in result.ids] == [0, 1] * 20
+    assert rule.asked == [tuple(result.ids[:n]) for n in range(40)]
+    assert result.batches == 0
+
+
+def test_with_rules_a_step_is_queued_when_the_id_before_it_was_read(toy: DeviceMaker) -> None:
+    """So nothing is run in vain behind an end token, and ids come one at a time."""
+    device = toy(step_ms=0.01)
+    run(device, PROMPT, config(100))
+    asyncio.run(device.done())
+    end = FULL.answer(PROMPT, 9, mask=Every().mask)[-1]
+    before, counts = device.ran, [0]
+    asked = GenerationConfig(Sampling(), 100, {end}, rules=(Every(),))
+    result = run(device, PROMPT, asked, lambda sequence, _: counts.append(len(sequence.ids)))
+    asyncio.run(device.done())
+    assert result.finish_reason == "stop"
+    assert device.ran - before == len(result.ids) - 1
+    assert {after - before for before, after in pairwise(counts)} <= {0, 1}
+
+
+def test_times_with_rules_are_not_the_devices(toy: DeviceMaker) -> None:
+    device = toy()
+    run(device, PROMPT, ruled(40, Every()))
+    assert device.session.times.plain_ms == 0
+
+
+def test_rules_are_combined(toy: DeviceMaker) -> None:
+    for rules in ((Every(2), Every(3)), (Free(), Every(6)), (Every(2), Free(), Every(3))):
+        result = run(toy(), PROMPT, ruled(20, *rules))
+        assert result.ids == FULL.answer(PROMPT, 20, mask=Every(6).mask)
+    assert run(toy(), PROMPT, ruled(20, Free(), Free())).ids == FULL.answer(PROMPT, 20)
+
+
+def test_a_rule_holds_for_its_answer_only(toy: DeviceMaker) -> None:
+    device = toy()
+    for _ in range(2):
+        run(device, PROMPT, ruled(9, Every()))
+        assert run(device, PROMPT, config(20)).ids == FULL.answer(PROMPT, 20)
+
+
+def test_a_mask_is_cut_and_filled_to_the_vocabulary() -> None:
+    def whole(mask: bytes, vocab: int) -> bytes | None:
+        return allowed([Until(0, lambda: mask)], [], vocab)
+
+    assert whole(b"\xff" * 9, 33) == b"\xff\xff\xff\xff\x01\0\0\0"
+    assert whole(b"\x80", 33) == b"\x80" + bytes(7)
+    assert whole(b"\xff" * 4, 32) == b"\xff" * 4
+    assert allowed([Free()], [], 33) is None
+
+
+@pytest.mark.parametrize("room", [1, 2, 9])
+def test_rules_end_with_the_context(toy: DeviceMaker, room: int) -> None:
+    rule = Every()
+    result = run(toy(context=len(PROMPT) + room), PROMPT, ruled(100, rule))
+    assert (len(result.ids), result.finish_reason) == (room, "context")
+    assert len(rule.asked) == room
+
+
+def test_rules_are_not_asked_after_a_cancel(toy: DeviceMaker) -> None:
+    device, rule = toy(WINDOWED), Every()
+    result = run(device, PROMPT, ruled(100, rule), cancel_after(20))
+    assert (len(result.ids), result.finish_reason) == (22, "cancelled")
+    assert len(rule.asked) == 22
+    assert run(device, PROMPT, config(50)).ids == WINDOWED.answer(PROMPT, 50)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize(
+    ("then", "error", "words"),
+    [
+        (no_token, DopplerError, r"token {} of the answer: its rules \(Until, Free\) allow none"),
+        (rule_breaks, LookupError, "a rule's own mistake"),
+    ],
+)
+def test_a_rule_that_allows_nothing_or_breaks_ends_it_with_an_error(
+    toy: DeviceMaker, count: int, then: Callable[[], bytes], error: type[Exception], words: str
+) -> None:
+    device = toy(WINDOWED)
+    with pytest.raises(error, match=words.format(count + 1)):
+        run(device, PROMPT, ruled(100, Until(count, then), Free()))
+    again = run(device, PROMPT, config(20))
+    assert (again.reused_tokens, again.ids) == (0, WINDOWED.answer(PROMPT, 20))
+
+
+def test_with_rules_logits_that_are_nan_are_an_error_as_well(toy: DeviceMaker) -> None:
+    model = ToyModel(breaks_at=len(PROMPT) + 5)
+    with pytest.raises(DopplerError, match="token 6 of the answer has logits"):
+        run(toy(model), PROMPT, ruled(9, Every()))
 
 
 def test_a_conversation_goes_on_from_what_is_cached(toy: DeviceMaker) -> None:

@@ -110,7 +110,8 @@ class Engine:
         self.check(ids)
         if self.batch == 1:  # there is room for one token only
             config = replace(config, speculate="off")
-        session = Session(self._runner, self.context, self._cache, self._chunks, self._times)
+        vocab, cache = self.config.vocab, self._cache
+        session = Session(self._runner, self.context, vocab, cache, self._chunks, self._times)
         return Sequence(session, ids, config, self.cancellation)
 
     async def logits(self, ids: Ids, batch: int) -> AsyncIterator[npt.NDArray[np.float32]]:

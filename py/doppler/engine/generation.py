@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
+from doppler.engine.rules import LogitRule
 from doppler.engine.speculate import Speculate
 from doppler.engine.stopping import FinishReason
 from doppler.sampling import Sampling
@@ -15,13 +16,15 @@ class GenerationConfig:
     """How tokens are chosen, how many there are at most, and after which ids there are no more.
 
     `sampling` holds everything that changes logits, also the penalty for ids already seen: the GPU
-    applies it to each token by itself.
+    applies it to each token by itself. `rules` are asked by the host, one token at a time; those
+    that all of them allow are what is sampled from, and there are no drafts then.
     """
 
     sampling: Sampling
     max_tokens: int
     ends: Set[int] = frozenset()
     speculate: Speculate = "auto"
+    rules: tuple[LogitRule, ...] = ()
 
 
 @dataclass(frozen=True)

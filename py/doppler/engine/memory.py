@@ -128,6 +128,10 @@ class EngineMemory:
         self._binder.write(self._shared["seen"], bits)
         self._write("history", array("I", ids))
 
+    def write_mask(self, mask: bytes) -> None:
+        """Sets which tokens masked samples choose from: a bit each, in whole words."""
+        self._binder.write(self._shared["mask"], mask)
+
     def start_read(self) -> Reading:
         """Queues a copy of state and ring now; await its tokens later."""
         return Reading(self._binder.start_read(self._shared["control"]))

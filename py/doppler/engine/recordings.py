@@ -19,6 +19,7 @@ class Plan(StrEnum):
     HEAD = "head"  # logits after a chunk of `size`, of which more than 1 are the same
     ROWS = "rows"  # logits of several positions, from row `size` on
     SAMPLE = "sample"
+    MASKED_SAMPLE = "masked sample"  # of the tokens that are allowed
     DRAFT = "draft"  # a whole batch with drafts
 
 

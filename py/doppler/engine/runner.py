@@ -37,12 +37,15 @@ class Runner(Protocol):
     def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
         """Runs `ids`, the first of them at `position` of the cache, as a chunk of `size` tokens."""
 
-    def sample(self, size: int) -> None:
-        """Samples the token after a chunk of `size`, which was just run."""
+    def sample(self, size: int, mask: bytes | None = None) -> None:
+        """Samples the token after a chunk of `size`, which was just run.
 
-    def decode(self, steps: int, end: int) -> None:
-        """Runs the last token and samples the next, `steps` times; the last of them goes at most to
-        the place before `end` in the cache.
+        It is one of those that `mask` allows, as rules.py gives it (None: every token).
+        """
+
+    def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
+        """Runs the last token and samples the next, `steps` times, with the same mask; the last of
+        them goes at most to the place before `end` in the cache.
         """
 
     def draft(self, steps: int) -> None:
@@ -50,6 +53,9 @@ class Runner(Protocol):
 
     def compile_drafts(self) -> asyncio.Future[None]:
         """Compiles, once, what drafts need; they can be queued when it is done."""
+
+    async def compile_masked(self) -> None:
+        """Compiles, unless it is there, what samples with a mask."""
 
     def start_read(self) -> Reading:
         """Copies what was sampled so far; await its tokens later."""
@@ -92,11 +98,11 @@ class GpuRunner:
         self._memory.write_halted(0)
         self._run([self._chunk(position, size)], start=place)
 
-    def sample(self, size: int) -> None:
-        self._run([Key(Plan.HEAD, min(size, 2)), Key(Plan.SAMPLE)])
+    def sample(self, size: int, mask: bytes | None = None) -> None:
+        self._run([Key(Plan.HEAD, min(size, 2)), Key(self._sampler(mask))])
 
-    def decode(self, steps: int, end: int) -> None:
-        self._run(self._token(self._bucket(end)), steps)
+    def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
+        self._run(self._token(self._bucket(end), self._sampler(mask)), steps)
 
     def resume_decode(self, place: Place, steps: int, end: int) -> None:
         """Ends the halt, and runs the rest of the token that it stopped, from `place` on, and those
@@ -114,6 +120,9 @@ class GpuRunner:
             ready = self._compile(self._steps(Key(Plan.DRAFT)))
             self._drafts_ready = asyncio.ensure_future(ready)
         return self._drafts_ready
+
+    async def compile_masked(self) -> None:
+        await self._compile(self._steps(Key(Plan.MASKED_SAMPLE)))
 
     def start_read(self) -> Reading:
         return self._memory.start_read()
@@ -150,9 +159,16 @@ class GpuRunner:
             Key(Plan.DECODE, self._bucket(position + 1)) if size == 1 else Key(Plan.PREFILL, size)
         )
 
-    def _token(self, bucket: int) -> list[Key]:
+    def _token(self, bucket: int, sampler: Plan = Plan.SAMPLE) -> list[Key]:
         """All of a token of decode."""
-        return [Key(Plan.DECODE, bucket), Key(Plan.HEAD, 1), Key(Plan.SAMPLE)]
+        return [Key(Plan.DECODE, bucket), Key(Plan.HEAD, 1), Key(sampler)]
+
+    def _sampler(self, mask: bytes | None) -> Plan:
+        """What samples the next tokens, once they are queued; writes the mask for it."""
+        if mask is None:
+            return Plan.SAMPLE
+        self._memory.write_mask(mask)
+        return Plan.MASKED_SAMPLE
 
     def _segments(self, key: Key) -> list[Segment]:
         plan, size, model = key.plan, key.size, self._model
@@ -167,6 +183,8 @@ class GpuRunner:
                 return [self._prefill_plan.head_of_all(HEAD_ROWS, *self._memory.head_rows(size))]
             case Plan.SAMPLE:
                 return [model.sample()]
+            case Plan.MASKED_SAMPLE:
+                return [model.masked_sample()]
             case Plan.DRAFT:
                 return draft_plan(model, self._prefill_plan, *self._memory.head_rows(0))
 

@@ -3,6 +3,9 @@
 Decoding never waits for a token before it queues the next: the sampled id stays on the GPU, where
 the same recorded list reads it back in, and ids arrive here a few tokens late. What was queued
 beyond the end of an answer costs its time, and never a wrong answer.
+
+Only rules that say what may come next make it wait: a step is queued when they have seen the id
+before it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Literal
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.engine.prefix_cache import PrefixCache
+from doppler.engine.rules import allowed
 from doppler.engine.runner import Runner
 from doppler.engine.speculate import InFlight, Speculation, StepTimes
 from doppler.engine.stopping import Cancellation, EndTokens, FinishReason, TokenLimit
@@ -31,11 +35,12 @@ State = Literal["prefill", "decode", "done"]
 class Session:
     """What outlives a sequence: the device with its one KV cache, and what is known of both.
 
-    context: tokens that the cache holds.
+    context: tokens that the cache holds. vocab: ids that there are.
     """
 
     runner: Runner
     context: int
+    vocab: int
     cache: PrefixCache
     chunks: ChunkSizes
     times: StepTimes
@@ -60,8 +65,10 @@ class Sequence:
         self._session, self._runner, self._cache = session, session.runner, session.cache
         self._prompt, self._seed = prompt, config.sampling.seed
         self._limit = TokenLimit.of(config.max_tokens, session.context - len(prompt))
-        self._rules = (EndTokens(config.ends), cancellation, self._limit)
-        self._speculation = Speculation(config.speculate, prompt, session.times)
+        self._stop_rules = (EndTokens(config.ends), cancellation, self._limit)
+        self._logit_rules = config.rules
+        mode = "off" if config.rules else config.speculate
+        self._speculation = Speculation(mode, prompt, session.times)
         self._in_flight = NOTHING  # what is read next
         self._reused = self._prefilled = self._cache.rewind(prompt)
         self._runner.begin(prompt, config.sampling)
@@ -126,11 +133,13 @@ class Sequence:
         if self._prefilled < len(self._prompt):
             await self._runner.done()
             chunks.note(size, len(chunk), 1000 * (perf_counter() - began))
+        elif self._logit_rules:
+            await self._runner.compile_masked()
         elif self._speculation.mode == "on":
             await self._runner.compile_drafts()
         self.finish_reason = self._reason()
         if self.state == "decode":
-            self._runner.sample(size)
+            self._runner.sample(size, self._mask())
             self._in_flight = InFlight(1)
 
     async def _decode(self) -> list[int]:
@@ -143,7 +152,8 @@ class Sequence:
         self._last = perf_counter()
         if not before:
             self._first = self._last
-        self._speculation.note(flight, self.ids[before:], self._last)
+        if not self._logit_rules:  # with them the host's time is in it
+            self._speculation.note(flight, self.ids[before:], self._last)
         self._cache.extend(self.ids[max(before - 1, 0) : -1])  # the last id may not have been run
         return self.ids[before : -1 if self.finish_reason == "stop" else None]
 
@@ -156,7 +166,11 @@ class Sequence:
                 break
 
     def _reason(self) -> FinishReason | None:
-        return next((why for rule in self._rules if (why := rule.reason(self.ids))), None)
+        return next((why for rule in self._stop_rules if (why := rule.reason(self.ids))), None)
+
+    def _mask(self) -> bytes | None:
+        """What the rules allow after the ids so far, all of which must have been read."""
+        return allowed(self._logit_rules, self.ids, self._session.vocab)
 
     def _queue(self, least: int, behind: InFlight) -> InFlight:
         """Queues `least` steps behind those, or as many as the host has time to look away for."""
@@ -169,11 +183,15 @@ class Sequence:
             if drafts:
                 self._runner.draft(flight.steps)
             else:
-                self._runner.decode(flight.steps, end)
+                self._runner.decode(flight.steps, end, self._mask())
         return flight
 
     def _ahead(self, drafts: bool) -> int:
-        """Steps to queue behind those being read; none where a step alone takes long."""
+        """Steps to queue behind those being read; none where a step alone takes long, or where the
+        rules must see what is read first.
+        """
+        if self._logit_rules:
+            return 0
         most = MOST_AHEAD // InFlight(1, drafts).most
         return min(self._session.times.steps_within(AHEAD_MS, drafts), most)
 

@@ -71,6 +71,7 @@ OPTIONAL = frozenset(
         "q_norm",
         "k_norm",
         "verify_row",
+        "mask",
         "sinks",
     }
 )

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from doppler.config import ModelConfig
 from doppler.gpu.step import View
-from doppler.sampling import blocks_of
+from doppler.sampling import blocks_of, mask_bytes
 from doppler.weights.placement import aligned
 
 RING = 256  # sampled ids kept on the GPU (sample.wgsl)
@@ -168,7 +168,8 @@ class MemoryLayout:
             "partial_out": 4 * MOST_SPLITS * c.q_width,  # of attended, a run of keys each
             "partial_lse": 8 * MOST_SPLITS * c.heads,
             "tokens": 4 * self._rows,
-            "seen": 4 * -(-c.vocab // 32),  # a bit a token of the vocabulary
+            "seen": mask_bytes(c.vocab),  # a bit a token of the vocabulary
+            "mask": mask_bytes(c.vocab),  # the same: which may come next, where rules say so
             "sampling": 32,
             "tops": 4 * blocks,  # largest logit of each block of the vocabulary
             "top ids": 4 * blocks,

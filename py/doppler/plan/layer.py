@@ -186,15 +186,24 @@ class PlannedModel:
         """Logits -> the next token, into tokens[0], the ring, history and the state."""
         return Segment(Place(Part.SAMPLE), self._sample(self.layout.of_token["logits"], {}))
 
+    def masked_sample(self) -> Segment:
+        """The same of those tokens that the mask allows."""
+        m = self.layout.of_token
+        return Segment(Place(Part.SAMPLE), self._sample(m["logits"], {"mask": m["mask"]}))
+
     def sample_row(self, logits: View) -> tuple[Step, ...]:
         """The same for the row of a batch with drafts whose turn it is; nothing after the last."""
         return self._sample(logits, {"verify_row": self.layout.of_token["verify_row"]})
 
-    def _sample(self, logits: View, verify_row: dict[str, View]) -> tuple[Step, ...]:
+    def _sample(self, logits: View, optional: dict[str, View]) -> tuple[Step, ...]:
         m, vocab = self.layout.of_token, self.config.vocab
-        constants = {"BLOCK": block_of(vocab), "VERIFIES": len(verify_row)}
+        constants = {
+            "BLOCK": block_of(vocab),
+            "VERIFIES": int("verify_row" in optional),
+            "MASKED": int("mask" in optional),
+        }
         shared = {"logits": logits, "seen": m["seen"], "tops": m["tops"], "ids": m["top ids"]}
-        shared |= {"params": m["sampling"], **verify_row}
+        shared |= {"params": m["sampling"], **optional}
         chosen = {**shared, **{name: m[name] for name in ("tokens", "control", "history")}}
         size, lanes = {"vocab": vocab}, 1 if self.adapter.is_cpu else 32
         blocks = {**shared, "state": m["state"]}

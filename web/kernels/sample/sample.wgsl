@@ -1,5 +1,6 @@
-// The next token: repetition penalty over `seen`, temperature, top-k, top-p, min-p, draw (the order
-// of Hugging Face); or the largest logit after the penalty (greedy), the lowest id of equal ones.
+// The next token: repetition penalty over `seen`, temperature, `mask`, top-k, top-p, min-p, draw (the
+// order of Hugging Face); or the largest allowed logit after the penalty (greedy), the lowest id of
+// equal ones. The mask must allow one.
 // uses: state
 // uses: logits
 //
@@ -36,7 +37,8 @@ struct Control {
 @group(0) @binding(5) var<storage, read> ids: array<u32>;
 @group(0) @binding(6) var<storage, read_write> history: array<u32>;
 @group(0) @binding(7) var<storage, read_write> verify_row: array<u32>;
-@group(0) @binding(8) var<uniform> params: Params;
+@group(0) @binding(8) var<storage, read> mask: array<u32>;
+@group(0) @binding(9) var<uniform> params: Params;
 
 const ONE = 16777216.0; // 2^24, the weight of the largest
 
@@ -235,12 +237,12 @@ fn select_key(thread: u32, floor_key: u32, goal: vec2u, what: u32) -> u32 {
   let run = run_of(thread, select(walked, (blocks() + 3u) / 4u, what == BLOCKS));
   for (var shift = 24i; shift >= 0i; shift -= 8i) {
     clear(thread);
-    let mask = select(0xffffffffu << (u32(shift) + 8u), 0u, shift == 24i);
+    let known = select(0xffffffffu << (u32(shift) + 8u), 0u, shift == 24i); // bits of the prefix
     for (var i = run.x; i < run.y; i++) {
       let values = four(i, what);
       for (var c = 0u; c < values.count; c++) {
         let key = sort_key(values.z[c]);
-        if (key >= floor_key && (key & mask) == prefix) {
+        if (key >= floor_key && (key & known) == prefix) {
           put((key >> u32(shift)) & 255u, select(1u, weigh(values.z[c]), what == WEIGHTS));
         }
       }

@@ -3,10 +3,10 @@
 // uses: state
 // uses: logits
 //
-// tops [blocks rounded up to a vec4]: the largest, after penalty and temperature, LOWEST where there is
-// none; ids [the same]. A logit that is infinite or NaN counts as the largest there can be, with BROKEN for
-// its id. A workgroup of 256 threads does 256 / LANES blocks, LANES threads each: a power of two up to 32;
-// one on CPUs, where waiting for each other is what costs.
+// tops [blocks rounded up to a vec4]: the largest, after penalty, temperature and mask, LOWEST where
+// there is none; ids [the same]. A logit that is infinite or NaN counts as the largest there can be, with
+// BROKEN for its id. A workgroup of 256 threads does 256 / LANES blocks, LANES threads each: a power of
+// two up to 32; one on CPUs, where waiting for each other is what costs.
 
 override LANES: u32;
 
@@ -15,8 +15,9 @@ override LANES: u32;
 @group(0) @binding(2) var<storage, read_write> tops: array<f32>;
 @group(0) @binding(3) var<storage, read_write> ids: array<u32>;
 @group(0) @binding(4) var<storage, read> verify_row: array<u32>;
-@group(0) @binding(5) var<uniform> state: State;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> mask: array<u32>;
+@group(0) @binding(6) var<uniform> state: State;
+@group(0) @binding(7) var<uniform> params: Params;
 
 var<workgroup> bests: array<Best, 256>;
 
