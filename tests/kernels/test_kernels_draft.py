@@ -35,7 +35,7 @@ class Text:
             "history": history,
             "tokens": np.full(16, 88, np.uint32),
             "verify_row": np.array([NONE], np.uint32),
-            "state": np.array([len(self.ids) - 1, 1, 5, 6], np.uint32),
+            "state": np.array([len(self.ids) - 1, 1, 5, 6, 0], np.uint32),
         }
         params = {"context": self.context, "most": self.most}
         return Case(
@@ -53,7 +53,7 @@ def assert_drafts(gpu_page: GpuPage, texts: Sequence[Text]) -> None:
         tokens = np.full(16, 88)
         tokens[1 : 1 + len(wanted)] = wanted
         np.testing.assert_array_equal(result["tokens"], tokens)
-        assert list(result["state"]) == [len(text.ids) - 1, 1 + len(wanted), 5, 6]
+        assert list(result["state"]) == [len(text.ids) - 1, 1 + len(wanted), 5, 6, 0]
         assert result["verify_row"][0] == 0
 
 
@@ -98,10 +98,10 @@ def test_drafts(gpu_page: GpuPage) -> None:
 def test_past_the_context_there_are_no_drafts(gpu_page: GpuPage) -> None:
     """Steps that were queued behind the last one that counts."""
     case = Text([1, 2, 1, 2], context=4).case()
-    state = np.array([6, 1, 5, 6], np.uint32)
+    state = np.array([6, 1, 5, 6, 0], np.uint32)
     (result,) = gpu_page.run([Case(**{**vars(case), "arrays": {**case.arrays, "state": state}})])
     assert list(result["tokens"]) == [88] * 16
-    assert list(result["state"]) == [6, 1, 5, 6]
+    assert list(result["state"]) == [6, 1, 5, 6, 0]
 
 
 @dataclass
@@ -130,6 +130,7 @@ class Batch:
             "tokens": np.array([3, *self.drafts], np.uint32),
             "history": np.full(20, 55, np.uint32),
             "verify_row": np.array([0], np.uint32),
+            "state": np.zeros(5, np.uint32),
             "control": control(
                 (self.position, count, self.step, self.sampling.seed), np.full(RING, 66)
             ),
@@ -148,7 +149,7 @@ class Batch:
 
 
 BOUND = {
-    "sample_blocks": ("logits", "seen", "tops", "ids", "verify_row"),
+    "sample_blocks": ("logits", "seen", "tops", "ids", "verify_row", "state"),
     "sample": ("logits", "seen", "tops", "ids", "verify_row", "tokens", "control", "history"),
 }
 CHANGED = {

@@ -59,6 +59,7 @@ class Draw:
         if tops is None:
             blocks = -(-blocks_of(vocab) // 4) * 4
             arrays |= {"tops": np.zeros(blocks, np.float32), "ids": np.zeros(blocks, np.uint32)}
+            arrays["state"] = np.zeros(5, np.uint32)
             constants["LANES"] = (1, 2, 32)[self.step % 3]
             return Case("sample_blocks", constants, arrays, params, ["tops", "ids"])
         arrays |= {
