@@ -24,20 +24,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--adapter", choices=ADAPTERS, default="auto")
 
 
-def in_browser(item: pytest.Item) -> bool:
-    return "playwright" in getattr(item, "fixturenames", ())
+LONGEST = ("kernels", "models")  # folders of tests that take long: two processes begin with these
+
+
+def needs(item: pytest.Item, fixture: str) -> bool:
+    return fixture in getattr(item, "fixturenames", ())
+
+
+def turn(item: pytest.Item) -> tuple[bool, bool]:
+    """What tests are sorted by: those of CPython, then the longest of browsers, then the others."""
+    return needs(item, "playwright"), item.path.parent.name not in LONGEST
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for groups before it asks this file
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of pages go last: Playwright's loop runs in this thread then; asyncio.run refuses.
 
-    Those of one file share pages and models, those of kernels/ one page: they stay in one process.
+    Those of one file share pages and models, or what a command gave, those of kernels/ one page:
+    they stay in one process.
     """
-    items.sort(key=in_browser)
-    for item in filter(in_browser, items):
-        shared = "gpu_page" in item.fixturenames  # type: ignore[attr-defined]
-        item.add_marker(pytest.mark.xdist_group("kernels" if shared else item.path.name))
+    items.sort(key=turn)
+    for item in items:
+        if needs(item, "browser"):
+            group = "kernels" if needs(item, "gpu_page") else item.path.name
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,8 @@ TINY_MARGIN = 1e-3
 RMS_MARGIN, MAX_MARGIN = 0.002, 0.015
 HALF_RMS_MARGIN, HALF_MAX_MARGIN = 0.05, 0.4
 LEAD = 0.05
+DECODED = 8  # tokens of a shipped model's answers: each takes seconds of a CPU
+SLICED = [2, 236743, 200000, 262143, 818]  # rows of both slices of Gemma's embedding
 GPU = {"is_cpu": False, "subgroup_size": 4}  # what SwiftShader is taken for: it has subgroups of 4
 
 
@@ -161,22 +165,6 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
     assert_halts_change_nothing(tiny, ids)
 
 
-@pytest.mark.parametrize("name", ["gemma3-4b-like", "qwen2-like", "gpt-oss-mxfp4-like"])
-def test_tiny_model_on_the_least_gpu(tiny: Client, name: str, tmp_path: Path) -> None:
-    """One with the standard's default limits, which has neither subgroups nor f16."""
-    reference = np.load(FIXTURES / name / "reference.npz")
-    ids, wanted = reference["ids"].tolist(), reference["logits"]
-    adapter = {"is_cpu": False, "subgroup_size": 0}
-    load(tiny, name, limits=least_gpu().limits, adapter=adapter, precision="f32")
-    for batch in (32, 1):
-        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
-        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
-        planned = {step["kernel"] for step in tiny.call("plan", {"tokens": 8, "batch": batch})}
-        products = {kernel for kernel in planned if kernel.startswith("mat")}
-        assert products == {"matvec_workgroup"} | ({"matmul_tile"} if batch > 1 else set())
-        assert "attention_decode" not in planned
-
-
 def test_weights_that_are_no_numbers_end_an_answer(tiny: Client) -> None:
     load(tiny, BROKEN)
     for speculate in ("off", "on"):
@@ -225,21 +213,6 @@ def test_a_mixture_gives_the_same_tokens_from_every_file(tiny: Client) -> None:
         load(tiny, name, batch=32, context=128)
         answers.append(greedy(tiny, ids, 12))
     assert answers == [answers[0]] * 4
-
-
-@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
-def test_experts_that_are_bound_in_slices(
-    tiny: Client, adapter: dict[str, Any], tmp_path: Path
-) -> None:
-    """Of six experts, three can be bound at once; also where gate and up are apart."""
-    reference = np.load(FIXTURES / MIXTRAL / "reference.npz")
-    ids, wanted = reference["ids"].tolist(), reference["logits"]
-    limits = {"maxStorageBufferBindingSize": 48 << 10}
-    for name in (MIXTRAL, "mixtral-mixed"):
-        load(tiny, name, batch=32, context=128, limits=limits, adapter=adapter)
-        for batch in (32, 8, 1):
-            _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
-            assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
 
 
 def test_long_prompt_gives_the_same_logits_however_it_is_prefilled(
@@ -373,35 +346,131 @@ def test_context_that_is_full_ends_the_answer_and_says_so(tiny: Client) -> None:
     assert len(answer["generated_ids"]) == 8
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_model_matches_float32(
-    shipped: Client, models: Path, name: str, tmp_path: Path
+@pytest.mark.parametrize("name", ["gemma3-4b-like", "qwen2-like", "gpt-oss-mxfp4-like"])
+def test_tiny_model_on_the_least_gpu(tiny: Client, name: str, tmp_path: Path) -> None:
+    """One with the standard's default limits, which has neither subgroups nor f16."""
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    adapter = {"is_cpu": False, "subgroup_size": 0}
+    load(tiny, name, limits=least_gpu().limits, adapter=adapter, precision="f32")
+    for batch in (32, 1):
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+        planned = {step["kernel"] for step in tiny.call("plan", {"tokens": 8, "batch": batch})}
+        products = {kernel for kernel in planned if kernel.startswith("mat")}
+        assert products == {"matvec_workgroup"} | ({"matmul_tile"} if batch > 1 else set())
+        assert "attention_decode" not in planned
+
+
+@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
+def test_experts_that_are_bound_in_slices(
+    tiny: Client, adapter: dict[str, Any], tmp_path: Path
 ) -> None:
-    reference = json.loads((REFERENCES / f"{name}.json").read_text())
-    oracle = NumpyModel(models / name)
-    load(shipped, name, context=512)
-    for index, prompt in enumerate(reference["prompts"]):
-        target = tmp_path / f"{index}.npy"
-        ids, found = logits(shipped, target, prompt=prompt["text"])
-        assert ids == prompt["prompt_ids"]
-        wanted = oracle.logits(ids)
+    """Of six experts, three can be bound at once; also where gate and up are apart."""
+    reference = np.load(FIXTURES / MIXTRAL / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    limits = {"maxStorageBufferBindingSize": 48 << 10}
+    for name in (MIXTRAL, "mixtral-mixed"):
+        load(tiny, name, batch=32, context=128, limits=limits, adapter=adapter)
+        for batch in (32, 8, 1):
+            _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+            assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a shipped model gave, loaded once, of each prompt of its reference.
+
+    rows: logits [tokens, vocabulary] of the prompt and what transformers continues it with, but for
+    the last id, in one batch. answers: of "complete", greedy, token by token.
+    """
+
+    name: str
+    memory: dict[str, Any]
+    rows: list[np.ndarray]
+    answers: list[dict[str, Any]]
+
+
+def reference_of(name: str) -> list[dict[str, Any]]:
+    prompts: list[dict[str, Any]] = json.loads((REFERENCES / f"{name}.json").read_text())["prompts"]
+    return prompts
+
+
+def text_of(prompt: dict[str, Any]) -> list[int]:
+    ids: list[int] = [*prompt["prompt_ids"], *prompt["generated_ids"][:-1]]
+    return ids
+
+
+@pytest.fixture(scope="module")
+def answered(
+    shipped: Client, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Answered:
+    name: str = request.param
+    target = tmp_path_factory.mktemp("rows") / "rows.npy"
+    loaded, prompts = load(shipped, name, context=512), reference_of(name)
+    assert loaded["kv"] == "f32"
+    asked = {"max_tokens": DECODED, "ignore_eos": True, "sampling": {"greedy": True}}
+    answers = [shipped.call("complete", {**asked, "prompt": each["text"]}) for each in prompts]
+    rows = [logits(shipped, target, prompt_ids=text_of(each))[1] for each in prompts]
+    return Answered(name, loaded["memory"], rows, answers)
+
+
+@cache
+def oracle_rows(folder: Path) -> list[np.ndarray]:
+    """The logits of the same texts by NumPy, and of Gemma those of SLICED, too."""
+    oracle = NumpyModel(folder)
+    texts = [text_of(prompt) for prompt in reference_of(folder.name)]
+    more = [SLICED] if folder.name == SHIPPED[0] else []
+    return [oracle.logits(ids) for ids in texts + more]
+
+
+@pytest.mark.parametrize("answered", SHIPPED, indirect=True)
+def test_shipped_model_matches_float32(answered: Answered, models: Path) -> None:
+    for found, wanted in zip(answered.rows, oracle_rows(models / answered.name), strict=False):
+        assert found.shape == wanted.shape
         assert np.sqrt(np.mean((found - wanted) ** 2)) < RMS_MARGIN
         assert np.abs(found - wanted).max() < MAX_MARGIN
-        for token, value in prompt["per_step_top5"][0]:  # transformers' own, after the prompt
-            assert abs(found[-1, token] - value) < MAX_MARGIN
 
 
+@pytest.mark.parametrize("answered", SHIPPED, indirect=True)
+def test_shipped_model_continues_as_transformers_does(answered: Answered) -> None:
+    """By the logits after each of transformers' own ids, and by the first ids of an answer."""
+    for prompt, rows, answer in zip(
+        reference_of(answered.name), answered.rows, answered.answers, strict=True
+    ):
+        assert answer["prompt_ids"] == prompt["prompt_ids"]
+        assert len(answer["generated_ids"]) == DECODED
+        assert_continues(answer["generated_ids"], prompt)
+        after = rows[len(prompt["prompt_ids"]) - 1 :]
+        for row, expected, top in zip(
+            after, prompt["generated_ids"], prompt["per_step_top5"], strict=True
+        ):
+            assert row.argmax() == expected or is_tie(top)
+            for token, value in top:
+                assert abs(row[token] - value) < MAX_MARGIN
+
+
+@pytest.mark.shipped_matrix
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_model_goes_on_as_transformers_does(shipped: Client, name: str) -> None:
+    """To the last id, token by token."""
+    load(shipped, name, context=512)
+    for prompt in reference_of(name):
+        count = len(prompt["generated_ids"])
+        generated = greedy(shipped, prompt["prompt_ids"], count)
+        assert len(generated) == count
+        assert_continues(generated, prompt)
+
+
+@pytest.mark.parametrize("answered", SHIPPED[:1], indirect=True)
 def test_half_cache_takes_half_and_stays_close(
-    shipped: Client, models: Path, tmp_path: Path
+    answered: Answered, shipped: Client, models: Path, tmp_path: Path
 ) -> None:
-    name = SHIPPED[0]
-    prompt = json.loads((REFERENCES / f"{name}.json").read_text())["prompts"][0]
-    full = load(shipped, name, context=512)
-    half = load(shipped, name, context=512, kv="f16")
-    assert (full["kv"], half["kv"]) == ("f32", "f16")
-    assert full["memory"]["kv"] == 2 * half["memory"]["kv"]
-    ids = prompt["prompt_ids"]
-    wanted = NumpyModel(models / name).logits(ids)
+    half = load(shipped, answered.name, context=512, kv="f16")
+    assert half["kv"] == "f16"
+    assert answered.memory["kv"] == 2 * half["memory"]["kv"]
+    ids = reference_of(answered.name)[0]["prompt_ids"]
+    wanted = oracle_rows(models / answered.name)[0][: len(ids)]
     for batch in (len(ids), 1):
         _, found = logits(shipped, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.sqrt(np.mean((found - wanted) ** 2)) < HALF_RMS_MARGIN
@@ -414,22 +483,23 @@ def test_embedding_above_the_binding_limit_is_bound_in_slices(
     """Gemma's embedding takes 178 MB; WebGPU promises 128 MiB a binding, as many devices have."""
     limits = {"maxStorageBufferBindingSize": 128 << 20}
     load(shipped, SHIPPED[0], context=512, limits=limits)
-    ids = [2, 236743, 200000, 262143, 818]  # rows of both slices
-    _, found = logits(shipped, tmp_path / "sliced.npy", prompt_ids=ids)
-    assert np.abs(found - NumpyModel(models / SHIPPED[0]).logits(ids)).max() < MAX_MARGIN
+    _, found = logits(shipped, tmp_path / "sliced.npy", prompt_ids=SLICED)
+    assert np.abs(found - oracle_rows(models / SHIPPED[0])[-1]).max() < MAX_MARGIN
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_model_continues_as_transformers_does(shipped: Client, name: str) -> None:
-    reference = json.loads((REFERENCES / f"{name}.json").read_text())
-    load(shipped, name, context=512)
-    for prompt in reference["prompts"]:
-        wanted, steps = prompt["generated_ids"], prompt["per_step_top5"]
-        generated = greedy(shipped, prompt["prompt_ids"], len(wanted))
-        for found, expected, top in zip(generated, wanted, steps, strict=True):
-            if found != expected:
-                assert top[0][1] - top[1][1] <= LEAD, f"{found} instead of {expected}: {top}"
-                break  # after a tie that fell the other way the texts differ
+def assert_continues(generated: list[int], prompt: dict[str, Any]) -> None:
+    """The ids are those of transformers, up to a tie that fell the other way."""
+    for found, expected, top in zip(
+        generated, prompt["generated_ids"], prompt["per_step_top5"], strict=False
+    ):
+        if found != expected:
+            assert is_tie(top), f"{found} instead of {expected}: {top}"
+            break  # the texts differ from here on
+
+
+def is_tie(top: list[tuple[int, float]]) -> bool:
+    """Whether the best logit leads by so little that rounding may decide."""
+    return top[0][1] - top[1][1] <= LEAD
 
 
 def assert_halts_change_nothing(client: Client, ids: list[int]) -> None:
