@@ -31,6 +31,7 @@ ROOMS = (
     "weights",
     "plan",
     "engine",
+    "workbench",
     "text",
     "api",
     "page",

@@ -5,33 +5,29 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from playwright.sync_api import Page
 
+from doppler.workbench.case import Array, Case, Trial
+from doppler.workbench.compare import Comparison, compare
+from doppler.workbench.features import lacking
+
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = (
-    "__init__",
-    "errors",
-    *(
-        f"gpu/{name}"
-        for name in ("__init__", "device", "wgsl", "grids", "sources", "kernels", "lanes")
-    ),
-)
-Arrays = Mapping[str, npt.NDArray[Any]]
+AT_ONCE = 100  # trials in one call into the page
 
 SETUP = """async (files) => {
   const { loadPyodide } = await import("/vendor/pyodide/pyodide.mjs");
   const pyodide = (globalThis.pyodide = await loadPyodide());
   pyodide.registerJsModule("doppler_runtime", await import("/runtime/replay.js"));
-  pyodide.FS.mkdirTree("/modules/doppler/gpu");
-  for (const [name, text] of Object.entries(files.modules))
-    pyodide.FS.writeFile(`/modules/doppler/${name}.py`, text);
+  for (const [name, text] of Object.entries(files.modules)) {
+    pyodide.FS.mkdirTree(`/modules/${name.slice(0, name.lastIndexOf("/"))}`);
+    pyodide.FS.writeFile(`/modules/${name}`, text);
+  }
   await pyodide.loadPackage("numpy");
   globalThis.kernelSources = JSON.stringify(files.kernels);
   await pyodide.runPythonAsync(files.driver);
@@ -47,36 +43,26 @@ sys.path.insert(0, "/modules")
 import js
 import numpy as np
 from doppler.gpu.device import Gpu, Slice
-from doppler.gpu.kernels import Kernels
+from doppler.gpu.kernels import Device, Kernels
+from doppler.workbench.case import Launch
+from doppler.workbench.features import features_of
+from doppler.workbench.run import run
 
 gpu = await Gpu.open()
 kernels = Kernels(gpu, json.loads(js.kernelSources))
 
-async def run_cases():
-    arrays = np.load(io.BytesIO(base64.b64decode(js.givenCases)), allow_pickle=False)
+async def run_trials():
+    given = np.load(io.BytesIO(base64.b64decode(js.givenTrials)), allow_pickle=False)
     out = {}
-    for n, case in enumerate(json.loads(str(arrays["cases"]))):
-        given = {name: arrays[f"{n}/{name}"] for name in case["arrays"]}
-        results = await kernels.run_once(
-            case["kernel"], case["constants"], given, case["params"], case["outputs"],
-            tokens=case["tokens"])
+    for n, trial in enumerate(json.loads(str(given["trials"]))):
+        arrays = {name: given[f"{n}/{name}"] for name in trial["arrays"]}
+        launches = [Launch(**launch) for launch in trial["launches"]]
+        results = await run(Device(gpu, kernels), launches, arrays, trial["outputs"])
         out |= {f"{n}/{name}": values for name, values in results.items()}
     packed = io.BytesIO()
     np.savez_compressed(packed, **out)
     return base64.b64encode(packed.getvalue()).decode()
 """
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call of a kernel; `arrays` holds every binding, also the outputs' first contents."""
-
-    kernel: str
-    constants: Mapping[str, int]
-    arrays: Arrays
-    params: Mapping[str, int | float]
-    outputs: Sequence[str]
-    tokens: int = 1
 
 
 class GpuPage:
@@ -85,18 +71,19 @@ class GpuPage:
     def __init__(self, page: Page, url: str) -> None:
         self._page = page
         page.goto(f"{url}models.json")
+        package = ROOT / "py"
         files = {
-            "modules": {name: (ROOT / f"py/doppler/{name}.py").read_text() for name in MODULES},
+            "modules": {
+                path.relative_to(package).as_posix(): path.read_text()
+                for path in package.rglob("*.py")
+            },
             "kernels": {
                 path.stem: path.read_text() for path in (ROOT / "web/kernels").rglob("*.wgsl")
             },
             "driver": DRIVER,
         }
         page.evaluate(SETUP, files)
-
-    def has(self, feature: str) -> bool:
-        """Whether the device has an optional feature."""
-        return bool(self.run_python(f"{feature!r} in gpu.features"))
+        self.features = frozenset(self.run_python("list(features_of(gpu))"))
 
     def run_js(self, function: str) -> Any:
         """What a JavaScript function returns in the page."""
@@ -106,31 +93,46 @@ class GpuPage:
         """The value of the last expression of `code`, which may await."""
         return self._page.evaluate(RUN, code)
 
-    def run(self, cases: Sequence[Case]) -> list[dict[str, npt.NDArray[Any]]]:
-        """The outputs of each case, by name; one call into the page for all of them."""
+    def run(self, trials: Sequence[Trial]) -> list[dict[str, Array]]:
+        """The outputs of each trial, by name."""
+        found = []
+        for at in range(0, len(trials), AT_ONCE):
+            found += self._run(trials[at : at + AT_ONCE])
+        return found
+
+    def _run(self, trials: Sequence[Trial]) -> list[dict[str, Array]]:
+        """One call into the page for all of them."""
         arrays = {
             f"{n}/{name}": values
-            for n, case in enumerate(cases)
-            for name, values in case.arrays.items()
+            for n, trial in enumerate(trials)
+            for name, values in trial.arrays.items()
         }
         described = [
             {
-                "kernel": case.kernel,
-                "constants": dict(case.constants),
-                "arrays": list(case.arrays),
-                "params": dict(case.params),
-                "outputs": list(case.outputs),
-                "tokens": case.tokens,
+                "arrays": list(trial.arrays),
+                "launches": [asdict(launch) for launch in trial.launches],
+                "outputs": list(trial.outputs),
             }
-            for case in cases
+            for trial in trials
         ]
         packed = io.BytesIO()
-        np.savez_compressed(packed, cases=np.array(json.dumps(described)), **arrays)
+        np.savez_compressed(packed, trials=np.array(json.dumps(described)), **arrays)
         text = base64.b64encode(packed.getvalue()).decode()
         # Megabytes as an argument: as a part of the source they would take Playwright minutes.
-        self._page.evaluate("text => { globalThis.givenCases = text; }", text)
-        answer = self.run_python("await run_cases()")
+        self._page.evaluate("text => { globalThis.givenTrials = text; }", text)
+        answer = self.run_python("await run_trials()")
         results = np.load(io.BytesIO(base64.b64decode(answer)))
         return [
-            {name: results[f"{n}/{name}"] for name in case.outputs} for n, case in enumerate(cases)
+            {name: results[f"{n}/{name}"] for name in trial.outputs}
+            for n, trial in enumerate(trials)
         ]
+
+    def compared(self, cases: Sequence[Case]) -> Iterator[tuple[Case, str, Comparison]]:
+        """Every output of the cases that the device can run, beside its twin's."""
+        able = [case for case in cases if not lacking(case, self.features)]
+        trials = [case.trial() for case in able]
+        for case, trial, outputs in zip(able, trials, self.run(trials), strict=True):
+            expected = trial.twin(outputs)
+            assert set(expected) == set(trial.outputs)
+            for name, right in expected.items():
+                yield case, name, compare(outputs[name], right)

@@ -71,7 +71,7 @@ broken = Kernels(gpu, {"broken": "@compute @workgroup_size(1)\\nfn main() { let 
 await error_of(broken.prepare(broken.variant("broken", {}, [])))
 """,
     )
-    assert "kernel broken was refused: line " in str(message)
+    assert "kernel broken was refused: broken.wgsl line 2: " in str(message)
     assert "nothing" in str(message)
 
 
@@ -135,7 +135,7 @@ def test_no_webgpu_and_no_adapter(gpu_page: GpuPage, gpu_object: str, words: str
 
 def test_subgroups_that_are_no_runs_are_left_alone(gpu_page: GpuPage) -> None:
     """Kernels take them for runs of local invocation indices: a probe finds out."""
-    if not gpu_page.has("subgroups"):
+    if "subgroups" not in gpu_page.features:
         pytest.skip("the adapter has none")
     here, there, before, after = ask(
         gpu_page,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gpu_page import Case, GpuPage
-from test_kernels_experts import combine_case, route_case
-from test_kernels_ops import ROPES, attention_case, gate_case, norm_case, rope_case
-from test_kernels_weights import blocks, gather_case, product_case, relayout
+from doppler.workbench.case import Case, Rng, Trial
+from doppler.workbench.cases import attention, layer, matmul, moe
+from doppler.workbench.cases.inputs import case
+from doppler.workbench.compare import compare
+from gpu_page import GpuPage
 
 MOST = 3  # workgroups in a dimension
 TOKENS = 7  # of a batch: more than that
+ROWS = 128 * MOST + 1
 
 
 @pytest.fixture
@@ -29,36 +33,39 @@ kernels = Kernels(gpu, json.loads(js.kernelSources))
     gpu_page.run_python("gpu.destroy()\ngpu, kernels = large")
 
 
-@pytest.fixture
-def cases(gpu_page: GpuPage) -> list[Case]:
-    """Every kernel whose grid is folded, and what it gives where there is room."""
-    rng = np.random.default_rng(0)
-    rows = 128 * MOST + 1
-    raw = relayout("Q8_0", blocks("Q8_0", rows, 32, rng), rows, 32)
-    (planes,) = gpu_page.run([raw])
-    tokens = rng.permutation(rows)[:TOKENS].astype(np.uint32)
-    x = rng.standard_normal((1, 32), np.float32)
-    return [
-        raw,
-        gather_case("Q8_0", planes, rows, 32, tokens),
-        product_case("matvec", "Q8_0", planes, np.zeros((rows, 32)), x),
-        norm_case(rng, 67, TOKENS, True, True)[0],
-        rope_case(rng, (1, 1), 16, "half", True, 5, ROPES[0], False)[0],
-        attention_case(rng, (3, 1), 16, 5, TOKENS, 0, False, None, False)[0],
-        gate_case(rng, 67, TOKENS, "silu")[0],
-        route_case(rng, (5, 2, TOKENS), True)[0],
-        combine_case(rng, 67, 2, TOKENS)[0],
-    ]
+def with_planes(rng: Rng, *args: Any) -> Trial:
+    """A case of gather that tells what relayout made, too."""
+    trial = layer.gather(rng, *args)
+    return replace(trial, outputs=[*trial.outputs, "codes", "scales"])
 
 
-def test_folded_grids_give_the_same(
-    gpu_page: GpuPage, cases: list[Case], request: pytest.FixtureRequest
-) -> None:
-    wanted = gpu_page.run(cases)
+def folded() -> Sequence[Case]:
+    """Every kernel whose grid is folded."""
+    rotation = attention.Rotation(1, 1, 16, "half", True, 5, attention.ROPES[0], False)
+    place, kept = attention.Place(3, 1, 5, TOKENS, 0), attention.Kept(False, None, False)
+    product = matmul.Product("matvec", "Q8_0", ROWS, 32)
+    return (
+        case("gather", "rows of planes, and tokens", with_planes, "Q8_0", ROWS, 32, TOKENS, 1.0),
+        case("matvec", "rows", matmul.product, product),
+        case("norm", "tokens", layer.norm, 67, TOKENS, True, True),
+        case("rope", "tokens", attention.rope, rotation),
+        case("attention", "tokens", attention.batch, "attention", place, kept, 16),
+        case("gate", "tokens", layer.gate, 67, TOKENS, "silu"),
+        case("route", "tokens", moe.route, moe.Mixture(5, 2, TOKENS), True),
+        case("sum", "tokens", moe.summed, 67, 2, TOKENS),
+    )
+
+
+def test_folded_grids_give_the_same(gpu_page: GpuPage, request: pytest.FixtureRequest) -> None:
+    cases = folded()
+    trials = [case.trial() for case in cases]
+    wanted = gpu_page.run(trials)
     small: GpuPage = request.getfixturevalue("small_page")
-    for case, right, result in zip(cases, wanted, small.run(cases), strict=True):
-        for name in case.outputs:
-            np.testing.assert_array_equal(result[name], right[name], case.kernel)
+    for made, trial, right, got in zip(cases, trials, wanted, small.run(trials), strict=True):
+        for name in trial.outputs:
+            np.testing.assert_array_equal(got[name], right[name], made.kernel)
+        for name, expected in trial.twin(got).items():
+            assert compare(got[name], expected).within, made.kernel
 
 
 def test_a_grid_that_cannot_be_folded_is_refused(small_page: GpuPage) -> None:

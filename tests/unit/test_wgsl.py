@@ -36,7 +36,7 @@ def test_kernels_run_on_every_adapter(name: str) -> None:
     assert enabled == ENABLED.get(name, [])
     sizes = re.findall(r"@workgroup_size\(([\w, ]+)\)", shader.source)
     assert len(sizes) == 1
-    if sizes[0] != "THREADS":  # which is an override; test_kernels_flash.py checks its values
+    if sizes[0] != "THREADS":  # which is an override; test_workbench.py checks its values
         threads = 1
         for size in sizes[0].split(","):
             threads *= int(size)

@@ -55,8 +55,18 @@ export interface Methods {
   profile: { args: PlanArgs; result: Timing[]; events: never };
   /** How fast the GPU reads its memory; takes some seconds. */
   bandwidth: { args: Empty; result: Bandwidth; events: UnloadedEvent };
-  /** Names of the WGSL kernels. */
-  kernels: { args: Empty; result: string[]; events: UnloadedEvent };
+  /** Every WGSL kernel: what it binds, its cases, and how it is compiled now. */
+  kernels: { args: Empty; result: KernelReport[]; events: UnloadedEvent };
+  /**
+   * Runs a kernel on a case, beside its NumPy twin, or on given arrays. With `source`, that text is
+   * run instead of the one that the device uses, which stays.
+   */
+  run_kernel: { args: RunKernelArgs; result: KernelRun; events: UnloadedEvent };
+  /**
+   * Makes the device that is open use another text, from the loaded model's next token on, or the
+   * shipped one again. One that does not compile, or binds other things, is refused.
+   */
+  replace_kernel: { args: ReplaceKernelArgs; result: Empty; events: UnloadedEvent };
 }
 
 export type Empty = Record<string, never>;
@@ -523,3 +533,141 @@ export interface Bandwidth {
   gb_s: number;
   by: "timestamps" | "clock";
 }
+
+/** A kernel, as its text says. */
+export interface KernelReport {
+  name: string;
+  /** Its text, relative to the page. */
+  file: string;
+  /** Files that are put before it. */
+  uses: string[];
+  bindings: BindingReport[];
+  /** Constants that a dispatch gives. */
+  overrides: string[];
+  /** Fields of Params and their types. */
+  params: Record<string, string>;
+  cases: CaseReport[];
+  /** Those that are compiled. */
+  variants: VariantReport[];
+  /** Files of it whose text is not the shipped one. */
+  replaced: string[];
+}
+
+/** `var<…> name` of a kernel. */
+export interface BindingReport {
+  name: string;
+  access: Access;
+  /** Whether a dispatch may go without it, where its constants say so. */
+  optional: boolean;
+}
+
+export type Access = "uniform" | "read-only-storage" | "storage";
+
+/** A case that the kernel can be run on, by name. */
+export interface CaseReport {
+  name: string;
+  /** Features without which a device refuses it. */
+  needs: string[];
+}
+
+/** A kernel as it was compiled. */
+export interface VariantReport {
+  constants: Record<string, number>;
+  /** The optional bindings that it does without. */
+  absent: string[];
+}
+
+/** What a kernel is to be run on: a case of it, or arrays. */
+export interface RunKernelArgs extends EditedKernel {
+  /** The name of a case, which has everything else. */
+  case?: string;
+  /** A value of each override. */
+  constants?: Record<string, number>;
+  /** What each binding holds, by its name, also those that are only written. */
+  arrays?: Record<string, GivenArray>;
+  /** A value of each field of Params. */
+  params?: Record<string, number>;
+  /** The arrays that are told after the run. */
+  outputs?: string[];
+  /** For how many tokens workgroups are started; 1 by default. */
+  tokens?: number;
+}
+
+/** A kernel, and a text of its own. */
+export interface EditedKernel {
+  kernel: string;
+  /** WGSL, whose `// uses:` lines count as in the shipped files. */
+  source?: string;
+  /** The file that `source` is the text of, if not the kernel's: one that it uses. */
+  file?: string;
+}
+
+/** What a binding holds at first; zeros where no data are given. */
+export interface GivenArray {
+  dtype: NumberType;
+  shape: number[];
+  /** The numbers in row-major order, or their little-endian bytes in base64. */
+  data?: Real[] | string;
+}
+
+export type NumberType = "f32" | "f16" | "u32" | "i32" | "u8";
+
+/** A number; those that JSON has none for are texts. */
+export type Real = number | "NaN" | "Infinity" | "-Infinity";
+
+/** What came of running a kernel. */
+export interface KernelRun {
+  kernel: string;
+  case: string | null;
+  /** Whether all outputs are within the case's margins; null for given arrays. */
+  within: boolean | null;
+  outputs: Record<string, OutputReport>;
+  /** Microseconds of GPU time, the median of some runs; null where the adapter has no clock. */
+  us: number | null;
+  /** What the compiler had to say. */
+  messages: CompilerMessage[];
+}
+
+/** An array after a run. */
+export interface OutputReport {
+  dtype: string;
+  shape: number[];
+  /** A few of its values, in row-major order. */
+  first: Real[];
+  /** null for given arrays, which have no twin. */
+  errors: OutputErrors | null;
+  /** Of given arrays: all of it, little-endian in base64. */
+  data: string | null;
+}
+
+/**
+ * An output beside its NumPy twin's.
+ *
+ * Errors are relative to a scale of the case's; "Infinity" where what is to stay as it was has
+ * changed, or something is no number.
+ */
+export interface OutputErrors {
+  max: Real;
+  rms: Real;
+  margin: number;
+  /** Whether `max` is within the margin. */
+  within: boolean;
+  /** Index of the largest error. */
+  worst: number[];
+  /** What is there. */
+  got: Real;
+  /** What should be. */
+  expected: Real;
+}
+
+/** What the compiler says of a kernel: `line` and `column` (from 1 on) of `file`. */
+export interface CompilerMessage {
+  kind: "error" | "warning" | "info";
+  file: string;
+  line: number;
+  column: number;
+  text: string;
+}
+
+/** What is to be put in the place of a kernel's text: the shipped one, without `source`. */
+export interface ReplaceKernelArgs extends EditedKernel {}

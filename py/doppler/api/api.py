@@ -38,6 +38,8 @@ from doppler.api.messages import (
     PlanArgs,
     ProgressEvent,
     Prompt,
+    ReplaceKernelArgs,
+    RunKernelArgs,
     StorageUse,
     StoredModel,
     TokenIds,
@@ -56,6 +58,8 @@ from doppler.gpu.kernels import Device, Kernels
 from doppler.gpu.lanes import forgo_scattered_subgroups
 from doppler.gpu.profile import Timing, Work
 from doppler.gpu.sources import fetch_sources
+from doppler.workbench.replace import replace
+from doppler.workbench.report import KernelReport, KernelRun
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -370,9 +374,46 @@ class Api:
         device = await self._any_device(emit)
         return await self._running(measure_bandwidth(device))
 
-    async def kernels(self, args: Empty, emit: Emit[UnloadedEvent], files: Any) -> list[str]:
-        """Names of the WGSL kernels."""
-        return (await self._any_device(emit)).kernels.names()
+    async def kernels(
+        self, args: Empty, emit: Emit[UnloadedEvent], files: Any
+    ) -> list[KernelReport]:
+        """Every WGSL kernel: what it binds, its cases, and how it is compiled now."""
+        device = await self._any_device(emit)
+        await self._host.load_numpy()  # which cases are made with, and nothing of a start
+        from doppler.workbench.console import listed
+
+        return listed(device.kernels)
+
+    @alone
+    async def run_kernel(
+        self, args: RunKernelArgs, emit: Emit[UnloadedEvent], files: Any
+    ) -> KernelRun:
+        """Runs a kernel on a case, beside its NumPy twin, or on given arrays. With `source`, that
+        text is run instead of the one that the device uses, which stays.
+        """
+        device = await self._any_device(emit)
+        await self._host.load_numpy()
+        from doppler.workbench.console import run_kernel
+
+        return await self._running(run_kernel(device, args))
+
+    @alone
+    async def replace_kernel(
+        self, args: ReplaceKernelArgs, emit: Emit[UnloadedEvent], files: Any
+    ) -> Empty:
+        """Makes the device that is open use another text, from the loaded model's next token on,
+        or the shipped one again. One that does not compile, or binds other things, is refused.
+        """
+        device = await self._any_device(emit)
+        self._tuner.end()  # what it measures is kept with a digest of the texts
+        try:
+            await self._running(replace(device, args))
+            if self._model is not None:
+                self._model.engine.renew()
+        finally:
+            if self._model is not None:
+                self._tuner.begin(self._model.engine, self._host.kept_cuts(device))
+        return {}
 
     async def _transferred(self, work: Coroutine[Any, Any, T]) -> T:
         """Awaits a download, import or inspection, which `cancel` may end."""

@@ -15,6 +15,7 @@ from doppler.engine.stopping import FinishReason
 from doppler.quantization.block_types import Quant
 from doppler.sampling import Sampling
 from doppler.text.parts import Part
+from doppler.workbench.report import GivenArray
 
 E = TypeVar("E")
 Emit = Callable[[E], None]  # tells the page an event
@@ -242,6 +243,37 @@ class PlanArgs(TypedDict, total=False):
 
     tokens: int
     batch: int
+
+
+class EditedKernel(TypedDict):
+    """A kernel, and a text of its own."""
+
+    kernel: str
+    source: NotRequired[str]
+    """WGSL, whose `// uses:` lines count as in the shipped files."""
+    file: NotRequired[str]
+    """The file that `source` is the text of, if not the kernel's: one that it uses."""
+
+
+class ReplaceKernelArgs(EditedKernel):
+    """What is to be put in the place of a kernel's text: the shipped one, without `source`."""
+
+
+class RunKernelArgs(EditedKernel):
+    """What a kernel is to be run on: a case of it, or arrays."""
+
+    case: NotRequired[str]
+    """The name of a case, which has everything else."""
+    constants: NotRequired[dict[str, float]]
+    """A value of each override."""
+    arrays: NotRequired[dict[str, GivenArray]]
+    """What each binding holds, by its name, also those that are only written."""
+    params: NotRequired[dict[str, float]]
+    """A value of each field of Params."""
+    outputs: NotRequired[list[str]]
+    """The arrays that are told after the run."""
+    tokens: NotRequired[int]
+    """For how many tokens workgroups are started; 1 by default."""
 
 
 # Results.

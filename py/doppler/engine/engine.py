@@ -87,6 +87,11 @@ class Engine:
         """Compiles every pipeline that prefill, decode and sampling need."""
         await self._runner.compile(progress)
 
+    def renew(self) -> None:
+        """Kernels have changed: records them anew, and forgets the keys and values of the old."""
+        self._runner.destroy()
+        self._cache.cut(0)
+
     def destroy(self) -> None:
         """Gives the GPU memory back; the engine is of no use afterwards."""
         self._runner.destroy()

@@ -10,19 +10,18 @@ import hashlib
 import json
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from doppler.errors import DeviceError
 from doppler.gpu.device import Gpu, GpuBuffer, Slice, js_object
 from doppler.gpu.grids import Grid, grid
 from doppler.gpu.sources import OPTIONAL, SHARED
-from doppler.gpu.wgsl import Binding, Number, parse
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from doppler.gpu.wgsl import Binding, Number, Shader, parse
 
 Constants = Mapping[str, Number]
+Text = tuple[str, frozenset[str], bool]  # kernel, absent bindings, whether Real is f16
 
 UNIFORM_STEP = 256  # minUniformBufferOffsetAlignment
 
@@ -62,28 +61,73 @@ class Recording:
             self.uniforms.destroy()
 
 
+@dataclass(frozen=True)
+class CompilerMessage:
+    """What the compiler says of a kernel: `line` and `column` (from 1 on) of `file`."""
+
+    kind: Literal["error", "warning", "info"]
+    file: str
+    line: int
+    column: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}.wgsl line {self.line}: {self.text}"
+
+
 class Kernels:
     """Every kernel of one device. `sources` are the WGSL files by name, without the ending."""
 
     def __init__(self, gpu: Gpu, sources: Mapping[str, str]) -> None:
         self._gpu = gpu
-        self._shaders = {name: parse(name, sources) for name in sources.keys() - SHARED}
-        self._modules: dict[tuple[str, frozenset[str], bool], Any] = {}
+        self._shipped = self.sources = sources
+        self.shaders: Mapping[str, Shader] = {
+            name: parse(name, sources) for name in sources.keys() - SHARED
+        }
+        self._modules: dict[Text, Any] = {}  # GPUShaderModule
+        # The compiler's words, asked for once: Chrome leaves a second question unanswered.
+        self._said: dict[Text, list[CompilerMessage]] = {}
         self._layouts: dict[tuple[str, frozenset[str]], Any] = {}  # GPUBindGroupLayout
         self._pipelines: dict[Variant, Any] = {}
 
-    def names(self) -> list[str]:
-        """The kernels there are."""
-        return sorted(self._shaders)
+    def compiled(self) -> list[Variant]:
+        """The variants that are there to be run."""
+        return list(self._pipelines)
+
+    def replaced(self) -> list[str]:
+        """The files whose text is not the shipped one."""
+        return sorted(name for name, text in self.sources.items() if text != self._shipped[name])
+
+    def edited(self, file: str, text: str | None) -> Kernels:
+        """Kernels with this text in the place of a file's; None: with the shipped one.
+
+        What is compiled and not made of that file is in both. Raises DeviceError for a text that
+        uses a file that is not there.
+        """
+        new = self._shipped[file] if text is None else text
+        other = Kernels(self._gpu, {**self.sources, file: new})
+        other._shipped = self._shipped
+        same = {name for name, shader in other.shaders.items() if shader == self.shaders[name]}
+        other._modules = {key: it for key, it in self._modules.items() if key[0] in same}
+        other._said = {key: it for key, it in self._said.items() if key[0] in same}
+        other._layouts = {key: it for key, it in self._layouts.items() if key[0] in same}
+        other._pipelines = {key: it for key, it in self._pipelines.items() if key.kernel in same}
+        return other
+
+    def adopt(self, other: Kernels) -> None:
+        """Becomes what `other` is. What was recorded before goes on with the old kernels."""
+        self.sources, self.shaders = other.sources, other.shaders
+        self._modules, self._said = other._modules, other._said
+        self._layouts, self._pipelines = other._layouts, other._pipelines
 
     def digest(self) -> str:
         """Changes with the kernels: what was measured of others says nothing of these."""
-        sources = json.dumps({name: shader.source for name, shader in self._shaders.items()})
+        sources = json.dumps({name: shader.source for name, shader in self.shaders.items()})
         return hashlib.sha256(sources.encode()).hexdigest()
 
     def pack(self, kernel: str, params: Mapping[str, Number]) -> bytes:
         """The bytes of a kernel's `Params`, for a buffer that the caller binds as `params`."""
-        return self._shaders[kernel].pack(params)
+        return self.shaders[kernel].pack(params)
 
     def grid(self, kernel: str, params: Mapping[str, Number], tokens: int = 1) -> Grid:
         """Workgroups that a kernel needs for these constants and parameters and `tokens` tokens."""
@@ -92,7 +136,7 @@ class Kernels:
 
     def variant(self, kernel: str, constants: Constants, bound: Collection[str]) -> Variant:
         """The variant for these constants that binds the names in `bound`, besides `params`."""
-        known = {binding.name for binding in self._shaders[kernel].bindings}
+        known = {binding.name for binding in self.shaders[kernel].bindings}
         absent = frozenset(known & OPTIONAL - set(bound))
         return Variant(kernel, tuple(sorted(constants.items())), absent)
 
@@ -106,8 +150,22 @@ class Kernels:
         try:
             pipeline = await self._gpu.device.createComputePipelineAsync(descriptor)
         except JsException as error:
-            raise DeviceError(await self._complaint(variant, str(error))) from error
+            said = await self._messages(variant)
+            raise DeviceError(_complaint(variant, said) or f"kernel {variant}: {error}") from error
         self._pipelines[variant] = pipeline
+
+    async def check(self, variant: Variant) -> list[CompilerMessage]:
+        """What the compiler says of a variant that may be wrong, of which nobody else hears then.
+
+        Raises DeviceError with its words where it is refused. No work may be queued meanwhile.
+        """
+        said: list[CompilerMessage] = []
+        with suppress(DeviceError):  # which has the compiler's words without their places
+            async with self._gpu.scope(f"kernel {variant}"):
+                said = await self._messages(variant)
+        if complaint := _complaint(variant, said):
+            raise DeviceError(complaint)
+        return said
 
     def dispatch(
         self,
@@ -119,7 +177,7 @@ class Kernels:
         label: str,
     ) -> Dispatch:
         """One dispatch; packs `params` unless `bindings` has a slice for them, or it has none."""
-        shader = self._shaders[kernel]
+        shader = self.shaders[kernel]
         known = {binding.name for binding in shader.bindings}
         missing = known - OPTIONAL - {"params"} - bindings.keys()
         if missing or bindings.keys() - known or constants.keys() != shader.overrides:
@@ -181,52 +239,6 @@ class Kernels:
         times = await doppler_runtime.timed(self._gpu.device, to_js(lists))
         return list(times.to_py())
 
-    async def run_once(
-        self,
-        kernel: str,
-        constants: Constants,
-        arrays: Mapping[str, npt.NDArray[Any]],
-        params: Mapping[str, Number],
-        outputs: Sequence[str],
-        workgroups: Grid | None = None,
-        tokens: int = 1,
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Runs a kernel on arrays and gives back those named in `outputs`: for debugging.
-
-        `arrays` holds every binding, also what is only written: its shape and type are the
-        result's. The grid is the launcher's for `tokens` tokens unless given.
-        """
-        bindings: dict[str, Slice] = {}
-        recording = None
-        try:
-            async with self._gpu.scope(f"kernel {kernel}"):
-                await self.prepare(self.variant(kernel, constants, arrays))
-                for name, values in arrays.items():
-                    bindings[name] = self._upload(name, values)
-                grid = workgroups or self.grid(kernel, {**constants, **params}, tokens)
-                dispatch = self.dispatch(kernel, constants, bindings, params, grid, kernel)
-                recording = self.record([dispatch])
-                self.run(recording)
-            return {name: await self._download(bindings[name], arrays[name]) for name in outputs}
-        finally:
-            if recording is not None:
-                recording.destroy()
-            for part in bindings.values():
-                part.buffer.destroy()
-
-    def _upload(self, name: str, values: npt.NDArray[Any]) -> Slice:
-        data = values.tobytes()
-        data += bytes(-len(data) % 16)
-        buffer = self._gpu.buffer(max(len(data), 16), "activations", name)
-        self._gpu.write(buffer, 0, data)
-        return Slice(buffer, 0, buffer.size)
-
-    async def _download(self, part: Slice, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        import numpy as np  # the page has it only once it was asked for
-
-        data = await self._gpu.read(part)
-        return np.frombuffer(data[: like.nbytes], like.dtype).reshape(like.shape)
-
     def _descriptor(self, variant: Variant) -> Any:
         device = self._gpu.device
         layout = device.createPipelineLayout(js_object(bindGroupLayouts=[self._layout(variant)]))
@@ -241,15 +253,15 @@ class Kernels:
         return self._pipelines[variant]
 
     def _module(self, variant: Variant) -> Any:
-        key = variant.kernel, variant.absent, bool(dict(variant.constants).get("HALF"))
-        if key not in self._modules:
-            code = self._shaders[variant.kernel].variant(*key[1:])
+        text = _text(variant)
+        if text not in self._modules:
+            code = self.shaders[variant.kernel].variant(*text[1:])
             descriptor = js_object(label=variant.kernel, code=code)
-            self._modules[key] = self._gpu.device.createShaderModule(descriptor)
-        return self._modules[key]
+            self._modules[text] = self._gpu.device.createShaderModule(descriptor)
+        return self._modules[text]
 
     def _bindings(self, variant: Variant) -> list[Binding]:
-        shader = self._shaders[variant.kernel]
+        shader = self.shaders[variant.kernel]
         return [binding for binding in shader.bindings if binding.name not in variant.absent]
 
     def _layout(self, variant: Variant) -> Any:
@@ -285,10 +297,33 @@ class Kernels:
         self._gpu.write(buffer, 0, data)
         return buffer
 
-    async def _complaint(self, variant: Variant, error: str) -> str:
-        info = await self._module(variant).getCompilationInfo()
-        lines = [f"line {m.lineNum}: {m.message}" for m in info.messages if m.type == "error"]
-        return f"kernel {variant} was refused: {'; '.join(lines) or error}"
+    async def _messages(self, variant: Variant) -> list[CompilerMessage]:
+        """The compiler's, with the places in the files that the source is made of."""
+        text = _text(variant)
+        if text not in self._said:
+            info = await self._module(variant).getCompilationInfo()
+            self._said[text] = [self._placed(variant, message) for message in info.messages]
+        return self._said[text]
+
+    def _placed(self, variant: Variant, message: Any) -> CompilerMessage:
+        before = int(_halves(variant))  # lines of variant()
+        file, line = self.shaders[variant.kernel].place(max(message.lineNum - before, 1))
+        return CompilerMessage(message.type, file, line, message.linePos, str(message.message))
+
+
+def _text(variant: Variant) -> Text:
+    """What decides the text of a variant."""
+    return variant.kernel, variant.absent, _halves(variant)
+
+
+def _halves(variant: Variant) -> bool:
+    return bool(dict(variant.constants).get("HALF"))
+
+
+def _complaint(variant: Variant, said: Iterable[CompilerMessage]) -> str | None:
+    """Nothing where nothing is wrong."""
+    errors = [str(message) for message in said if message.kind == "error"]
+    return f"kernel {variant} was refused: {'; '.join(errors)}" if errors else None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from doppler.errors import DeviceError
+
 Access = Literal["uniform", "read-only-storage", "storage"]  # GPUBufferBindingType
 Number = int | float
 
@@ -28,6 +30,13 @@ _DIRECTIVE = re.compile(r"^(?:enable|requires|diagnostic)\b.*;$", re.MULTILINE)
 _REAL = "alias Real = f32;"
 _COMMENT = re.compile(r"//.*$", re.MULTILINE)
 _CODES = {"u32": "I", "i32": "i", "f32": "f"}
+FIELD_TYPES = {code: kind for kind, code in _CODES.items()}  # of a field of Params
+_ENABLE = re.compile(r"^enable (\w+);", re.MULTILINE)
+# The device's feature that lets a text enable an extension of WGSL of another name.
+ENABLED_BY = {
+    "f16": "shader-f16",
+    "chromium_experimental_subgroup_matrix": "chromium-experimental-subgroup-matrix",
+}
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,20 @@ class Binding:
 
 @dataclass(frozen=True)
 class Shader:
-    """A kernel's whole source and what it declares."""
+    """A kernel's whole source, the files that it is made of, and what it declares."""
 
     name: str
     source: str
+    directives: tuple[int, ...]  # lines of the kernel's file that come first
+    uses: tuple[tuple[str, int], ...]  # (file, lines) of what comes next; then the kernel's file
     bindings: tuple[Binding, ...]
     overrides: frozenset[str]
     params: tuple[tuple[str, str], ...]  # (name, struct code) of each scalar of Params
+
+    @property
+    def enables(self) -> list[str]:
+        """Extensions of WGSL that it needs."""
+        return _ENABLE.findall(self.source)
 
     def pack(self, values: Mapping[str, Number]) -> bytes:
         """The bytes of `Params`; every field must be given, and nothing else."""
@@ -57,6 +73,17 @@ class Shader:
         return struct.pack(
             "<" + "".join(code for _, code in self.params), *(values[name] for name in names)
         )
+
+    def place(self, line: int) -> tuple[str, int]:
+        """The file that a line of `source` (from 1 on) came from, and its line there."""
+        if line <= len(self.directives):
+            return self.name, self.directives[line - 1]
+        line -= len(self.directives)
+        for file, lines in self.uses:
+            if line <= lines:
+                return file, line
+            line -= lines
+        return self.name, line
 
     def variant(self, absent: Collection[str], half: bool) -> str:
         """The source with the `absent` bindings, runtime-sized arrays, as constants, or as private
@@ -75,17 +102,25 @@ class Shader:
 
 
 def parse(name: str, sources: Mapping[str, str]) -> Shader:
-    """The shader `name` with the files that it uses (`// uses: planes`) put before it."""
+    """The shader `name` with the files that it uses (`// uses: planes`) put before it.
+
+    Raises DeviceError where it uses a file that is not there.
+    """
     text = sources[name]
-    used = [sources[other] for other in _USES.findall(text)]
-    directives = _DIRECTIVE.findall(text)  # WGSL wants them before everything else
-    source = "\n".join([*directives, *used, _DIRECTIVE.sub("", text)])
+    uses = _USES.findall(text)
+    if unknown := [file for file in uses if file not in sources]:
+        raise DeviceError(f"kernel {name} uses {', '.join(unknown)}, and there is no such file")
+    directives = list(_DIRECTIVE.finditer(text))  # WGSL wants them before everything else
+    parts = [*(sources[file] for file in uses), _DIRECTIVE.sub("", text)]
+    source = "\n".join([*(match[0] for match in directives), *parts])
     bare = _COMMENT.sub("", source)
     params = _PARAMS.search(bare)
     fields = _FIELD.findall(params.group(1)) if params else []
     return Shader(
         name,
         source,
+        tuple(text.count("\n", 0, match.start()) + 1 for match in directives),
+        tuple((file, sources[file].count("\n") + 1) for file in uses),
         tuple(
             Binding(int(i), n, _access(space, mode)) for i, space, mode, n in _BINDING.findall(bare)
         ),

@@ -1,0 +1,1 @@
+"""Cases of the kernels, by folder of web/kernels."""

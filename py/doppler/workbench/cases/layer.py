@@ -1,0 +1,159 @@
+"""Cases of the kernels of a layer that multiply no matrix: embeddings, norms, gates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from doppler import references
+from doppler.config import Activation
+from doppler.plan.layer import ACTIVATIONS
+from doppler.weights.placement import FORMS
+from doppler.workbench.case import Array, Arrays, Case, Launch, Rng, Trial, inside, named
+from doppler.workbench.cases.inputs import case, fours, normal, padded, state, vec4s
+from doppler.workbench.cases.weights import Matrix
+
+
+def lookup(
+    kind: str, planes: Arrays, rows: int, cols: int, tokens: Array, row0: int = 0
+) -> tuple[Launch, dict[str, Array]]:
+    """A launch of gather, and its arrays but for the planes; the last token is not real."""
+    stride = fours(cols) + 4
+    arrays = {
+        "tokens": tokens,
+        "state": state(len(tokens) - 1),
+        "out": np.zeros((len(tokens), stride), np.float32),
+    }
+    params = {"rows": rows, "cols": cols, "row0": row0, "stride": stride, "scale": 1.0}
+    bindings = named([*planes, *arrays])
+    return Launch("gather", {"FORM": FORMS[kind]}, params, bindings, len(tokens)), arrays
+
+
+def gather(rng: Rng, kind: str, rows: int, cols: int, tokens: int, scale: float) -> Trial:
+    """Rows of a matrix, scaled."""
+    matrix = Matrix.random(rng, kind, rows, cols)
+    filled = {"raw": matrix.raw, **matrix.planes()}
+    ids = rng.permutation(rows)[:tokens].astype(np.uint32)
+    launch, arrays = lookup(kind, matrix.planes(), rows, cols, ids)
+    scaled = replace(launch, params={**launch.params, "scale": scale})
+    exact = references.gather(matrix.values, ids[:-1].tolist(), scale)
+    return Trial(
+        {**arrays, **filled},
+        [matrix.relayout(named(filled)), scaled],
+        ["out"],
+        lambda _: {"out": inside(arrays["out"], np.s_[:-1, :cols], exact)},
+    )
+
+
+def slices(rng: Rng) -> Trial:
+    """Two slices of a matrix, the second moved in two pieces, fill each other's gaps."""
+    kind, rows, cols, cut, piece = "Q5_0", 67, 96, 24, 20
+    matrix = Matrix.random(rng, kind, rows, cols)
+    low, rest = matrix.part(0, cut), matrix.part(cut, rows - cut)
+    pieces = rest.part(0, piece), rest.part(piece, rest.rows - piece)
+    tokens = np.array([66, 0, 23, 24, 43, 44, 3], np.uint32)
+    first, arrays = lookup(kind, low.planes(), cut, cols, tokens)
+    second, _ = lookup(kind, low.planes(), rest.rows, cols, tokens, row0=cut)
+    out = arrays.pop("out")
+    high = {name: f"high_{name}" for name in low.planes()}
+    exact = references.gather(matrix.values, tokens[:-1].tolist(), 1.0)
+    is_low = (tokens[:-1] < cut)[:, None]
+    place = np.s_[:-1, :cols]
+    return Trial(
+        {
+            **arrays,
+            **low.planes(),
+            **{f"high_{name}": plane for name, plane in rest.planes().items()},
+            **{"raw": low.raw, "raw_1": pieces[0].raw, "raw_2": pieces[1].raw},
+            **{"low_out": out, "high_out": out},
+        },
+        [
+            low.relayout(named(["raw", *low.planes()])),
+            pieces[0].relayout({"raw": "raw_1", **high}),
+            pieces[1].relayout({"raw": "raw_2", **high}, row0=piece),
+            replace(first, bindings={**first.bindings, "out": "low_out"}),
+            replace(second, bindings={**second.bindings, **high, "out": "high_out"}),
+        ],
+        ["low_out", "high_out"],
+        lambda _: {
+            "low_out": inside(out, place, np.where(is_low, exact, 0.0), 0.0, 1.0),
+            "high_out": inside(out, place, np.where(is_low, 0.0, exact), 0.0, 1.0),
+        },
+    )
+
+
+def norm(rng: Rng, width: int, tokens: int, branch: bool, post: bool) -> Trial:
+    """Residual and RMSNorm; the last token of the batch is not real."""
+    stride, eps, offset = fours(width) + 4, 1e-6, 1.0 if post else 0.0
+    x, b = normal(rng, tokens + 1, width), 3 * normal(rng, tokens + 1, width)
+    w, p = normal(rng, width), normal(rng, width)
+    arrays = {
+        "x": padded(x, stride),
+        "weight": vec4s(w),
+        "out": np.zeros((tokens + 1, stride), np.float32),
+        "state": state(tokens),
+    }
+    arrays |= {"branch": padded(b, stride)} if branch else {}
+    arrays |= {"post": vec4s(p)} if post else {}
+    constants = {"HAS_BRANCH": int(branch), "HAS_POST": int(post)}
+    params = {"width": width, "stride": stride, "eps": eps, "offset": offset}
+    real = slice(0, tokens)
+    exact = references.norm(
+        x[real], b[real] if branch else None, p if post else None, w, eps, offset
+    )
+    place = real, slice(0, width)
+    return Trial(
+        arrays,
+        [Launch("norm", constants, params, named(arrays), tokens + 1)],
+        ["x", "out"],
+        lambda _: {
+            "x": inside(arrays["x"], place, exact[0]),
+            "out": inside(arrays["out"], place, exact[1]),
+        },
+    )
+
+
+def gate(rng: Rng, ffn: int, tokens: int, activation: Activation) -> Trial:
+    """act(gates) · ups; some gates are so large that exp or tanh would overflow. The last token of
+    the batch is not real.
+    """
+    up0 = fours(ffn)
+    gates, ups = normal(rng, tokens + 1, ffn) * 4, normal(rng, tokens + 1, ffn)
+    gates[0, 0] = -200.0
+    gates[-2, -1] = 200.0
+    arrays = {
+        "gate_up": np.concatenate([padded(gates, up0), padded(ups, up0)], axis=1),
+        "out": np.zeros((tokens + 1, up0 + 4), np.float32),
+        "state": state(tokens),
+    }
+    params = {"ffn": ffn, "in_stride": 2 * up0, "up0": up0, "out_stride": up0 + 4, "each": 1}
+    constants = {"ACTIVATION": ACTIVATIONS[activation]}
+    exact = references.gate(gates, ups, activation)[:tokens]
+    return Trial(
+        arrays,
+        [Launch("gate", constants, params, named(arrays), tokens + 1)],
+        ["out"],
+        lambda _: {"out": inside(arrays["out"], np.s_[:tokens, :ffn], exact)},
+    )
+
+
+CASES: tuple[Case, ...] = (
+    case("gather", "Q6_K, 9 tokens of 768, scaled", gather, "Q6_K", 67, 768, 9, 27.7),
+    case("gather", "two slices of a matrix, one moved in two pieces", slices),
+    *(
+        case("norm", f"{tokens} tokens of {width}{name}", norm, width, tokens, *folded)
+        for width in (1, 6, 67, 640)
+        for tokens in (1, 3)
+        for name, folded in {
+            "": (False, False),
+            ", branch": (True, False),
+            ", normed branch": (True, True),
+        }.items()
+    ),
+    *(
+        case("gate", f"{name}, {tokens} tokens of {ffn}", gate, ffn, tokens, name)
+        for name in ("silu", "gelu_tanh")
+        for ffn, tokens in ((1, 1), (67, 3), (260, 17))
+    ),
+)
