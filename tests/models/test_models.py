@@ -301,6 +301,23 @@ def test_edits_reuse_what_rings_still_have(
     assert reused([*ids[:40], *ids[50:60]]) == 40  # nothing was lost yet
 
 
+@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
+def test_keys_that_are_bound_in_slices(
+    tiny: Client, long_logits: np.ndarray, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of two heads, one can be bound at once in the layers without a window."""
+    limits = {"maxStorageBufferBindingSize": 96 << 10}
+    wrapping(tiny, limits=limits, adapter=adapter)
+    ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()
+    for batch, count in ((32, 200), (1, 90)):
+        target = tmp_path / f"{batch}.npy"
+        _, found = logits(tiny, target, prompt_ids=ids[:count], batch=batch)
+        assert np.abs(found - long_logits[:count]).max() < TINY_MARGIN, f"batch {batch}"
+        planned = [step["label"] for step in tiny.call("plan", {"tokens": 8, "batch": batch})]
+        assert planned.count("blk.0.attention") == 1
+        assert planned.count("blk.5.attention") == 2
+
+
 def test_cached_prefix_changes_nothing(tiny: Client) -> None:
     ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()[:200]
     load(tiny, LONG)

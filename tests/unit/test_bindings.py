@@ -61,3 +61,18 @@ def test_every_device_binds_what_plans_bind(
     engine = paper_engine(manifest, gpu(), batch=batch)
     most = max(all_steps(engine), key=storage_buffers)
     assert storage_buffers(most) <= LEAST["maxStorageBuffersPerShaderStage"] == 8, most.label
+
+
+def test_keys_of_long_contexts_are_bound_in_slices() -> None:
+    """128k positions of Llama 3.2 3B: 256 MiB of keys a layer in f16, of which 128 are bound."""
+    gpu = least_gpu()
+    engine = paper_engine(synthetic("llama-3.2-3b"), gpu, context=1 << 17, batch=64)
+    most = gpu.limits["maxStorageBufferBindingSize"]
+    for steps in (engine.steps(0, 1), engine.steps(0, 64)):
+        keys: dict[str, list[tuple[str, float]]] = {}
+        for step in steps:
+            if "keys" in step.bindings:
+                keys.setdefault(step.label, []).append((step.kernel, step.params["kv_head0"]))
+                assert step.bindings["keys"].size <= most
+        attention = [head for _, head in keys["blk.3.attention"]]
+        assert attention == [0, 4]

@@ -46,7 +46,13 @@ async def build(device: Device, manifest: Manifest, options: Options) -> Engine:
         async with device.gpu.scope("room for the weights"):
             for name, size in weights.buffers.items():
                 binder.allocate([name], size, "weights")
-        layout = MemoryLayout(manifest.config, options.context, options.batch, options.half_cache)
+        layout = MemoryLayout(
+            config=manifest.config,
+            context=options.context,
+            batch=options.batch,
+            half_cache=options.half_cache,
+            most_bound=device.gpu.limits["maxStorageBufferBindingSize"],
+        )
         adapter = adapter_of(device.gpu, options)
         model = PlannedModel(weights, layout, adapter, options.cuts)
         memory = EngineMemory(binder, layout)

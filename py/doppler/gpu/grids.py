@@ -31,6 +31,11 @@ def _slots(p: Mapping[str, Any]) -> int:
     return int(p["tokens"]) if p["EXPERTS"] else 1
 
 
+def _heads(p: Mapping[str, Any]) -> int:
+    """Query heads of the key-value heads that are bound."""
+    return int(p["heads"] // p["kv_heads"] * p["kv_count"])
+
+
 def _team_grid(p: Mapping[str, Any]) -> Grid:
     workgroups = _over(p["rows"], 256 // p["TEAM"] * p["ROWS"])
     return min(workgroups, MOST_AT_ONCE, p["most"]), 1, _slots(p)
@@ -58,16 +63,16 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "matvec_subgroup": _team_grid,
     "matvec_workgroup": _team_grid,
     "matvec_half": _team_grid,
-    "rope": lambda p: (p["heads"] + 2 * p["kv_heads"], *_folded(p["tokens"], p)),
-    "attention": lambda p: (p["heads"], *_folded(p["tokens"], p)),
+    "rope": lambda p: (_heads(p) + 2 * p["kv_count"], *_folded(p["tokens"], p)),
+    "attention": lambda p: (_heads(p), *_folded(p["tokens"], p)),
     "attention_flash": lambda p: (
         _over(p["tokens"] * p["heads"] // p["kv_heads"], p["ROWS"]),
-        p["kv_heads"],
+        p["kv_count"],
         1,
     ),
     "attention_decode": lambda p: (
         p["splits"],
-        p["kv_heads"],
+        p["kv_count"],
         _over(p["heads"] // p["kv_heads"], 4),
     ),
     "attention_join": lambda p: (p["heads"], 1, 1),

@@ -101,9 +101,9 @@ def _least(step: Step, seen: int) -> tuple[int, int]:
     p, bound = step.params, step.bindings
     if step.kernel.startswith("attention") and "keys" in bound:
         keys = min(seen + step.tokens, int(p["window"]) or seen + step.tokens)
-        each = bound["keys"].size // int(p["capacity"])  # bytes of a key, of all heads
-        width = each // int(p["kv_heads"]) // 4
-        return keys * 2 * each, 4 * step.tokens * keys * int(p["heads"]) * width
+        each = bound["keys"].size // int(p["capacity"])  # bytes of a key, of all heads bound
+        group = int(p["heads"]) // int(p["kv_heads"])
+        return keys * 2 * each, 4 * step.tokens * keys * group * each // 4
     if step.kernel.startswith("mat"):
         planes = sum(bound[name].size for name in ("codes", "scales") if name in bound)
         columns, rows = int(step.constants.get("COLS") or p["cols"]), step.tokens

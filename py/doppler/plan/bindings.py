@@ -77,6 +77,21 @@ class Widths:
 
 
 @dataclass(frozen=True)
+class CacheSlice:
+    """Keys and values of some of a layer's heads, [heads, capacity, head_dim] each."""
+
+    head0: int
+    heads: int
+    capacity: int  # positions
+    keys: View
+    values: View
+
+    def bindings(self) -> dict[str, View]:
+        """As kernels bind them."""
+        return {"keys": self.keys, "values": self.values}
+
+
+@dataclass(frozen=True)
 class MemoryLayout:
     """The buffers of one loaded model besides its weights: bytes and views of each, by name."""
 
@@ -84,6 +99,7 @@ class MemoryLayout:
     context: int  # positions that there can be
     batch: int  # tokens of a batch at most; with 1, prompts are run as tokens
     half_cache: bool  # keys and values are f16
+    most_bound: int  # bytes that the adapter binds at once
 
     @cached_property
     def widths(self) -> Widths:
@@ -127,13 +143,23 @@ class MemoryLayout:
 
     @cached_property
     def cache(self) -> dict[str, int]:
-        """Bytes of each layer's keys and values: [kv_heads, its capacity, head_dim]."""
-        each = (2 if self.half_cache else 4) * self.config.kv_width
-        return {
-            f"{name} {index}": aligned(each * capacity, 16)
-            for name in ("keys", "values")
-            for index, capacity in enumerate(self.capacities)
-        }
+        """Bytes of the keys and values of each layer's slices: [heads, its capacity, head_dim]."""
+        slices = [it for index in range(len(self.capacities)) for it in self.cache_slices(index)]
+        return {view.buffer: view.size for it in slices for view in (it.keys, it.values)}
+
+    def cache_slices(self, index: int) -> list[CacheSlice]:
+        """Layer `index`'s cache, cut by heads into as few slices as can be bound."""
+        capacity, heads = self.capacities[index], self.config.kv_heads
+        each = (2 if self.half_cache else 4) * self.config.head_dim * capacity
+        slices = -(-heads // max(self.most_bound // each, 1))
+        at_once = -(-heads // slices)
+        found = []
+        for head0 in range(0, heads, at_once):
+            count = min(at_once, heads - head0)
+            name = f"{index}" if slices == 1 else f"{index} from head {head0} on"
+            views = (_whole(f"{kind} {name}", count * each) for kind in ("keys", "values"))
+            found.append(CacheSlice(head0, count, capacity, *views))
+        return found
 
     @property
     def rows_of_logits(self) -> View:

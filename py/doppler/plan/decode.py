@@ -10,6 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from doppler.gpu.step import Step, View
+from doppler.plan.attention import (
+    attention,
+    rope,
+    rope_bindings,
+    rope_constants,
+    rope_params,
+    sinks,
+)
 from doppler.plan.bindings import MOST_SPLITS
 from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply
@@ -95,14 +103,14 @@ class DecodePlan:
         """qkv -> branch; where it can be, the keys are shared among workgroups."""
         model, m, output = self._model, self._memory, f"blk.{index}.attn_output"
         if not model.adapter.subgroup_size or model.config.head_dim % 8:
-            steps = [model.rope(1, index), model.attention(1, index)]
+            steps = [*rope(model, 1, index), *attention(model, 1, index)]
             return [*steps, *self._plain(output, m["attended"])]
         c, window = model.config, model.config.layers[index].window
         groups = c.kv_heads * -(-c.heads // c.kv_heads // 4)  # attention_decode does four heads
         keys = min(bucket, window or bucket)
         splits = splits_of(keys, groups)
         runs = {"heads": c.heads, "splits": splits}
-        steps = [self._attend_runs(index, splits, keys)]
+        steps = list(self._attend_runs(index, splits, keys))
         matrix = model.weights.matrices[f"{output}.weight"]
         if splits <= MOST_FOLDED and staged(model, matrix):
             x = Operand({"x": m["partial_out"], "branch": m["partial_lse"]}, Prologue.JOIN, splits)
@@ -117,32 +125,31 @@ class DecodePlan:
         steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
         return [*steps, *self._plain(output, m["attended"])]
 
-    def _attend_runs(self, index: int, splits: int, keys: int) -> Step:
-        """qkv -> what each of `splits` runs of up to `keys` keys gives alone, and its mark."""
+    def _attend_runs(self, index: int, splits: int, keys: int) -> Iterator[Step]:
+        """qkv -> what each of `splits` runs of up to `keys` keys gives alone."""
         model, m = self._model, self._memory
-        rope, layer = model.rope(1, index), model.config.layers[index]
-        names = ("heads", "kv_heads", "context", "capacity", "eps", "offset")
-        params = {
-            **{name: rope.params[name] for name in names},
-            "window": layer.window,
-            "splits": splits,
-            "scale": model.config.query_scale,
-        }
         constants = {
-            **rope.constants,
+            **rope_constants(model, index),
             "TURN": min(model.adapter.subgroup_size, MOST_TURNING),
             "LANES": min(model.adapter.subgroup_size, KEY_LANES),
             "PARTS": parts_of(model.config.head_dim, keys),
             "SINKS": int(model.config.sinks),
         }
-        bindings = {
-            **rope.bindings,
-            **model.sinks(index),
+        shared = {
+            **rope_bindings(model, 1, index),
+            **sinks(model, index),
             "partial_out": m["partial_out"],
             "partial_lse": m["partial_lse"],
         }
-        label = f"blk.{index}.attention"
-        return Step("attention_decode", constants, bindings, params, 1, label)
+        for part in model.layout.cache_slices(index):
+            params = {
+                **rope_params(model, part),
+                "window": model.config.layers[index].window,
+                "splits": splits,
+                "scale": model.config.query_scale,
+            }
+            bindings, label = shared | part.bindings(), f"blk.{index}.attention"
+            yield Step("attention_decode", constants, bindings, params, 1, label)
 
     def _ffn_fold(self, index: int) -> Fold:
         """What is made of x and the attention's branch for what comes after it."""

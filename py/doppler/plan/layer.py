@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 from doppler.config import ModelConfig
 from doppler.gpu.step import Step, View
-from doppler.plan.bindings import MemoryLayout, Widths, rope_table
+from doppler.plan.bindings import MemoryLayout, Widths
 from doppler.plan.capabilities import Adapter
 from doppler.plan.matvec_configs import Cuts
 from doppler.plan.segments import Part, Place, Segment
-from doppler.plan.tiles import tile_of
 from doppler.sampling import block_of
 from doppler.weights.placement import Matrix, Weights
 
@@ -98,74 +97,6 @@ class PlannedModel:
         """The norm that comes after layer `index`."""
         last = index == len(self.config.layers) - 1
         return "output_norm" if last else f"blk.{index + 1}.attn_norm"
-
-    def rope(self, batch: int, index: int) -> Step:
-        """Rotates q in place; moves k, rotated, and v into layer `index`'s cache."""
-        c, m, vectors = self.config, self.memory(batch), self.weights.vectors
-        bindings = {
-            "qkv": m["qkv"],
-            "angles": m[rope_table(c.layers[index].rope)],
-            "keys": m[f"keys {index}"],
-            "values": m[f"values {index}"],
-            "state": m["state"],
-        }
-        if c.qk_norm:
-            bindings["q_norm"] = vectors[f"blk.{index}.attn_q_norm.weight"]
-            bindings["k_norm"] = vectors[f"blk.{index}.attn_k_norm.weight"]
-        constants = {
-            "HEAD_DIM": c.head_dim,
-            "PAIRS": int(c.rope_pairs == "interleaved"),
-            "QK_NORM": int(c.qk_norm),
-            **self._cached(index),
-        }
-        params = {
-            "heads": c.heads,
-            "kv_heads": c.kv_heads,
-            "stride": self.widths.qkv,
-            "context": self.layout.context,
-            "capacity": self.layout.capacities[index],
-            "eps": c.norm_eps,
-            "offset": c.norm_offset,
-        }
-        return Step("rope", constants, bindings, params, batch, f"blk.{index}.rope")
-
-    def attention(self, batch: int, index: int) -> Step:
-        """Rotated q and layer `index`'s cache -> attended."""
-        c, m, w = self.config, self.memory(batch), self.widths
-        params = {
-            "heads": c.heads,
-            "kv_heads": c.kv_heads,
-            "q_stride": w.qkv,
-            "out_stride": w.attended,
-            "context": self.layout.context,
-            "capacity": self.layout.capacities[index],
-            "window": c.layers[index].window,
-            "scale": c.query_scale,
-        }
-        bindings = {
-            "qkv": m["qkv"],
-            "keys": m[f"keys {index}"],
-            "values": m[f"values {index}"],
-            "out": m["attended"],
-            "state": m["state"],
-        }
-        bindings |= self.sinks(index)
-        kernel, constants = "attention", {"HEAD_DIM": c.head_dim}
-        if batch > 1 and not self.adapter.is_cpu:
-            tile = tile_of(c.head_dim, self.adapter.workgroup_bytes)
-            kernel, constants = "attention_flash", tile.constants()
-        constants = {**constants, **self._cached(index), "SINKS": int(c.sinks)}
-        return Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
-
-    def _cached(self, index: int) -> dict[str, int]:
-        """Constants of cache.wgsl for layer `index`."""
-        is_ring = self.layout.capacities[index] < self.layout.context
-        return {"KV_HALF": int(self.layout.half_cache), "RING": int(is_ring)}
-
-    def sinks(self, index: int) -> dict[str, View]:
-        """What kernels with SINKS bind for layer `index`."""
-        name = f"blk.{index}.attn_sinks.weight"
-        return {"sinks": self.weights.vectors[name]} if self.config.sinks else {}
 
     def is_apart(self, name: str) -> bool:
         """Whether a stack is several matrices, or one that is cut by slices."""

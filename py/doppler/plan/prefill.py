@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doppler.gpu.step import Step, View
+from doppler.plan.attention import attention, rope
 from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply, takes_matvecs
 from doppler.plan.moe import align, route, sum_experts
@@ -61,8 +62,8 @@ class PrefillPlan:
         name, x = f"{prefix}.attn_qkv", Operand({"x": m["normed"]})
         stack, stride = model.weights.stacks[name], model.widths.qkv
         yield from multiply(model, Product(stack, x, m["qkv"], name, stride, batch))
-        yield model.rope(batch, index)
-        yield model.attention(batch, index)
+        yield from rope(model, batch, index)
+        yield from attention(model, batch, index)
         yield from self._plain(batch, f"{prefix}.attn_output", m["attended"])
         post = model.post_norm(index, "post_attention_norm")
         yield model.norm(batch, f"{prefix}.attention", f"{prefix}.ffn_norm", post)

@@ -6,7 +6,7 @@
 // uses: grid
 // uses: cache
 //
-// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, capacity, HEAD_DIM], HEAD_DIM a
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM a
 // multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does one head (x) of
 // one token (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread for
 // the sum over values (threads left over share the tile's keys); the softmax is rescaled from tile to
@@ -20,6 +20,8 @@ override PARTS = 64u / (HEAD_DIM / 4u); // threads that share one vec4 of the ou
 struct Params {
   heads: u32,
   kv_heads: u32,
+  kv_head0: u32, // the first of those whose keys and values are bound
+  kv_count: u32, // of them
   q_stride: u32,
   out_stride: u32,
   context: u32,
@@ -52,7 +54,8 @@ fn main(
   if (state.halted > 0u) {
     return;
   }
-  let head = workgroup.x;
+  let group = params.heads / params.kv_heads;
+  let head = params.kv_head0 * group + workgroup.x;
   let t = unfolded(workgroup.yz, grid.y);
   if (lane == 0u) {
     let end = min(state.position + t + 1u, params.context);
@@ -61,7 +64,7 @@ fn main(
   }
   let span = workgroupUniformLoad(&range);
   let query = t * (params.q_stride / 4u) + head * WIDTH;
-  let kv = (head / (params.heads / params.kv_heads)) * params.capacity * WIDTH;
+  let kv = (workgroup.x / group) * params.capacity * WIDTH;
   let lap = lap_of(span.x);
   let column = lane % WIDTH;
   let part = lane / WIDTH;

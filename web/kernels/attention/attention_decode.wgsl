@@ -6,7 +6,7 @@ diagnostic(off, subgroup_uniformity);
 // uses: cache
 // uses: cache_write
 //
-// qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_heads, capacity, HEAD_DIM], HEAD_DIM
+// qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM
 // a multiple of 8 and at most 256. partial_out [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
 // partial_lse [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
 // matvec weighs the runs. sinks [heads] join the softmax of the first run. A workgroup of 256 threads
@@ -31,6 +31,8 @@ override TURNS = (HEAD_DIM / 8u + TURN - 1u) / TURN; // pairs of vec4s that a th
 struct Params {
   heads: u32,
   kv_heads: u32,
+  kv_head0: u32, // the first of those whose keys and values are bound
+  kv_count: u32, // of them
   context: u32,
   capacity: u32,
   window: u32,
@@ -223,7 +225,7 @@ fn main(
   }
   lanes = subgroup_size;
   let lane = index % subgroup_size;
-  let kv_head = workgroup.y;
+  let kv_head = params.kv_head0 + workgroup.y;
   let group = params.heads / params.kv_heads;
   let head0 = kv_head * group + 4u * workgroup.z;
   let count = min(4u, group - 4u * workgroup.z);
@@ -232,7 +234,7 @@ fn main(
   let run = (seen + params.splits - 1u) / params.splits;
   let first = min(end - seen + workgroup.x * run, end);
   let stop = min(first + run, end);
-  let kv = kv_head * params.capacity * WIDTH;
+  let kv = workgroup.y * params.capacity * WIDTH;
   let lap = lap_of(end - seen);
   let keeps = stop == end && first < stop;
   turn_heads(head0, count, kv_head, kv + slot_of(end - 1u - lap) * WIDTH, keeps, index);

@@ -3,7 +3,7 @@
 // uses: state
 // uses: cache
 //
-// qkv [batch, q_stride]: q first, rotated. keys, values [kv_heads, capacity, HEAD_DIM], HEAD_DIM a
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM a
 // multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does ROWS rows (x)
 // of one key-value head (y); a row is a token and one of the head's query heads, the tokens counting
 // slower, and the last rows, which see most keys, go first. Scores: a thread does 4 rows × 4 keys, from q
@@ -32,6 +32,8 @@ override Q_DIMS = CHUNK + KEEP_Q * (HEAD_DIM - CHUNK);
 struct Params {
   heads: u32,
   kv_heads: u32,
+  kv_head0: u32, // the first of those whose keys and values are bound
+  kv_count: u32, // of them
   q_stride: u32,
   out_stride: u32,
   context: u32,
@@ -181,13 +183,13 @@ fn main(
   @builtin(local_invocation_index) index: u32,
 ) {
   let group = params.heads / params.kv_heads;
-  let kv_head = workgroup.y;
+  let kv_head = params.kv_head0 + workgroup.y;
   let row0 = (workgroups.x - 1u - workgroup.x) * ROWS;
   if (state.halted > 0u || row0 >= state.count * group) {
     return;
   }
   let last = state.count * group - 1u;
-  let kv = kv_head * params.capacity * WIDTH;
+  let kv = workgroup.y * params.capacity * WIDTH;
   let end = min(state.position + token_of(min(row0 + ROWS - 1u, last)) + 1u, params.context);
   let least = state.position + token_of(row0) + 1u;
   let begin = select(0u, least - min(least, params.window), params.window > 0u);

@@ -7,8 +7,8 @@
 // uses: cache_write
 //
 // qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
-// [kv_heads, capacity, HEAD_DIM]; token t goes to the slot of position + t, if that is below context. A workgroup does one head (x) of
-// one token (y): x < heads is q, then k, then v.
+// [kv_count, capacity, HEAD_DIM]; token t goes to the slot of position + t, if that is below context. A
+// workgroup does one head (x) of one token (y): q first, then k, then v.
 
 override HEAD_DIM: u32;
 override PAIRS: u32;
@@ -17,6 +17,8 @@ override QK_NORM: u32;
 struct Params {
   heads: u32,
   kv_heads: u32,
+  kv_head0: u32, // the first of those whose keys and values are bound
+  kv_count: u32, // of them
   stride: u32,
   context: u32,
   capacity: u32,
@@ -35,6 +37,17 @@ struct Params {
 
 var<workgroup> sums: array<f32, 32>;
 
+// The head that a workgroup does, of those of qkv: queries of the bound key-value heads, their k, their v.
+fn head_of(number: u32, group: u32) -> u32 {
+  let queries = params.kv_count * group;
+  if (number < queries) {
+    return params.kv_head0 * group + number;
+  }
+  let rest = number - queries;
+  let skipped = (rest / params.kv_count) * (params.kv_heads - params.kv_count);
+  return params.heads + params.kv_head0 + rest + skipped;
+}
+
 @compute @workgroup_size(32)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -44,7 +57,8 @@ fn main(
   if (state.halted > 0u) {
     return;
   }
-  let head = workgroup.x;
+  let group = params.heads / params.kv_heads;
+  let head = head_of(workgroup.x, group);
   let t = unfolded(workgroup.yz, grid.y);
   let position = state.position + t;
   let live = t < state.count && position < params.context;
@@ -69,7 +83,7 @@ fn main(
     return;
   }
   if (!is_query) {
-    let kv_head = (head - params.heads) % params.kv_heads;
+    let kv_head = (head - params.heads) % params.kv_heads - params.kv_head0;
     let slot = position - lap_of(position);
     let place = (kv_head * params.capacity + slot) * (HEAD_DIM / 4u);
     for (var i = lane; i < HEAD_DIM / 4u; i += 32u) {

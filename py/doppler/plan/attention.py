@@ -1,0 +1,97 @@
+"""The steps of attention, besides its products: rope, and what every head makes of the KV cache.
+
+A layer's keys and values are bound in as few slices of their heads as the adapter allows; each
+slice has steps of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doppler.gpu.step import Step, View
+from doppler.gpu.wgsl import Number
+from doppler.plan.bindings import CacheSlice, rope_table
+from doppler.plan.layer import PlannedModel
+from doppler.plan.tiles import tile_of
+
+
+def rope(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
+    """Rotates q in place; moves k, rotated, and v into layer `index`'s cache."""
+    stride = {"stride": model.widths.qkv}
+    for part in model.layout.cache_slices(index):
+        params, constants = rope_params(model, part) | stride, rope_constants(model, index)
+        bindings = rope_bindings(model, batch, index) | part.bindings()
+        yield Step("rope", constants, bindings, params, batch, f"blk.{index}.rope")
+
+
+def rope_bindings(model: PlannedModel, batch: int, index: int) -> dict[str, View]:
+    """What is bound to rotate q and k, besides the cache."""
+    c, m, vectors = model.config, model.memory(batch), model.weights.vectors
+    angles = m[rope_table(c.layers[index].rope)]
+    bindings = {"qkv": m["qkv"], "angles": angles, "state": m["state"]}
+    if c.qk_norm:
+        bindings["q_norm"] = vectors[f"blk.{index}.attn_q_norm.weight"]
+        bindings["k_norm"] = vectors[f"blk.{index}.attn_k_norm.weight"]
+    return bindings
+
+
+def rope_constants(model: PlannedModel, index: int) -> dict[str, Number]:
+    """Which numbers are pairs, and how they are kept."""
+    c = model.config
+    return {
+        "HEAD_DIM": c.head_dim,
+        "PAIRS": int(c.rope_pairs == "interleaved"),
+        "QK_NORM": int(c.qk_norm),
+        **cached(model, index),
+    }
+
+
+def rope_params(model: PlannedModel, part: CacheSlice) -> dict[str, Number]:
+    """Heads, positions and norms of a slice of the cache."""
+    c = model.config
+    return {**heads(model, part), "eps": c.norm_eps, "offset": c.norm_offset}
+
+
+def attention(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
+    """Rotated q and layer `index`'s cache -> attended."""
+    c, m, w = model.config, model.memory(batch), model.widths
+    constants = {"HEAD_DIM": c.head_dim, "SINKS": int(c.sinks), **cached(model, index)}
+    kernel = "attention"
+    if batch > 1 and not model.adapter.is_cpu:
+        kernel = "attention_flash"
+        constants |= tile_of(c.head_dim, model.adapter.workgroup_bytes).constants()
+    for part in model.layout.cache_slices(index):
+        params = {
+            **heads(model, part),
+            "q_stride": w.qkv,
+            "out_stride": w.attended,
+            "window": c.layers[index].window,
+            "scale": c.query_scale,
+        }
+        bindings = {"qkv": m["qkv"], "out": m["attended"], "state": m["state"]}
+        bindings |= part.bindings() | sinks(model, index)
+        yield Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
+
+
+def heads(model: PlannedModel, part: CacheSlice) -> dict[str, Number]:
+    """Which heads there are, and which of them a slice of the cache has."""
+    return {
+        "heads": model.config.heads,
+        "kv_heads": model.config.kv_heads,
+        "kv_head0": part.head0,
+        "kv_count": part.heads,
+        "context": model.layout.context,
+        "capacity": part.capacity,
+    }
+
+
+def cached(model: PlannedModel, index: int) -> dict[str, Number]:
+    """Constants of cache.wgsl for layer `index`."""
+    is_ring = model.layout.capacities[index] < model.layout.context
+    return {"KV_HALF": int(model.layout.half_cache), "RING": int(is_ring)}
+
+
+def sinks(model: PlannedModel, index: int) -> dict[str, View]:
+    """What kernels with SINKS bind for layer `index`."""
+    name = f"blk.{index}.attn_sinks.weight"
+    return {"sinks": model.weights.vectors[name]} if model.config.sinks else {}
