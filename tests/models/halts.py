@@ -37,7 +37,7 @@ async def halt(keys, place):
     last = next(n for n, segment in enumerate(segments) if segment.place == place)
     recording = binder.record(steps_of(segments[: last + 1]))
     binder.device.kernels.run(recording)
-    memory.write_halted(1 + place.layer)
+    memory.halt(1 + place.layer)
     before = await contents()
     for _ in range(2):
         runner._run(keys)
@@ -56,7 +56,7 @@ async def generate(at=None):
     else:
         memory.write_batch(ids, 0, 0)
         await halt([runner._chunk(0, size)], at[0])
-        runner.resume_prefill(at[1], 0, size)
+        runner.resume_prefill(at[1], 0, size, len(ids))
         runner.sample(size)
         await halt(runner._token(runner._bucket(end)), at[0])
         runner.resume_decode(at[1], count - 1, end)

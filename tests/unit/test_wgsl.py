@@ -74,7 +74,7 @@ def test_accesses() -> None:
 
 
 @pytest.mark.parametrize("folder", ["layer", "matmul", "attention", "moe", "sample"])
-def test_kernels_of_plans_honour_a_halt(folder: str) -> None:
-    """tests/models/halts.py runs most of them; those for f16 and matrix units are read only."""
+def test_kernels_of_plans_do_nothing_without_tokens(folder: str) -> None:
+    """That is how a plan is halted; tests/models/halts.py runs most of them, others are read."""
     for kernel in sources.FOLDERS[folder]:
-        assert "state.halted > 0u" in SHADERS[kernel].source, kernel
+        assert "state.count" in SHADERS[kernel].source, kernel

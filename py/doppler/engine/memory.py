@@ -113,9 +113,15 @@ class EngineMemory:
         """Sets how many tokens of the batch there are."""
         self._write("state", array("I", (count,)), at=4)
 
-    def write_halted(self, cause: int) -> None:
-        """Stops what is queued from here on (not 0), or lets it run again (0)."""
+    def halt(self, cause: int) -> None:
+        """Stops what is queued from here on; `cause` is not 0."""
+        self.write_count(0)
         self._write("state", array("I", (cause,)), at=16)
+
+    def end_halt(self, count: int) -> None:
+        """Lets what is queued from here on run again; the batch has `count` tokens."""
+        self.write_count(count)
+        self._write("state", array("I", (0,)), at=16)
 
     def write_sampling(self, sampling: Sampling, ids: Sequence[int]) -> None:
         """Sets how tokens are chosen, and the ids so far, which count as seen: the prompt's."""

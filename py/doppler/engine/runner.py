@@ -93,9 +93,11 @@ class GpuRunner:
         self._memory.write_batch(ids, position, seed)
         self._run([self._chunk(position, size)])
 
-    def resume_prefill(self, place: Place, position: int, size: int) -> None:
-        """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on."""
-        self._memory.write_halted(0)
+    def resume_prefill(self, place: Place, position: int, size: int, count: int) -> None:
+        """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on; `count`
+        tokens of its `size` are real.
+        """
+        self._memory.end_halt(count)
         self._run([self._chunk(position, size)], start=place)
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
@@ -108,7 +110,7 @@ class GpuRunner:
         """Ends the halt, and runs the rest of the token that it stopped, from `place` on, and those
         behind it: `steps` in all.
         """
-        self._memory.write_halted(0)
+        self._memory.end_halt(1)
         self._run(self._token(self._bucket(end)), start=place)
         self._run(self._token(self._bucket(end)), steps - 1)
 

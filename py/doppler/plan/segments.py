@@ -1,7 +1,7 @@
 """The parts of a plan between which it can be halted, and from which it can go on.
 
-While `state.halted` is set no kernel does anything: what is queued behind the cause waits, and is
-queued again from there on once the cause is gone.
+Whoever halts it takes the tokens away (state.wgsl): no kernel does anything then, and what is
+queued behind the cause is queued again once that is gone.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ fn main(
   @builtin(local_invocation_index) index: u32,
   @builtin(subgroup_size) subgroup_size: u32,
 ) {
-  if (state.halted > 0u) {
+  if (state.count == 0u) {
     return;
   }
   lanes = subgroup_size;

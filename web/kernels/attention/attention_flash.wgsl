@@ -185,7 +185,7 @@ fn main(
   let group = params.heads / params.kv_heads;
   let kv_head = params.kv_head0 + workgroup.y;
   let row0 = (workgroups.x - 1u - workgroup.x) * ROWS;
-  if (state.halted > 0u || row0 >= state.count * group) {
+  if (row0 >= state.count * group) {
     return;
   }
   let last = state.count * group - 1u;

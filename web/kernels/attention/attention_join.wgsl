@@ -30,7 +30,7 @@ fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
-  if (state.halted > 0u) {
+  if (state.count == 0u) {
     return;
   }
   let head = workgroup.x;

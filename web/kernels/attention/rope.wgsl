@@ -54,9 +54,6 @@ fn main(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  if (state.halted > 0u) {
-    return;
-  }
   let group = params.heads / params.kv_heads;
   let head = head_of(workgroup.x, group);
   let t = unfolded(workgroup.yz, grid.y);

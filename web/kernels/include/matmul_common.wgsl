@@ -28,15 +28,13 @@ struct Params {
 var<private> past: u32; // one past the last number of this workgroup
 
 // The first number, and one past the last, of tile y, each tile having up to `size` of them; none of an
-// expert that is not in this slice, and none at all while the plan is halted.
+// expert that is not in this slice.
 fn take_tile(y: u32, size: u32) -> vec2u {
   var span = vec2u(y * size, state.count);
   if (EXPERTS > 0u) {
     let tile = tiles[y];
-    span = select(vec2u(), tile.yz, take_expert(tile.x));
-  }
-  if (state.halted > 0u) {
-    span = vec2u();
+    // The tiles may be those of a batch before: align.wgsl makes none while the plan is halted.
+    span = select(vec2u(), tile.yz, take_expert(tile.x) && state.count > 0u);
   }
   past = span.y;
   return span;

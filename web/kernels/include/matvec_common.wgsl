@@ -70,7 +70,7 @@ fn place(i: u32) -> u32 {
 
 // Turns to the expert of slot z; false where there is nothing to do for this slice.
 fn take_slot(z: u32) -> bool {
-  if (state.halted > 0u) {
+  if (state.count == 0u) {
     return false;
   }
   if (EXPERTS == 0u) {

@@ -3,8 +3,8 @@
 
 struct State {
   position: u32, // of the batch's first token in the context
-  count: u32, // real tokens in the batch: kernels ignore the rest
+  count: u32, // real tokens in the batch: kernels ignore the rest; 0 while the plan is halted
   step: u32, // tokens sampled since the generation began
   seed: u32, // of that generation
-  halted: u32, // not 0: no kernel does anything, so that what is queued behind the cause waits
+  halted: u32, // why it is: whoever halts it also takes its tokens away, so that no kernel does anything
 }

@@ -28,7 +28,7 @@ fn main(
   @builtin(num_workgroups) grid: vec3u,
 ) {
   let row = unfolded(workgroup.yz, grid.y);
-  if (state.halted > 0u || row >= state.count * params.each || id.x >= (params.ffn + 3u) / 4u) {
+  if (row >= state.count * params.each || id.x >= (params.ffn + 3u) / 4u) {
     return;
   }
   let at = row * (params.in_stride / 4u) + id.x;

@@ -44,7 +44,7 @@ fn main(
 ) {
   let g = id.x;
   let t = unfolded(workgroup.yz, grid.y);
-  if (state.halted > 0u || t >= state.count || g >= groups_of(params.cols)) {
+  if (t >= state.count || g >= groups_of(params.cols)) {
     return;
   }
   let row = tokens[t] - params.row0; // wraps, and so is too large, below row0

@@ -37,9 +37,6 @@ fn main(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  if (state.halted > 0u) {
-    return;
-  }
   let t = unfolded(workgroup.xy, grid.x);
   let live = t < state.count;
   let width = select(0u, (params.width + 3u) / 4u, live);

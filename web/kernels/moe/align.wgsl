@@ -27,7 +27,7 @@ var<workgroup> places: array<atomic<u32>, 1024>; // where an expert's next slot 
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) index: u32) {
-  if (state.halted > 0u) {
+  if (state.count == 0u) {
     return;
   }
   let slots = state.count * params.used;

@@ -42,7 +42,7 @@ fn main(
   @builtin(local_invocation_index) index: u32,
 ) {
   let t = unfolded(workgroup.xy, grid.x);
-  if (state.halted > 0u || t >= state.count) {
+  if (t >= state.count) {
     return;
   }
   for (var i = index; i < params.experts; i += THREADS) {

@@ -24,7 +24,7 @@ fn main(
 ) {
   let t = unfolded(workgroup.yz, grid.y);
   let width = params.stride / 4u;
-  if (state.halted > 0u || t >= state.count || id.x >= width) {
+  if (t >= state.count || id.x >= width) {
     return;
   }
   var sum = vec4f();

@@ -39,7 +39,7 @@ fn matching(place: u32, length: u32) -> u32 {
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
   if (thread == 0u) {
-    end = select(min(state.position + 1u, params.context), 0u, state.halted > 0u);
+    end = select(min(state.position + 1u, params.context), 0u, state.count == 0u);
   }
   let length = workgroupUniformLoad(&end);
   if (length == 0u) {

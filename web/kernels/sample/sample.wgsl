@@ -103,7 +103,7 @@ fn find_best(thread: u32) -> u32 {
     workgroupBarrier();
   }
   if (thread == 0u) {
-    let id = select(best.id, NONE, control.state.halted > 0u);
+    let id = select(best.id, NONE, control.state.count == 0u);
     found = vec4u(bitcast<u32>(best.z), id, 0u, 0u);
   }
   let told = workgroupUniformLoad(&found);

@@ -26,7 +26,7 @@ fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  if (state.halted > 0u) {
+  if (state.count == 0u) {
     return;
   }
   row = select(0u, verify_row[0], VERIFIES == 1u);
