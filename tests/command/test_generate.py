@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from doppler.cli import main
 from doppler.command.browser import Browser
 from doppler.command.client import error_named
 from doppler.errors import CorruptError, DopplerError
-from gguf_files import gguf_bytes, llama_metadata, llama_tensors, random_tensor
 from scripted_model import SAID, THINKING, THOUGHT, write_script
 
 TINY = Path(__file__).parents[1] / "fixtures" / "llama32-like"
@@ -69,30 +67,6 @@ def test_a_chat_streams_to_the_terminal(browser: Browser, models: Path) -> None:
     done = run(browser, models / "smollm2-135m-instruct", *question, "--greedy")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "The capital of France is Paris.\n"
-
-
-def test_numeric_characters_are_split_in_the_page_as_elsewhere(
-    browser: Browser, models: Path
-) -> None:
-    """The library's own step for digits knows ASCII ones only when it runs on JavaScript."""
-    text, model = "٣٤ Ⅷ ½ ² 12", models / "smollm2-135m-instruct"
-    done = run(browser, model, "--prompt", text, "--max-tokens", "1", "--json")
-    assert done.returncode == 0, done.stderr
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    assert json.loads(done.stdout)["prompt_ids"] == tokenizer.encode(text).ids
-
-
-def test_ids_without_a_token_have_no_text(browser: Browser, tmp_path: Path) -> None:
-    """Embeddings are often padded to a round number of rows."""
-    tensors = llama_tensors("Q8_0")
-    kind, (rows, columns), _ = tensors["token_embd.weight"]
-    shape = (rows + 30, columns)
-    tensors["token_embd.weight"] = (kind, shape, random_tensor(kind, shape, 1))
-    (tmp_path / "padded.gguf").write_bytes(gguf_bytes(llama_metadata(), tensors))
-    assert main(["convert", str(tmp_path / "padded.gguf"), "-o", str(tmp_path / "padded")]) == 0
-    ids = ["--prompt-ids", f"{rows},{rows + 29}"]
-    done = run(browser, tmp_path / "padded", *ids, "--max-tokens", "2", "--json")
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_pages_errors_arrive_as_they_are(browser: Browser, tiny: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import pytest
 from halts import tokens_after_halts
 from playwright.sync_api import BrowserContext, Playwright
 from ruled import allows, ruled_answers
+from tokenizers import Tokenizer
 
 from app_page import KEEP_WORKER, convert_all
 from doppler.command.browser import Browser, launched
@@ -30,8 +31,9 @@ from doppler.command.client import Client
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.errors import DopplerError, RequestError
-from doppler.store.manifest import MANIFEST_FILE
+from doppler.store.manifest import MANIFEST_FILE, Manifest
 from expert_files import gguf_of
+from gguf_files import gguf_bytes, llama_metadata, llama_tensors, random_tensor
 from numpy_model import NumpyModel
 from paper_engine import least_gpu
 
@@ -51,12 +53,16 @@ TINY = (
 LONG = "gemma3-long"
 MIXTRAL = "mixtral-like"
 BROKEN = "qwen2-broken"
+PADDED = "llama-padded"
+EMBEDDING = "token_embd.weight"
 SHIPPED = ("gemma-3-270m", "smollm2-135m-instruct")
 TINY_MARGIN = 1e-3
 RMS_MARGIN, MAX_MARGIN = 0.002, 0.015
 HALF_RMS_MARGIN, HALF_MAX_MARGIN = 0.05, 0.4
 LEAD = 0.05
+CONTEXT = 128  # one in which a token is planned in one way only
 DECODED = 8  # tokens of a shipped model's answers: each takes seconds of a CPU
+NUMERALS = "٣٤ Ⅷ ½ ² 12"
 SLICED = [2, 236743, 200000, 262143, 818]  # rows of both slices of Gemma's embedding
 GPU = {"is_cpu": False, "subgroup_size": 4}  # what SwiftShader is taken for: it has subgroups of 4
 
@@ -73,6 +79,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     sources = {name: FIXTURES / name for name in (*TINY, LONG)}
     sources[BROKEN] = broken(FIXTURES / "qwen2-like", folder / "checkpoint of no numbers")
+    sources[PADDED] = padded(folder / f"{PADDED}.gguf")
     return convert_all(sources | mixtral_ggufs(folder), folder)
 
 
@@ -101,6 +108,16 @@ def mixtral_ggufs(folder: Path) -> dict[str, Path]:
     for name, how in kinds.items():
         (folder / f"{name}.gguf").write_bytes(gguf_of(folder / "checkpoint", **how))
     return {name: folder / f"{name}.gguf" for name in kinds}
+
+
+def padded(target: Path) -> Path:
+    """A model with a tokenizer, whose embedding has rows for 30 ids more than there are tokens."""
+    tensors = llama_tensors("Q8_0")
+    kind, (rows, columns), _ = tensors[EMBEDDING]
+    shape = (rows + 30, columns)
+    tensors[EMBEDDING] = (kind, shape, random_tensor(kind, shape, 1))
+    target.write_bytes(gguf_bytes(llama_metadata(), tensors))
+    return target
 
 
 def broken(source: Path, target: Path) -> Path:
@@ -158,7 +175,7 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
     """Tiles, and attention and matvecs shared by subgroups, of whatever size they have here."""
     reference = np.load(FIXTURES / name / "reference.npz")
     ids, wanted = reference["ids"].tolist(), reference["logits"]
-    load(tiny, name, adapter=GPU)
+    load(tiny, name, context=CONTEXT, adapter=GPU)
     for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
@@ -173,6 +190,15 @@ def test_weights_that_are_no_numbers_end_an_answer(tiny: Client) -> None:
             DopplerError, match="token 1 of the answer has logits that are infinite"
         ):
             tiny.call("complete", asked)
+
+
+def test_ids_without_a_token_have_no_text(tiny: Client, tiny_folder: Path) -> None:
+    """Embeddings are often padded to a round number of rows."""
+    manifest = Manifest.from_json((tiny_folder / PADDED / MANIFEST_FILE).read_text(), PADDED)
+    assert load(tiny, PADDED)["tokenizer"]
+    last = manifest.config.vocab - 1
+    answer = tiny.call("complete", {"prompt_ids": [last - 29, last], "max_tokens": 2})
+    assert answer["prompt_ids"] == [last - 29, last]
 
 
 @pytest.mark.parametrize("name", ["gemma3-1b-like", "gpt-oss-mxfp4-like"])
@@ -363,13 +389,14 @@ def test_context_that_is_full_ends_the_answer_and_says_so(tiny: Client) -> None:
     assert len(answer["generated_ids"]) == 8
 
 
-@pytest.mark.parametrize("name", ["gemma3-4b-like", "qwen2-like", "gpt-oss-mxfp4-like"])
+@pytest.mark.parametrize("name", TINY)
 def test_tiny_model_on_the_least_gpu(tiny: Client, name: str, tmp_path: Path) -> None:
     """One with the standard's default limits, which has neither subgroups nor f16."""
     reference = np.load(FIXTURES / name / "reference.npz")
     ids, wanted = reference["ids"].tolist(), reference["logits"]
     adapter = {"is_cpu": False, "subgroup_size": 0}
-    load(tiny, name, limits=least_gpu().limits, adapter=adapter, precision="f32")
+    limits = least_gpu().limits
+    load(tiny, name, context=CONTEXT, limits=limits, adapter=adapter, precision="f32")
     for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
@@ -406,6 +433,7 @@ class Answered:
     memory: dict[str, Any]
     rows: list[np.ndarray]
     answers: list[dict[str, Any]]
+    numerals: list[int]
 
 
 def reference_of(name: str) -> list[dict[str, Any]]:
@@ -429,7 +457,8 @@ def answered(
     asked = {"max_tokens": DECODED, "ignore_eos": True, "sampling": {"greedy": True}}
     answers = [shipped.call("complete", {**asked, "prompt": each["text"]}) for each in prompts]
     rows = [logits(shipped, target, prompt_ids=text_of(each))[1] for each in prompts]
-    return Answered(name, loaded["memory"], rows, answers)
+    numerals = shipped.call("tokenize", {"prompt": NUMERALS})["ids"]
+    return Answered(name, loaded["memory"], rows, answers, numerals)
 
 
 @cache
@@ -465,6 +494,15 @@ def test_shipped_model_continues_as_transformers_does(answered: Answered) -> Non
             assert row.argmax() == expected or is_tie(top)
             for token, value in top:
                 assert abs(row[token] - value) < MAX_MARGIN
+
+
+@pytest.mark.parametrize("answered", SHIPPED[1:], indirect=True)
+def test_numeric_characters_are_split_in_the_page_as_elsewhere(
+    answered: Answered, models: Path
+) -> None:
+    """The library's own step for digits knows ASCII ones only when it runs on JavaScript."""
+    tokenizer = Tokenizer.from_file(str(models / answered.name / "tokenizer.json"))
+    assert answered.numerals == tokenizer.encode(NUMERALS).ids
 
 
 @pytest.mark.shipped_matrix

@@ -101,6 +101,8 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
     params = {
         "heads": heads,
         "kv_heads": kv_heads,
+        "kv_head0": 0,
+        "kv_count": kv_heads,
         "stride": width + 4,
         "context": context,
         "capacity": cache.shape[1],
@@ -193,6 +195,8 @@ def batch(rng: Rng, kernel: str, place: Place, kept: Kept, tile: Tile | int) -> 
     params = {
         "heads": heads,
         "kv_heads": kv_heads,
+        "kv_head0": 0,
+        "kv_count": kv_heads,
         "q_stride": q_stride,
         "out_stride": out_stride,
         "context": context,
@@ -321,6 +325,8 @@ def _decode(split: Split, rotation: Rotation, capacity: int, has_sinks: bool) ->
     params = {
         "heads": split.heads,
         "kv_heads": split.kv_heads,
+        "kv_head0": 0,
+        "kv_count": split.kv_heads,
         "context": CONTEXT,
         "capacity": capacity,
         "window": split.window,
