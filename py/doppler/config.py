@@ -69,7 +69,7 @@ class Rope:
             )
 
     def inverse_frequencies(self, head_dim: int) -> list[float]:
-        """Radians a position for each of the head_dim/2 pairs (NUMERICS has the scalings)."""
+        """Radians a position for each of the head_dim/2 pairs."""
         plain = [self.base ** (-2 * i / head_dim) for i in range(head_dim // 2)]
         if self.scaling == "linear":
             return [f / self.factor for f in plain]
@@ -294,9 +294,10 @@ class ModelConfig:
         return shapes
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the manifest; `config_fields.config_of` is its inverse.
+        """Plain data for the manifest; `config_fields.config_of` reads it again.
 
-        What older models do not have is left out of theirs, whose identity is the data's hash.
+        What older models do not have is left out of theirs: their identity is the data's hash, so a
+        new field must be left out where it has its default.
         """
         data = asdict(self)
         if not self.biases:

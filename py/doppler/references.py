@@ -110,6 +110,7 @@ def gate(gates: Array, ups: Array, activation: Activation) -> Array:
     elif activation == "silu":
         share = _sigmoid(gates)
     else:
+        assert activation == "gelu_tanh"
         share = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (gates + 0.044715 * gates**3)))
     out: Array = gates * share * ups
     return out

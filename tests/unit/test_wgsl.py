@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import get_args
 
 import pytest
 
+from doppler.config import Activation
 from doppler.gpu import sources
 from doppler.gpu.wgsl import parse
+from doppler.plan.layer import ACTIVATIONS
 from doppler.weights.placement import FORMS
 from gpu_page import ROOT
 
@@ -71,6 +74,13 @@ def test_accesses() -> None:
     assert accesses["keys"] == accesses["qkv"] == "storage"
     assert accesses["angles"] == accesses["q_norm"] == "read-only-storage"
     assert accesses["params"] == accesses["state"] == "uniform"
+
+
+def test_activations_have_one_number() -> None:
+    """The config's names, the plans' numbers and the kernel's are the same ones."""
+    constants = re.findall(r"^const ([A-Z_]+) = (\d+)u;$", SOURCES["activation"], re.MULTILINE)
+    assert {name.lower(): int(number) for name, number in constants} == ACTIVATIONS
+    assert ACTIVATIONS.keys() == {*get_args(Activation)}
 
 
 @pytest.mark.parametrize("folder", ["layer", "matmul", "attention", "moe", "sample"])

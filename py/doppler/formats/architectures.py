@@ -1,6 +1,6 @@
 """The architectures that Doppler runs, as a table; nothing else knows their names.
 
-`gguf_config` and `hf_config` read the two kinds of metadata with it; NUMERICS of each architecture
+`gguf_config` and `hf_config` read the two kinds of metadata with it; what an architecture computes
 (which norms, which scale, which layers slide) are its fields.
 """
 

@@ -55,6 +55,7 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
         if kernel != "matvec":
             cut = model.cuts.get(kind_of(kernel, constants, height))
             cut = cut or team(height * max(used, 1), matrix.columns, product.activation)
+            assert cut.rows > 1 or not product.activation, "gate and up of a pair are two rows"
             constants = {**constants, **cut.constants(), "TOKENS": at_once}
         params = {
             "rows": height,

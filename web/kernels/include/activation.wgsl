@@ -1,7 +1,11 @@
 // What becomes of a gate and its up. Put before kernels whose header says "uses: activation". In those
 // that multiply a matrix, with an activation, rows are pairs (see rows.wgsl).
 
-override ACTIVATION: u32; // 0: none, 1: silu, 2: gelu with tanh, 3: swiglu with both clamped
+override ACTIVATION: u32; // 0: none
+
+const SILU = 1u;
+const GELU_TANH = 2u;
+const SWIGLU_CLAMPED = 3u;
 
 const MOST_GATE = 7.0; // of GPT-OSS, as the factor of its sigmoid
 const STEEPNESS = 1.702;
@@ -12,10 +16,10 @@ fn swish(x: vec4f, steepness: f32) -> vec4f {
 }
 
 fn gated(gate: vec4f, up: vec4f) -> vec4f {
-  if (ACTIVATION == 1u) {
+  if (ACTIVATION == SILU) {
     return swish(gate, 1.0) * up;
   }
-  if (ACTIVATION == 3u) {
+  if (ACTIVATION == SWIGLU_CLAMPED) {
     return swish(min(gate, vec4f(MOST_GATE)), STEEPNESS) *
       (clamp(up, vec4f(-MOST_GATE), vec4f(MOST_GATE)) + 1.0);
   }
