@@ -21,7 +21,7 @@ from tiny_models import write_chat_folder
 CHAT_FILE = "tiny-chat.gguf"
 SPLIT = Path(__file__).parents[1] / "fixtures" / "llama32-like"  # an index and two parts
 BINDING = "maxStorageBufferBindingSize"
-SMALL = {BINDING: 1 << 20}
+SMALL = {BINDING: 3 << 18}  # less than the keys of a head at a context of 4,096
 KINDS = ("weights", "kv", "activations")
 
 
@@ -293,15 +293,15 @@ def test_a_device_that_is_too_small(small_app: App, tmp_path: Path) -> None:
     app.set(context="16000")
     app.pick(path)
     verdict = app.offer.get_by_test_id("verdict")
-    cache = 4 * 128 * 16000  # bytes of float32 keys
+    keys = 4 * 64 * 16000  # bytes of a head's, in float32
     expect(verdict).to_contain_text("does not take it at a context of 16,000 tokens.")
-    expect(verdict).to_contain_text(f"Keys 0: {cache} bytes are more than the {most} that")
+    expect(verdict).to_contain_text(f"Keys 0, head 0: {keys} bytes are more than the {most} that")
     expect(app.offer.get_by_role("button", name="Import")).to_be_disabled()
-    verdict.get_by_role("button", name="Use 4,096 tokens").click()
+    verdict.get_by_role("button", name="Use 8,192 tokens").click()
     expect(verdict).to_contain_text("It should fit")
     app.take()
     app.expect_loaded()
-    assert app.last("load")["args"]["context"] == 4096
+    assert app.last("load")["args"]["context"] == 8192
     app.set(context="")
 
 

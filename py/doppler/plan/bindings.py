@@ -156,7 +156,8 @@ class MemoryLayout:
         found = []
         for head0 in range(0, heads, at_once):
             count = min(at_once, heads - head0)
-            name = f"{index}" if slices == 1 else f"{index} from head {head0} on"
+            which = f"head {head0}" if count == 1 else f"heads {head0} to {head0 + count - 1}"
+            name = f"{index}" if slices == 1 else f"{index}, {which}"
             views = (_whole(f"{kind} {name}", count * each) for kind in ("keys", "values"))
             found.append(CacheSlice(head0, count, capacity, *views))
         return found
