@@ -102,7 +102,7 @@ class Shader:
 
 
 def parse(name: str, sources: Mapping[str, str]) -> Shader:
-    """The shader `name` with the files that it uses (`// uses: planes`) put before it.
+    """The shader `name` with the files that it uses (`// uses: dequantize`) put before it.
 
     Raises DeviceError where it uses a file that is not there.
     """

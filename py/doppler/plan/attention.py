@@ -17,10 +17,10 @@ from doppler.plan.tiles import tile_of
 
 def rope(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
     """Rotates q in place; moves k, rotated, and v into layer `index`'s cache."""
-    stride = {"stride": model.widths.qkv}
+    shared, constants = rope_bindings(model, batch, index), rope_constants(model, index)
     for part in model.layout.cache_slices(index):
-        params, constants = rope_params(model, part) | stride, rope_constants(model, index)
-        bindings = rope_bindings(model, batch, index) | part.bindings()
+        params = {**rope_params(model, part), "stride": model.widths.qkv}
+        bindings = shared | part.bindings()
         yield Step("rope", constants, bindings, params, batch, f"blk.{index}.rope")
 
 
