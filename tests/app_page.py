@@ -340,11 +340,11 @@ def convert_all(
 
 
 @contextmanager
-def watched(models: Path, folder: Path) -> Iterator[WatchedServer]:
+def watched(models: Path, folder: Path, port: int = 0) -> Iterator[WatchedServer]:
     """The server over a copy of the models of its own, which a test may damage."""
     build_wheel()
     shutil.copytree(models, folder / "models")
-    with WatchedServer(folder / "models") as server:
+    with WatchedServer(folder / "models", port) as server:
         yield server
 
 

@@ -17,6 +17,7 @@ from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from gpu_page import GpuPage
 from schema_watch import WRONG, watch
+from visited import Visited
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,6 +106,16 @@ def playwright(browser: Browser) -> Iterator[Playwright]:
     """
     with sync_playwright() as playwright:
         yield playwright
+
+
+@pytest.fixture(scope="session")
+def visited(
+    playwright: Playwright, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Visited:
+    """A port, and browsers that have been there: what tests of pages open, unless the first visit
+    is what they are about.
+    """
+    return Visited(playwright, browser, tmp_path_factory.mktemp("visited"))
 
 
 @pytest.fixture(scope="session")

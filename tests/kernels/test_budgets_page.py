@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Playwright
+from playwright.sync_api import BrowserContext
 
 from app_page import App, convert_all
 from doppler.command.bench.counters import Counters
-from doppler.command.browser import Browser, launched
 from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.store.manifest import MANIFEST_FILE
+from visited import Visited
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PROMPT = list(range(1, 9))
@@ -48,16 +48,19 @@ monitoring.set_events(monitoring.PROFILER_ID, monitoring.events.CALL)
 
 
 @pytest.fixture(scope="module")
-def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
-    with launched(playwright, browser, None) as context:
+def context(visited: Visited) -> Iterator[BrowserContext]:
+    with visited.opened() as context:
         yield context
 
 
 @pytest.fixture(scope="module")
-def tiny(context: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def tiny(
+    context: BrowserContext, visited: Visited, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[App]:
     build_wheel()
     sources = {name: FIXTURES / name for name in TINY}
-    with Server(convert_all(sources, tmp_path_factory.mktemp("tiny"))) as server:
+    models = convert_all(sources, tmp_path_factory.mktemp("tiny"))
+    with Server(models, visited.port) as server:
         yield counted(context, server)
 
 

@@ -64,8 +64,11 @@ async def generate(at=None):
 
 async def halts():
     has_experts = engine.config.experts is not None
-    found = []
-    for layer in range(len(engine.config.layers)):
+    layers, found = engine.config.layers, []
+    chosen = range(len(layers))
+    if {one_of_a_kind}:
+        chosen = [n for n in chosen if layers.index(layers[n]) == n]
+    for layer in chosen:
         last, first = (Part.ROUTER,) * 2 if has_experts else (Part.ATTENTION, Part.FFN)
         found.append(await generate((Place(last, layer), Place(first, layer))))
     wanted = await generate()
@@ -78,11 +81,15 @@ await halts()
 """
 
 
-def tokens_after_halts(page: Page, ids: list[int], count: int) -> tuple[list[int], list[list[int]]]:
+def tokens_after_halts(
+    page: Page, ids: list[int], count: int, one_of_a_kind: bool
+) -> tuple[list[int], list[list[int]]]:
     """Greedy ids after `ids` without a halt; and with one at each layer, in prefill and in decode.
+
+    one_of_a_kind: of layers that are alike, at the first only.
 
     Raises where a kernel did something while the plan was halted.
     """
-    answer: Any = page.evaluate(RUN, CODE.format(ids=ids, count=count))
+    answer: Any = page.evaluate(RUN, CODE.format(ids=ids, count=count, one_of_a_kind=one_of_a_kind))
     wanted, found = json.loads(answer)
     return wanted, found

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Playwright
+from in_page import open_client
+from playwright.sync_api import BrowserContext
 
-from doppler.command.browser import Browser, launched
 from doppler.command.generate import Client
 from doppler.command.server import Server
-from doppler.command.wheel import build_wheel
 from doppler.errors import RequestError
 from doppler.plan.bindings import RING
 from doppler.store.manifest import MANIFEST_FILE
+from visited import Visited
 
 GREEDY = {"greedy": True}
 SAMPLINGS = (
@@ -34,29 +34,10 @@ The same lines again:
 
 
 @pytest.fixture(scope="module")
-def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
-    with launched(playwright, browser, None) as context:
-        yield context
-
-
-@pytest.fixture(scope="module")
-def shipped(context: BrowserContext, site: Server) -> Client:
-    """The page on a server with the two shipped models."""
-    return opened(context, site)
-
-
-@pytest.fixture(scope="module")
-def tiny(context: BrowserContext, tiny_models: Path) -> Iterator[Client]:
+def tiny(context: BrowserContext, visited: Visited, tiny_models: Path) -> Iterator[Client]:
     """The page on a server with the two tiny models."""
-    build_wheel()
-    with Server(tiny_models) as server:
-        yield opened(context, server)
-
-
-def opened(context: BrowserContext, server: Server) -> Client:
-    page = context.new_page()
-    page.goto(server.url)
-    return Client(page)
+    with Server(tiny_models, visited.port) as server:
+        yield open_client(context, server.url)
 
 
 def load(client: Client, name: str, **args: Any) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Playwright
 
 from app_page import App, convert_all, watched
-from doppler.command.browser import Browser, launched
 from doppler.store.manifest import BLOCK_SIZE
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, write_llama
 from model_server import ModelServer, Reply, model_server
 from storable import storable
+from visited import Visited
 
 CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "llama32-like"  # an index and two parts
 FILE = "tiny.gguf"
@@ -32,15 +31,13 @@ Fault = Callable[[Reply], None]
 
 
 @pytest.fixture(scope="module")
-def opened(
-    playwright: Playwright, browser: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[App]:
+def opened(visited: Visited, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The page on a server that has no models."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "none").mkdir()
     with (
-        watched(folder / "none", folder) as server,
-        launched(playwright, browser, None) as context,
+        watched(folder / "none", folder, visited.port) as server,
+        visited.opened() as context,
     ):
         yield App(context.pages[0], server.url).open()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Playwright, expect
+from playwright.sync_api import Locator, expect
 
 from app_page import App, Traffic, watched
-from doppler.command.browser import Browser, launched
+from visited import Visited
 
 LONG = "4000"  # tokens: more than a test waits for
 LOSE_DEVICE = "from doppler.page import bridge; bridge.api._gpu.device.destroy()"
@@ -56,15 +56,14 @@ WIDER = """() => [document.documentElement, ...document.querySelectorAll(".view,
 
 @pytest.fixture(scope="module")
 def opened(
-    playwright: Playwright,
-    browser: Browser,
+    visited: Visited,
     tiny_models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[App]:
     """The page with tiny-chat loaded."""
     with (
-        watched(tiny_models, tmp_path_factory.mktemp("server")) as server,
-        launched(playwright, browser, None) as context,
+        watched(tiny_models, tmp_path_factory.mktemp("server"), visited.port) as server,
+        visited.opened() as context,
     ):
         traffic = Traffic(context)
         app = App(context.pages[0], server.url).open()

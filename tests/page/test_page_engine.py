@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Playwright, expect
+from playwright.sync_api import Locator, expect
 
 from app_page import App, watched
-from doppler.command.browser import Browser, launched
+from visited import Visited
 
 PATIENCE = ("PATIENCE_MS = 30_000", "PATIENCE_MS = 4_000")
 # Runs Python in the worker without waiting for it.
@@ -32,15 +32,14 @@ while time.time() < end: pass
 
 @pytest.fixture(scope="module")
 def opened(
-    playwright: Playwright,
-    browser: Browser,
+    visited: Visited,
     tiny_models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[App]:
     """The page with tiny-chat loaded; silence is told after four seconds."""
     with (
-        watched(tiny_models, tmp_path_factory.mktemp("server")) as server,
-        launched(playwright, browser, None) as context,
+        watched(tiny_models, tmp_path_factory.mktemp("server"), visited.port) as server,
+        visited.opened() as context,
     ):
         server.replaced["/app/heartbeat.js"] = PATIENCE
         app = App(context.pages[0], server.url).open()

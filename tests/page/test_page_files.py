@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Playwright, expect
+from playwright.sync_api import expect
 
 from app_page import App, Traffic, watched
-from doppler.command.browser import Browser, launched
 from doppler.store.manifest import MANIFEST_FILE, Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, split_gguf
 from model_server import ModelServer, model_server
+from visited import Visited
 
 CHAT_FILE = "tiny-chat.gguf"
 UNREADABLE = "This file cannot be read"
@@ -21,15 +21,13 @@ UNFETCHED = "The model could not be fetched"
 
 
 @pytest.fixture(scope="module")
-def opened(
-    playwright: Playwright, browser: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[App]:
+def opened(visited: Visited, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The page on a server that has no models."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "none").mkdir()
     with (
-        watched(folder / "none", folder) as server,
-        launched(playwright, browser, None) as context,
+        watched(folder / "none", folder, visited.port) as server,
+        visited.opened() as context,
     ):
         traffic = Traffic(context)
         app = App(context.pages[0], server.url).open()

@@ -12,30 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Playwright, Route, expect
+from playwright.sync_api import BrowserContext, Route, expect
 
 from app_page import App, watched
-from doppler.command.browser import Browser, launched
 from doppler.page.addresses import HUB
 from gguf_files import split_gguf, write_llama
 from model_server import ModelServer, Reply, model_server
+from visited import Visited
 
 CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "llama32-like"
 ROWS = """(list) => [...list.children].map((row) => row.innerText.replaceAll(/\\s+/g, " "))"""
 
 
 @pytest.fixture(scope="module")
-def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
-    with launched(playwright, browser, None) as context:
+def context(visited: Visited) -> Iterator[BrowserContext]:
+    with visited.opened() as context:
         yield context
 
 
 @pytest.fixture(scope="module")
-def opened(context: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def opened(
+    context: BrowserContext, visited: Visited, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[App]:
     """The page on a server that has no models."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "none").mkdir()
-    with watched(folder / "none", folder) as server:
+    with watched(folder / "none", folder, visited.port) as server:
         yield App(context.pages[0], server.url).open()
 
 

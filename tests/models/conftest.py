@@ -1,0 +1,46 @@
+"""What tests of whole models share: one browser, and pages on tiny and on shipped models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from in_page import BROKEN, FIXTURES, LONG, PADDED, TINY, broken, mixtral_ggufs, open_client, padded
+from playwright.sync_api import BrowserContext
+
+from app_page import convert_all
+from doppler.command.client import Client
+from doppler.command.server import Server
+from doppler.command.wheel import build_wheel
+from visited import Visited
+
+
+@pytest.fixture(scope="module")
+def context(visited: Visited) -> Iterator[BrowserContext]:
+    with visited.opened() as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoints, converted; one of them from GGUF files too, and one that is broken."""
+    folder = tmp_path_factory.mktemp("tiny")
+    sources = {name: FIXTURES / name for name in (*TINY, LONG)}
+    sources[BROKEN] = broken(FIXTURES / "qwen2-like", folder / "checkpoint of no numbers")
+    sources[PADDED] = padded(folder / f"{PADDED}.gguf")
+    return convert_all(sources | mixtral_ggufs(folder), folder)
+
+
+@pytest.fixture(scope="module")
+def tiny(context: BrowserContext, visited: Visited, tiny_folder: Path) -> Iterator[Client]:
+    """The page on a server with the tiny models."""
+    build_wheel()
+    with Server(tiny_folder, visited.port) as server:
+        yield open_client(context, server.url)
+
+
+@pytest.fixture(scope="module")
+def shipped(context: BrowserContext, site: Server) -> Client:
+    """The page on a server with the two shipped models."""
+    return open_client(context, site.url)

@@ -1,0 +1,128 @@
+"""Tiny models of every shape against transformers, in the real page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from in_page import (
+    BROKEN,
+    FIXTURES,
+    GPU,
+    LONG,
+    MIXTRAL,
+    PADDED,
+    TINY,
+    TINY_MARGIN,
+    assert_follows,
+    assert_halts_change_nothing,
+    greedy,
+    load,
+    logits,
+)
+from ruled import allows, ruled_answers
+
+from doppler.command.client import Client
+from doppler.errors import DopplerError, RequestError
+from doppler.store.manifest import MANIFEST_FILE, Manifest
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    load(tiny, name)
+    for batch in (len(ids), 32, 1):  # prefilled at once, in pieces, and by the decode path
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+    assert_halts_change_nothing(tiny, ids)
+
+
+def test_weights_that_are_no_numbers_end_an_answer(tiny: Client) -> None:
+    load(tiny, BROKEN)
+    for speculate in ("off", "on"):
+        asked = {"prompt_ids": [1, 2, 1, 2], "max_tokens": 4, "speculate": speculate}
+        with pytest.raises(
+            DopplerError, match="token 1 of the answer has logits that are infinite"
+        ):
+            tiny.call("complete", asked)
+
+
+def test_ids_without_a_token_have_no_text(tiny: Client, tiny_folder: Path) -> None:
+    """Embeddings are often padded to a round number of rows."""
+    manifest = Manifest.from_json((tiny_folder / PADDED / MANIFEST_FILE).read_text(), PADDED)
+    assert load(tiny, PADDED)["tokenizer"]
+    last = manifest.config.vocab - 1
+    answer = tiny.call("complete", {"prompt_ids": [last - 29, last], "max_tokens": 2})
+    assert answer["prompt_ids"] == [last - 29, last]
+
+
+@pytest.mark.parametrize("name", ["gemma3-1b-like", "gpt-oss-mxfp4-like"])
+def test_tiny_model_continues_as_its_logits_say(tiny: Client, name: str, tmp_path: Path) -> None:
+    ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
+    load(tiny, name)
+    generated = greedy(tiny, ids, 24)
+    _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + generated[:-1])
+    assert_follows(generated, rows[len(ids) - 1 :], TINY_MARGIN)
+
+
+@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
+def test_a_rule_says_what_may_come_next(
+    tiny: Client, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """The best of what it allows at each place; and afterwards answers are as they were."""
+    name = TINY[0]
+    ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
+    load(tiny, name, adapter=adapter)
+    free = greedy(tiny, ids, 20)
+    best, drawn = ruled_answers(tiny.page, ids, 20)
+    for answer in (best, drawn):
+        assert len(answer) == 20
+        assert all(allows(n, token) for n, token in enumerate(answer))
+    _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + best[:-1])
+    rows = rows[len(ids) - 1 :]
+    for n, row in enumerate(rows):
+        row[[token for token in range(len(row)) if not allows(n, token)]] = -np.inf
+    assert_follows(best, rows, TINY_MARGIN)
+    assert greedy(tiny, ids, 20) == free != best
+
+
+def test_a_mixture_gives_the_same_tokens_from_every_file(tiny: Client) -> None:
+    """A checkpoint, and GGUF files in both layouts and with gates and ups of different types."""
+    ids = np.load(FIXTURES / MIXTRAL / "reference.npz")["ids"].tolist()[:40]
+    answers = []
+    for name in (MIXTRAL, "mixtral-apart", "mixtral-stacked", "mixtral-mixed"):
+        load(tiny, name, batch=32, context=128)
+        answers.append(greedy(tiny, ids, 12))
+    assert answers == [answers[0]] * 4
+
+
+def test_sampling_with_a_seed_repeats_itself(tiny: Client) -> None:
+    load(tiny, TINY[0])
+    args = {"prompt_ids": [1, 2, 3], "max_tokens": 20, "ignore_eos": True}
+
+    def sample(seed: int) -> list[int]:
+        sampling = {"temperature": 1.2, "top_k": 50, "top_p": 0.95, "seed": seed}
+        ids: list[int] = tiny.call("complete", {**args, "sampling": sampling})["generated_ids"]
+        return ids
+
+    first = sample(7)
+    assert first == sample(7)
+    assert first != sample(8)
+
+
+def test_refused_load_keeps_the_loaded_model(tiny: Client) -> None:
+    load(tiny, TINY[0])
+    with pytest.raises(RequestError, match="context is -5"):
+        load(tiny, LONG, context=-5)
+    assert len(greedy(tiny, [1, 2, 3], 2)) == 2
+
+
+def test_context_that_is_full_ends_the_answer_and_says_so(tiny: Client) -> None:
+    load(tiny, TINY[0], context=48)
+    args = {"prompt_ids": list(range(1, 41)), "max_tokens": 100, "ignore_eos": True}
+    answer = tiny.call("complete", {**args, "sampling": {"greedy": True}})
+    assert answer["finish_reason"] == "context"
+    assert len(answer["generated_ids"]) == 8
