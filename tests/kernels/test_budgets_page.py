@@ -14,7 +14,6 @@ from playwright.sync_api import BrowserContext
 from app_page import App, convert_all
 from doppler.command.bench.counters import Counters
 from doppler.command.server import Server
-from doppler.command.wheel import build_wheel
 from doppler.store.manifest import MANIFEST_FILE
 from visited import Visited
 
@@ -57,7 +56,6 @@ def context(visited: Visited) -> Iterator[BrowserContext]:
 def tiny(
     context: BrowserContext, visited: Visited, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[App]:
-    build_wheel()
     sources = {name: FIXTURES / name for name in TINY}
     models = convert_all(sources, tmp_path_factory.mktemp("tiny"))
     with Server(models, visited.port) as server:

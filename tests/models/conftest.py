@@ -12,7 +12,6 @@ from playwright.sync_api import BrowserContext
 from app_page import convert_all
 from doppler.command.client import Client
 from doppler.command.server import Server
-from doppler.command.wheel import build_wheel
 from visited import Visited
 
 
@@ -35,7 +34,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(context: BrowserContext, visited: Visited, tiny_folder: Path) -> Iterator[Client]:
     """The page on a server with the tiny models."""
-    build_wheel()
     with Server(tiny_folder, visited.port) as server:
         yield open_client(context, server.url)
 

@@ -1,7 +1,6 @@
 """Whole models in the real page against float32: the two that are shipped.
 
-Margins. The tiny checkpoints are compared with transformers in float32, everywhere within 1e-3.
-For the shipped, quantised models the issue allows 0.02 rms and 0.15 at most; kernels and reference
+Margins. For these quantised models the issue allows 0.02 rms and 0.15 at most; page and reference
 both compute in float32 on the same dequantised weights, and differ by the order of sums alone, so
 the tests hold them to a tenth of that, with keys and values in float32; in f16, which has 11 bits,
 the issue allows 0.05 rms and 0.4 at most. Greedy ids must agree wherever the reference's best logit
