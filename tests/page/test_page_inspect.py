@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Playwright, expect
+from playwright.sync_api import BrowserContext, expect
 
 from app_page import App, Traffic, convert_all, watched
-from doppler.command.browser import Browser, launched
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, TOKENIZER_FILE, Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, write_llama
 from model_server import ModelServer, model_server
 from tiny_models import write_chat_folder
+from visited import Visited
 
 CHAT_FILE = "tiny-chat.gguf"
 SPLIT = Path(__file__).parents[1] / "fixtures" / "llama32-like"  # an index and two parts
@@ -26,8 +26,8 @@ KINDS = ("weights", "kv", "activations")
 
 
 @pytest.fixture(scope="module")
-def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
-    with launched(playwright, browser, None) as context:
+def context(visited: Visited) -> Iterator[BrowserContext]:
+    with visited.opened() as context:
         traffic = Traffic(context)
         yield context
         traffic.assert_local()
@@ -35,9 +35,12 @@ def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext
 
 @pytest.fixture(scope="module")
 def opened(
-    context: BrowserContext, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+    context: BrowserContext,
+    visited: Visited,
+    tiny_models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[App]:
-    with watched(tiny_models, tmp_path_factory.mktemp("server")) as server:
+    with watched(tiny_models, tmp_path_factory.mktemp("server"), visited.port) as server:
         app = App(context.pages[0], server.url).open()
         app.set(greedy=True, max_tokens="8")
         yield app

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Locator, Playwright, expect
+from playwright.sync_api import Locator, expect
 
 from app_page import App, watched
-from doppler.command.browser import Browser, launched
+from visited import Visited
 
 LONG = "4000"  # tokens: more than a test waits for
 STORED = """async (id) => {
@@ -28,15 +28,14 @@ CURRENT = """async () => {
 
 @pytest.fixture(scope="module")
 def tabs(
-    playwright: Playwright,
-    browser: Browser,
+    visited: Visited,
     tiny_models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[App, App]]:
     """Two tabs of one browser, both with tiny-chat loaded."""
     with (
-        watched(tiny_models, tmp_path_factory.mktemp("server")) as server,
-        launched(playwright, browser, None) as context,
+        watched(tiny_models, tmp_path_factory.mktemp("server"), visited.port) as server,
+        visited.opened() as context,
     ):
         first = App(context.pages[0], server.url).open()
         first.get("tiny-base")

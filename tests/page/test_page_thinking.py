@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Playwright, expect
+from playwright.sync_api import Locator, expect
 
 from app_page import App, convert_all, watched
-from doppler.command.browser import Browser, launched
 from doppler.command.encoding import PypiEncoding
 from doppler.store.manifest import TOKENIZER_FILE
 from scripted_model import BROODING, SAID, THINKING, THOUGHT, write_script
 from tiny_models import write_base
+from visited import Visited
 
 WORDS = {
     name: " ".join(word[1:] for word in part)
@@ -60,15 +60,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def app(
-    playwright: Playwright,
-    browser: Browser,
+    visited: Visited,
     models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[App]:
     """The page with thinker loaded."""
     with (
-        watched(models, tmp_path_factory.mktemp("server")) as server,
-        launched(playwright, browser, None) as context,
+        watched(models, tmp_path_factory.mktemp("server"), visited.port) as server,
+        visited.opened() as context,
     ):
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         app = App(context.pages[0], server.url).open()

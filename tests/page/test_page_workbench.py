@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Error, Playwright
+from playwright.sync_api import Error
 
 from app_page import App, watched
-from doppler.command.browser import Browser, launched
 from doppler.gpu.sources import PATHS
 from doppler.store.manifest import MANIFEST_FILE
 from doppler.workbench.catalogue import CASES
 from gpu_page import ROOT
+from visited import Visited
 
 NORM = (ROOT / "web" / PATHS["norm"]).read_text()
 GRID = (ROOT / "web" / PATHS["grid"]).read_text()
@@ -37,15 +37,14 @@ BUG = ("sum += dot(value, value);", "sum += dot(value.xyz, value.xyz);")
 
 @pytest.fixture(scope="module")
 def app(
-    playwright: Playwright,
-    browser: Browser,
+    visited: Visited,
     tiny_models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[App]:
     """The page with tiny-chat loaded."""
     with (
-        watched(tiny_models, tmp_path_factory.mktemp("server")) as server,
-        launched(playwright, browser, None) as context,
+        watched(tiny_models, tmp_path_factory.mktemp("server"), visited.port) as server,
+        visited.opened() as context,
     ):
         app = App(context.pages[0], server.url).open()
         load(app)

@@ -173,14 +173,12 @@ fn load_group(row: u32, g: u32, cols: u32) -> Group {
 
 // Vec4 i (i < 8) of a group of a dense row, zero beyond a short last group.
 fn dense(group: Group, i: u32) -> vec4f {
-  if (i >= group.a.y) {
-    return vec4f();
-  }
   let index = group.a.x + i;
+  let four = select(vec4u(), codes[select(index / 2u, index, FORM == F32)], i < group.a.y);
   if (FORM == F32) {
-    return bitcast<vec4f>(codes[index]);
+    return bitcast<vec4f>(four);
   }
-  let pair = select(codes[index / 2u].xy, codes[index / 2u].zw, (index & 1u) == 1u);
+  let pair = select(four.xy, four.zw, (index & 1u) == 1u);
   if (FORM == BF16) {
     return bitcast<vec4f>(vec4u(pair.x << 16u, pair.x, pair.y << 16u, pair.y) &
       vec4u(0xffff0000u));
@@ -236,8 +234,9 @@ fn values(word: u32, upper: u32) -> vec4f {
   return bitcast<vec4f>(code | vec4u(0x4b000000u)) - (8388608.0 + offset);
 }
 
-// 16 columns: 4i .. 4i+3 of half a group in vi. Indices are written out here and in the kernels,
-// since CPU adapters keep what is indexed by a variable in memory.
+// 16 columns: 4i .. 4i+3 of half a group in vi. Indices are written out, since CPU adapters keep what is
+// indexed by a variable in memory; products of rows and of tokens are not, since a compiler takes many times
+// as long for several copies of them.
 struct Half {
   v0: vec4f,
   v1: vec4f,
@@ -263,31 +262,22 @@ fn bytes(words: vec4u, scale: f32) -> Half {
   );
 }
 
-// Weights of columns 0 .. 15 of a group.
-fn first_half(group: Group) -> Half {
+// Weights of columns 16h .. 16h + 15 of a group.
+fn half_of(group: Group, h: u32) -> Half {
   if (FORM < Q4_0) {
-    return Half(dense(group, 0u), dense(group, 1u), dense(group, 2u), dense(group, 3u));
+    let i = 4u * h;
+    return Half(dense(group, i), dense(group, i + 1u), dense(group, i + 2u), dense(group, i + 3u));
   }
+  let scale = select(group.scale.x, group.scale.y, h == 1u);
   if (FORM == Q8_0) {
-    return bytes(group.a, group.scale.x);
+    return bytes(select(group.a, group.b, h == 1u), scale);
   }
-  let step = select(4u, 8u, FORM == Q6_K);
-  return nibbles(group.a, group.high.x, step, group.scale.x, group.minimum.x);
-}
-
-// Weights of columns 16 .. 31 of a group.
-fn second_half(group: Group) -> Half {
-  if (FORM < Q4_0) {
-    return Half(dense(group, 4u), dense(group, 5u), dense(group, 6u), dense(group, 7u));
-  }
-  if (FORM == Q8_0) {
-    return bytes(group.b, group.scale.y);
-  }
-  let words = group.a >> vec4u(4u);
+  let words = group.a >> vec4u(4u * h);
+  let minimum = select(group.minimum.x, group.minimum.y, h == 1u);
   if (FORM == Q6_K) {
-    return nibbles(words, group.high.y, 8u, group.scale.y, group.minimum.y);
+    return nibbles(words, select(group.high.x, group.high.y, h == 1u), 8u, scale, minimum);
   }
-  return nibbles(words, group.high.x >> 16u, 4u, group.scale.y, group.minimum.y);
+  return nibbles(words, group.high.x >> (16u * h), 4u, scale, minimum);
 }
 
 // Products of 16 weights and 16 activations, in four parts; `total` adds the parts up.
@@ -304,7 +294,7 @@ fn total(parts: vec4f) -> f32 {
 // applied once, after the codes' products.
 fn group_product(group: Group, a: Half, b: Half, sum: f32) -> f32 {
   if (FORM < Q4_0) {
-    return total(multiply(first_half(group), a) + multiply(second_half(group), b));
+    return total(multiply(half_of(group, 0u), a) + multiply(half_of(group, 1u), b));
   }
   var plain = group;
   plain.scale = vec2f(1.0);
@@ -313,6 +303,6 @@ fn group_product(group: Group, a: Half, b: Half, sum: f32) -> f32 {
   if (FORM == Q2_K) {
     less = dot(group.minimum, vec2f(total(a.v0 + a.v1 + a.v2 + a.v3), total(b.v0 + b.v1 + b.v2 + b.v3)));
   }
-  return group.scale.x * total(multiply(first_half(plain), a)) +
-    group.scale.y * total(multiply(second_half(plain), b)) - less;
+  return group.scale.x * total(multiply(half_of(plain, 0u), a)) +
+    group.scale.y * total(multiply(half_of(plain, 1u), b)) - less;
 }

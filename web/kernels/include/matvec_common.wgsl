@@ -138,6 +138,11 @@ fn activations(g: u32, token: u32) -> Activations {
   return a;
 }
 
+// A vec4 of a value in component i and zeros.
+fn only(i: u32, value: f32) -> vec4f {
+  return select(vec4f(), vec4f(value), vec4u(0u, 1u, 2u, 3u) == vec4u(i));
+}
+
 fn inverse_rms(square: f32) -> f32 {
   return 1.0 / sqrt(square / f32(COLS) + params.eps);
 }

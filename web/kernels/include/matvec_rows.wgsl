@@ -21,27 +21,34 @@ const THREADS = 256u;
 const MOST_TURNS = 8u; // 8,192 columns
 const MOST_TOKENS = 8u;
 
-// Groups g, g + TEAM, .. of a team's rows: group d · ROWS + i is of row i.
-fn load_ahead(r: u32, g: u32) -> array<Packed, 8> {
-  var out: array<Packed, 8>;
-  for (var n = 0u; n < DEPTH * ROWS; n++) {
-    let group = min(g + n / ROWS * TEAM, groups_of(COLS) - 1u);
-    out[n] = load_packed(row_of(r + n % ROWS), group, COLS);
-  }
-  return out;
+// Packed groups. An array for each part of them: what a form has no use for is no work for compilers.
+struct Groups {
+  a: array<vec4u, 8>,
+  b: array<vec4u, 8>,
+  high: array<vec2u, 8>,
+  scale: array<vec4u, 8>,
 }
 
-// Adds the products of a group of ROWS rows with a token's activations.
-fn add_products(sums: vec4f, packed: array<Packed, 4>, g: u32, token: u32) -> vec4f {
+// Groups g, g + TEAM, .. of a team's rows: number d · ROWS + i is of row i.
+fn load_groups(groups: ptr<function, Groups>, r: u32, g: u32) {
+  for (var n = 0u; n < DEPTH * ROWS; n++) {
+    let group = min(g + n / ROWS * TEAM, groups_of(COLS) - 1u);
+    let packed = load_packed(row_of(r + n % ROWS), group, COLS);
+    (*groups).a[n] = packed.a;
+    (*groups).b[n] = packed.b;
+    (*groups).high[n] = packed.high;
+    (*groups).scale[n] = packed.scale;
+  }
+}
+
+// Adds the products of ROWS groups, number n and those after it, with group g of a token's activations.
+fn add_products(sums: vec4f, groups: ptr<function, Groups>, n: u32, g: u32, token: u32) -> vec4f {
   let v = activations(g, token);
   var sum = sums;
-  sum.x += product(unpack(packed[0], g), v);
-  if (ROWS > 1u) {
-    sum.y += product(unpack(packed[1], g), v);
-  }
-  if (ROWS > 2u) {
-    sum.z += product(unpack(packed[2], g), v);
-    sum.w += product(unpack(packed[3], g), v);
+  for (var i = 0u; i < ROWS; i++) {
+    let packed = Packed(
+      (*groups).a[n + i], (*groups).b[n + i], (*groups).high[n + i], (*groups).scale[n + i]);
+    sum += only(i, product(unpack(packed, g), v));
   }
   return sum;
 }
@@ -61,26 +68,26 @@ fn multiply_rows(index: u32, number: u32, workgroups: u32, subgroup_size: u32) {
   let lane = index % TEAM;
   let step = THREADS / TEAM * ROWS;
   var start = number * step;
-  var ahead = load_ahead(start + ROWS * (index / TEAM), lane);
+  var ahead: Groups;
+  load_groups(&ahead, start + ROWS * (index / TEAM), lane);
   stage(index, number == 0u);
   while (start < params.rows) {
     let r = start + ROWS * (index / TEAM);
     start += workgroups * step;
     var sums = array<vec4f, MOST_TOKENS>(); // written out: without it, Chromium 150 clears them but once
     for (var g = lane; g < groups_of(COLS); g += DEPTH * TEAM) {
-      let packed = ahead;
-      if (g + DEPTH * TEAM < groups_of(COLS)) {
-        ahead = load_ahead(r, g + DEPTH * TEAM);
-      } else if (start < params.rows) {
-        ahead = load_ahead(start + ROWS * (index / TEAM), lane);
+      var ready = ahead;
+      let next = g + DEPTH * TEAM;
+      let goes_on = next < groups_of(COLS);
+      if (goes_on || start < params.rows) {
+        load_groups(
+          &ahead, select(start + ROWS * (index / TEAM), r, goes_on), select(lane, next, goes_on));
       }
       for (var d = 0u; d < DEPTH; d++) {
         let group = g + d * TEAM;
         if (group < groups_of(COLS)) {
-          let rows = array<Packed, 4>(packed[d * ROWS], packed[min(d * ROWS + 1u, 7u)],
-            packed[min(d * ROWS + 2u, 7u)], packed[min(d * ROWS + 3u, 7u)]);
           for (var t = 0u; t < TOKENS; t++) {
-            sums[t] = add_products(sums[t], rows, group, t);
+            sums[t] = add_products(sums[t], &ready, d * ROWS, group, t);
           }
         }
       }

@@ -53,6 +53,7 @@ fn main(
   }
   let group = load_group(row, g, params.cols);
   let base = t * (params.stride / 4u);
-  store(base, 8u * g, first_half(group));
-  store(base, 8u * g + 4u, second_half(group));
+  for (var h = 0u; h < 2u; h++) {
+    store(base, 8u * g + 4u * h, half_of(group, h));
+  }
 }

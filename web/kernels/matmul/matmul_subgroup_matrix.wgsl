@@ -90,12 +90,7 @@ fn put_activations(t: u32, index: u32, x: vec4f) {
 fn put(carried: Carried, g: u32, index: u32) {
   if (index < 2u * ROWS) {
     let group = unpack(carried.packed, g);
-    var part: Half;
-    if (index < ROWS) {
-      part = first_half(group);
-    } else {
-      part = second_half(group);
-    }
+    let part = half_of(group, index / ROWS);
     let at = (index % ROWS) * STRIDE + SIZE * (index / ROWS);
     put_weights(at, small(part.v0));
     put_weights(at + 4u, small(part.v1));

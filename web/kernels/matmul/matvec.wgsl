@@ -26,10 +26,6 @@ fn total_of(value: f32, index: u32, at: u32) -> f32 {
   return whole;
 }
 
-fn row_product(row: u32, g: u32, v: Activations) -> f32 {
-  return product(load_group(row, g, COLS), v);
-}
-
 @compute @workgroup_size(32)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -45,13 +41,12 @@ fn main(
   if (r >= params.rows) {
     return;
   }
-  let rows = vec4u(row_of(r), row_of(r + 1u), row_of(r + 2u), row_of(r + 3u));
   var sums = vec4f();
   for (var g = 0u; g < groups_of(COLS); g++) {
     let v = activations(g, 0u);
-    sums += vec4f(
-      row_product(rows.x, g, v), row_product(rows.y, g, v), row_product(rows.z, g, v),
-      row_product(rows.w, g, v));
+    for (var i = 0u; i < 4u; i++) {
+      sums += only(i, product(load_group(row_of(r + i), g, COLS), v));
+    }
   }
   store_two(0u, r, sums.xy);
   store_two(0u, r + 2u, sums.zw);

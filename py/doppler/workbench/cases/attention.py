@@ -394,7 +394,7 @@ def _rotations() -> list[Case]:
         for i, (pairs, qk_norm) in enumerate(variants)
         for dim, position, half in sizes
     ]
-    specs += [Rotation(3, 1, 4, "half", False, 99_997, rope, False) for rope in ROPES]
+    specs += [Rotation(3, 1, 4, "half", False, 99_997, how, False) for how in ROPES]
     places = ((2, False), (9, True), (43, False), (109, True))  # also cut by the ring's end
     specs += [
         Rotation(4, 2, 64, "half", True, position, ROPES[0], half, 11) for position, half in places
