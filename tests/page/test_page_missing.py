@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, Page, Playwright, expect
 
 from app_page import PATIENCE_MS, WatchedServer, watched
 from doppler.command.browser import Browser, launched
+from visited import Visited
 
 NO_OPFS = "--disable-blink-features=FileSystemAccessOriginPrivate"
 NO_WEBGPU = "delete Object.getPrototypeOf(navigator).gpu;"
@@ -18,14 +19,14 @@ NO_ADAPTER = "GPU.prototype.requestAdapter = async () => null;"
 
 
 @pytest.fixture
-def server(tiny_models: Path, tmp_path: Path) -> Iterator[WatchedServer]:
-    with watched(tiny_models, tmp_path) as server:
+def server(tiny_models: Path, tmp_path: Path, visited: Visited) -> Iterator[WatchedServer]:
+    with watched(tiny_models, tmp_path, visited.port) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
-    with launched(playwright, browser, None) as context:
+def context(visited: Visited) -> Iterator[BrowserContext]:
+    with visited.opened() as context:
         yield context
 
 
