@@ -7,9 +7,8 @@
 // uses: rows
 // uses: matmul_common
 //
-// x [batch, x_stride] f32, out [batch, out_stride] f32. A thread computes 4 rows × 8 tokens in
-// registers: each unpacked weight serves 8 tokens. A workgroup of 32 × 2 threads: 128 rows × 16
-// tokens.
+// x [batch, x_stride] f32, out [batch, out_stride] f32. A thread computes 4 rows × 8
+// tokens: each unpacked weight serves 8 tokens. A workgroup of 32 × 2 threads: 128 rows × 16 tokens.
 
 struct Rows {
   r0: Half,
