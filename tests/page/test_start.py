@@ -160,7 +160,7 @@ def test_steps_at_the_end_of_the_cache_disturb_nothing(app: App, name: str, reus
     """Position 1,023 lies where 255 does in layers with a window: the prompt is run anew there."""
     app.get(name)
     (model,) = [m for m in app.call("models") if m["name"] == name]
-    room = {"context": 1024, "batch": 32, "adapter": {"is_cpu": False, "subgroup_size": 4}}
+    room = {"context": 1024, "batch": 128, "adapter": {"is_cpu": False, "subgroup_size": 4}}
     app.call("load", id=model["id"], **room)
     asked = {"max_tokens": 6, "ignore_eos": True, "sampling": {"greedy": True}}
     ids = [3 + n % 200 for n in range(260)]
