@@ -38,7 +38,7 @@ RUN = """async (code) => {
 }"""
 
 DRIVER = """
-import base64, io, json, sys
+import asyncio, base64, io, json, sys
 sys.path.insert(0, "/modules")
 import js
 import numpy as np
@@ -53,11 +53,19 @@ kernels = Kernels(gpu, json.loads(js.kernelSources))
 
 async def run_trials():
     given = np.load(io.BytesIO(base64.b64decode(js.givenTrials)), allow_pickle=False)
+    trials = json.loads(str(given["trials"]))
+    for trial in trials:
+        trial["launches"] = [Launch(**launch) for launch in trial["launches"]]
+    variants = {
+        kernels.variant(it.kernel, it.constants, it.bindings)
+        for trial in trials
+        for it in trial["launches"]
+    }
+    await asyncio.gather(*map(kernels.prepare, variants))  # side by side
     out = {}
-    for n, trial in enumerate(json.loads(str(given["trials"]))):
+    for n, trial in enumerate(trials):
         arrays = {name: given[f"{n}/{name}"] for name in trial["arrays"]}
-        launches = [Launch(**launch) for launch in trial["launches"]]
-        results = await run(Device(gpu, kernels), launches, arrays, trial["outputs"])
+        results = await run(Device(gpu, kernels), trial["launches"], arrays, trial["outputs"])
         out |= {f"{n}/{name}": values for name, values in results.items()}
     packed = io.BytesIO()
     np.savez_compressed(packed, **out)
