@@ -73,10 +73,16 @@ DIGEST = """async ([id, name]) => {
 EVERY_FILE = """async () => {
   const walk = async (folder, path) => {
     const found = {};
-    for await (const entry of folder.values()) {
+    const look = async (entry) => {
       const name = `${path}${entry.name}`;
       if (entry.kind === "file") found[name] = (await entry.getFile()).size;
       else Object.assign(found, await walk(entry, `${name}/`));
+    };
+    for await (const entry of folder.values()) {
+      // While a model arrives, what was listed may be gone or renamed before it is looked at.
+      await look(entry).catch((error) => {
+        if (error.name !== "NotFoundError") throw error;
+      });
     }
     return found;
   };
