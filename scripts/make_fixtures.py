@@ -23,6 +23,9 @@ from transformers import (
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Gemma4Config,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     GptOssConfig,
     GptOssForCausalLM,
     LlamaConfig,
@@ -53,10 +56,11 @@ class Fixture:
     kept: int  # positions whose logits are kept, from the end
     types: tuple[torch.dtype, ...]
     parts: int = 1
-    wrapped: bool = False  # as the text part of Gemma3ForConditionalGeneration
+    wrapper: type[PretrainedConfig] | None = None  # it is the text part of a model of this config
     original: bool = False  # experts one by one, as Mixtral was published
     mxfp4: bool = False  # experts' matrices as blocks and scales
     norm_mean: float = 0.0
+    query_norm: float = 1.0  # what its weights are multiplied by, where nothing scales scores
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -75,6 +79,28 @@ def ropes(**full: Any) -> dict[str, Any]:
         "sliding_attention": local,
         "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0, **full},
     }
+
+
+def gemma4(**changes: Any) -> Gemma4TextConfig:
+    """A small Gemma 4, of whose layers every third sees all keys."""
+    layers = changes["num_hidden_layers"]
+    kinds = ["full_attention" if (i + 1) % 3 == 0 else "sliding_attention" for i in range(layers)]
+    return Gemma4TextConfig(
+        layer_types=kinds,
+        max_position_embeddings=1024,
+        sliding_window=16,
+        final_logit_softcapping=3.0,
+        rms_norm_eps=1e-4,  # large enough to be seen where norms would cancel factors
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "full_attention": {
+                "rope_type": "proportional",
+                "partial_rotary_factor": 0.25,
+                "rope_theta": 1_000_000.0,
+            },
+        },
+        **changes,
+    )
 
 
 def gpt_oss(**changes: Any) -> GptOssConfig:
@@ -141,7 +167,7 @@ def fixtures() -> dict[str, Fixture]:
             prompt=96,
             kept=96,
             types=(BF16, F16, BF16, F16, F32),
-            wrapped=True,
+            wrapper=Gemma3Config,
             extra={"vision_tower.vision_model.post_layernorm.weight": torch.ones(4, dtype=BF16)},
         ),
         "llama32-like": Fixture(
@@ -281,6 +307,55 @@ def fixtures() -> dict[str, Fixture]:
             norm_mean=1.0,
             mxfp4=True,
         ),
+        "gemma4-e2b-like": Fixture(
+            Gemma4ForCausalLM,
+            gemma4(
+                vocab_size=290,
+                vocab_size_per_layer_input=290,
+                hidden_size=60,
+                intermediate_size=68,
+                num_hidden_layers=9,
+                num_attention_heads=4,
+                num_key_value_heads=1,
+                head_dim=16,
+                global_head_dim=32,
+                hidden_size_per_layer_input=20,
+                num_kv_shared_layers=5,
+                use_double_wide_mlp=True,
+            ),
+            seed=9,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+            query_norm=0.25,
+            wrapper=Gemma4Config,
+            extra={
+                "model.vision_tower.patch_embedder.input_proj.weight": torch.ones(4, dtype=BF16)
+            },
+        ),
+        "gemma4-12b-like": Fixture(
+            Gemma4ForCausalLM,
+            gemma4(
+                vocab_size=306,
+                hidden_size=72,
+                intermediate_size=90,
+                num_hidden_layers=6,
+                num_attention_heads=8,
+                num_key_value_heads=4,
+                head_dim=16,
+                global_head_dim=40,
+                num_global_key_value_heads=1,
+                hidden_size_per_layer_input=0,
+                attention_k_eq_v=True,
+            ),
+            seed=10,
+            prompt=96,
+            kept=96,
+            types=(BF16, F16),
+            norm_mean=1.0,
+            query_norm=0.25,
+        ),
         "qwen3moe-like": Fixture(
             Qwen3MoeForCausalLM,
             Qwen3MoeConfig(
@@ -315,9 +390,14 @@ def fill(model: PreTrainedModel, fixture: Fixture) -> dict[str, torch.Tensor]:
     """Sets random weights that every type can hold exactly; returns them as they are stored."""
     stored: dict[str, torch.Tensor] = {}
     with torch.no_grad():
+        for name, scalar in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                stored[name] = (0.6 + 0.8 * torch.rand(1)).to(fixture.types[-1])
+                scalar.copy_(stored[name].float())
         for index, (name, weight) in enumerate(model.named_parameters()):
             if weight.dim() == 1:
                 value = fixture.norm_mean + 0.3 * torch.randn(weight.shape)
+                value *= fixture.query_norm if name.endswith("q_norm.weight") else 1
                 kind = fixture.types[-1]
             elif name.endswith(("_bias", ".bias")):
                 value = torch.randn(weight.shape)
@@ -370,9 +450,12 @@ def one_by_one(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def save(folder: Path, stored: dict[str, torch.Tensor], fixture: Fixture) -> None:
     """config.json and the weights, in one file or in several with an index."""
     config: PretrainedConfig = fixture.config
-    if fixture.wrapped:
+    if fixture.wrapper is Gemma3Config:
         config = Gemma3Config(text_config=fixture.config, architectures=["Gemma3"])
         stored = {f"language_model.{name}": value for name, value in stored.items()}
+    elif fixture.wrapper is not None:
+        config = fixture.wrapper(text_config=fixture.config, vision_config=None, audio_config=None)
+        stored = {f"model.language_{name}": value for name, value in stored.items()}
     if fixture.original:
         stored = one_by_one(stored)
     stored |= fixture.extra

@@ -18,6 +18,9 @@ RopePairs = Literal["half", "interleaved"]
 RopeScaling = Literal["none", "linear", "llama3", "factors", "yarn"]
 
 
+STANDING = 1e30  # as a divisor of its frequency: such a pair does not turn
+
+
 def _need_positive(name: str, value: float) -> None:
     if not SMALLEST_FLOAT <= value <= LARGEST_FLOAT:  # NaN is neither
         raise FormatError(f"config: {name} is {shown(value)}; it must be positive and finite")
@@ -108,14 +111,55 @@ class Rope:
 
 @dataclass(frozen=True)
 class Layer:
-    """What may differ between layers: `window` keys seen (0: all) and the index into `ropes`."""
+    """What may differ between layers: `window` keys seen (0: all) and the index into `ropes`.
+
+    head_dim, kv_heads and ffn are the config's where they are 0. A layer that `shares` the keys and
+    values of one below (-1: of none) has none of its own. Where keys `are_values`, they are so
+    before they are normed and rotated.
+    """
 
     window: int = 0
     rope: int = 0
+    head_dim: int = 0
+    kv_heads: int = 0
+    ffn: int = 0
+    shares: int = -1
+    are_values: bool = False
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Widths of one layer, in elements; `key_heads` and `value_heads` are those that it projects.
+
+    Its query heads read `kv_heads` of them, its own or another layer's.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    key_heads: int
+    value_heads: int
+
+    @property
+    def q_width(self) -> int:
+        """Elements of all query heads of one token."""
+        return self.heads * self.head_dim
+
+    @property
+    def qkv_width(self) -> int:
+        """Elements of all heads that are projected."""
+        return (self.heads + self.key_heads + self.value_heads) * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of all key (or value) heads of one token."""
+        return self.kv_heads * self.head_dim
 
 
 MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
 MOST_EXPERTS = 1024  # route.wgsl
+MOST_HEAD_DIM = 512  # of the kernels of attention
 
 
 @dataclass(frozen=True)
@@ -174,6 +218,10 @@ class ModelConfig:
     tied: bool = True  # the output head is the embedding
     rope_pairs: RopePairs = "half"  # GGUF of arch llama is permuted for interleaved pairs
     experts: Experts | None = None
+    value_norm: bool = False  # RMSNorm without weights over each head of v
+    per_layer: int = 0  # width of the embeddings that each layer has of its own; 0: there are none
+    layer_scales: bool = False  # a number a layer, by which its output is multiplied
+    logit_cap: float = 0.0  # c of logits c · tanh(z / c); 0: they are z
 
     def __post_init__(self) -> None:
         for name in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"):
@@ -184,37 +232,66 @@ class ModelConfig:
             _need_positive(name, getattr(self, name))
         for name in ("norm_eps", "query_scale", "embedding_scale"):
             _need_positive(name, getattr(self, name))
+        if self.logit_cap:
+            _need_positive("logit_cap", self.logit_cap)
+        if type(self.per_layer) is not int or self.per_layer < 0 or self.per_layer % 4:
+            raise FormatError(
+                f"config: per_layer is {shown(self.per_layer)}; it must be a multiple of 4"
+            )
+        if self.layer_scales and not self.post_norms:
+            raise UnsupportedError("config: layers are scaled whose branches are not normed")
         if not self.layers:
             raise FormatError("config: the model has no layers")
-        if self.heads % self.kv_heads:
-            raise FormatError(
-                f"config: {self.heads} heads cannot be shared by {self.kv_heads} key-value heads; "
-                "the first must be a multiple of the second"
-            )
-        if self.head_dim % 4 or self.head_dim > 256:
-            raise UnsupportedError(
-                f"config: head_dim is {shown(self.head_dim)}; the kernels take multiples of 4 up "
-                "to 256"
-            )
         if self.activation not in get_args(Activation):
             known = ", ".join(get_args(Activation))
             raise FormatError(f"config: activation {shown(self.activation)} is not one of {known}")
-        if not {*self.biases} <= {*self._layer_shapes(), *self._expert_shapes()}:
-            raise FormatError(f"config: biases are of {shown(self.biases)}")
-        for rope in self.ropes:
-            self._check_rope(rope)
         for index, layer in enumerate(self.layers):
-            if not 0 <= layer.rope < len(self.ropes) or layer.window < 0:
-                raise FormatError(
-                    f"config: layer {index} has window {layer.window}, rope {layer.rope}"
-                )
+            self._check_layer(index, layer)
+        if not {*self.biases} <= {*self._layer_shapes(0), *self._expert_shapes()}:
+            raise FormatError(f"config: biases are of {shown(self.biases)}")
+        for number, rope in enumerate(self.ropes):
+            self._check_rope(rope, self.rope_dim(number))
 
-    def _check_rope(self, rope: Rope) -> None:
-        pairs = self.head_dim // 2
+    def _check_layer(self, index: int, layer: Layer) -> None:
+        where = f"config: layer {index}"
+        if not 0 <= layer.rope < len(self.ropes) or layer.window < 0:
+            raise FormatError(f"{where} has window {layer.window}, rope {layer.rope}")
+        if min(layer.head_dim, layer.kv_heads, layer.ffn) < 0:
+            raise FormatError(f"{where} has widths below 0")
+        if layer.shares >= 0:
+            self._check_shared(where, index, layer)
+        shape = self.shape(index)
+        if shape.head_dim % 4 or shape.head_dim > MOST_HEAD_DIM:
+            raise UnsupportedError(
+                f"{where}: head_dim is {shown(shape.head_dim)}; the kernels take multiples of 4 up "
+                f"to {MOST_HEAD_DIM}"
+            )
+        if shape.heads % shape.kv_heads:
+            raise FormatError(
+                f"{where}: {shape.heads} heads cannot be shared by {shape.kv_heads} key-value "
+                "heads; the first must be a multiple of the second"
+            )
+        if shape.ffn != self.ffn and (shape.ffn % 4 or self.ffn % 4):
+            raise UnsupportedError(
+                f"{where}: its FFN is {shape.ffn} wide and others {self.ffn}; widths that differ "
+                "must be multiples of 4"
+            )
+        if shape.head_dim != self.rope_dim(layer.rope):
+            raise UnsupportedError(f"{where} shares its rope with heads of another width")
+
+    def _check_shared(self, where: str, index: int, layer: Layer) -> None:
+        source = self.layers[layer.shares] if layer.shares < index else layer
+        if source.shares >= 0:
+            raise FormatError(f"{where} shares the keys of layer {layer.shares}, which has none")
+        if (source.window, source.rope) != (layer.window, layer.rope):
+            raise UnsupportedError(f"{where} sees other keys than layer {layer.shares} has")
+
+    def _check_rope(self, rope: Rope, head_dim: int) -> None:
+        pairs = head_dim // 2
         if rope.factors and len(rope.factors) != pairs:
             raise FormatError(f"config: {len(rope.factors)} rope factors for {pairs} pairs")
         try:
-            frequencies = rope.inverse_frequencies(self.head_dim)
+            frequencies = rope.inverse_frequencies(head_dim)
         except (ArithmeticError, ValueError):
             frequencies = [math.inf]
         if not all(0 <= frequency <= LARGEST_FLOAT for frequency in frequencies):
@@ -223,15 +300,35 @@ class ModelConfig:
                 f"{shown(rope.factor)} has frequencies that are no numbers"
             )
 
-    @property
-    def q_width(self) -> int:
-        """Elements of all query heads of one token."""
-        return self.heads * self.head_dim
+    def shape(self, index: int) -> LayerShape:
+        """Widths of layer `index`."""
+        layer = self.layers[index]
+        source = layer if layer.shares < 0 else self.layers[layer.shares]
+        kv_heads = source.kv_heads or self.kv_heads
+        keys = kv_heads if layer.shares < 0 else 0
+        return LayerShape(
+            heads=self.heads,
+            kv_heads=kv_heads,
+            head_dim=source.head_dim or self.head_dim,
+            ffn=layer.ffn or self.ffn,
+            key_heads=keys,
+            value_heads=0 if layer.are_values else keys,
+        )
 
     @property
-    def kv_width(self) -> int:
-        """Elements of all key (or value) heads of one token."""
-        return self.kv_heads * self.head_dim
+    def shapes(self) -> list[LayerShape]:
+        """Widths of all layers."""
+        return [self.shape(index) for index in range(len(self.layers))]
+
+    @property
+    def last_norm(self) -> str:
+        """The norm of a layer's last branch, where branches are normed."""
+        return "post_norm" if self.per_layer else "post_ffw_norm"
+
+    def rope_dim(self, number: int) -> int:
+        """Width of the heads that ropes[number] turns."""
+        own = (layer.head_dim for layer in self.layers if layer.rope == number)
+        return next(own, 0) or self.head_dim
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor the model needs, by its GGUF name -> shape (rows, columns) or (width,).
@@ -243,8 +340,13 @@ class ModelConfig:
     def each_shape(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Those names and shapes one by one: a file may claim to have millions of tensors."""
         yield "token_embd.weight", (self.vocab, self.hidden)
-        layer = self._layer_shapes()
+        if self.per_layer:
+            width = len(self.layers) * self.per_layer
+            yield "per_layer_token_embd.weight", (self.vocab, width)
+            yield "per_layer_model_proj.weight", (width, self.hidden)
+            yield "per_layer_proj_norm.weight", (self.per_layer,)
         for i in range(len(self.layers)):
+            layer = self._layer_shapes(i)
             yield from ((f"blk.{i}.{name}.weight", shape) for name, shape in layer.items())
             biased = [name for name in self.biases if name in layer]
             yield from ((f"blk.{i}.{name}.bias", layer[name][:1]) for name in biased)
@@ -270,27 +372,31 @@ class ModelConfig:
         up, down = (self.ffn, self.hidden), (self.hidden, self.ffn)
         return dict(zip(EXPERT_PARTS, (up, up, down), strict=True))
 
-    def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
-        h, q, kv = self.hidden, self.q_width, self.kv_width
-        shapes: dict[str, tuple[int, ...]] = {
-            "attn_norm": (h,),
-            "attn_q": (q, h),
-            "attn_k": (kv, h),
-            "attn_v": (kv, h),
-            "attn_output": (h, q),
-            "ffn_norm": (h,),
-        }
+    def _layer_shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        h, it = self.hidden, self.shape(index)
+        shapes: dict[str, tuple[int, ...]] = {"attn_norm": (h,), "attn_q": (it.q_width, h)}
+        if it.key_heads:
+            shapes["attn_k"] = (it.kv_width, h)
+        if it.value_heads:
+            shapes["attn_v"] = (it.kv_width, h)
+        shapes |= {"attn_output": (h, it.q_width), "ffn_norm": (h,)}
         if self.experts is None:
-            shapes |= {"ffn_gate": (self.ffn, h), "ffn_up": (self.ffn, h)}
-            shapes["ffn_down"] = (h, self.ffn)
+            shapes |= {"ffn_gate": (it.ffn, h), "ffn_up": (it.ffn, h), "ffn_down": (h, it.ffn)}
         else:
             shapes["ffn_gate_inp"] = (self.experts.count, h)
         if self.qk_norm:
-            shapes |= {"attn_q_norm": (self.head_dim,), "attn_k_norm": (self.head_dim,)}
+            shapes["attn_q_norm"] = (it.head_dim,)
+            if it.key_heads:
+                shapes["attn_k_norm"] = (it.head_dim,)
         if self.sinks:
             shapes["attn_sinks"] = (self.heads,)
         if self.post_norms:
             shapes |= {"post_attention_norm": (h,), "post_ffw_norm": (h,)}
+        if self.per_layer:
+            shapes |= {"inp_gate": (self.per_layer, h), "proj": (h, self.per_layer)}
+            shapes["post_norm"] = (h,)
+        if self.layer_scales:
+            shapes["layer_output_scale"] = (1,)
         return shapes
 
     def to_json(self) -> dict[str, Any]:
@@ -306,6 +412,13 @@ class ModelConfig:
             del data["sinks"]
         if self.experts is None:
             del data["experts"]
+        for name in ("value_norm", "per_layer", "layer_scales", "logit_cap"):
+            if not data[name]:
+                del data[name]
+        for layer, written in zip(self.layers, data["layers"], strict=True):
+            for name in ("head_dim", "kv_heads", "ffn", "shares", "are_values"):
+                if getattr(layer, name) == getattr(Layer, name):
+                    del written[name]
         for rope in data["ropes"]:
             if rope["scaling"] != "yarn":
                 for name in ("beta_fast", "beta_slow", "whole_pairs", "magnitude"):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from doppler.config import Activation, Layer, ModelConfig, RopePairs
+from doppler.config import Activation, ModelConfig, RopePairs
 from doppler.sampling import Sampling
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,7 @@ def gather(matrix: Array, tokens: Sequence[int], scale: float) -> Array:
     return rows
 
 
-def rms(x: Array, weight: Array, eps: float, offset: float) -> Array:
+def rms(x: Array, weight: Array | float, eps: float, offset: float) -> Array:
     """RMSNorm over the last axis: x / sqrt(mean(x²) + eps) · (weight + offset)."""
     out: Array = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * (weight + offset)
     return out
@@ -229,11 +229,46 @@ def forward(
     `weights` gives a tensor by its GGUF name: matrices [rows, columns] dequantised, vectors.
     """
     x = gather(weights("token_embd.weight"), ids, config.embedding_scale)
-    for index, layer in enumerate(config.layers):
-        x = _block(config, layer, _Tensors(config, weights, index), x)
+    each = _each_layers_own(config, weights, ids, x) if config.per_layer else None
+    kept: dict[int, tuple[Array, Array]] = {}
+    for index in range(len(config.layers)):
+        tensors = _Tensors(config, weights, index)
+        x = _block(config, tensors, x, kept)
+        if each is not None:
+            x = x + _own_branch(config, tensors, x, each[:, index])
+        if config.layer_scales:
+            x = x * tensors("layer_output_scale")
     x = rms(x, weights("output_norm.weight"), config.norm_eps, config.norm_offset)
     head = weights("token_embd.weight" if config.tied else "output.weight")
-    return matmul(head, x).astype(np.float32, copy=False)
+    logits = matmul(head, x).astype(np.float32, copy=False)
+    return cap(logits, config.logit_cap) if config.logit_cap else logits
+
+
+def cap(logits: Array, most: float) -> Array:
+    """most · tanh(logits / most)."""
+    out: Array = logits.dtype.type(most) * np.tanh(logits / logits.dtype.type(most))
+    return out
+
+
+def _each_layers_own(
+    config: ModelConfig, weights: Callable[[str], Array], ids: Sequence[int], x: Array
+) -> Array:
+    """Embeddings x [n, hidden] of ids -> those that each layer has of its own, [n, layers, p].
+
+    Half of them are looked up, half are projected from x.
+    """
+    shape, eps = (len(ids), len(config.layers), config.per_layer), config.norm_eps
+    looked_up = gather(weights("per_layer_token_embd.weight"), ids, math.sqrt(config.per_layer))
+    projected = matmul(weights("per_layer_model_proj.weight"), x) / math.sqrt(config.hidden)
+    weight = weights("per_layer_proj_norm.weight")
+    normed = rms(projected.reshape(shape), weight, eps, config.norm_offset)
+    return ((looked_up.reshape(shape) + normed) / math.sqrt(2)).astype(x.dtype)
+
+
+def _own_branch(config: ModelConfig, weight: _Tensors, x: Array, own: Array) -> Array:
+    """What a layer's own embeddings [n, p] add to x [n, hidden]."""
+    branch = weight.project("proj", gate(weight.project("inp_gate", x), own, config.activation))
+    return rms(branch, weight("post_norm"), config.norm_eps, config.norm_offset)
 
 
 @dataclass(frozen=True)
@@ -258,11 +293,13 @@ class _Tensors:
         return out
 
 
-def _block(config: ModelConfig, layer: Layer, weight: _Tensors, x: Array) -> Array:
-    """One layer: x [n, hidden] -> x [n, hidden]."""
+def _block(
+    config: ModelConfig, weight: _Tensors, x: Array, kept: dict[int, tuple[Array, Array]]
+) -> Array:
+    """One layer: x [n, hidden] -> x [n, hidden]. `kept` has keys and values by layer."""
     eps, offset = config.norm_eps, config.norm_offset
     normed = rms(x, weight("attn_norm"), eps, offset)
-    branch = weight.project("attn_output", _attend(config, layer, weight, normed))
+    branch = weight.project("attn_output", _attend(config, weight, normed, kept))
     post = weight("post_attention_norm") if config.post_norms else None
     x, normed = norm(x, branch, post, weight("ffn_norm"), eps, offset)
     branch = _ffn(config, weight, normed)
@@ -287,20 +324,30 @@ def _ffn(config: ModelConfig, weight: _Tensors, normed: Array) -> Array:
     return out
 
 
-def _attend(config: ModelConfig, layer: Layer, weight: _Tensors, normed: Array) -> Array:
+def _attend(
+    config: ModelConfig, weight: _Tensors, normed: Array, kept: dict[int, tuple[Array, Array]]
+) -> Array:
     """Normed states [n, hidden] -> attended values [n, heads · head_dim]."""
-    n, d = normed.shape[0], config.head_dim
-    q = weight.project("attn_q", normed).reshape(n, config.heads, d)
-    k = weight.project("attn_k", normed).reshape(n, config.kv_heads, d)
-    v = weight.project("attn_v", normed).reshape(n, config.kv_heads, d)
-    if config.qk_norm:
-        q = rms(q, weight("attn_q_norm"), config.norm_eps, config.norm_offset)
-        k = rms(k, weight("attn_k_norm"), config.norm_eps, config.norm_offset)
-    rope, positions = config.ropes[layer.rope], np.arange(n)
+    layer, shape = config.layers[weight.index], config.shape(weight.index)
+    n, d, eps, offset = normed.shape[0], shape.head_dim, config.norm_eps, config.norm_offset
+    rope = config.ropes[layer.rope]
     frequencies = np.array(rope.inverse_frequencies(d))
-    q = rope.magnitude * rotate(q, positions, frequencies, config.rope_pairs)
-    k = rope.magnitude * rotate(k, positions, frequencies, config.rope_pairs)
-    keys, values = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
+
+    def heads(name: str, count: int) -> Array:
+        return weight.project(name, normed).reshape(n, count, d)
+
+    def turned(x: Array, name: str) -> Array:
+        x = rms(x, weight(name), eps, offset) if config.qk_norm else x
+        return rope.magnitude * rotate(x, np.arange(n), frequencies, config.rope_pairs)
+
+    q = turned(heads("attn_q", shape.heads), "attn_q_norm")
+    if layer.shares < 0:
+        k = heads("attn_k", shape.kv_heads)
+        v = heads("attn_v", shape.kv_heads) if shape.value_heads else k
+        v = rms(v, 1.0, eps, 0.0) if config.value_norm else v
+        keys = turned(k, "attn_k_norm")
+        kept[weight.index] = keys.transpose(1, 0, 2), v.transpose(1, 0, 2)
+    keys, values = kept[weight.index if layer.shares < 0 else layer.shares]
     sinks = weight("attn_sinks") if config.sinks else None
     out = attention(q, keys, values, 0, layer.window, config.query_scale, sinks)
     return out.reshape(n, -1)

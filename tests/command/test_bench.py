@@ -72,7 +72,7 @@ def test_a_token(result: dict[str, Any], model: Path) -> None:
     columns = {tensor.name: -(-tensor.shape[1] // 4) * 4 for tensor in matrices}  # vec4s
     assert token["weight_bytes"] == sum(2 * t.shape[0] * columns[t.name] for t in matrices)
     seen = [min(17, layer.window or 17) for layer in config.layers]
-    assert token["kv_bytes"] == 2 * 4 * config.kv_width * sum(seen)
+    assert token["kv_bytes"] == 2 * 4 * config.shape(0).kv_width * sum(seen)
     assert token["dispatches"] == sum(k["count"] for k in result["profile"]["decode"]["kernels"])
     assert 0 < token["submits"] <= 2
     assert token["buffers"] == token["bind_groups"] == 0

@@ -21,6 +21,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 TINY = (
     "gemma3-1b-like",
     "gemma3-4b-like",
+    "gemma4-e2b-like",
+    "gemma4-12b-like",
     "llama32-like",
     "qwen2-like",
     "qwen3-like",

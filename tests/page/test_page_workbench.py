@@ -85,13 +85,15 @@ def test_kernels_are_listed(app: App) -> None:
     assert norm["file"] == "kernels/layer/norm.wgsl"
     assert norm["uses"] == ["state", "grid"]
     assert {"name": "post", "access": "read-only-storage", "optional": True} in norm["bindings"]
-    assert norm["overrides"] == ["HAS_BRANCH", "HAS_POST"]
-    assert norm["params"] == {"width": "u32", "stride": "u32", "eps": "f32", "offset": "f32"}
+    assert norm["overrides"] == ["HAS_BRANCH", "HAS_NORM", "HAS_POST", "SCALED"]
+    assert norm["params"] == {
+        **{"width": "u32", "stride": "u32", "eps": "f32", "offset": "f32"},
+        **{"each": "u32", "scale": "f32", "branch_eps": "f32"},
+    }
     assert {"name": CASE, "needs": []} in norm["cases"]
     assert norm["replaced"] == []
-    assert {"constants": {"HAS_BRANCH": 0, "HAS_POST": 0}, "absent": ["branch", "post"]} in norm[
-        "variants"
-    ]
+    constants = {"HAS_BRANCH": 0, "HAS_NORM": 1, "HAS_POST": 0, "SCALED": 0}
+    assert {"constants": constants, "absent": ["branch", "post"]} in norm["variants"]
     assert sum(len(kernel["cases"]) for kernel in kernels.values()) == len(CASES)
 
 
@@ -149,8 +151,11 @@ def test_given_arrays_are_run(app: App) -> None:
     rows = np.array([[3, 4, 0, 0], [1, 1, 1, 1]], np.float32)
     args = {
         "kernel": "norm",
-        "constants": {"HAS_BRANCH": 0, "HAS_POST": 0},
-        "params": {"width": 4, "stride": 4, "eps": 0, "offset": 0},
+        "constants": {"HAS_BRANCH": 0, "HAS_NORM": 1, "HAS_POST": 0, "SCALED": 0},
+        "params": {
+            **{"width": 4, "stride": 4, "eps": 0, "offset": 0},
+            **{"each": 1, "scale": 1, "branch_eps": 0},
+        },
         "arrays": {
             "x": {"dtype": "f32", "shape": [2, 4], "data": rows.ravel().tolist()},
             "weight": {

@@ -104,7 +104,7 @@ def test_keys_and_values_are_read_once(manifest: Manifest) -> None:
     for seen in (128, 4000):
         work = [w for w in engine.work(seen, 1) if w.kernel.startswith("attention")]
         tokens = sum(min(seen + 1, layer.window or seen + 1) for layer in config.layers)
-        assert sum(w.bytes for w in work) == 2 * 2 * config.kv_width * tokens
+        assert sum(w.bytes for w in work) == 2 * 2 * config.shape(0).kv_width * tokens
 
 
 @pytest.mark.parametrize("gpu", [large_gpu, least_gpu])
@@ -129,4 +129,4 @@ def test_cache(name: str, manifest: Manifest, context: int, at: int) -> None:
     kept = sum(
         min(layer.window + batch, context) if layer.window else context for layer in config.layers
     )
-    assert held.memory()["kv"] == 2 * 2 * config.kv_width * kept == CACHES[name][at]
+    assert held.memory()["kv"] == 2 * 2 * config.shape(0).kv_width * kept == CACHES[name][at]

@@ -51,6 +51,7 @@ def test_planes_come_before_the_kernels_that_use_them() -> None:
     assert shader.source.startswith("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n")
     assert [b.name for b in shader.bindings][:2] == ["codes", "scales"]
     names = {"FORM", "COLS", "PROLOGUE", "ACTIVATION", "SPLITS", "STAGE", "ADDEND", "EXPERTS"}
+    names |= {"SCALED"}
     assert shader.overrides == names | {"TEAM", "ROWS", "DEPTH", "TOKENS"}
 
 
@@ -64,7 +65,8 @@ def test_types_have_the_numbers_of_the_python_table() -> None:
 def test_pack_follows_the_struct() -> None:
     shader = SHADERS["norm"]
     values = {"offset": 1.0, "width": 640, "eps": 0.5, "stride": 644}
-    assert shader.pack(values) == struct.pack("<IIff", 640, 644, 0.5, 1.0)
+    values |= {"scale": 2.0, "branch_eps": 0.25, "each": 3}
+    assert shader.pack(values) == struct.pack("<IIffIff", 640, 644, 0.5, 1.0, 3, 2.0, 0.25)
     with pytest.raises(KeyError, match="kernel norm takes params"):
         shader.pack({**values, "widht": 3})
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from doppler.config import EXPERT_PARTS, Experts, Layer, ModelConfig, Rope, yarn_magnitude
+from doppler.config import (
+    EXPERT_PARTS,
+    STANDING,
+    Experts,
+    Layer,
+    ModelConfig,
+    Rope,
+    yarn_magnitude,
+)
 
 
 def _gemma(
@@ -31,6 +39,46 @@ def _gemma(
         embedding_scale=hidden**0.5,
         qk_norm=True,
         post_norms=True,
+    )
+
+
+def _gemma4(hidden: int, heads: int, kv_heads: int, ffn: int, **more: int) -> ModelConfig:
+    """Gemma 4: every `every`-th layer sees all keys, with wider heads, of which a quarter turns."""
+    kinds = [(i + 1) % more["every"] == 0 for i in range(more["layers"])]
+    own = more["layers"] - more.get("shared", 0)
+    layers = []
+    for index, is_global in enumerate(kinds):
+        window = 0 if is_global else more["window"]
+        if index >= own:
+            source = max(i for i in range(own) if kinds[i] is is_global)
+            wide = more.get("shared_ffn", 0)
+            layers.append(Layer(window, int(is_global), ffn=wide, shares=source))
+        elif is_global:
+            pairs = more.get("global_kv_heads", 0)
+            layers.append(Layer(0, 1, 512, kv_heads=pairs, are_values=pairs > 0))
+        else:
+            layers.append(Layer(window, 0))
+    return ModelConfig(
+        architecture="gemma4",
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=256,
+        ffn=ffn,
+        vocab=262144,
+        context=more["context"],
+        norm_eps=1e-6,
+        query_scale=1.0,
+        activation="gelu_tanh",
+        ropes=(Rope(1e4), Rope(1e6, "factors", factors=(1.0,) * 64 + (STANDING,) * 192)),
+        layers=tuple(layers),
+        embedding_scale=hidden**0.5,
+        qk_norm=True,
+        post_norms=True,
+        value_norm=True,
+        per_layer=more.get("per_layer", 0),
+        layer_scales=True,
+        logit_cap=30.0,
     )
 
 
@@ -105,6 +153,24 @@ SHAPES: Mapping[str, ModelConfig] = {
     "gemma-3-1b": _gemma(1152, 4, 1, 6912, 262144, layers=26, window=512, context=32768, factor=1),
     "gemma-3-4b": _gemma(
         2560, 8, 4, 10240, 262208, layers=34, window=1024, context=131072, factor=8
+    ),
+    "gemma-4-e2b": _gemma4(
+        *(1536, 8, 1, 6144),
+        **{"layers": 35, "every": 5, "window": 512, "context": 131072},
+        **{"shared": 20, "shared_ffn": 12288, "per_layer": 256},
+    ),
+    "gemma-4-e4b": _gemma4(
+        *(2560, 8, 2, 10240),
+        **{"layers": 42, "every": 6, "window": 512, "context": 131072},
+        **{"shared": 18, "per_layer": 256},
+    ),
+    "gemma-4-12b": _gemma4(
+        *(3840, 16, 8, 15360),
+        **{"layers": 48, "every": 6, "window": 1024, "context": 262144, "global_kv_heads": 1},
+    ),
+    "gemma-4-31b": _gemma4(
+        *(5376, 32, 16, 21504),
+        **{"layers": 60, "every": 6, "window": 1024, "context": 262144, "global_kv_heads": 4},
     ),
     "llama-3.2-1b": _llama(2048, 32, 64, 16),
     "llama-3.2-3b": _llama(3072, 24, 128, 28),

@@ -88,7 +88,8 @@ def _places(config: ModelConfig) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for number, (key, extents) in enumerate(config.tensor_shapes().items()):
         block = BLOCK_TYPES[type_of(config, key, extents)]
-        kind = block.name, extents[-1], key.endswith("norm.weight")
+        is_about_one = key.endswith(("norm.weight", "output_scale.weight"))
+        kind = block.name, extents[-1], is_about_one
         if kind not in runs:
             runs[kind] = _Repeated(str(kind), _run(block, *kind[1:], np.random.default_rng(number)))
         places[key] = (runs[kind], number * SHIFT_BLOCKS * block.bytes, block)
@@ -130,11 +131,13 @@ class _Repeated:
         return memoryview(self._run * copies)[start : start + length]
 
 
-def _run(block: BlockType, columns: int, is_norm: bool, rng: np.random.Generator) -> bytes:
+def _run(block: BlockType, columns: int, is_about_one: bool, rng: np.random.Generator) -> bytes:
     """Random blocks of one type whose weights have the deviation 1/sqrt(columns)."""
-    if block.name == "F32":  # norms are about 1; the router, biases and sinks about 0
-        spread = 0.1 if is_norm else columns**-0.5
-        return (int(is_norm) + spread * rng.standard_normal(RUN_BLOCKS)).astype("<f4").tobytes()
+    if block.name == "F32":  # norms and scales are about 1; the router, biases and sinks about 0
+        spread = 0.1 if is_about_one else columns**-0.5
+        return (
+            (int(is_about_one) + spread * rng.standard_normal(RUN_BLOCKS)).astype("<f4").tobytes()
+        )
     raw = rng.integers(0, 256, (RUN_BLOCKS, block.bytes), dtype=np.uint8)
     if block.name in SMALL_SCALES:
         raw[:, SMALL_SCALES[block.name]] &= 0x0F

@@ -19,7 +19,13 @@ from doppler.formats.gguf_split import read_model
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import no_tokenizer, vocabulary_from_files
 from doppler.formats.safetensors import read_checkpoint, read_json
-from doppler.formats.tensor_names import check_tensors, gguf_names, is_of_text_model, our_name
+from doppler.formats.tensor_names import (
+    check_tensors,
+    gguf_names,
+    is_of_text_model,
+    our_name,
+    without_unread,
+)
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
@@ -139,7 +145,7 @@ def _places(
     config: ModelConfig, contents: Mapping[str, Content], buffers: Buffers, where: str
 ) -> dict[str, Place]:
     """Where each of the model's tensors is. Raises FormatError where they are not the config's."""
-    tensors = split_experts(config, contents, buffers)
+    tensors = split_experts(config, without_unread(config, contents), buffers)
     check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
     return {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
 

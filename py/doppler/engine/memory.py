@@ -92,7 +92,7 @@ class EngineMemory:
     def write_tables(self) -> None:
         """Fills what never changes: the rope tables."""
         for index, rope in enumerate(self._config.ropes):
-            table = rope_table(rope, self._config.head_dim, self._layout.context)
+            table = rope_table(rope, self._config.rope_dim(index), self._layout.context)
             self._write(bindings.rope_table(index), table)
 
     def _own(self, names: Sequence[str], size: int, kind: MemoryKind) -> None:

@@ -51,6 +51,12 @@ _GEMMA3_LAYER = _LLAMA_LAYER | {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+_GEMMA4_LAYER = _GEMMA3_LAYER | {
+    "per_layer_input_gate": "inp_gate",
+    "per_layer_projection": "proj",
+    "post_per_layer_input_norm": "post_norm",
+    "layer_scalar": "layer_output_scale",
+}
 _HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 _QWEN_DEFAULTS = {
     "max_position_embeddings": 32768,
@@ -100,6 +106,11 @@ class Architecture:
     local_base: float = 0.0  # of the layers with a window; 0: there is one rope for all
     yarn_whole_pairs: bool = True  # where GGUF says nothing
     query_scalars: Mapping[int, float] = field(default_factory=dict)  # by layers; else head_dim
+    scores_scaled: bool = True  # by that; else not at all
+    value_norm: bool = False
+    layer_scales: bool = False
+    layers_differ: bool = False  # in widths, where metadata says so, and in whose keys they read
+    reads: tuple[str, ...] = ()  # keys of metadata that must be neutral of other architectures
 
     @property
     def gguf_name(self) -> str:
@@ -147,6 +158,47 @@ ARCHITECTURES = (
         global_every=6,
         local_base=10_000.0,
         query_scalars={62: 168.0},  # the 27B: hidden / heads
+    ),
+    Architecture(
+        name="gemma4",
+        hf_types=("gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
+        hf_layer=_GEMMA4_LAYER | _HEAD_NORMS,
+        hf_defaults={
+            "vocab_size": 262144,
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+            "sliding_window": 512,
+            "hidden_size_per_layer_input": 256,
+            "global_head_dim": 512,
+            "rope_theta": 1_000_000.0,
+        },
+        gguf_pairs="half",
+        activation="gelu_tanh",
+        embedding_scaled=True,
+        qk_norm=True,
+        post_norms=True,
+        sliding="pattern",
+        global_every=6,
+        local_base=10_000.0,
+        scores_scaled=False,
+        value_norm=True,
+        layer_scales=True,
+        layers_differ=True,
+        reads=(
+            "final_logit_softcapping",
+            "attention_k_eq_v",
+            "num_kv_shared_layers",
+            "hidden_size_per_layer_input",
+            "attention.shared_kv_layers",
+        ),
     ),
     Architecture(
         name="llama",

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from doppler.config import MOST_LAYERS, Experts, Layer, ModelConfig, Rope, yarn_magnitude
+from doppler.config import (
+    MOST_HEAD_DIM,
+    MOST_LAYERS,
+    Experts,
+    Layer,
+    ModelConfig,
+    Rope,
+    yarn_magnitude,
+)
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, of_gguf
 from doppler.formats.gguf import Gguf
-from doppler.inputs.fields import Fields, shown
+from doppler.formats.gguf_keys import Keys
+from doppler.formats.gguf_layers import widths_of
+from doppler.inputs.fields import Fields
 
 NEUTRAL: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> when they do not
     "attn_logit_softcapping": (0,),
@@ -47,33 +56,7 @@ NEUTRAL: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> 
 _SOFTMAX_OF_USED = 3  # of expert_gating_func
 _SCALINGS = ("none", "linear", "yarn")
 ROPE_FACTORS = "rope_freqs.weight"  # one divisor of the inverse frequency for each pair
-MOST_PAIRS = 128  # of the widest head
-
-
-class _Keys(Fields):
-    """The architecture's own keys. What has one value a layer counts where all are the same."""
-
-    def get(self, key: str) -> Any:
-        value = super().get(key)
-        if not isinstance(value, np.ndarray) or not value.size:
-            return value
-        if (value != value[0]).any():
-            raise UnsupportedError(f"{self.where}: {self.prefix}{key} differs between layers")
-        return value[0].item()
-
-    def each(self, key: str) -> list[Any] | None:
-        """One value a layer; None where there is none or one for all."""
-        value = super().get(key)
-        return value.tolist() if isinstance(value, np.ndarray) else None
-
-    def need(self, key: str, neutral: tuple[float, ...]) -> None:
-        """Raises UnsupportedError for a value that changes the arithmetic."""
-        value = self.get(key)
-        known = value is None or (isinstance(value, (bool, int, float)) and value in neutral)
-        if not known:
-            raise UnsupportedError(
-                f"{self.where}: {self.prefix}{key} is {shown(value)}, which Doppler cannot do"
-            )
+MOST_PAIRS = MOST_HEAD_DIM // 2
 
 
 def config_from_gguf(
@@ -85,28 +68,29 @@ def config_from_gguf(
     for keys that are missing or make no sense.
     """
     name = Fields(gguf.metadata, gguf.name).text("general.architecture")
-    keys = _Keys(gguf.metadata, gguf.name).below(f"{name}.")
+    keys = Keys(gguf.metadata, gguf.name).below(f"{name}.")
     architecture = of_gguf(name, keys.integer("expert_count", 0) > 0, gguf.name)
     for key, neutral in NEUTRAL.items():
-        keys.need(key, neutral)
+        if key not in architecture.reads:
+            keys.need(key, neutral)
     hidden = keys.integer("embedding_length", least=1)
     heads = keys.integer("attention.head_count", least=1)
     count = keys.integer("block_count", least=1, most=MOST_LAYERS)
-    head_dim = _head_dim(keys, hidden // heads)
+    widths = widths_of(architecture, gguf, keys, _layers(architecture, keys, count))
     config = ModelConfig(
         architecture=architecture.name,
         hidden=hidden,
         heads=heads,
-        kv_heads=keys.integer("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        ffn=_ffn(architecture, keys),
+        kv_heads=widths.kv_heads,
+        head_dim=widths.head_dim,
+        ffn=widths.ffn,
         vocab=_vocab(gguf),
         context=keys.integer("context_length"),
         norm_eps=_short(keys.number("attention.layer_norm_rms_epsilon")),
-        query_scale=architecture.query_scalars.get(count, head_dim) ** -0.5,
+        query_scale=_query_scale(architecture, count, widths.head_dim),
         activation=architecture.activation,
         ropes=_ropes(architecture, keys, rope_factors),
-        layers=_layers(architecture, keys, count),
+        layers=widths.layers,
         embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
         biases=architecture.biases,
         qk_norm=architecture.qk_norm,
@@ -115,8 +99,18 @@ def config_from_gguf(
         rope_pairs=architecture.gguf_pairs,
         sinks=architecture.sinks,
         experts=_experts(architecture, keys),
+        value_norm=architecture.value_norm,
+        per_layer=keys.integer("embedding_length_per_layer_input", 0, least=0),
+        layer_scales=architecture.layer_scales,
+        logit_cap=_short(keys.number("final_logit_softcapping", 0.0, least=0)),
     )
     return architecture, config
+
+
+def _query_scale(architecture: Architecture, layers: int, head_dim: int) -> float:
+    if not architecture.scores_scaled:
+        return 1.0
+    return float(architecture.query_scalars.get(layers, head_dim) ** -0.5)
 
 
 def _short(value: float) -> float:
@@ -124,30 +118,7 @@ def _short(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _head_dim(keys: _Keys, default: int) -> int:
-    """The width of a head, which rope must turn as a whole."""
-    rotated = keys.integer("rope.dimension_count", 0)
-    head_dim = keys.integer("attention.key_length", rotated or default, least=1)
-    if rotated not in (0, head_dim):
-        raise UnsupportedError(f"{keys.where}: rope turns {rotated} of {head_dim} dimensions only")
-    if keys.integer("attention.value_length", head_dim) != head_dim:
-        raise UnsupportedError(f"{keys.where}: keys and values have different widths")
-    for key in (
-        "attention.key_length_swa",
-        "attention.value_length_swa",
-        "rope.dimension_count_swa",
-    ):
-        keys.need(key, (0, head_dim))
-    return head_dim
-
-
-def _ffn(architecture: Architecture, keys: _Keys) -> int:
-    """The width of the FFN, or of each expert, which has a key of its own where they differ."""
-    own = keys.integer("expert_feed_forward_length", 0) if architecture.experts else 0
-    return own or keys.integer("feed_forward_length")
-
-
-def _experts(architecture: Architecture, keys: _Keys) -> Experts | None:
+def _experts(architecture: Architecture, keys: Keys) -> Experts | None:
     """llama.cpp's rule: shares of those used add up to one, unless a file says otherwise."""
     if architecture.experts is None:
         return None
@@ -163,7 +134,7 @@ def _vocab(gguf: Gguf) -> int:
     return embedding.shape[0]
 
 
-def _layers(architecture: Architecture, keys: _Keys, count: int) -> tuple[Layer, ...]:
+def _layers(architecture: Architecture, keys: Keys, count: int) -> tuple[Layer, ...]:
     """Files of some converters say which layers slide: every n-th does not, or a flag for each."""
     if architecture.sliding != "pattern":
         window = keys.integer("attention.sliding_window", 0)
@@ -182,7 +153,7 @@ def _layers(architecture: Architecture, keys: _Keys, count: int) -> tuple[Layer,
     return tuple(architecture.layer(window if slide else 0) for slide in slides)
 
 
-def _ropes(architecture: Architecture, keys: _Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
+def _ropes(architecture: Architecture, keys: Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
     """(of layers with a window, of others), or one for all; linear is what needs no type."""
     base = keys.number("rope.freq_base", 10_000.0)
     kind = keys.choice("rope.scaling.type", _SCALINGS, "linear")
@@ -205,13 +176,13 @@ def _ropes(architecture: Architecture, keys: _Keys, factors: tuple[float, ...]) 
     return Rope(keys.number("rope.freq_base_swa", architecture.local_base)), rope
 
 
-def _linear_factor(keys: _Keys) -> float:
+def _linear_factor(keys: Keys) -> float:
     """By the key of today or an older one; 0 stands for none."""
     old = keys.number("rope.scale_linear", 0.0, least=0)
     return keys.number("rope.scaling.factor", old, least=0) or 1.0
 
 
-def _yarn(architecture: Architecture, keys: _Keys, base: float) -> Rope:
+def _yarn(architecture: Architecture, keys: Keys, base: float) -> Rope:
     """As llama.cpp reads it: factors of the magnitude may be given, by two keys."""
     factor = keys.number("rope.scaling.factor")
     given = keys.number("rope.scaling.attn_factor", 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from doppler.config import (
     MOST_LAYERS,
+    STANDING,
     Activation,
     Experts,
     Layer,
@@ -17,6 +18,7 @@ from doppler.config import (
 )
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, ExpertKeys, of_hf
+from doppler.formats.hf_layers import with_own_widths
 from doppler.formats.hf_quantization import refuse_quantised
 from doppler.inputs.fields import LARGEST_INT, Fields, shown
 
@@ -43,7 +45,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when i
     "use_qk_norm": (False,),
     "qk_layernorm": (False,),
     "use_parallel_residual": (False,),
-    "use_bidirectional_attention": (False,),
+    "use_bidirectional_attention": (False, "vision"),  # of images: text stays causal
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
     "no_rope_layers": ([],),
@@ -83,7 +85,8 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
     elif "attn_output" in architecture.biases:
         neutral |= {"attention_bias": (True,)}
     for key, known in neutral.items():
-        _need(fields, key, known)
+        if key not in architecture.reads:
+            _need(fields, key, known)
     return architecture, _config(architecture, fields)
 
 
@@ -99,6 +102,9 @@ def _need(fields: Fields, key: str, known: tuple[Any, ...]) -> None:
 def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads", least=1)
     head_dim, keys = fields.integer("head_dim", hidden // heads), architecture.experts
+    layers = _layers(architecture, fields)
+    if architecture.layers_differ:
+        layers = with_own_widths(fields, layers)
     return ModelConfig(
         architecture=architecture.name,
         hidden=hidden,
@@ -109,10 +115,10 @@ def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
         vocab=fields.integer("vocab_size"),
         context=fields.integer("max_position_embeddings"),
         norm_eps=fields.number("rms_norm_eps"),
-        query_scale=_query_scale(fields, head_dim),
+        query_scale=_query_scale(fields, head_dim) if architecture.scores_scaled else 1.0,
         activation=_activation(architecture, fields),
-        ropes=_ropes(architecture, fields),
-        layers=_layers(architecture, fields),
+        ropes=_ropes(architecture, fields, head_dim, layers),
+        layers=layers,
         norm_offset=architecture.hf_norm_offset,
         embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
         biases=architecture.biases,
@@ -122,6 +128,10 @@ def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
         rope_pairs="half",
         sinks=architecture.sinks,
         experts=_experts(keys, fields),
+        value_norm=architecture.value_norm,
+        per_layer=fields.integer("hidden_size_per_layer_input", 0, least=0),
+        layer_scales=architecture.layer_scales,
+        logit_cap=fields.number("final_logit_softcapping", 0.0, least=0),
     )
 
 
@@ -175,7 +185,9 @@ def _typed_layers(architecture: Architecture, fields: Fields, count: int) -> tup
     return tuple(architecture.layer(window if kind == known[0] else 0) for kind in types)
 
 
-def _ropes(architecture: Architecture, fields: Fields) -> tuple[Rope, ...]:
+def _ropes(
+    architecture: Architecture, fields: Fields, head_dim: int, layers: tuple[Layer, ...]
+) -> tuple[Rope, ...]:
     """(local, global) where layers differ, one rope otherwise.
 
     transformers 5 has `rope_parameters`, by layer type or plain; 4 has `rope_theta`, `rope_scaling`
@@ -196,14 +208,21 @@ def _ropes(architecture: Architecture, fields: Fields) -> tuple[Rope, ...]:
     if len(old):
         plain = old.over(Fields({"rope_theta": plain.get("rope_theta")}, fields.where))
     if not architecture.local_base:
-        return (_rope(plain, fields),)
-    return _rope(local, fields), _rope(plain, fields)
+        return (_rope(plain, fields, head_dim),)
+    wide = (layer.head_dim for layer in layers if layer.rope == 1 and layer.head_dim)
+    return _rope(local, fields, head_dim), _rope(plain, fields, next(wide, head_dim))
 
 
-def _rope(data: Fields, fields: Fields) -> Rope:
+def _rope(data: Fields, fields: Fields, head_dim: int) -> Rope:
+    """The rope of heads of that width."""
+    base = data.number("rope_theta")
+    if data.get("rope_type") == "proportional":
+        share = data.number("partial_rotary_factor", 1.0)
+        turned = int(share * head_dim // 2)
+        factors = (1.0,) * turned + (STANDING,) * (head_dim // 2 - turned)
+        return Rope(base, "factors", factors=factors)
     for key in ("partial_rotary_factor", "mrope_section"):
         _need(data, key, (1,))
-    base = data.number("rope_theta")
     kind = data.text("rope_type", data.text("type", ""))
     if not kind and data.number("factor", 1.0) != 1:
         raise data.error("rope_type", "given where there is a factor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from doppler.config import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
@@ -11,10 +12,15 @@ from doppler.formats.architectures import Architecture
 from doppler.formats.hf_quantization import quantised_as, what_to_do
 from doppler.inputs.fields import shown
 
+T = TypeVar("T")
+
 _OUTER = {
     "embed_tokens.weight": "token_embd.weight",
     "norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
+    "embed_tokens_per_layer.weight": "per_layer_token_embd.weight",
+    "per_layer_model_projection.weight": "per_layer_model_proj.weight",
+    "per_layer_projection_norm.weight": "per_layer_proj_norm.weight",
 }
 _TEXT_PREFIXES = (
     "language_model.model.",
@@ -28,7 +34,7 @@ _OTHER_PARTS = (
     *("vision_tower.", "vision_model.", "vision_encoder.", "visual.", "vision_embed_tokens."),
     *("multi_modal_projector.", "mm_projector.", "vision_projector.", "mlp1.", "connector."),
     *("audio_tower.", "audio_model.", "audio_encoder.", "audio_projector.", "image_newline"),
-    *("embed_vision.", "embed_audio."),
+    *("embed_vision.", "embed_audio.", "vision_embedder."),
 )
 _COMPUTED = (
     *("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"),
@@ -37,6 +43,7 @@ _COMPUTED = (
 _OTHER_GGUF_PARTS = ("v.", "mm.", "a.")
 _COMPUTED_GGUF = ("attn_rot_embd.weight", "rope_freqs.weight")
 _LAYER = re.compile(r"layers\.([0-9]{1,6})\.(.+)")
+_KEYS = ("attn_k", "attn_v", "attn_k_norm")
 _KINDS = {".": ("weight", "bias"), "_": ("bias", "blocks", "scales")}
 _EXPERT = re.compile(r"(?<=experts\.)[0-9]{1,6}(?=\.)")
 
@@ -112,6 +119,16 @@ def _kind_of(path: str) -> tuple[str, str]:
 
 def _has_bias(architecture: Architecture, module: str) -> bool:
     return any(module.startswith(name) for name in architecture.biases)
+
+
+def without_unread(config: ModelConfig, contents: Mapping[str, T]) -> dict[str, T]:
+    """Without the keys and values that some files hold of layers which read those of others."""
+    unread = {
+        f"blk.{index}.{name}.weight"
+        for index, layer in enumerate(config.layers)
+        for name in (_KEYS if layer.shares >= 0 else ())
+    }
+    return {name: content for name, content in contents.items() if name not in unread}
 
 
 def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:

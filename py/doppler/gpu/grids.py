@@ -63,7 +63,10 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "matvec_subgroup": _team_grid,
     "matvec_workgroup": _team_grid,
     "matvec_half": _team_grid,
-    "rope": lambda p: (_heads(p) + 2 * p["kv_count"], *_folded(p["tokens"], p)),
+    "rope": lambda p: (
+        _heads(p) + (0 if p["PROJECTED"] == 2 else 2 * p["kv_count"]),
+        *_folded(p["tokens"], p),
+    ),
     "attention": lambda p: (_heads(p), *_folded(p["tokens"], p)),
     "attention_flash": lambda p: (
         _over(p["tokens"] * p["heads"] // p["kv_heads"], p["ROWS"]),
@@ -83,6 +86,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "draft": lambda _: (1, 1, 1),
     "lanes": lambda _: (1, 1, 1),
     "bandwidth": lambda p: (min(p["tiles"], MOST_AT_ONCE), 1, 1),
+    "cap": lambda p: (*_folded(_over(p["size"], 256), p), 1),
     "sample_blocks": lambda p: (_over(p["vocab"], 1024 // p["LANES"] * p["BLOCK"]), 1, 1),
     "sample": lambda _: (1, 1, 1),
 }

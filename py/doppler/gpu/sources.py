@@ -52,7 +52,7 @@ FOLDERS = {
         "attention_join",
     ),
     "moe": ("route", "align", "sum"),
-    "sample": ("draft", "sample_blocks", "sample"),
+    "sample": ("cap", "draft", "sample_blocks", "sample"),
     "device": ("lanes", "bandwidth"),
 }
 PATHS = {name: f"kernels/{folder}/{name}.wgsl" for folder, it in FOLDERS.items() for name in it}

@@ -19,7 +19,7 @@ def rope(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
     """Rotates q in place; moves k, rotated, and v into layer `index`'s cache."""
     shared, constants = rope_bindings(model, batch, index), rope_constants(model, index)
     for part in model.layout.cache_slices(index):
-        params = {**rope_params(model, part), "stride": model.widths.qkv}
+        params = {**rope_params(model, index, part), "stride": model.widths.qkv}
         bindings = shared | part.bindings()
         yield Step("rope", constants, bindings, params, batch, f"blk.{index}.rope")
 
@@ -31,40 +31,44 @@ def rope_bindings(model: PlannedModel, batch: int, index: int) -> dict[str, View
     bindings = {"qkv": m["qkv"], "angles": angles, "state": m["state"]}
     if c.qk_norm:
         bindings["q_norm"] = vectors[f"blk.{index}.attn_q_norm.weight"]
-        bindings["k_norm"] = vectors[f"blk.{index}.attn_k_norm.weight"]
+        if c.shape(index).key_heads:
+            bindings["k_norm"] = vectors[f"blk.{index}.attn_k_norm.weight"]
     return bindings
 
 
 def rope_constants(model: PlannedModel, index: int) -> dict[str, Number]:
-    """Which numbers are pairs, and how they are kept."""
+    """Which numbers are pairs, what there is besides queries, and how it is kept."""
     c = model.config
+    shape = c.shape(index)
     return {
-        "HEAD_DIM": c.head_dim,
+        "HEAD_DIM": shape.head_dim,
+        "PROJECTED": 0 if shape.value_heads else 1 if shape.key_heads else 2,
+        "VALUE_NORM": int(c.value_norm and shape.key_heads > 0),
         "PAIRS": int(c.rope_pairs == "interleaved"),
         "QK_NORM": int(c.qk_norm),
         **cached(model, index),
     }
 
 
-def rope_params(model: PlannedModel, part: CacheSlice) -> dict[str, Number]:
-    """Heads, positions and norms of a slice of the cache."""
+def rope_params(model: PlannedModel, index: int, part: CacheSlice) -> dict[str, Number]:
+    """Heads, positions and norms of a slice of layer `index`'s cache."""
     c = model.config
-    return {**heads(model, part), "eps": c.norm_eps, "offset": c.norm_offset}
+    return {**heads(model, index, part), "eps": c.norm_eps, "offset": c.norm_offset}
 
 
 def attention(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
     """Rotated q and layer `index`'s cache -> attended."""
-    c, m, w = model.config, model.memory(batch), model.widths
-    constants = {"HEAD_DIM": c.head_dim, "SINKS": int(c.sinks), **cached(model, index)}
+    c, m, shape = model.config, model.memory(batch), model.config.shape(index)
+    constants = {"HEAD_DIM": shape.head_dim, "SINKS": int(c.sinks), **cached(model, index)}
     kernel = "attention"
     if batch > 1 and not model.adapter.is_cpu:
         kernel = "attention_flash"
-        constants |= tile_of(c.head_dim, model.adapter.workgroup_bytes).constants()
+        constants |= tile_of(shape.head_dim, model.adapter.workgroup_bytes).constants()
     for part in model.layout.cache_slices(index):
         params = {
-            **heads(model, part),
-            "q_stride": w.qkv,
-            "out_stride": w.attended,
+            **heads(model, index, part),
+            "q_stride": model.widths.qkv,
+            "out_stride": shape.q_width,
             "window": c.layers[index].window,
             "scale": c.query_scale,
         }
@@ -73,11 +77,12 @@ def attention(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
         yield Step(kernel, constants, bindings, params, batch, f"blk.{index}.attention")
 
 
-def heads(model: PlannedModel, part: CacheSlice) -> dict[str, Number]:
-    """Which heads there are, and which of them a slice of the cache has."""
+def heads(model: PlannedModel, index: int, part: CacheSlice) -> dict[str, Number]:
+    """Which heads layer `index` has, and which of them a slice of the cache has."""
+    shape = model.config.shape(index)
     return {
-        "heads": model.config.heads,
-        "kv_heads": model.config.kv_heads,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
         "kv_head0": part.head0,
         "kv_count": part.heads,
         "context": model.layout.context,

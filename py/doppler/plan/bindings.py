@@ -30,35 +30,36 @@ class Widths:
     """Row strides of the activations, in elements: widths rounded up to vec4s."""
 
     hidden: int
-    qkv: int
+    qkv: int  # of the layer that has most
+    ffn: int  # likewise; gate_up has twice as many
     attended: int
-    gate_up: int
-    up0: int
-    ffn: int
+    own: int  # embeddings that a layer has of its own
+    all_own: int  # those of all layers
     routes: int  # router's logits
     used: int  # experts, each with rows of its own in gate_up, gated and downs
     are_whole: bool  # no row ends within a vec4
 
     @classmethod
     def of(cls, config: ModelConfig) -> Widths:
-        ffn, experts = aligned(config.ffn, 4), config.experts
+        shapes, experts = config.shapes, config.experts
         return cls(
             hidden=aligned(config.hidden, 4),
-            qkv=aligned(config.q_width + 2 * config.kv_width, 4),
-            attended=aligned(config.q_width, 4),
-            gate_up=2 * ffn,
-            up0=ffn,
-            ffn=ffn,
+            qkv=max(shape.qkv_width for shape in shapes),
+            ffn=max(aligned(shape.ffn, 4) for shape in shapes),
+            attended=max(shape.q_width for shape in shapes),
+            own=config.per_layer,
+            all_own=config.per_layer * len(shapes),
             routes=aligned(experts.count, 4) if experts else 0,
             used=experts.used if experts else 0,
-            are_whole=not any(n % 4 for n in (config.hidden, config.q_width, config.ffn)),
+            are_whole=not (config.hidden % 4 or config.ffn % 4),
         )
 
     def by_name(self) -> dict[str, int]:
         """Elements a token needs in each activation buffer, by name.
 
         x is the residual stream; decoding leaves it in x_next for the next layer to read. branch is
-        what attention or the FFN adds to it, downs an expert's output for each slot.
+        what attention or the FFN adds to it, downs an expert's output for each slot. own are the
+        embeddings that layers have of their own, and own_part what is projected for them.
         """
         each = max(self.used, 1)
         sizes = {
@@ -68,8 +69,11 @@ class Widths:
             "branch": self.hidden,
             "qkv": self.qkv,
             "attended": self.attended,
-            "gate_up": each * self.gate_up,
+            "gate_up": each * 2 * self.ffn,
             "gated": each * self.ffn,
+            "own": self.all_own,
+            "own_part": self.all_own,
+            "own_gated": self.own,
             "routes": self.routes,
             "downs": self.used * self.hidden,
         }
@@ -110,6 +114,7 @@ class MemoryLayout:
     def capacities(self) -> tuple[int, ...]:
         """Positions that each layer's cache holds: position p lies at p % capacity."""
         layers, context, batch = self.config.layers, self.context, self.batch
+        # Of a layer that reads another's, those are as many: their windows are the same.
         return tuple(capacity_of(layer.window, context, batch) for layer in layers)
 
     @cached_property
@@ -144,13 +149,16 @@ class MemoryLayout:
     @cached_property
     def cache(self) -> dict[str, int]:
         """Bytes of the keys and values of each layer's slices: [heads, its capacity, head_dim]."""
-        slices = [it for index in range(len(self.capacities)) for it in self.cache_slices(index)]
+        own = [index for index, layer in enumerate(self.config.layers) if layer.shares < 0]
+        slices = [it for index in own for it in self.cache_slices(index)]
         return {view.buffer: view.size for it in slices for view in (it.keys, it.values)}
 
     def cache_slices(self, index: int) -> list[CacheSlice]:
-        """Layer `index`'s cache, cut by heads into as few slices as can be bound."""
-        capacity, heads = self.capacities[index], self.config.kv_heads
-        each = (2 if self.half_cache else 4) * self.config.head_dim * capacity
+        """The cache that layer `index` reads, cut by heads into as few slices as can be bound."""
+        shape, shares = self.config.shape(index), self.config.layers[index].shares
+        index = index if shares < 0 else shares
+        capacity, heads = self.capacities[index], shape.kv_heads
+        each = (2 if self.half_cache else 4) * shape.head_dim * capacity
         slices = -(-heads // max(self.most_bound // each, 1))
         at_once = -(-heads // slices)
         found = []
@@ -188,11 +196,14 @@ class MemoryLayout:
     def _shared_bytes(self) -> dict[str, int]:
         """Bytes of what both plans bind, but for the cache and the logits."""
         c, blocks = self.config, blocks_of(self.config.vocab)
-        angles = 4 * c.head_dim * (ROPE_STEP + -(-self.context // ROPE_STEP))
+        positions = ROPE_STEP + -(-self.context // ROPE_STEP)
+        angles = [4 * c.rope_dim(index) * positions for index in range(len(c.ropes))]
         return {
             "control": RING_AT + 4 * RING,  # the state, and the ring of sampled ids
-            **{rope_table(index): angles for index in range(len(c.ropes))},
-            "partial_out": 4 * MOST_SPLITS * c.q_width,  # of attended, a run of keys each
+            **{rope_table(index): size for index, size in enumerate(angles)},
+            "partial_out": 4
+            * MOST_SPLITS
+            * self.widths.attended,  # of attended, a run of keys each
             "partial_lse": 8 * MOST_SPLITS * c.heads,
             "tokens": 4 * self._rows,
             "seen": mask_bytes(c.vocab),  # a bit a token of the vocabulary

@@ -6,6 +6,7 @@ residuals are folded into the matvecs that read them (matvec_common.wgsl).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,12 +24,14 @@ from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply
 from doppler.plan.matvec import power, staged
 from doppler.plan.moe import route, sum_experts
+from doppler.plan.per_layer import own_branch, own_embeddings
 from doppler.plan.product import Operand, Product, Prologue, Rows
 from doppler.plan.segments import Part, Place, Segment
 from doppler.weights.placement import Matrix, aligned
 
 MOST_FOLDED_COLUMNS = 8192  # that the threads of a matvec hold while they are normed
 MOST_TURNING = 32  # threads of attention_decode that rotate a head
+MOST_TURNS = 8  # eights of it that each of them rotates
 KEY_LANES = 16  # threads of attention_decode that share a key
 VALUE_LANES, MOST_VALUE_LANES = 2, 8  # and four columns of the values, at most
 SPLIT_KEYS = 32  # that a workgroup of attention_decode sums at least
@@ -39,10 +42,13 @@ MOST_FOLDED = 16  # runs a head that a matvec joins
 
 @dataclass(frozen=True)
 class Fold:
-    """x (+ branch, normed by `post` first) -> normed by `weight`; the sum is kept in `next`."""
+    """x (+ branch, normed by `post` first) -> normed by `weight`; the sum is kept in `next`.
+
+    Without a weight, the sum is all that is made.
+    """
 
     x: View
-    weight: str
+    weight: str | None
     next: View | None = None
     post: str | None = None
 
@@ -67,34 +73,50 @@ class DecodePlan:
 
         The work is cut for contexts of up to `bucket` tokens; longer ones are right but slow.
         """
-        segments = [Segment(Place(Part.EMBEDDING), tuple(self._model.embed(1)))]
-        for index in range(len(self._model.config.layers)):
+        model = self._model
+        embedding = (*model.embed(1), *own_embeddings(model, 1))
+        segments = [Segment(Place(Part.EMBEDDING), embedding)]
+        for index in range(len(model.config.layers)):
             attention = (*self._attention(index, bucket), *self._ffn_norm(index))
             segments.append(Segment(Place(Part.ATTENTION, index), attention))
-            if self._model.config.experts is None:
+            if model.config.experts is None:
                 ffn = self._dense(index)
             else:
                 router = tuple(self._router(index))
                 segments.append(Segment(Place(Part.ROUTER, index), router))
                 ffn = self._experts(index)
-            segments.append(Segment(Place(Part.FFN, index), tuple(ffn)))
+            segments.append(Segment(Place(Part.FFN, index), (*ffn, *self._own(index))))
         return segments
 
     def head(self) -> Segment:
         """The last layer's x and branch -> logits."""
-        model, m = self._model, self._memory
-        post = model.post_norm(len(model.config.layers) - 1, "post_ffw_norm")
-        fold = Fold(m["x_next"], "output_norm", m["x"], post)
-        steps = self._project((model.head_matrix,), fold, m["logits"], "head")
-        return Segment(Place(Part.HEAD), tuple(steps))
+        model, logits, layers = self._model, self._memory["logits"], len(self._model.config.layers)
+        fold = self._end_of(layers - 1, "output_norm")
+        steps = self._project((model.head_matrix,), fold, logits, "head")
+        return Segment(Place(Part.HEAD), (*steps, *model.capped(logits)))
+
+    def _sum(self, number: int, weight: str | None, post: str | None) -> Fold:
+        """The sum of x and a branch, the number-th of a token: x is in two buffers in turn."""
+        names = ("x", "x_next") if number % 2 == 0 else ("x_next", "x")
+        x, following = (self._memory[name] for name in names)
+        return Fold(x, weight, following, post)
+
+    @property
+    def _sums(self) -> int:
+        """Those of a layer."""
+        return 3 if self._model.config.per_layer else 2
+
+    def _end_of(self, index: int, weight: str) -> Fold:
+        """What is made of x and the last branch of layer `index`."""
+        number = self._sums * (index + 1) - 1
+        return self._sum(number, weight, self._model.last_norm(index))
 
     def _attention(self, index: int, bucket: int) -> Iterator[Step]:
         """x and branch of the layer before -> branch."""
         model, m, prefix = self._model, self._memory, f"blk.{index}"
         fold = Fold(m["x"], f"{prefix}.attn_norm")
         if index:
-            post = model.post_norm(index - 1, "post_ffw_norm")
-            fold = Fold(m["x_next"], f"{prefix}.attn_norm", m["x"], post)
+            fold = self._end_of(index - 1, f"{prefix}.attn_norm")
         name = f"{prefix}.attn_qkv"
         yield from self._project(model.weights.stacks[name], fold, m["qkv"], name)
         yield from self._attend(index, bucket)
@@ -102,11 +124,14 @@ class DecodePlan:
     def _attend(self, index: int, bucket: int) -> list[Step]:
         """qkv -> branch; where it can be, the keys are shared among workgroups."""
         model, m, output = self._model, self._memory, f"blk.{index}.attn_output"
-        if not model.adapter.subgroup_size or model.config.head_dim % 8:
+        shape, lanes = model.config.shape(index), model.adapter.subgroup_size
+        turns = shape.head_dim / 8 / min(lanes, MOST_TURNING) if lanes else math.inf
+        if turns > MOST_TURNS or shape.head_dim % 8:
             steps = [*rope(model, 1, index), *attention(model, 1, index)]
             return [*steps, *self._plain(output, m["attended"])]
         c, window = model.config, model.config.layers[index].window
-        groups = c.kv_heads * -(-c.heads // c.kv_heads // 4)  # attention_decode does four heads
+        # attention_decode does four heads
+        groups = shape.kv_heads * -(-shape.heads // shape.kv_heads // 4)
         keys = min(bucket, window or bucket)
         splits = splits_of(keys, groups)
         runs = {"heads": c.heads, "splits": splits}
@@ -122,7 +147,7 @@ class DecodePlan:
             "state": m["state"],
         }
         label = f"blk.{index}.attention join"
-        steps.append(Step("attention_join", {"HEAD_DIM": c.head_dim}, bindings, runs, 1, label))
+        steps.append(Step("attention_join", {"HEAD_DIM": shape.head_dim}, bindings, runs, 1, label))
         return [*steps, *self._plain(output, m["attended"])]
 
     def _attend_runs(self, index: int, splits: int, keys: int) -> Iterator[Step]:
@@ -132,7 +157,7 @@ class DecodePlan:
             **rope_constants(model, index),
             "TURN": min(model.adapter.subgroup_size, MOST_TURNING),
             "LANES": min(model.adapter.subgroup_size, KEY_LANES),
-            "PARTS": parts_of(model.config.head_dim, keys),
+            "PARTS": parts_of(model.config.shape(index).head_dim, keys),
             "SINKS": int(model.config.sinks),
         }
         shared = {
@@ -143,7 +168,7 @@ class DecodePlan:
         }
         for part in model.layout.cache_slices(index):
             params = {
-                **rope_params(model, part),
+                **rope_params(model, index, part),
                 "window": model.config.layers[index].window,
                 "splits": splits,
                 "scale": model.config.query_scale,
@@ -153,8 +178,8 @@ class DecodePlan:
 
     def _ffn_fold(self, index: int) -> Fold:
         """What is made of x and the attention's branch for what comes after it."""
-        m, post = self._memory, self._model.post_norm(index, "post_attention_norm")
-        return Fold(m["x"], f"blk.{index}.ffn_norm", m["x_next"], post)
+        post = self._model.post_norm(index, "post_attention_norm")
+        return self._sum(self._sums * index, f"blk.{index}.ffn_norm", post)
 
     def _ffn_norm(self, index: int) -> Iterator[Step]:
         """The step for it, where matvecs do not compute it: with attention, since it adds to x."""
@@ -164,6 +189,15 @@ class DecodePlan:
         """x and branch -> branch."""
         yield from self._gate_up(index, self._ffn_fold(index))
         yield from self._plain(f"blk.{index}.ffn_down", self._memory["gated"])
+
+    def _own(self, index: int) -> Iterator[Step]:
+        """x and branch -> branch, where layers have embeddings of their own."""
+        model = self._model
+        if model.config.per_layer:
+            post = model.post_norm(index, "post_ffw_norm")
+            fold = self._sum(self._sums * index + 1, None, post)
+            yield from self._norm(fold, f"blk.{index}.ffn")
+            yield from own_branch(model, 1, index, self._operand(fold))
 
     def _router(self, index: int) -> Iterator[Step]:
         """x and branch -> the experts that the token uses."""
@@ -175,7 +209,9 @@ class DecodePlan:
     def _experts(self, index: int) -> Iterator[Step]:
         """x -> branch, by those experts; the router has added up x."""
         model, m, down = self._model, self._memory, f"blk.{index}.ffn_down"
-        yield from self._gate_up(index, Fold(m["x_next"], f"blk.{index}.ffn_norm"))
+        added = self._ffn_fold(index)
+        assert added.next is not None
+        yield from self._gate_up(index, Fold(added.next, added.weight))
         stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
         stride = model.widths.hidden
         downs = Product(stack, gated, m["downs"], down, stride, rows=Rows.OF_SLOTS)
@@ -186,9 +222,10 @@ class DecodePlan:
         """One step where gate and up are one matrix that is bound at once, three where not."""
         model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_up"
         is_apart, has_experts = model.is_apart(name), model.config.experts is not None
-        out, stride, activation = m["gated"], model.widths.ffn, ACTIVATIONS[model.config.activation]
+        ffn, activation = model.ffn_stride(index), ACTIVATIONS[model.config.activation]
+        out, stride = m["gated"], ffn
         if is_apart:
-            out, stride, activation = m["gate_up"], model.widths.gate_up, 0
+            out, stride, activation = m["gate_up"], 2 * ffn, 0
         product = Product(
             model.weights.stacks[name],
             self._operand(fold),
@@ -225,15 +262,18 @@ class DecodePlan:
         """What is multiplied: `fold` of x, or what was normed for a step before."""
         vectors = self._model.weights.vectors
         if not self._folds:
-            return Operand({"x": self._memory["normed"]})
-        bindings = {"x": fold.x, "weight": vectors[f"{fold.weight}.weight"]}
+            return Operand({"x": self._memory["x" if fold.weight is None else "normed"]})
+        bindings = {"x": fold.x}
+        if fold.weight is not None:
+            bindings["weight"] = vectors[f"{fold.weight}.weight"]
         if fold.next is None:
             return Operand(bindings, Prologue.NORM)
         bindings |= {"branch": self._memory["branch"], "next": fold.next}
         if fold.post is None:
             return Operand(bindings, Prologue.ADD_NORM)
         bindings["post"] = vectors[f"{fold.post}.weight"]
-        return Operand(bindings, Prologue.POST_NORM)
+        prologue = Prologue.POST if fold.weight is None else Prologue.POST_NORM
+        return Operand(bindings, prologue, is_scaled=self._model.is_scaled(fold.post))
 
 
 def parts_of(head_dim: int, keys: int) -> int:

@@ -16,7 +16,7 @@ from doppler.plan.capabilities import Adapter
 from doppler.plan.matvec_configs import Cuts
 from doppler.plan.segments import Part, Place, Segment
 from doppler.sampling import block_of
-from doppler.weights.placement import Matrix, Weights
+from doppler.weights.placement import Matrix, Weights, aligned
 
 ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # activation.wgsl
 
@@ -51,31 +51,39 @@ class PlannedModel:
         return self.weights.matrices[name]
 
     def embed(self, batch: int) -> list[Step]:
-        """Token ids -> x, a step for each slice of the embedding."""
-        matrix = self.weights.matrices["token_embd.weight"]
+        """Token ids -> x."""
+        out, scale = self.memory(batch)["x"], self.config.embedding_scale
+        return self.look_up(batch, "token_embd", out, self.widths.hidden, scale)
+
+    def look_up(self, batch: int, name: str, out: View, stride: int, scale: float) -> list[Step]:
+        """Token ids -> their rows of a matrix, scaled; a step for each slice of it."""
+        matrix = self.weights.matrices[f"{name}.weight"]
         m = self.memory(batch)
-        shared = {"tokens": m["tokens"], "state": m["state"], "out": m["x"]}
+        shared = {"tokens": m["tokens"], "state": m["state"], "out": out}
         steps = []
         for part in matrix.slices:
             params = {
                 "rows": part.rows,
                 "cols": matrix.columns,
                 "row0": part.row0,
-                "stride": self.widths.hidden,
-                "scale": self.config.embedding_scale,
+                "stride": stride,
+                "scale": scale,
             }
             bindings = {**part.bindings(), **shared}
-            steps.append(
-                Step("gather", {"FORM": matrix.form}, bindings, params, batch, "embedding")
-            )
+            label = "embedding" if name == "token_embd" else name
+            steps.append(Step("gather", {"FORM": matrix.form}, bindings, params, batch, label))
         return steps
 
-    def norm(self, batch: int, label: str, weight: str, post: str | None = None) -> Step:
-        """x += (normed) branch; normed = norm(x). Without a branch, just the norm."""
+    def norm(self, batch: int, label: str, weight: str | None, post: str | None = None) -> Step:
+        """x += (normed) branch; normed = norm(x). Without a branch, or a weight, just one of them.
+
+        What ends a layer is also multiplied by its scale, where there is one.
+        """
         m, vectors = self.memory(batch), self.weights.vectors
         has_branch = label != "embedding"
         bindings = {"x": m["x"], "out": m["normed"], "state": m["state"]}
-        bindings["weight"] = vectors[f"{weight}.weight"]
+        if weight is not None:
+            bindings["weight"] = vectors[f"{weight}.weight"]
         if has_branch:
             bindings["branch"] = m["branch"]
         if post is not None:
@@ -85,13 +93,30 @@ class PlannedModel:
             "stride": self.widths.hidden,
             "eps": self.config.norm_eps,
             "offset": self.config.norm_offset,
+            "each": 1,
+            "scale": 1.0,
+            "branch_eps": self.config.norm_eps,
         }
-        constants = {"HAS_BRANCH": int(has_branch), "HAS_POST": int(post is not None)}
+        constants = {
+            "HAS_BRANCH": int(has_branch),
+            "HAS_POST": int(post is not None),
+            "HAS_NORM": int(weight is not None),
+            "SCALED": int(self.is_scaled(post)),
+        }
         return Step("norm", constants, bindings, params, batch, f"{label} norm")
 
     def post_norm(self, index: int, name: str) -> str | None:
         """The norm of a branch before it is added, where the model has those."""
         return f"blk.{index}.{name}" if self.config.post_norms else None
+
+    def last_norm(self, index: int) -> str | None:
+        """That of the last branch of a layer."""
+        return self.post_norm(index, self.config.last_norm)
+
+    def is_scaled(self, post: str | None) -> bool:
+        """Whether the sum with a branch that `post` norms is multiplied by its layer's scale."""
+        is_last = post is not None and post.endswith(f".{self.config.last_norm}")
+        return self.config.layer_scales and is_last
 
     def following(self, index: int) -> str:
         """The norm that comes after layer `index`."""
@@ -105,13 +130,25 @@ class PlannedModel:
 
     def gate(self, batch: int, index: int) -> Step:
         """gate and up, computed apart -> gated; with experts, of each slot."""
-        c, m, w = self.config, self.memory(batch), self.widths
-        each = max(w.used, 1)
-        params = {"ffn": c.ffn, "in_stride": w.gate_up, "up0": w.up0, "out_stride": w.ffn}
+        c, m, each = self.config, self.memory(batch), max(self.widths.used, 1)
+        ffn = self.ffn_stride(index)
+        params = {"ffn": c.shape(index).ffn, "in_stride": 2 * ffn, "up0": ffn, "out_stride": ffn}
         params["each"] = each
         constants = {"ACTIVATION": ACTIVATIONS[c.activation]}
         bindings = {"gate_up": m["gate_up"], "out": m["gated"], "state": m["state"]}
         return Step("gate", constants, bindings, params, each * batch, f"blk.{index}.gate")
+
+    def ffn_stride(self, index: int) -> int:
+        """From a row of what layer `index` gates to the next."""
+        return aligned(self.config.shape(index).ffn, 4)
+
+    def capped(self, logits: View) -> list[Step]:
+        """Logits that were computed -> within the cap, where the model has one."""
+        if not self.config.logit_cap:
+            return []
+        params = {"size": logits.size // 4, "most": self.config.logit_cap}
+        bindings = {"logits": logits, "state": self.layout.of_token["state"]}
+        return [Step("cap", {}, bindings, params, 1, "logit cap")]
 
     def sample(self) -> Segment:
         """Logits -> the next token, into tokens[0], the ring, history and the state."""

@@ -63,7 +63,7 @@ def matmul(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
     """One matrix of a product, whose output begins at column `start`: a step for each slice."""
     shared = {**product.x.bindings, "out": product.out}
     shared["state"] = model.memory(product.tokens)["state"]
-    addend, addend_params = product.added(matrix, start)
+    kind, addend, addend_params = product.added(matrix, start)
     shared |= addend
     rows, tokens = product.rows, product.tokens
     if rows:
@@ -72,7 +72,7 @@ def matmul(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
         tokens = bound["tiles"].size // 16 * tile_size(model)
     kernel, cut = kernel_of(model, matrix.height, tokens, rows, product.is_exact)
     constants = {"FORM": matrix.form, "ACTIVATION": product.activation, **cut}
-    constants |= {"ADDEND": len(addend), "EXPERTS": rows}
+    constants |= {"ADDEND": kind, "EXPERTS": rows}
     for part in matrix.slices:
         params: dict[str, Number] = {
             "rows": matrix.height if rows else part.rows,

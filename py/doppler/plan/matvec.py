@@ -34,7 +34,7 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
     On a GPU, a batch may have up to MOST_TOKENS, for which each weight is read once.
     """
     x, rows, tokens = product.x, product.rows, product.tokens
-    addend, addend_params = product.added(matrix, start)
+    kind, addend, addend_params = product.added(matrix, start)
     kernel = matvec_kernel(model, product.is_exact)
     constants = {
         "FORM": matrix.form,
@@ -42,7 +42,8 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
         "PROLOGUE": x.prologue,
         "ACTIVATION": product.activation,
         "SPLITS": x.splits,
-        "ADDEND": len(addend),
+        "SCALED": int(x.is_scaled),
+        "ADDEND": kind,
         "EXPERTS": rows,
     }
     used = experts_of(model).used if rows else 0
@@ -54,8 +55,8 @@ def matvec(model: PlannedModel, product: Product, matrix: Matrix, start: int) ->
         height = matrix.height if rows else part.rows
         if kernel != "matvec":
             cut = model.cuts.get(kind_of(kernel, constants, height))
-            cut = cut or team(height * max(used, 1), matrix.columns, product.activation)
-            assert cut.rows > 1 or not product.activation, "gate and up of a pair are two rows"
+            cut = cut or team(height * max(used, 1), matrix.columns, product.is_paired)
+            assert cut.rows > 1 or not product.is_paired, "gate and up of a pair are two rows"
             constants = {**constants, **cut.constants(), "TOKENS": at_once}
         params = {
             "rows": height,
@@ -108,7 +109,7 @@ def staging_bytes(kernel: str, form: int, columns: int) -> int:
     return 32 * groups * each + aligned(4 * sums, 16) + reduction
 
 
-def team(rows: int, columns: int, activation: int) -> Cut:
+def team(rows: int, columns: int, is_paired: bool) -> Cut:
     """The rule of thumb for a matvec's cut (docs/experiments.md).
 
     Where there are few rows, as many threads a row as find a group each; once there are enough of
@@ -118,7 +119,7 @@ def team(rows: int, columns: int, activation: int) -> Cut:
     if rows >= MANY_ROWS:
         return Cut(min(max(power(groups // GROUPS_A_THREAD), 4), 16), 2, 2)
     threads = min(max(power(groups // 2), 4), 64 if rows < FEW_ROWS else 32)
-    return Cut(threads, 2 if activation else 1, 1)
+    return Cut(threads, 2 if is_paired else 1, 1)
 
 
 def power(number: int) -> int:

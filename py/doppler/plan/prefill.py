@@ -9,6 +9,7 @@ from doppler.plan.attention import attention, rope
 from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply, takes_matvecs
 from doppler.plan.moe import align, route, sum_experts
+from doppler.plan.per_layer import own_branch, own_embeddings
 from doppler.plan.product import Operand, Product, Rows
 from doppler.plan.segments import Part, Place, Segment
 from doppler.weights.placement import aligned
@@ -27,7 +28,11 @@ class PrefillPlan:
     def body(self, batch: int) -> list[Segment]:
         """Token ids -> normed hidden states of up to `batch` tokens; fills the KV cache."""
         model = self._model
-        embedding = (*model.embed(batch), model.norm(batch, "embedding", "blk.0.attn_norm"))
+        embedding = (
+            *model.embed(batch),
+            *own_embeddings(model, batch),
+            model.norm(batch, "embedding", "blk.0.attn_norm"),
+        )
         segments = [Segment(Place(Part.EMBEDDING), embedding)]
         for index in range(len(model.config.layers)):
             attention = tuple(self._attention(batch, index))
@@ -38,9 +43,8 @@ class PrefillPlan:
                 router = tuple(self._router(batch, index))
                 segments.append(Segment(Place(Part.ROUTER, index), router))
                 ffn = self._experts(batch, index)
-            post = model.post_norm(index, "post_ffw_norm")
-            norm = model.norm(batch, f"blk.{index}.ffn", model.following(index), post)
-            segments.append(Segment(Place(Part.FFN, index), (*ffn, norm)))
+            end = self._end(batch, index)
+            segments.append(Segment(Place(Part.FFN, index), (*ffn, *end)))
         return segments
 
     def head(self) -> Segment:
@@ -48,14 +52,14 @@ class PrefillPlan:
         model, m = self._model, self._model.layout.of_batch
         x = Operand({"x": m["normed"]}, is_last=True)
         steps = multiply(model, Product((model.head_matrix,), x, m["logits"], "head"))
-        return Segment(Place(Part.HEAD), tuple(steps))
+        return Segment(Place(Part.HEAD), (*steps, *model.capped(m["logits"])))
 
     def head_of_all(self, rows: int, normed: View, logits: View) -> Segment:
         """`rows` normed hidden states -> `logits` [rows, vocab rounded up to a vec4]."""
         model, x = self._model, Operand({"x": normed})
         stride = aligned(model.config.vocab, 4)
         product = Product((model.head_matrix,), x, logits, "head", stride, rows)
-        return Segment(Place(Part.HEAD), tuple(multiply(model, product)))
+        return Segment(Place(Part.HEAD), (*multiply(model, product), *model.capped(logits)))
 
     def _attention(self, batch: int, index: int) -> Iterator[Step]:
         model, m, prefix = self._model, self._model.memory(batch), f"blk.{index}"
@@ -68,22 +72,32 @@ class PrefillPlan:
         post = model.post_norm(index, "post_attention_norm")
         yield model.norm(batch, f"{prefix}.attention", f"{prefix}.ffn_norm", post)
 
+    def _end(self, batch: int, index: int) -> Iterator[Step]:
+        """x and the FFN's branch -> x of the next layer, and normed."""
+        model, label = self._model, f"blk.{index}.ffn"
+        if model.config.per_layer:
+            yield model.norm(batch, label, None, model.post_norm(index, "post_ffw_norm"))
+            x = Operand({"x": model.memory(batch)["x"]})
+            yield from own_branch(model, batch, index, x)
+            label = f"blk.{index}.proj"
+        yield model.norm(batch, label, model.following(index), model.last_norm(index))
+
     def _dense(self, batch: int, index: int) -> Iterator[Step]:
         """normed -> branch."""
         yield from self._gate_up(batch, index, Rows.OF_TOKENS)
         yield from self._plain(batch, f"blk.{index}.ffn_down", self._model.memory(batch)["gated"])
 
     def _gate_up(self, batch: int, index: int, rows: Rows) -> Iterator[Step]:
-        model, w, name = self._model, self._model.widths, f"blk.{index}.ffn_gate_up"
+        model, ffn, name = self._model, self._model.ffn_stride(index), f"blk.{index}.ffn_gate_up"
         m, stack = model.memory(batch), model.weights.stacks[name]
         x = Operand({"x": m["normed"]})
         if model.is_apart(name):
-            apart = Product(stack, x, m["gate_up"], name, w.gate_up, batch, rows=rows)
+            apart = Product(stack, x, m["gate_up"], name, 2 * ffn, batch, rows=rows)
             yield from multiply(model, apart)
             yield model.gate(batch, index)
         else:
             activation = ACTIVATIONS[model.config.activation]
-            product = Product(stack, x, m["gated"], name, w.ffn, batch, activation, rows)
+            product = Product(stack, x, m["gated"], name, ffn, batch, activation, rows)
             yield from multiply(model, product)
 
     def _router(self, batch: int, index: int) -> Iterator[Step]:

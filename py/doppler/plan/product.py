@@ -26,6 +26,7 @@ class Prologue(IntEnum):
     ADD_NORM = 2
     POST_NORM = 3
     JOIN = 4
+    POST = 5
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,21 @@ class Operand:
     bindings: Mapping[str, View]  # x, and what the prologue binds besides
     prologue: Prologue = Prologue.NONE
     splits: int = 0  # runs of attention that it joins
+    is_scaled: bool = False  # by what lies behind the norm of the branch that it adds
     is_last: bool = False  # of a batch: its last token instead of its first
 
 
 @dataclass(frozen=True)
 class Addend:
-    """What is added to a product: element `stride` · t + i to output i of token t."""
+    """What is added to a product: element start + `stride` · t + i to output i of token t.
+
+    Or those elements are the ups (`are_ups`) of the activation's gates, which are multiplied alone.
+    """
 
     view: View
     stride: int  # 0: the same for all tokens
+    start: int = 0
+    are_ups: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,11 @@ class Product:
     is_exact: bool = False  # in f32 whatever the adapter's precision
     addend: Addend | None = None  # else the matrices' biases, where they have some
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether rows are gates and ups in turn."""
+        return self.activation > 0 and not (self.addend and self.addend.are_ups)
+
     def placed(self) -> Iterator[tuple[Matrix, int]]:
         """Each matrix and the first column of its output."""
         start = 0
@@ -72,10 +84,13 @@ class Product:
             yield matrix, start
             start += aligned(matrix.height, 4)
 
-    def added(self, matrix: Matrix, start: int) -> tuple[dict[str, View], dict[str, int]]:
-        """(bindings, params) by which a matrix whose output begins at `start` gets its addend."""
-        if self.addend is not None:
-            params = {"addend0": start, "addend_stride": self.addend.stride}
-            return {"addend": self.addend.view}, params
+    def added(self, matrix: Matrix, start: int) -> tuple[int, dict[str, View], dict[str, int]]:
+        """(ADDEND, bindings, params) by which a matrix whose output begins at `start` gets its
+        addend.
+        """
+        given = self.addend
+        if given is not None:
+            params = {"addend0": given.start + start, "addend_stride": given.stride}
+            return 2 if given.are_ups else 1, {"addend": given.view}, params
         bound = {} if matrix.bias is None else {"addend": matrix.bias}
-        return bound, {"addend0": 0, "addend_stride": 0}
+        return len(bound), bound, {"addend0": 0, "addend_stride": 0}

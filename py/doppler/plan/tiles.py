@@ -44,7 +44,7 @@ MEASURED = (Tile(256, 32, 64, 64, 16, 0), Tile(128, 64, 32, 64, 32, 0))
 def tile_of(head_dim: int, workgroup_bytes: int) -> Tile:
     """The tile for an adapter: a measured one, or as many rows and then keys as fit.
 
-    16 KiB, which every adapter has, are enough for 32 rows and more.
+    16 KiB, which every adapter has, are enough for 32 rows.
     """
     measured = [tile for tile in MEASURED if tile.head_dim == head_dim]
     fits = [tile for tile in measured if tile.bytes <= workgroup_bytes] + [
@@ -60,9 +60,10 @@ def tile_of(head_dim: int, workgroup_bytes: int) -> Tile:
 
 
 def _values(head_dim: int, keys: int, chunk: int) -> int:
-    """Values staged at once: eight, or as many as fit where a chunk of the keys lay."""
+    """Values staged at once: as many as fit where a chunk of the keys lay, or a few more."""
     room = chunk * (keys // 4 + 1) // (head_dim // 4)
-    return max(n for n in (8, 16, 32) if n <= min(keys, max(room, 8)))
+    least = 8 if head_dim <= 256 else 4
+    return max(n for n in (4, 8, 16, 32) if n <= min(keys, max(room, least)))
 
 
 def divisors(head_dim: int) -> list[int]:

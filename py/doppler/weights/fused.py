@@ -61,13 +61,15 @@ def stacks(manifest: Manifest) -> Iterator[tuple[str, list[Run]]]:
     Raises UnsupportedError where the experts of a layer have different types.
     """
     config = manifest.config
+    present = {tensor.name for tensor in manifest.tensors}
     for index in range(len(config.layers)):
         prefix = f"blk.{index}"
         for name, members in STACKS.items():
             if config.experts is None or members[0] not in EXPERT_PARTS:
+                names = (f"{prefix}.{member}.weight" for member in members)
                 yield (
                     f"{prefix}.{name}",
-                    _runs([manifest.tensor(f"{prefix}.{m}.weight") for m in members]),
+                    _runs([manifest.tensor(it) for it in names if it in present]),
                 )
         if config.experts is not None:
             for name, members in EXPERT_STACKS.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from doppler.config import ModelConfig
 from doppler.errors import DeviceError, FormatError, UnsupportedError
 from doppler.gpu.step import View
 from doppler.store.manifest import Manifest, Tensor
@@ -146,6 +147,16 @@ def place_weights(manifest: Manifest, limits: Mapping[str, int]) -> Weights:
     return placement.weights()
 
 
+def _scales(config: ModelConfig) -> dict[str, str]:
+    """The norm of each layer's last branch -> the layer's scale, which lies behind it."""
+    if not config.layer_scales:
+        return {}
+    layers = range(len(config.layers))
+    return {
+        f"blk.{i}.{config.last_norm}.weight": f"blk.{i}.layer_output_scale.weight" for i in layers
+    }
+
+
 class _Placement:
     """The places of a model's tensors while they are found."""
 
@@ -156,6 +167,7 @@ class _Placement:
         self._runs = {tensor.name: run for run in runs for tensor in run.tensors}
         self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, View] = {}
+        self._scales = _scales(manifest.config)
         self._shapes = {tensor.name: tensor.shape for tensor in manifest.tensors}
         self._places: dict[str, tuple[Matrix, int]] = {}
         self._buffers: dict[str, int] = {}
@@ -174,10 +186,10 @@ class _Placement:
                 f"{self._manifest.name}: tensor {tensor.name} has block type {tensor.type}; "
                 f"this version runs {', '.join(FORMS)}"
             )
-        if tensor.name.endswith(".bias"):
-            return  # lies with its matrix
+        if tensor.name.endswith(".bias") or tensor.name in self._scales.values():
+            return  # lies with its matrix, or norm
         if len(tensor.shape) == 1:
-            self._vectors[tensor.name] = self._own(tensor.name, aligned(4 * tensor.shape[0], 16))
+            self._add_vector(tensor)
         elif len(tensor.shape) == 2:
             self._add_matrix(tensor)
         else:
@@ -185,6 +197,13 @@ class _Placement:
                 f"{self._manifest.name}: tensor {tensor.name} has shape {list(tensor.shape)}; "
                 "matrices have two dimensions"
             )
+
+    def _add_vector(self, tensor: Tensor) -> None:
+        size, scale = aligned(4 * tensor.shape[0], 16), self._scales.get(tensor.name)
+        view = self._own(tensor.name, size + 16 * (scale is not None))
+        self._vectors[tensor.name] = view
+        if scale is not None:
+            self._vectors[scale] = View(view.buffer, size, 4)
 
     def _add_matrix(self, tensor: Tensor) -> None:
         run = self._runs.get(tensor.name, Run((tensor,)))

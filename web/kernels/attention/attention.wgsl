@@ -7,15 +7,16 @@
 // uses: cache
 //
 // qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM a
-// multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does one head (x) of
-// one token (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread for
-// the sum over values (threads left over share the tile's keys); the softmax is rescaled from tile to
-// tile.
+// multiple of 4 and at most 512. sinks [heads]. out [batch, out_stride]. A workgroup does one head (x) of
+// one token (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread, or
+// two, for the sum over values (threads left over share the tile's keys); the softmax is rescaled from
+// tile to tile.
 
 override HEAD_DIM: u32;
 override SINKS: u32;
 override WIDTH = HEAD_DIM / 4u; // vec4s a head
-override PARTS = 64u / (HEAD_DIM / 4u); // threads that share one vec4 of the output
+override PARTS = max(64u / (HEAD_DIM / 4u), 1u); // threads that share one vec4 of the output
+override COLUMNS = (HEAD_DIM / 4u + 63u) / 64u; // vec4s that a thread sums
 
 struct Params {
   heads: u32,
@@ -64,10 +65,10 @@ fn main(
   let kv = (workgroup.x / group) * params.capacity * WIDTH;
   let lap = lap_of(span.x);
   let column = lane % WIDTH;
-  let part = lane / WIDTH;
+  let part = lane / WIDTH; // 0 of all where a head has more vec4s than there are threads
   var largest = LOWEST;
   var total = 0.0;
-  var sum = vec4f();
+  var sum = array<vec4f, 2>();
   if (SINKS == 1u) {
     largest = sinks[head];
     total = select(0.0, 1.0, part == 0u); // of a part each: the sink is added once
@@ -92,11 +93,16 @@ fn main(
     shares[lane] = select(0.0, exp(score - largest), lane < tile);
     workgroupBarrier(); // also keeps the next tile's scores from being written too early
     let fade = exp(before - largest);
-    sum *= fade;
     total *= fade;
+    for (var n = 0u; n < COLUMNS; n++) {
+      sum[n] *= fade;
+    }
     if (part < PARTS) {
       for (var i = part; i < tile; i += PARTS) {
-        sum += shares[i] * value_at(kv + slot_of(start - lap + i) * WIDTH + column);
+        let place = kv + slot_of(start - lap + i) * WIDTH;
+        for (var n = 0u; n < COLUMNS; n++) {
+          sum[n] += shares[i] * value_at(place + min(column + 64u * n, WIDTH - 1u));
+        }
         total += shares[i];
       }
     }
@@ -104,14 +110,17 @@ fn main(
   if (span.x == span.y) {
     return;
   }
-  part_sums[lane] = sum;
+  part_sums[lane] = sum[0];
   scores[lane] = total;
   workgroupBarrier();
   if (part == 0u) {
     for (var i = 1u; i < PARTS; i++) {
-      sum += part_sums[i * WIDTH + lane];
+      sum[0] += part_sums[i * WIDTH + lane];
       total += scores[i * WIDTH + lane];
     }
-    out[t * (params.out_stride / 4u) + head * WIDTH + lane] = sum / total;
+    let place = t * (params.out_stride / 4u) + head * WIDTH;
+    for (var n = 0u; n < COLUMNS && lane + 64u * n < WIDTH; n++) {
+      out[place + lane + 64u * n] = sum[n] / total;
+    }
   }
 }

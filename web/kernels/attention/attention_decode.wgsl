@@ -6,8 +6,8 @@ diagnostic(off, subgroup_uniformity);
 // uses: cache
 // uses: cache_write
 //
-// qkv [q_stride]: heads of q, k, v, as projected. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM
-// a multiple of 8 and at most 256. partial_out [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
+// qkv [q_stride]: heads of q, k, v, as projected; PROJECTED and VALUE_NORM as in rope.wgsl. keys, values
+// [kv_count, capacity, HEAD_DIM], HEAD_DIM a multiple of 8 and at most 512. partial_out [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
 // partial_lse [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
 // matvec weighs the runs. sinks [heads] join the softmax of the first run. A workgroup of 256 threads
 // does one run (x) of one key-value head (y) for four of its query heads (z), so that every key is read
@@ -21,6 +21,8 @@ diagnostic(off, subgroup_uniformity);
 override HEAD_DIM: u32;
 override PAIRS: u32;
 override QK_NORM: u32;
+override VALUE_NORM: u32;
+override PROJECTED: u32;
 override LANES: u32;
 override PARTS: u32;
 override TURN: u32;
@@ -56,8 +58,10 @@ struct Params {
 
 const LOWEST = -3.0e38;
 const MOST_TURNS = 8u;
+const SHARED = 1u; // of PROJECTED: keys are values too
+const NONE = 2u; // another layer's are read
 
-var<workgroup> turned: array<vec4f, 5u * WIDTH>; // four heads of q, scaled, then k
+var<workgroup> turned: array<vec4f, 4u * WIDTH>; // four heads of q, scaled
 var<workgroup> scores: array<vec4f, 256>; // of a tile's keys, by head
 var<workgroup> shares: array<vec4f, 256>; // exp(score - largest)
 var<private> lanes: u32; // of a subgroup
@@ -103,10 +107,12 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
   var fours: array<array<vec4f, 2>, MOST_TURNS>;
   var norms: array<array<vec4f, 2>, MOST_TURNS>;
   var turns: array<Turn, MOST_TURNS>;
+  let own_value = (own + select(params.kv_heads, 0u, PROJECTED == SHARED)) * WIDTH;
   var square = 0.0;
+  var value_square = 0.0;
   for (var n = 0u; n < TURNS; n++) {
     let j = index % TURN + n * TURN;
-    if (j < WIDTH / 2u) {
+    if (j < WIDTH / 2u && (is_query || PROJECTED != NONE)) {
       let a = select(j, 2u * j, PAIRS == 1u);
       let b = select(j + WIDTH / 2u, 2u * j + 1u, PAIRS == 1u);
       fours[n] = array<vec4f, 2>(qkv[own * WIDTH + a], qkv[own * WIDTH + b]);
@@ -117,11 +123,20 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
         norms[n] = array<vec4f, 2>(k_norm[a], k_norm[b]);
       }
       square += dot(fours[n][0], fours[n][0]) + dot(fours[n][1], fours[n][1]);
+      if (VALUE_NORM == 1u && !is_query) {
+        value_square += dot(qkv[own_value + a], qkv[own_value + a]);
+        value_square += dot(qkv[own_value + b], qkv[own_value + b]);
+      }
     }
   }
   for (var step = 1u; step < TURN; step *= 2u) {
     square += subgroupShuffleXor(square, step);
+    if (VALUE_NORM == 1u) {
+      value_square += subgroupShuffleXor(value_square, step);
+    }
   }
+  let value_scale =
+    select(1.0, inverseSqrt(value_square / f32(HEAD_DIM) + params.eps), VALUE_NORM == 1u);
   let inverse = inverseSqrt(square / f32(HEAD_DIM) + params.eps);
   for (var n = 0u; n < TURNS; n++) {
     let j = index % TURN + n * TURN;
@@ -134,15 +149,14 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
         two[1] *= inverse * (norms[n][1] + params.offset);
       }
       two = rotated(two, turns[n]);
-      let scale = select(1.0, params.scale, is_query);
-      turned[head * WIDTH + a] = scale * two[0];
-      turned[head * WIDTH + b] = scale * two[1];
-      if (keeps && !is_query) {
-        let value = (own + params.kv_heads) * WIDTH;
+      if (is_query) {
+        turned[head * WIDTH + a] = params.scale * two[0];
+        turned[head * WIDTH + b] = params.scale * two[1];
+      } else if (keeps && PROJECTED != NONE) {
         keep_key(place + a, two[0]);
         keep_key(place + b, two[1]);
-        keep_value(place + a, qkv[value + a]);
-        keep_value(place + b, qkv[value + b]);
+        keep_value(place + a, value_scale * qkv[own_value + a]);
+        keep_value(place + b, value_scale * qkv[own_value + b]);
       }
     }
   }

@@ -4,7 +4,7 @@
 // uses: cache
 //
 // qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM a
-// multiple of 4 and at most 256. sinks [heads]. out [batch, out_stride]. A workgroup does ROWS rows (x)
+// multiple of 4 and at most 512. sinks [heads]. out [batch, out_stride]. A workgroup does ROWS rows (x)
 // of one key-value head (y); a row is a token and one of the head's query heads, the tokens counting
 // slower, and the last rows, which see most keys, go first. Scores: a thread does 4 rows × 4 keys, from q
 // and k transposed in workgroup memory, CHUNK dimensions at a time (q stays there where KEEP_Q is 1).

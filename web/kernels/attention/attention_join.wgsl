@@ -3,7 +3,7 @@
 // uses: state
 //
 // partial_out [splits, heads, HEAD_DIM] f32; partial_lse [splits, heads]; out [heads, HEAD_DIM]; HEAD_DIM is a
-// multiple of 4 and at most 256, and there are at most 256 runs. A workgroup of 256 threads does one
+// multiple of 4 and at most 512, and there are at most 256 runs. A workgroup of 256 threads does one
 // head (x): a run a thread for the weights, then a vec4 of the head, which several threads share.
 
 override HEAD_DIM: u32;

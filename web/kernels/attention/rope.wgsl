@@ -1,4 +1,7 @@
 // Per head of q and k: optional RMSNorm (QK_NORM), then rotation; q in place, k and v to the cache.
+// With VALUE_NORM, heads of v are normed too, without weights. PROJECTED tells what is projected besides q:
+// keys and values (SPLIT), keys that are the values too, before norm and rotation (SHARED), or nothing
+// (NONE), in a layer that reads another one's cache.
 // (a, b) -> (a cos - b sin, b cos + a sin), pairs (i, i + HEAD_DIM/2) for PAIRS 0, (2i, 2i+1) for 1.
 // uses: state
 // uses: grid
@@ -6,13 +9,15 @@
 // uses: cache
 // uses: cache_write
 //
-// qkv [batch, stride]: heads of q, k, v one after another. q_norm, k_norm [HEAD_DIM]. keys, values
+// qkv [batch, stride]: heads of q, k, v one after another, as far as they are projected. q_norm, k_norm [HEAD_DIM]. keys, values
 // [kv_count, capacity, HEAD_DIM]; token t goes to the slot of position + t, if that is below context. A
 // workgroup does one head (x) of one token (y): q first, then k, then v.
 
 override HEAD_DIM: u32;
 override PAIRS: u32;
 override QK_NORM: u32;
+override VALUE_NORM: u32;
+override PROJECTED: u32;
 
 struct Params {
   heads: u32,
@@ -35,18 +40,9 @@ struct Params {
 @group(0) @binding(6) var<uniform> state: State;
 @group(0) @binding(7) var<uniform> params: Params;
 
-var<workgroup> sums: array<f32, 32>;
+const SHARED = 1u; // of PROJECTED; 2: NONE, for which no workgroup does more than queries
 
-// The head that a workgroup does, of those of qkv: queries of the bound key-value heads, their k, their v.
-fn head_of(number: u32, group: u32) -> u32 {
-  let queries = params.kv_count * group;
-  if (number < queries) {
-    return params.kv_head0 * group + number;
-  }
-  let rest = number - queries;
-  let skipped = (rest / params.kv_count) * (params.kv_heads - params.kv_count);
-  return params.heads + params.kv_head0 + rest + skipped;
-}
+var<workgroup> sums: array<f32, 32>;
 
 @compute @workgroup_size(32)
 fn main(
@@ -55,14 +51,21 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let group = params.heads / params.kv_heads;
-  let head = head_of(workgroup.x, group);
+  let queries = params.kv_count * group; // of the bound key-value heads; then come their k, their v
+  let is_query = workgroup.x < queries;
+  let is_value = workgroup.x >= queries + params.kv_count;
+  let bound_head = (workgroup.x - queries) % params.kv_count; // of a key or value
+  var head = params.kv_head0 * group + workgroup.x; // of those of qkv
+  if (!is_query) {
+    let skipped = select(0u, params.kv_heads, is_value && PROJECTED != SHARED);
+    head = params.heads + skipped + params.kv_head0 + bound_head;
+  }
   let t = unfolded(workgroup.yz, grid.y);
   let position = state.position + t;
   let live = t < state.count && position < params.context;
-  let is_query = head < params.heads;
   let base = t * params.stride + head * HEAD_DIM;
   var inverse = 1.0;
-  if (QK_NORM == 1u) {
+  if (QK_NORM == 1u || VALUE_NORM == 1u) {
     var sum = 0.0;
     for (var i = lane; i < HEAD_DIM; i += 32u) {
       let value = select(0.0, qkv[base + i], live);
@@ -80,15 +83,15 @@ fn main(
     return;
   }
   if (!is_query) {
-    let kv_head = (head - params.heads) % params.kv_heads - params.kv_head0;
     let slot = position - lap_of(position);
-    let place = (kv_head * params.capacity + slot) * (HEAD_DIM / 4u);
+    let place = (bound_head * params.capacity + slot) * (HEAD_DIM / 4u);
     for (var i = lane; i < HEAD_DIM / 4u; i += 32u) {
       let at = base + 4u * i;
-      if (head < params.heads + params.kv_heads) {
+      if (!is_value) {
         keep_key(place + i, turned_four(base, 4u * i, position, inverse, false));
       } else {
-        keep_value(place + i, vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
+        let value = vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+        keep_value(place + i, value * select(1.0, inverse, VALUE_NORM == 1u));
       }
     }
     return;

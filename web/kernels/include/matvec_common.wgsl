@@ -7,7 +7,8 @@
 // workgroup's, and `topk_ids` the expert of each slot; see rows.wgsl). Otherwise norms and residual
 // are folded in, so that they cost no dispatch of their own: h = x (PROLOGUE 1), x + branch (2) or
 // x + rms(branch) · (post + offset) (3), where rms(v) = v / sqrt(mean(v²) + eps), and
-// v = rms(h) · (weight + offset). Every workgroup computes them for itself; the first one stores h in
+// v = rms(h) · (weight + offset); with SCALED, h is multiplied by the number that lies behind post's
+// last vec4. PROLOGUE 5 is 3 with v = h. Every workgroup computes them for itself; the first one stores h in
 // `next`, which is not x, since others still read that. PROLOGUE 4 joins the runs of attention as
 // attention_join.wgsl does: x is its partial_out [SPLITS, COLS], branch its partial_lse [SPLITS, heads]. With EXPERTS
 // there are PROLOGUE 0 and 1 only.
@@ -20,7 +21,9 @@
 
 override COLS: u32;
 override PROLOGUE: u32;
-override NORMED = PROLOGUE > 0u && PROLOGUE < 4u;
+override ADDED = PROLOGUE == 2u || PROLOGUE == 3u || PROLOGUE == 5u;
+override POSTED = PROLOGUE == 3u || PROLOGUE == 5u;
+override SCALED: u32;
 override STAGE: u32;
 override SPLITS: u32; // runs of attention that PROLOGUE 4 joins
 override STEP = (COLS + 31u) / 32u; // groups
@@ -175,7 +178,7 @@ fn stage(index: u32, first: bool) {
   if (STAGE == 0u) {
     return;
   }
-  if (NORMED) {
+  if (PROLOGUE == 1u || ADDED) {
     stage_normed(index, first);
   } else {
     for (var n = 0u; n < TURNS; n++) {
@@ -215,16 +218,22 @@ fn stage_normed(index: u32, first: bool) {
     let i = index + n * THREADS;
     if (i < WIDTH) {
       h[n] = x[base + i];
-      w[n] = weight[i];
-      if (PROLOGUE > 1u) {
+      if (PROLOGUE < 5u) {
+        w[n] = weight[i];
+      }
+      if (ADDED) {
         b[n] = branch[base + i];
       }
-      if (PROLOGUE == 3u) {
+      if (POSTED) {
         p[n] = post[i];
       }
     }
   }
-  if (PROLOGUE == 3u) {
+  var factor = 1.0;
+  if (SCALED == 1u) {
+    factor = post[WIDTH * SCALED].x; // of what is not bound there is one
+  }
+  if (POSTED) {
     var sum = 0.0;
     for (var n = 0u; n < TURNS; n++) {
       sum += dot(b[n], b[n]);
@@ -236,17 +245,22 @@ fn stage_normed(index: u32, first: bool) {
   }
   var sum = 0.0;
   for (var n = 0u; n < TURNS; n++) {
-    h[n] += b[n];
+    h[n] = factor * (h[n] + b[n]);
     sum += dot(h[n], h[n]);
   }
-  let inverse = inverse_rms(total_of(sum, index, 1u));
+  if (PROLOGUE < 5u) {
+    let inverse = inverse_rms(total_of(sum, index, 1u));
+    for (var n = 0u; n < TURNS; n++) {
+      w[n] = inverse * (w[n] + params.offset);
+    }
+  }
   for (var n = 0u; n < TURNS; n++) {
     let i = index + n * THREADS;
-    if (PROLOGUE > 1u && first && i < WIDTH) {
+    if (ADDED && first && i < WIDTH) {
       next[base + i] = h[n];
     }
     if (i < 8u * STEP) {
-      staged[place(i)] = keep(h[n] * inverse * (w[n] + params.offset));
+      staged[place(i)] = keep(select(h[n] * w[n], h[n], PROLOGUE == 5u));
     }
   }
 }

@@ -1,19 +1,25 @@
-// Residual and RMSNorm: b = HAS_POST ? rms(branch) · (post + offset) : branch; x += b (HAS_BRANCH);
-// out = rms(x) · (weight + offset), where rms(v) = v / sqrt(mean(v²) + eps).
+// Residual and RMSNorm: b = HAS_POST ? rms(branch) · (post + offset) : branch; x = s · (x + b)
+// (HAS_BRANCH); out = rms(x) · (weight + offset) (HAS_NORM), where rms(v) = v / sqrt(mean(v²) + eps).
+// The factor s is `scale`, and with SCALED times the number that lies behind post's last vec4.
 // uses: state
 // uses: grid
 //
-// x, branch, out [batch, stride] f32, stride a multiple of 4, pads zero; post, weight [width].
-// A workgroup does one token; its 64 threads share their sums once a reduction.
+// x, branch, out [batch · each, stride] f32, stride a multiple of 4, pads zero; post, weight [width].
+// A workgroup does one row, of which a token has `each`; its 64 threads share their sums once a reduction.
 
 override HAS_BRANCH: u32;
 override HAS_POST: u32;
+override HAS_NORM: u32;
+override SCALED: u32;
 
 struct Params {
   width: u32,
   stride: u32,
   eps: f32,
   offset: f32,
+  each: u32,
+  scale: f32,
+  branch_eps: f32, // of the branch's norm
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4f>;
@@ -27,8 +33,8 @@ struct Params {
 var<workgroup> branch_sums: array<f32, 64>;
 var<workgroup> sums: array<f32, 64>;
 
-fn inverse_rms(square: f32) -> f32 {
-  return 1.0 / sqrt(square / f32(params.width) + params.eps);
+fn inverse_rms(square: f32, eps: f32) -> f32 {
+  return 1.0 / sqrt(square / f32(params.width) + eps);
 }
 
 @compute @workgroup_size(64)
@@ -38,7 +44,7 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let t = unfolded(workgroup.xy, grid.x);
-  let live = t < state.count;
+  let live = t < state.count * params.each;
   let width = select(0u, (params.width + 3u) / 4u, live);
   let base = t * (params.stride / 4u);
   var scale = 1.0;
@@ -53,7 +59,11 @@ fn main(
     for (var i = 0u; i < 64u; i++) {
       square += branch_sums[i];
     }
-    scale = inverse_rms(square);
+    scale = inverse_rms(square, params.branch_eps);
+  }
+  var factor = params.scale;
+  if (SCALED == 1u) {
+    factor *= post[(params.width + 3u) / 4u].x;
   }
   var sum = 0.0;
   for (var i = lane; i < width; i += 64u) {
@@ -64,9 +74,13 @@ fn main(
       value += branch[base + i];
     }
     if (HAS_BRANCH == 1u) {
+      value *= factor;
       x[base + i] = value;
     }
     sum += dot(value, value);
+  }
+  if (HAS_NORM == 0u) {
+    return;
   }
   sums[lane] = sum;
   workgroupBarrier();
@@ -74,7 +88,7 @@ fn main(
   for (var i = 0u; i < 64u; i++) {
     square += sums[i];
   }
-  let inverse = inverse_rms(square);
+  let inverse = inverse_rms(square, params.eps);
   for (var i = lane; i < width; i += 64u) {
     out[base + i] = x[base + i] * inverse * (weight[i] + params.offset);
   }

@@ -61,8 +61,15 @@ class Rotation:
     rope: Rope
     half: bool
     capacity: int = 0
+    projected: int = 0  # besides q: keys and values, keys that are both (1), or nothing (2)
+    value_norm: bool = False
 
     tokens = 3
+
+    @property
+    def width(self) -> int:
+        """Numbers of all heads of a token that are projected."""
+        return (self.heads + (2, 1, 0)[self.projected] * self.kv_heads) * self.head_dim
 
     def __str__(self) -> str:
         shape = f"{self.heads} heads of {self.head_dim} at {self.position}, {self.pairs}"
@@ -71,6 +78,9 @@ class Rotation:
             "normed": self.qk_norm,
             "f16": self.half,
             f"ring of {self.capacity}": self.capacity,
+            "keys are values": self.projected == 1,
+            "of another layer": self.projected == 2,
+            "values normed": self.value_norm,
         }
         return ", ".join([shape, *(note for note, holds in notes.items() if holds)])
 
@@ -79,7 +89,7 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
     """Queries in place, keys and values into the cache."""
     heads, kv_heads, dim, tokens = spec.heads, spec.kv_heads, spec.head_dim, spec.tokens
     context = spec.position + 5
-    width = (heads + 2 * kv_heads) * dim
+    width = spec.width
     qkv, norms = normal(rng, tokens + 1, width), normal(rng, 2, dim)
     cache = np.zeros((kv_heads, spec.capacity or context, dim), cache_type(spec.half))
     arrays = {
@@ -95,6 +105,8 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
         "HEAD_DIM": dim,
         "PAIRS": int(spec.pairs == "interleaved"),
         "QK_NORM": int(spec.qk_norm),
+        "PROJECTED": spec.projected,
+        "VALUE_NORM": int(spec.value_norm),
         "KV_HALF": int(spec.half),
         "RING": int(spec.capacity > 0),
     }
@@ -112,6 +124,11 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
     places = spec.position + np.arange(tokens)
     q, k, v = _rotated(qkv[:tokens].reshape(tokens, -1, dim), norms, spec, places)
     kept = (slice(None), places % cache.shape[1])
+    exactly = 0.0 if not (spec.half or spec.value_norm) else None
+    right = {name: Expected(cache) for name in ("keys", "values")}
+    if spec.projected < 2:
+        right["keys"] = inside(cache, kept, k.transpose(1, 0, 2))
+        right["values"] = inside(cache, kept, v.transpose(1, 0, 2), exactly)
     return Trial(
         arrays,
         [Launch("rope", constants, params, named(arrays), tokens + 1)],
@@ -123,8 +140,7 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
                 q.reshape(tokens, -1),
                 scale=rows_of(q).reshape(tokens, -1),
             ),
-            "keys": inside(cache, kept, k.transpose(1, 0, 2)),
-            "values": inside(cache, kept, v.transpose(1, 0, 2), None if spec.half else 0.0),
+            **right,
         },
     )
 
@@ -132,8 +148,10 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
 def _rotated(
     parts: Array, norms: Array, spec: Rotation, places: Array
 ) -> tuple[Array, Array, Array]:
-    """q, k, v [n, heads, d] of parts [n, heads + 2 · kv_heads, d]."""
+    """q, k, v [n, heads, d] of parts [n, heads, d], which has those that are projected."""
     q, k, v = np.split(parts, [spec.heads, spec.heads + spec.kv_heads], axis=1)
+    v = k if spec.projected == 1 else v
+    v = references.rms(v, 1.0, EPS, 0.0) if spec.value_norm else v
     if spec.qk_norm:
         q, k = (
             references.rms(part, norm, EPS, OFFSET)
@@ -259,13 +277,14 @@ def token(rng: Rng, split: Split, rotation: Rotation, sinks_are: float | None) -
     joins them by itself.
     """
     heads, kv_heads, dim, before = split.heads, split.kv_heads, split.head_dim, split.before
-    width = (heads + 2 * kv_heads) * dim
+    width = rotation.width
     qkv, norms = normal(rng, 1, width), normal(rng, 2, dim)
     caches = [
         normal(rng, kv_heads, before + 1, dim).astype(cache_type(rotation.half)) for _ in range(2)
     ]
     for part in caches:
-        part[:, before] = 9.0  # to be written
+        if rotation.projected < 2:
+            part[:, before] = 9.0  # to be written
     capacity = split.capacity or CONTEXT
     sinks = sinks_at(rng, heads, sinks_are)
     matrix = normal(rng, ROWS, heads * dim)
@@ -290,14 +309,15 @@ def token(rng: Rng, split: Split, rotation: Rotation, sinks_are: float | None) -
     place = np.s_[:, before % capacity]
 
     def twin(got: Arrays) -> dict[str, Expected]:
-        own = {"keys": k[0], "values": v[0]}
-        for part, name in zip(caches, own, strict=True):
+        own = {"keys": k[0], "values": v[0]} if rotation.projected < 2 else {}
+        for part, name in zip(caches, own, strict=False):
             part[:, before] = got[name][place]  # rounded as the kernel rounds
         kv = caches[0].astype(np.float64), caches[1].astype(np.float64)
         scale = float(decode.params["scale"])
         exact = references.attention(q, *kv, before, split.window, scale, sinks)[0]
         product = matrix @ exact.ravel()
         return {
+            **{name: Expected(arrays[name]) for name in ("keys", "values")},
             **{name: inside(arrays[name], place, right) for name, right in own.items()},
             "out": Expected(exact, ROUNDING, rows_of(exact)),
             "product": Expected(product, ROUNDING, rows_of(product)),
@@ -315,6 +335,8 @@ def _decode(split: Split, rotation: Rotation, capacity: int, has_sinks: bool) ->
         "HEAD_DIM": split.head_dim,
         "PAIRS": int(rotation.pairs == "interleaved"),
         "QK_NORM": int(rotation.qk_norm),
+        "PROJECTED": rotation.projected,
+        "VALUE_NORM": int(rotation.value_norm),
         "KV_HALF": int(rotation.half),
         "SINKS": int(has_sinks),
         "RING": int(split.capacity > 0),
@@ -350,7 +372,7 @@ def _joining_product(split: Split) -> Launch:
     cols = split.heads * split.head_dim
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1, "ADDEND": 0}
     constants |= {"TEAM": 8, "ROWS": 2, "DEPTH": 1, "TOKENS": 1}
-    constants |= {"SPLITS": split.splits, "EXPERTS": 0}
+    constants |= {"SPLITS": split.splits, "SCALED": 0, "EXPERTS": 0}
     params = {
         "rows": ROWS,
         "row0": 0,
@@ -399,6 +421,11 @@ def _rotations() -> list[Case]:
     specs += [
         Rotation(4, 2, 64, "half", True, position, ROPES[0], half, 11) for position, half in places
     ]
+    specs += [
+        Rotation(4, 2, 16, "half", True, 9, ROPES[0], False, 0, projected, value_norm)
+        for projected, value_norm in ((0, True), (1, True), (1, False), (2, False))
+    ]
+    specs.append(Rotation(3, 1, 512, "half", True, 100, ROPES[1], True, 0, 1, True))
     return [case("rope", str(spec), rope, spec) for spec in specs]
 
 
@@ -406,7 +433,7 @@ def _batches() -> list[Case]:
     """Prefill and decode; windows smaller than, equal to and larger than what there is."""
     found = []
     for heads in ((3, 1), (4, 2)):
-        for dim in (16, 64, 80, 256):
+        for dim in (16, 64, 80, 256, 320, 512)[: 4 if heads == (3, 1) else 6]:
             for position, tokens in ((0, 1), (0, 17), (63, 2), (190, 3)):
                 for i, window in enumerate((0, 1, 70, position + tokens, 1000), start=position):
                     place = Place(*heads, position, tokens, window)
@@ -421,7 +448,7 @@ def _batches() -> list[Case]:
 def _flash() -> list[Case]:
     """Every width of head in the least memory, and other tiles."""
     tiles = [
-        *(tile_of(dim, BASE_BYTES) for dim in (20, 64, 128, 256)),
+        *(tile_of(dim, BASE_BYTES) for dim in (20, 64, 128, 256, 512)),
         Tile(head_dim=4, rows=8, keys=4, chunk=4, values=4, keep_q=1),
         Tile(head_dim=80, rows=16, keys=16, chunk=20, values=4, keep_q=1),
         Tile(head_dim=64, rows=16, keys=32, chunk=16, values=32, keep_q=0),
@@ -444,6 +471,8 @@ def _flash() -> list[Case]:
     found = []
     for i, tile in enumerate(tiles):
         for number, place in enumerate((*places, *rings)):
+            if tile.head_dim == 512 and number not in (3, 8):
+                continue  # as all others, but slower to compile
             kept = Kept(i % 2 == 1, SINKS[(i + number) % 4], number >= len(places))
             name = f"{place}, width {tile.head_dim}{kept}, tiles of {tile.rows} by {tile.keys}"
             args = "attention_flash", place, kept, tile
@@ -465,6 +494,12 @@ def _tokens() -> list[Case]:
                 kernel = "attention_join" if shift and pairs == "half" else "attention_decode"
                 needs = ("subgroups",)
                 found.append(case(kernel, name, token, split, rotation, sinks, needs=needs))
+    split = Split(6, 2, 24, 40, 16, 3, 0)
+    for projected, value_norm in ((0, True), (1, True), (2, False)):
+        rotation = Rotation(6, 2, 24, "half", True, 40, ROPES[0], False, 0, projected, value_norm)
+        name = f"{split.splits} splits, {rotation}"
+        args = (split, rotation, None)
+        found.append(case("attention_decode", name, token, *args, needs=("subgroups",)))
     return found
 
 

@@ -96,8 +96,9 @@ def norm(rng: Rng, width: int, tokens: int, branch: bool, post: bool) -> Trial:
     }
     arrays |= {"branch": padded(b, stride)} if branch else {}
     arrays |= {"post": vec4s(p)} if post else {}
-    constants = {"HAS_BRANCH": int(branch), "HAS_POST": int(post)}
+    constants = {"HAS_BRANCH": int(branch), "HAS_POST": int(post), "HAS_NORM": 1, "SCALED": 0}
     params = {"width": width, "stride": stride, "eps": eps, "offset": offset}
+    params |= {"each": 1, "scale": 1.0, "branch_eps": eps}
     real = slice(0, tokens)
     exact = references.norm(
         x[real], b[real] if branch else None, p if post else None, w, eps, offset
@@ -110,6 +111,37 @@ def norm(rng: Rng, width: int, tokens: int, branch: bool, post: bool) -> Trial:
         lambda _: {
             "x": inside(arrays["x"], place, exact[0]),
             "out": inside(arrays["out"], place, exact[1]),
+        },
+    )
+
+
+def scaled(rng: Rng, width: int, each: int, normed: bool) -> Trial:
+    """Two tokens of `each` rows and one that is not real: what ends a layer, or its embeddings."""
+    rows, stride, eps, branch_eps, scale = 3 * each, fours(width), 1e-6, 0.5, 0.7
+    x, b = normal(rng, rows, width), normal(rng, rows, width)
+    w, p, own = normal(rng, width), normal(rng, width), 1.3
+    arrays = {
+        "x": padded(x, stride),
+        "branch": padded(b, stride),
+        "post": np.append(vec4s(p), np.array([own, 0, 0, 0], np.float32)),
+        "out": np.zeros((rows, stride), np.float32),
+        "state": state(2),
+    }
+    arrays |= {"weight": vec4s(w)} if normed else {}
+    constants = {"HAS_BRANCH": 1, "HAS_POST": 1, "HAS_NORM": int(normed), "SCALED": int(normed)}
+    params = {"width": width, "stride": stride, "eps": eps, "offset": 0.0}
+    params |= {"each": each, "scale": scale, "branch_eps": branch_eps}
+    place = np.s_[: 2 * each, :width]
+    total = x + references.rms(b, p, branch_eps, 0.0)
+    total = (scale * (own if normed else 1.0) * total)[: 2 * each]
+    out = references.rms(total, w, eps, 0.0) if normed else np.zeros_like(total)
+    return Trial(
+        arrays,
+        [Launch("norm", constants, params, named(arrays), rows)],
+        ["x", "out"],
+        lambda _: {
+            "x": inside(arrays["x"], place, total),
+            "out": inside(arrays["out"], place, out),
         },
     )
 
@@ -151,6 +183,8 @@ CASES: tuple[Case, ...] = (
             ", normed branch": (True, True),
         }.items()
     ),
+    case("norm", "a layer's end, of 67", scaled, 67, 1, True),
+    case("norm", "three rows of 20 a token, added alone", scaled, 20, 3, False),
     *(
         case("gate", f"{name}, {tokens} tokens of {ffn}", gate, ffn, tokens, name)
         for name in ("silu", "gelu_tanh")

@@ -137,7 +137,7 @@ class Product:
             params["cols"] = self.cols
         else:
             params |= {"last": self.last, "eps": 0.0, "offset": 0.0, "heads": 0}
-            constants |= {"COLS": self.cols, "PROLOGUE": 0, "SPLITS": 0}
+            constants |= {"COLS": self.cols, "PROLOGUE": 0, "SPLITS": 0, "SCALED": 0}
             constants["STAGE"] = int(self.tokens == 1)
         return Launch(self.kernel, {**constants, **self.cut}, params, bindings, self.tokens)
 
@@ -223,6 +223,28 @@ def addends(rng: Rng, spec: Product) -> Trial:
     return Trial(arrays, launches, ["out", "biased", "with_own"], twin)
 
 
+def ups(rng: Rng, spec: Product) -> Trial:
+    """Gates alone are multiplied; the ups are given, a row for each token."""
+    matrix, x, arrays, (relayout, plain) = _inputs(rng, spec)
+    width = spec.row0 + spec.rows + 6
+    own = replace(spec, activation=2, addend0=4, addend_stride=width)
+    given = rng.standard_normal((spec.tokens, width)).astype(np.float32)
+    arrays |= {"ups": given, "gated": spec.empty()}
+    launch = own.launch({**plain.bindings, "addend": "ups", "out": "gated"})
+    launch = replace(launch, constants={**launch.constants, "ADDEND": 2})
+
+    def twin(got: Arrays) -> dict[str, Expected]:
+        first = own.addend0 + spec.row0
+        read = given[spec.read, first : first + spec.rows].astype(np.float64)
+        exact = references.gate(got["out"][spec.written].astype(np.float64), read, name_of(2))
+        return {
+            "out": spec.expected(matrix.values, x),
+            "gated": inside(spec.empty(), spec.written, exact, SUM_ERROR, np.abs(exact).max()),
+        }
+
+    return Trial(arrays, [relayout, plain, launch], ["out", "gated"], twin)
+
+
 def together(rng: Rng, spec: Product) -> Trial:
     """What each of a few tokens gets is what it would get alone: bit for bit in f32, while drivers
     may leave out a rounding to f16, as that of an H100 does.
@@ -255,9 +277,10 @@ class Folded:
     stage: int
     activation: int
     cut: Mapping[str, int]
+    is_scaled: bool = False
 
 
-EPS, TOKENS = 1e-6, 3
+EPS, TOKENS, SCALE = 1e-6, 3, 1.3
 
 
 def folded(rng: Rng, spec: Folded) -> Trial:
@@ -270,11 +293,12 @@ def folded(rng: Rng, spec: Folded) -> Trial:
     matrix = normal(rng, height, cols)
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": spec.prologue, "STAGE": spec.stage}
     constants |= {"ACTIVATION": spec.activation, "ADDEND": 0, "SPLITS": 0, "EXPERTS": 0, **spec.cut}
+    constants["SCALED"] = int(spec.is_scaled)
     arrays = {
         "codes": padded(matrix, stride),
         "x": padded(x, stride),
         "branch": padded(branch, stride),
-        "post": vec4s(post),
+        "post": np.append(vec4s(post), np.array([SCALE, 0, 0, 0], np.float32)),
         "weight": vec4s(weight),
         "next": np.zeros((TOKENS, stride), np.float32),
         "state": state(TOKENS),
@@ -296,15 +320,18 @@ def folded(rng: Rng, spec: Folded) -> Trial:
         "addend_stride": 0,
     }
     t = TOKENS - 1 if spec.last else 0
-    residual, normed = references.norm(
+    residual, _ = references.norm(
         x[[t]],
         branch[[t]] if spec.prologue > 1 else None,
-        post if spec.prologue == 3 else None,
+        post if spec.prologue in (3, 5) else None,
         weight,
         EPS,
         offset,
     )
-    out = (x[t] if spec.prologue == 0 else normed[0]) @ matrix.T
+    residual = residual * (SCALE if spec.is_scaled else 1.0)
+    is_normed = spec.prologue in (1, 2, 3)
+    v = references.rms(residual, weight, EPS, offset) if is_normed else residual
+    out = v[0] @ matrix.T
     if spec.activation:
         pairs = out[None, :rows], out[None, rows:]
         out = references.gate(*pairs, name_of(spec.activation))[0]
@@ -325,7 +352,8 @@ def _folded_of(kernel: str) -> list[Case]:
     shapes = ((1, 6), (5, 36), (67, 100), (130, 640), (31, 1152))
     cuts = ((1, 1, 0), (4, 2, 1), (128, 4, 1), (256, 2, 2), (16, 1, 0))
     found = []
-    for number, ((rows, cols), prologue) in enumerate(itertools.product(shapes, range(4))):
+    folds = [*itertools.product(shapes, range(4)), ((67, 100), 5), ((31, 1152), 5)]
+    for number, ((rows, cols), prologue) in enumerate(folds):
         # Each shape and prologue meets others.
         team, at_once, activation = cuts[(number + number // 5) % 5]
         depth = (8, 2, 1)[number % 3] // at_once or 1
@@ -339,6 +367,7 @@ def _folded_of(kernel: str) -> list[Case]:
             stage=int(prologue > 0 or team > 4),
             activation=activation,
             cut={} if kernel == "matvec" else cut,
+            is_scaled=cols == 100 and prologue in (3, 5),
         )
         gate = f", {name_of(activation)}" if activation else ""
         name = f"F32, {rows} rows of {cols}, prologue {prologue}{gate}"
@@ -437,6 +466,8 @@ def _addends() -> list[Case]:
         spec = Product(kernel, "F32", 69, 45, count, row0=8, out0=5, cut=cut)
         name = _name(spec, "addends")
         found.append(case(kernel, name, addends, spec, needs=features(kernel)))
+        name = _name(spec, "ups are given")
+        found.append(case(kernel, name, ups, spec, needs=features(kernel)))
     return found
 
 

@@ -229,7 +229,7 @@ def by_expert(rng: Rng, kernel: str, kind: str, part: tuple[int, int, int]) -> T
     if size:
         params["cols"] = cols
     else:
-        constants |= {"COLS": cols, "PROLOGUE": 0, "STAGE": 1, "SPLITS": 0}
+        constants |= {"COLS": cols, "PROLOGUE": 0, "STAGE": 1, "SPLITS": 0, "SCALED": 0}
         params |= {"last": 0, "eps": 0.0, "offset": 0.0, "heads": 0}
     bound = arrays.keys() - {"raw", *(("topk_ids",) if size else ())}
     count = len(placed["tiles"]) * size if size else slots

@@ -11,10 +11,22 @@ from doppler import references
 from doppler.engine.memory import BROKEN
 from doppler.plan.bindings import RING, RING_AT
 from doppler.sampling import Sampling, block_of, blocks_of
-from doppler.workbench.case import Array, Arrays, Case, Expected, Launch, Rng, Trial, inside, named
+from doppler.workbench.case import (
+    ROUNDING,
+    Array,
+    Arrays,
+    Case,
+    Expected,
+    Launch,
+    Rng,
+    Trial,
+    inside,
+    named,
+)
 from doppler.workbench.cases.inputs import case, control, fours, state
 
 NONE = 0xFFFFFFFF  # verify_row: the batch is done
+MOST = 30.0  # of the logits that `cap` leaves
 WRITTEN = ("seen", "tokens", "control", "history")
 BLOCKS = ("logits", "seen", "tops", "ids")  # that both samplers bind
 
@@ -458,7 +470,32 @@ def _walks() -> list[Case]:
 
 
 DRAWS = (*_draws(), *_masked())
+
+
+def capped(rng: Rng) -> Trial:
+    """Logits that are small, large and far too large."""
+    logits = (40 * rng.standard_normal(700)).astype(np.float32)
+    logits[:3] = (1e30, -1e30, 0.0)
+    exact = references.cap(logits.astype(np.float64), MOST)
+    return _cap(logits, Expected(exact, ROUNDING, np.full(len(logits), MOST)))
+
+
+def uncapped(rng: Rng) -> Trial:
+    """Those that are no numbers stay so: their bits do."""
+    bits = np.array([np.nan, np.inf, -np.inf], np.float32).view(np.uint32)
+    return _cap(bits, Expected(bits))
+
+
+def _cap(logits: Array, right: Expected) -> Trial:
+    arrays = {"logits": logits, "state": state(1)}
+    params = {"size": len(logits), "most": MOST}
+    launch = Launch("cap", {}, params, named(arrays))
+    return Trial(arrays, [launch], ["logits"], lambda _: {"logits": right})
+
+
 CASES: tuple[Case, ...] = (
+    case("cap", "within 30", capped),
+    case("cap", "infinite and NaN", uncapped),
     *_texts(),
     case("sample_blocks", "anything beyond the vocabulary", padding),
     *_greedy(),

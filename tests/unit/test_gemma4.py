@@ -1,0 +1,215 @@
+"""Gemma 4 from both kinds of files, on CPython: what is read, and that all of it matters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app_page import convert_all
+from doppler import references
+from doppler.config import Layer, ModelConfig
+from doppler.errors import FormatError, UnsupportedError
+from gguf_files import gguf_bytes
+from numpy_model import NumpyModel
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+E2B, DENSE = "gemma4-e2b-like", "gemma4-12b-like"
+MARGIN = 1e-3
+MATTERS = 100 * MARGIN
+STANDING = np.float32(1e30)
+
+Weights = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NumpyModel]:
+    folder = tmp_path_factory.mktemp("gemma4")
+    convert_all({name: FIXTURES / name for name in (E2B, DENSE)}, folder)
+    return {name: NumpyModel(folder / name) for name in (E2B, DENSE)}
+
+
+def reference(name: str) -> tuple[list[int], np.ndarray]:
+    data = np.load(FIXTURES / name / "reference.npz")
+    return data["ids"].tolist(), data["logits"]
+
+
+@pytest.mark.parametrize("name", [E2B, DENSE])
+def test_logits_are_those_of_transformers(models: dict[str, NumpyModel], name: str) -> None:
+    ids, wanted = reference(name)
+    assert np.abs(models[name].logits(ids) - wanted).max() < MARGIN
+
+
+def of_layers(change: Callable[[Layer], Layer]) -> Callable[[ModelConfig], ModelConfig]:
+    return lambda config: replace(config, layers=tuple(map(change, config.layers)))
+
+
+def other_source(layer: Layer) -> Layer:
+    """Of sliding layers, the first one's keys instead of the last one's."""
+    return replace(layer, shares=0) if layer.shares > 0 and layer.window else layer
+
+
+def ropes(**changes: Any) -> Callable[[ModelConfig], ModelConfig]:
+    return lambda c: replace(c, ropes=(c.ropes[0], replace(c.ropes[1], **changes)))
+
+
+OFF: dict[str, tuple[str, Callable[[ModelConfig], ModelConfig]]] = {
+    "windows": (E2B, of_layers(lambda layer: replace(layer, window=0))),
+    "whose keys are read": (E2B, of_layers(other_source)),
+    "value norm": (DENSE, lambda c: replace(c, value_norm=False)),
+    "layer scales": (E2B, lambda c: replace(c, layer_scales=False)),
+    "embeddings of layers": (E2B, lambda c: replace(c, per_layer=0)),
+    "logit cap": (E2B, lambda c: replace(c, logit_cap=0.0)),
+    "scale of scores": (DENSE, lambda c: replace(c, query_scale=c.head_dim**-0.5)),
+    "embedding scale": (DENSE, lambda c: replace(c, embedding_scale=1.0)),
+    "query and key norms": (DENSE, lambda c: replace(c, qk_norm=False)),
+    "post norms": (DENSE, lambda c: replace(c, post_norms=False, layer_scales=False)),
+    "pairs that stand": (DENSE, ropes(scaling="none", factors=())),
+    "base": (DENSE, ropes(base=10_000.0)),
+}
+
+
+@pytest.mark.parametrize("feature", OFF)
+def test_each_feature_matters(models: dict[str, NumpyModel], feature: str) -> None:
+    name, change = OFF[feature]
+    model, (ids, wanted) = models[name], reference(name)
+    weights = model.weights
+    if feature == "post norms":
+        weights = {key: value for key, value in weights.items() if "post" not in key}
+    found = references.forward(change(model.config), weights.__getitem__, ids)
+    assert np.abs(found - wanted).max() > MATTERS
+
+
+@pytest.mark.parametrize("part", ["per_layer_token_embd", "per_layer_model_proj", "attn_v"])
+def test_each_tensor_matters(models: dict[str, NumpyModel], part: str) -> None:
+    """Both halves of what layers have of their own; values that are keys where there are none."""
+    model, (ids, wanted) = models[E2B], reference(E2B)
+    zeroed = {name: value * (0 if part in name else 1) for name, value in model.weights.items()}
+    found = references.forward(model.config, zeroed.__getitem__, ids)
+    assert np.abs(found - wanted).max() > MATTERS
+
+
+def metadata(config: ModelConfig) -> dict[str, Any]:
+    """As llama.cpp's converter writes it."""
+    shapes, shared = config.shapes, sum(layer.shares >= 0 for layer in config.layers)
+    ffn = [shape.ffn for shape in shapes]
+    full = next(s for s, layer in zip(shapes, config.layers, strict=True) if not layer.window)
+    kv_heads = [shape.kv_heads for shape in shapes]
+    own: dict[str, Any] = {
+        "block_count": len(shapes),
+        "context_length": config.context,
+        "embedding_length": config.hidden,
+        "feed_forward_length": ffn if len({*ffn}) > 1 else ffn[0],
+        "attention.head_count": config.heads,
+        "attention.head_count_kv": kv_heads if len({*kv_heads}) > 1 else kv_heads[0],
+        "attention.key_length": full.head_dim,
+        "attention.value_length": full.head_dim,
+        "attention.key_length_swa": config.head_dim,
+        "attention.value_length_swa": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        "attention.sliding_window": config.layers[0].window,
+        "attention.sliding_window_pattern": [layer.window > 0 for layer in config.layers],
+        "attention.shared_kv_layers": shared,
+        "rope.freq_base": config.ropes[1].base,
+        "rope.freq_base_swa": config.ropes[0].base,
+        "rope.dimension_count": full.head_dim,
+        "rope.dimension_count_swa": config.head_dim,
+        "embedding_length_per_layer_input": config.per_layer,
+        "final_logit_softcapping": config.logit_cap,
+    }
+    named = {f"gemma4.{key}": value for key, value in own.items()}
+    return {"general.architecture": "gemma4", "general.name": "Tiny"} | named
+
+
+def gguf_of(model: NumpyModel, path: Path, **extra: np.ndarray) -> Path:
+    """The model as such a file, in float32; `extra` tensors by name, dots being two lines."""
+    factors = np.array(model.config.ropes[1].factors, np.float32)
+    arrays = model.weights | {"rope_freqs.weight": np.minimum(factors, STANDING)}
+    arrays |= {name.replace("__", "."): value for name, value in extra.items()}
+    tensors = {
+        name: ("F32", value.shape, np.asarray(value, np.float32).tobytes())
+        for name, value in arrays.items()
+    }
+    path.write_bytes(gguf_bytes(metadata(model.config), tensors))
+    return path
+
+
+def converted(path: Path, folder: Path) -> NumpyModel:
+    convert_all({"model": path}, folder)
+    return NumpyModel(folder / "model")
+
+
+@pytest.mark.parametrize("name", [E2B, DENSE])
+def test_a_gguf_is_the_same_model(models: dict[str, NumpyModel], name: str, tmp_path: Path) -> None:
+    first, ids = models[name], reference(name)[0]
+    again = converted(gguf_of(first, tmp_path / "model.gguf"), tmp_path / "models")
+    assert again.config.layers == first.config.layers
+    assert again.config.tensor_shapes() == first.config.tensor_shapes()
+    assert np.array_equal(again.logits(ids), first.logits(ids))
+
+
+def test_keys_that_no_layer_reads_are_left_out(
+    models: dict[str, NumpyModel], tmp_path: Path
+) -> None:
+    """Published files have some, of layers that read the keys of others."""
+    first, ids = models[E2B], reference(E2B)[0]
+    layer = len(first.config.layers) - 1
+    width = first.config.shape(layer).kv_width
+    unread = {
+        f"blk__{layer}__attn_k__weight": np.ones((width, first.config.hidden)),
+        f"blk__{layer}__attn_v__weight": np.ones((width, first.config.hidden)),
+        f"blk__{layer}__attn_k_norm__weight": np.ones(first.config.shape(layer).head_dim),
+    }
+    path = gguf_of(first, tmp_path / "model.gguf", **unread)
+    again = converted(path, tmp_path / "models")
+    assert again.weights.keys() == first.weights.keys()
+    assert np.array_equal(again.logits(ids), first.logits(ids))
+
+
+def with_config(name: str, folder: Path, **text: Any) -> Path:
+    """A fixture with other fields in its config (None: without them)."""
+    shutil.copytree(FIXTURES / name, folder)
+    data = json.loads((folder / "config.json").read_text())
+    fields = data.get("text_config", data)
+    for key, value in text.items():
+        fields.pop(key, None)
+        fields |= {} if value is None else {key: value}
+    (folder / "config.json").write_text(json.dumps(data))
+    return folder
+
+
+def test_a_config_as_it_was_published(models: dict[str, NumpyModel], tmp_path: Path) -> None:
+    """Widths of layers that see all keys under names of their own, not layer by layer."""
+    old: dict[str, Any] = {
+        "global_head_dim": 40,
+        "num_global_key_value_heads": 1,
+        "per_layer_config": None,
+    }
+    old["use_bidirectional_attention"] = "vision"  # of which text has nothing
+    path = with_config(DENSE, tmp_path / "published", **old)
+    assert converted(path, tmp_path / "models").config == models[DENSE].config
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "told"),
+    [
+        ({"enable_moe_block": True}, UnsupportedError, "enable_moe_block is True"),
+        ({"num_kv_shared_layers": 8}, FormatError, "no layer has the keys"),
+        ({"num_kv_shared_layers": 9}, FormatError, "from 0 to 8"),
+        ({"per_layer_config": {"2": {"rope_theta": 1}}}, UnsupportedError, "2.rope_theta"),
+        ({"use_bidirectional_attention": "all"}, UnsupportedError, "use_bidirectional_attention"),
+        ({"hidden_size_per_layer_input": 18}, FormatError, "multiple of 4"),
+    ],
+)
+def test_what_is_refused(
+    fields: dict[str, Any], kind: type[Exception], told: str, tmp_path: Path
+) -> None:
+    path = with_config(E2B, tmp_path / "other", **fields)
+    with pytest.raises(kind, match=told):
+        convert_all({"model": path}, tmp_path / "models")
