@@ -5,7 +5,8 @@
 Needs torch and transformers (made with 2.13 and 5.23), which neither the tests nor Doppler need.
 Each fixture holds config.json, safetensors files and reference.npz: `ids` [n] of a prompt, and
 `logits` float32 [m, vocab] of its last m positions (all of them, but for the long prompt), computed
-eagerly in float32 from the weights as the files hold them.
+eagerly in float32 from the weights as the files hold them. Where a rope differs in short contexts,
+`short` has the logits of the first ids alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    Ernie4_5Config,
+    Ernie4_5ForCausalLM,
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -28,10 +31,18 @@ from transformers import (
     Gemma4TextConfig,
     GptOssConfig,
     GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    HunYuanDenseV1Config,
+    HunYuanDenseV1ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -40,6 +51,8 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
@@ -61,6 +74,7 @@ class Fixture:
     mxfp4: bool = False  # experts' matrices as blocks and scales
     norm_mean: float = 0.0
     query_norm: float = 1.0  # what its weights are multiplied by, where nothing scales scores
+    short: int = 0  # first ids of the prompt that are a prompt of their own
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -383,6 +397,151 @@ def fixtures() -> dict[str, Fixture]:
             types=(BF16, F32),
             norm_mean=1.0,
         ),
+        "granite-like": Fixture(
+            GraniteForCausalLM,
+            GraniteConfig(
+                vocab_size=306,
+                hidden_size=60,
+                intermediate_size=74,
+                num_hidden_layers=3,
+                num_attention_heads=5,
+                num_key_value_heads=1,
+                max_position_embeddings=1024,
+                rms_norm_eps=0.05,  # so that it shows that branches are scaled
+                embedding_multiplier=6.0,
+                attention_multiplier=0.5,
+                residual_multiplier=0.35,
+                logits_scaling=1.5,
+                tie_word_embeddings=True,
+                rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            ),
+            seed=9,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "mistral-like": Fixture(
+            MistralForCausalLM,
+            MistralConfig(
+                vocab_size=300,
+                hidden_size=56,
+                intermediate_size=70,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=20,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-5,
+                sliding_window=16,
+                tie_word_embeddings=False,
+                rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+            ),
+            seed=11,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "ernie45-like": Fixture(
+            Ernie4_5ForCausalLM,
+            Ernie4_5Config(
+                vocab_size=303,
+                hidden_size=68,
+                intermediate_size=62,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=24,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-5,
+                use_bias=False,
+                tie_word_embeddings=True,
+                rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+            ),
+            seed=13,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "hunyuan-like": Fixture(
+            HunYuanDenseV1ForCausalLM,
+            HunYuanDenseV1Config(
+                vocab_size=301,
+                hidden_size=60,
+                intermediate_size=74,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=32,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-5,
+                tie_word_embeddings=True,
+                rope_parameters={
+                    "rope_type": "dynamic",
+                    "rope_theta": 10_000.0,
+                    "alpha": 50.0,
+                    "factor": 1.0,
+                },
+            ),
+            seed=14,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "phi3-like": Fixture(
+            Phi3ForCausalLM,
+            Phi3Config(
+                vocab_size=296,
+                hidden_size=72,
+                intermediate_size=54,
+                num_hidden_layers=3,
+                num_attention_heads=3,
+                num_key_value_heads=1,
+                max_position_embeddings=1024,
+                original_max_position_embeddings=64,  # so that 96 tokens are a long context
+                rms_norm_eps=1e-5,
+                sliding_window=24,
+                tie_word_embeddings=True,
+                pad_token_id=None,
+                rope_parameters={
+                    "rope_type": "longrope",
+                    "rope_theta": 10_000.0,
+                    "partial_rotary_factor": 0.75,  # 18 of 24 dimensions
+                    "short_factor": [1.0, 1.1, 1.2, 1.5, 1.9, 2.5, 3.0, 3.0, 3.2],
+                    "long_factor": [1.0, 2.0, 3.5, 6.0, 9.0, 14.0, 16.0, 18.0, 20.0],
+                },
+            ),
+            seed=12,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+            short=48,
+        ),
+        "smollm3-like": Fixture(
+            SmolLM3ForCausalLM,
+            SmolLM3Config(
+                vocab_size=298,
+                hidden_size=64,
+                intermediate_size=76,
+                num_hidden_layers=5,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-6,
+                tie_word_embeddings=True,
+                pad_token_id=None,
+                rope_parameters={"rope_type": "default", "rope_theta": 5_000_000.0},
+            ),
+            seed=10,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
     }
 
 
@@ -484,8 +643,11 @@ def make(folder: Path, fixture: Fixture) -> None:
     ids = torch.randint(0, fixture.config.vocab_size, (fixture.prompt,))
     with torch.no_grad():
         logits = model(ids[None]).logits[0, -fixture.kept :].float().numpy()
+        arrays = {"ids": ids.numpy().astype(np.int32), "logits": logits}
+        if fixture.short:
+            arrays["short"] = model(ids[None, : fixture.short]).logits[0].float().numpy()
     save(folder, stored, fixture)
-    np.savez_compressed(folder / "reference.npz", ids=ids.numpy().astype(np.int32), logits=logits)
+    np.savez_compressed(folder / "reference.npz", **arrays)
     print(f"{folder.name}: logits {logits.shape}, standard deviation {logits.std():.2f}")
 
 

@@ -41,19 +41,29 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 1.0
     original_context: int = 0
-    factors: tuple[float, ...] = ()  # scaling "factors": one divisor for each pair
+    factors: tuple[float, ...] = ()  # scaling "factors": one divisor for each pair that turns
+    long_factors: tuple[float, ...] = ()  # the same for contexts longer than the original
     beta_fast: float = (
         32.0  # scaling "yarn": turns in the original context, from which on a pair is
     )
     beta_slow: float = 1.0  # left alone, and up to which it is scaled wholly
     whole_pairs: bool = True  # "yarn": those bounds are rounded to pairs
     magnitude: float = 1.0  # of cos and sin: "yarn" makes scores larger
+    # Dimensions of a head that turn, the first of each of its halves or, where pairs lie side by
+    # side, of all; 0: all do. Others keep their values.
+    width: int = 0
 
     def __post_init__(self) -> None:
         if self.scaling not in get_args(RopeScaling):
             raise FormatError(f"config: rope scaling {shown(self.scaling)} is not known")
         if (self.scaling == "factors") != bool(self.factors):
             raise FormatError("config: rope factors go with the scaling named factors, and only it")
+        if self.long_factors and not (self.factors and self.original_context > 0):
+            raise FormatError(
+                "config: rope factors for long contexts go with others for short ones"
+            )
+        if type(self.width) is not int or self.width < 0 or self.width % 2:
+            raise FormatError(f"config: rope width is {shown(self.width)}; pairs turn")
         for name in ("base", "factor", "magnitude", "beta_fast", "beta_slow"):
             _need_positive(f"rope {name}", getattr(self, name))
         if self.scaling == "llama3" and not (
@@ -71,15 +81,27 @@ class Rope:
                 f"{self.original_context}; the first must be above 1, the other positive"
             )
 
-    def inverse_frequencies(self, head_dim: int) -> list[float]:
-        """Radians a position for each of the head_dim/2 pairs."""
+    def inverse_frequencies(self, head_dim: int, context: int = 0) -> list[float]:
+        """Radians a position for each of the head_dim/2 pairs, in a context of so many tokens."""
+        width = self.width or head_dim
+        return [*self._turning(width, context), *[0.0] * ((head_dim - width) // 2)]
+
+    def magnitudes(self, head_dim: int) -> list[float]:
+        """Of cos and sin of each of the head_dim/2 pairs: 1 of those that do not turn."""
+        turned = (self.width or head_dim) // 2
+        return [self.magnitude] * turned + [1.0] * (head_dim // 2 - turned)
+
+    def _turning(self, head_dim: int, context: int) -> list[float]:
+        """The frequencies of the pairs of that many dimensions, all of which turn."""
         plain = [self.base ** (-2 * i / head_dim) for i in range(head_dim // 2)]
         if self.scaling == "linear":
             return [f / self.factor for f in plain]
         if self.scaling == "llama3":
             return [self._llama3(f) for f in plain]
         if self.scaling == "factors":
-            return [f / divisor for f, divisor in zip(plain, self.factors, strict=True)]
+            is_long = self.long_factors and context > self.original_context
+            factors = self.long_factors if is_long else self.factors
+            return [f / divisor for f, divisor in zip(plain, factors, strict=True)]
         if self.scaling == "yarn":
             low, high = self._yarn_bounds(head_dim)
             shares = [min(max((i - low) / (high - low), 0.0), 1.0) for i in range(len(plain))]
@@ -211,8 +233,10 @@ class ModelConfig:
     layers: tuple[Layer, ...]
     norm_offset: float = 0.0  # added to every RMSNorm weight: Gemma stores w and means 1 + w
     embedding_scale: float = 1.0
+    logit_scale: float = 1.0  # logits are multiplied by it
     biases: tuple[str, ...] = ()  # matrices of a layer that have one, by their GGUF names
     qk_norm: bool = False  # RMSNorm over each head of q and k, before rope
+    norm_after_rope: bool = False  # that norm comes after it
     sinks: bool = False  # a logit a query head joins the softmax, unscaled, and is dropped
     post_norms: bool = False  # RMSNorm on each branch before it joins the residual stream
     tied: bool = True  # the output head is the embedding
@@ -230,7 +254,7 @@ class ModelConfig:
                     f"config: {name} is {shown(getattr(self, name))}, no whole number"
                 )
             _need_positive(name, getattr(self, name))
-        for name in ("norm_eps", "query_scale", "embedding_scale"):
+        for name in ("norm_eps", "query_scale", "embedding_scale", "logit_scale"):
             _need_positive(name, getattr(self, name))
         if self.logit_cap:
             _need_positive("logit_cap", self.logit_cap)
@@ -238,8 +262,8 @@ class ModelConfig:
             raise FormatError(
                 f"config: per_layer is {shown(self.per_layer)}; it must be a multiple of 4"
             )
-        if self.layer_scales and not self.post_norms:
-            raise UnsupportedError("config: layers are scaled whose branches are not normed")
+        if (self.layer_scales or self.per_layer) and not self.post_norms:
+            raise UnsupportedError("config: layers end with a branch that is not normed")
         if not self.layers:
             raise FormatError("config: the model has no layers")
         if self.activation not in get_args(Activation):
@@ -249,6 +273,8 @@ class ModelConfig:
             self._check_layer(index, layer)
         if not {*self.biases} <= {*self._layer_shapes(0), *self._expert_shapes()}:
             raise FormatError(f"config: biases are of {shown(self.biases)}")
+        if self.norm_after_rope and (not self.qk_norm or any(r.magnitude != 1 for r in self.ropes)):
+            raise UnsupportedError("config: norms after rope are those of heads, which none scales")
         for number, rope in enumerate(self.ropes):
             self._check_rope(rope, self.rope_dim(number))
 
@@ -287,11 +313,15 @@ class ModelConfig:
             raise UnsupportedError(f"{where} sees other keys than layer {layer.shares} has")
 
     def _check_rope(self, rope: Rope, head_dim: int) -> None:
-        pairs = head_dim // 2
-        if rope.factors and len(rope.factors) != pairs:
-            raise FormatError(f"config: {len(rope.factors)} rope factors for {pairs} pairs")
+        if rope.width >= head_dim:
+            raise FormatError(f"config: rope turns {rope.width} of {head_dim} dimensions")
+        pairs = (rope.width or head_dim) // 2
+        for factors in (rope.factors, rope.long_factors):
+            if factors and len(factors) != pairs:
+                raise FormatError(f"config: {len(factors)} rope factors for {pairs} pairs")
         try:
             frequencies = rope.inverse_frequencies(head_dim)
+            frequencies += rope.inverse_frequencies(head_dim, rope.original_context + 1)
         except (ArithmeticError, ValueError):
             frequencies = [math.inf]
         if not all(0 <= frequency <= LARGEST_FLOAT for frequency in frequencies):
@@ -419,8 +449,15 @@ class ModelConfig:
             for name in ("head_dim", "kv_heads", "ffn", "shares", "are_values"):
                 if getattr(layer, name) == getattr(Layer, name):
                     del written[name]
+        if self.logit_scale == 1:
+            del data["logit_scale"]
+        if not self.norm_after_rope:
+            del data["norm_after_rope"]
         for rope in data["ropes"]:
+            names = ["long_factors", "width"]
             if rope["scaling"] != "yarn":
-                for name in ("beta_fast", "beta_slow", "whole_pairs", "magnitude"):
+                names += ["beta_fast", "beta_slow", "whole_pairs", "magnitude"]
+            for name in names:
+                if rope[name] == getattr(Rope, name):
                     del rope[name]
         return data

@@ -54,10 +54,20 @@ def matmul(matrix: Array, x: Array) -> Array:
     return x @ matrix.T
 
 
-def rotate(x: Array, positions: Array, frequencies: Array, pairs: RopePairs) -> Array:
-    """Rotary embedding of x [n, heads, head_dim]; `frequencies` [head_dim/2] radians a position."""
+def rotate(
+    x: Array,
+    positions: Array,
+    frequencies: Array,
+    pairs: RopePairs,
+    magnitudes: Array | float = 1.0,
+) -> Array:
+    """Rotary embedding of x [n, heads, head_dim]; `frequencies` [head_dim/2] radians a position.
+
+    magnitudes [head_dim/2]: what cos and sin are multiplied by.
+    """
     angles = np.asarray(positions, np.float64)[:, None, None] * frequencies
-    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    cos, sin = (magnitudes * part for part in (np.cos(angles), np.sin(angles)))
+    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
     half = x.shape[-1] // 2
     first, second = (
         (slice(0, half), slice(half, None))
@@ -240,7 +250,7 @@ def forward(
             x = x * tensors("layer_output_scale")
     x = rms(x, weights("output_norm.weight"), config.norm_eps, config.norm_offset)
     head = weights("token_embd.weight" if config.tied else "output.weight")
-    logits = matmul(head, x).astype(np.float32, copy=False)
+    logits = (config.logit_scale * matmul(head, x)).astype(np.float32, copy=False)
     return cap(logits, config.logit_cap) if config.logit_cap else logits
 
 
@@ -330,15 +340,17 @@ def _attend(
     """Normed states [n, hidden] -> attended values [n, heads · head_dim]."""
     layer, shape = config.layers[weight.index], config.shape(weight.index)
     n, d, eps, offset = normed.shape[0], shape.head_dim, config.norm_eps, config.norm_offset
-    rope = config.ropes[layer.rope]
-    frequencies = np.array(rope.inverse_frequencies(d))
+    rope, positions = config.ropes[layer.rope], np.arange(n)
+    frequencies, magnitudes = np.array(rope.inverse_frequencies(d, n)), np.array(rope.magnitudes(d))
 
     def heads(name: str, count: int) -> Array:
         return weight.project(name, normed).reshape(n, count, d)
 
     def turned(x: Array, name: str) -> Array:
-        x = rms(x, weight(name), eps, offset) if config.qk_norm else x
-        return rope.magnitude * rotate(x, np.arange(n), frequencies, config.rope_pairs)
+        if config.qk_norm and not config.norm_after_rope:
+            x = rms(x, weight(name), eps, offset)
+        x = rotate(x, positions, frequencies, config.rope_pairs, magnitudes)
+        return rms(x, weight(name), eps, offset) if config.norm_after_rope else x
 
     q = turned(heads("attn_q", shape.heads), "attn_q_norm")
     if layer.shares < 0:
@@ -351,3 +363,11 @@ def _attend(
     sinks = weight("attn_sinks") if config.sinks else None
     out = attention(q, keys, values, 0, layer.window, config.query_scale, sinks)
     return out.reshape(n, -1)
+
+
+def _normed(config: ModelConfig, weight: _Tensors, q: Array, k: Array) -> tuple[Array, Array]:
+    """Each head of q and k [n, heads, head_dim]."""
+    return (
+        rms(q, weight("attn_q_norm"), config.norm_eps, config.norm_offset),
+        rms(k, weight("attn_k_norm"), config.norm_eps, config.norm_offset),
+    )

@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from in_page import BROKEN, FIXTURES, LONG, PADDED, TINY, broken, mixtral_ggufs, open_client, padded
+from in_page import (
+    BROKEN,
+    FAMILIES,
+    FIXTURES,
+    LONG,
+    PADDED,
+    TINY,
+    broken,
+    mixtral_ggufs,
+    open_client,
+    padded,
+)
 from playwright.sync_api import BrowserContext
 
 from app_page import convert_all
@@ -25,7 +36,7 @@ def context(visited: Visited) -> Iterator[BrowserContext]:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoints, converted; one of them from GGUF files too, and one that is broken."""
     folder = tmp_path_factory.mktemp("tiny")
-    sources = {name: FIXTURES / name for name in (*TINY, LONG)}
+    sources = {name: FIXTURES / name for name in (*TINY, *FAMILIES, LONG)}
     sources[BROKEN] = broken(FIXTURES / "qwen2-like", folder / "checkpoint of no numbers")
     sources[PADDED] = padded(folder / f"{PADDED}.gguf")
     return convert_all(sources | mixtral_ggufs(folder), folder)

@@ -30,7 +30,11 @@ TINY = (
     "gpt-oss-like",
     "gpt-oss-mxfp4-like",
     "qwen3moe-like",
+    "hunyuan-like",
 )
+# What these alone have lies in their configs and in how their weights are read: kernels of one
+# adapter show it.
+FAMILIES = ("granite-like", "phi3-like", "smollm3-like")
 LONG = "gemma3-long"
 MIXTRAL = "mixtral-like"
 BROKEN = "qwen2-broken"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from in_page import (
     BROKEN,
+    FAMILIES,
     FIXTURES,
     GPU,
     LONG,
@@ -38,6 +39,16 @@ def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
     assert_halts_change_nothing(tiny, ids)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
+    reference = np.load(FIXTURES / name / "reference.npz")
+    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    load(tiny, name, batch=32)
+    for batch in (32, 1):
+        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
+        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
 
 
 def test_weights_that_are_no_numbers_end_an_answer(tiny: Client) -> None:

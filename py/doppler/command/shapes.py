@@ -45,10 +45,11 @@ def _gemma(
 def _gemma4(hidden: int, heads: int, kv_heads: int, ffn: int, **more: int) -> ModelConfig:
     """Gemma 4: every `every`-th layer sees all keys, with wider heads, of which a quarter turns."""
     kinds = [(i + 1) % more["every"] == 0 for i in range(more["layers"])]
+    small = "per_layer" in more  # those that have embeddings of layers
     own = more["layers"] - more.get("shared", 0)
     layers = []
     for index, is_global in enumerate(kinds):
-        window = 0 if is_global else more["window"]
+        window = 0 if is_global else 512 if small else 1024
         if index >= own:
             source = max(i for i in range(own) if kinds[i] is is_global)
             wide = more.get("shared_ffn", 0)
@@ -66,7 +67,7 @@ def _gemma4(hidden: int, heads: int, kv_heads: int, ffn: int, **more: int) -> Mo
         head_dim=256,
         ffn=ffn,
         vocab=262144,
-        context=more["context"],
+        context=131072 if small else 262144,
         norm_eps=1e-6,
         query_scale=1.0,
         activation="gelu_tanh",
@@ -155,23 +156,11 @@ SHAPES: Mapping[str, ModelConfig] = {
         2560, 8, 4, 10240, 262208, layers=34, window=1024, context=131072, factor=8
     ),
     "gemma-4-e2b": _gemma4(
-        *(1536, 8, 1, 6144),
-        **{"layers": 35, "every": 5, "window": 512, "context": 131072},
-        **{"shared": 20, "shared_ffn": 12288, "per_layer": 256},
+        1536, 8, 1, 6144, layers=35, every=5, shared=20, shared_ffn=12288, per_layer=256
     ),
-    "gemma-4-e4b": _gemma4(
-        *(2560, 8, 2, 10240),
-        **{"layers": 42, "every": 6, "window": 512, "context": 131072},
-        **{"shared": 18, "per_layer": 256},
-    ),
-    "gemma-4-12b": _gemma4(
-        *(3840, 16, 8, 15360),
-        **{"layers": 48, "every": 6, "window": 1024, "context": 262144, "global_kv_heads": 1},
-    ),
-    "gemma-4-31b": _gemma4(
-        *(5376, 32, 16, 21504),
-        **{"layers": 60, "every": 6, "window": 1024, "context": 262144, "global_kv_heads": 4},
-    ),
+    "gemma-4-e4b": _gemma4(2560, 8, 2, 10240, layers=42, every=6, shared=18, per_layer=256),
+    "gemma-4-12b": _gemma4(3840, 16, 8, 15360, layers=48, every=6, global_kv_heads=1),
+    "gemma-4-31b": _gemma4(5376, 32, 16, 21504, layers=60, every=6, global_kv_heads=4),
     "llama-3.2-1b": _llama(2048, 32, 64, 16),
     "llama-3.2-3b": _llama(3072, 24, 128, 28),
     "mixtral-8x7b": _MIXTRAL,

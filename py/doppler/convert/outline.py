@@ -14,10 +14,17 @@ from doppler.errors import DopplerError, FormatError
 from doppler.formats.content import Content
 from doppler.formats.experts import split_experts
 from doppler.formats.gguf import Gguf
-from doppler.formats.gguf_config import MOST_PAIRS, ROPE_FACTORS, config_from_gguf
+from doppler.formats.gguf_config import (
+    LONG_FACTORS,
+    MOST_PAIRS,
+    ROPE_FACTORS,
+    SHORT_FACTORS,
+    config_from_gguf,
+)
 from doppler.formats.gguf_split import read_model
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.hf_tokenizer import no_tokenizer, vocabulary_from_files
+from doppler.formats.rows import with_own_rows
 from doppler.formats.safetensors import read_checkpoint, read_json
 from doppler.formats.tensor_names import (
     check_tensors,
@@ -61,9 +68,14 @@ class Outline:
 async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -> Outline:
     """A GGUF model before it is written. Raises FormatError, UnsupportedError or SourceError."""
     gguf = await read_model(sources, buffers)
-    factors = await _rope_factors(gguf, buffers)
+    names = (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS)
+    factors, short, long = [await _rope_factors(gguf, buffers, key) for key in names]
+    if bool(short) != bool(long) or (factors and short):
+        raise FormatError(
+            f"{gguf.name}: it must have {names[0]}, or both {names[1]} and {names[2]}"
+        )
     with _naming(gguf.name):
-        architecture, config = config_from_gguf(gguf, factors)
+        architecture, config = config_from_gguf(gguf, factors or short, long)
     contents = _by_name(
         (our_name(architecture, key), Content(key, t.type, t.shape, t.source, t.offset))
         for key, t in gguf.tensors.items()
@@ -145,7 +157,8 @@ def _places(
     config: ModelConfig, contents: Mapping[str, Content], buffers: Buffers, where: str
 ) -> dict[str, Place]:
     """Where each of the model's tensors is. Raises FormatError where they are not the config's."""
-    tensors = split_experts(config, without_unread(config, contents), buffers)
+    read = without_unread(config, contents)
+    tensors = split_experts(config, with_own_rows(config, read, buffers), buffers)
     check_tensors(config, {key: t.shape for key, t in tensors.items()}, where)
     return {key: (t.source, t.offset, t.type) for key, t in tensors.items()}
 
@@ -161,14 +174,14 @@ def _naming(where: str) -> Iterator[None]:
         raise
 
 
-async def _rope_factors(gguf: Gguf, buffers: Buffers) -> tuple[float, ...]:
-    tensor = gguf.tensors.get(ROPE_FACTORS)
+async def _rope_factors(gguf: Gguf, buffers: Buffers, name: str) -> tuple[float, ...]:
+    tensor = gguf.tensors.get(name)
     if tensor is None:
         return ()
     if len(tensor.shape) != 1 or tensor.shape[0] > MOST_PAIRS or tensor.type.elements > 1:
-        raise FormatError(f"{gguf.name}: {ROPE_FACTORS} of shape {tensor.shape} is no rope's")
+        raise FormatError(f"{gguf.name}: {name} of shape {tensor.shape} is no rope's")
     data = buffers.to_bytes(await tensor.source.read(tensor.offset, tensor.bytes))
     values = dequantize(tensor.type.name, data, tensor.shape).reshape(-1)
     if not (np.isfinite(values) & (values > 0)).all():
-        raise FormatError(f"{gguf.name}: {ROPE_FACTORS} holds divisors that are not positive")
+        raise FormatError(f"{gguf.name}: {name} holds divisors that are not positive")
     return tuple(values.tolist())

@@ -34,16 +34,16 @@ BROKEN = 0xFFFFFFFE  # in the ring, in place of an id: a logit was infinite or N
 def rope_table(rope: Rope, head_dim: int, context: int) -> array[float]:
     """(cos, sin) [64 + ceil(context/64), head_dim/2, 2]: positions 0..63, then multiples of 64.
 
-    The second have the magnitude that the rope gives cos and sin. Angles are exact in float64; the
+    The second have the magnitudes that the rope gives cos and sin. Angles are exact in float64; the
     kernel joins the two by the addition theorem, since WGSL's own sine is not accurate for large
     angles.
     """
-    frequencies = rope.inverse_frequencies(head_dim)
-    table = array("f")
-    fine = [(position, 1.0) for position in range(ROPE_STEP)]
-    coarse = [(position, rope.magnitude) for position in range(0, context, ROPE_STEP)]
-    for position, magnitude in fine + coarse:
-        for frequency in frequencies:
+    frequencies = rope.inverse_frequencies(head_dim, context)
+    table, magnitudes = array("f"), rope.magnitudes(head_dim)
+    fine = [(position, [1.0] * len(frequencies)) for position in range(ROPE_STEP)]
+    coarse = [(position, magnitudes) for position in range(0, context, ROPE_STEP)]
+    for position, scales in fine + coarse:
+        for frequency, magnitude in zip(frequencies, scales, strict=True):
             angle = position * frequency
             table.extend((magnitude * math.cos(angle), magnitude * math.sin(angle)))
     return table

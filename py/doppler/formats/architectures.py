@@ -57,6 +57,14 @@ _GEMMA4_LAYER = _GEMMA3_LAYER | {
     "post_per_layer_input_norm": "post_norm",
     "layer_scalar": "layer_output_scale",
 }
+_FUSED_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_up_proj": "ffn_gate_up",
+    "mlp.down_proj": "ffn_down",
+}
 _HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 _QWEN_DEFAULTS = {
     "max_position_embeddings": 32768,
@@ -89,13 +97,16 @@ class Architecture:
     hf_defaults: Mapping[str, Any]  # what config.json may omit
     gguf_pairs: RopePairs
     activation: Activation
+    hf_pairs: RopePairs = "half"
     gguf: str = ""  # general.architecture, and the prefix of its keys; empty: the name
     gguf_renamed: Mapping[str, str] = field(default_factory=dict)  # tensors of a layer
     hf_norm_offset: float = 0.0  # GGUF has the offset added already
     hf_activation: str = ""  # what config.json calls the activation; empty: as all do
     biases: tuple[str, ...] = ()  # matrices of a layer that have one
     embedding_scaled: bool = False  # embeddings × √hidden
+    scaled: bool = False  # the metadata has four numbers of formats/scales.py
     qk_norm: bool = False
+    norm_after_rope: bool = False
     post_norms: bool = False
     sinks: bool = False
     experts: ExpertKeys | None = None
@@ -110,6 +121,7 @@ class Architecture:
     value_norm: bool = False
     layer_scales: bool = False
     layers_differ: bool = False  # in widths, where metadata says so, and in whose keys they read
+    still_every: int = 0  # n of every n-th layer that is without rope, where nothing says which
     reads: tuple[str, ...] = ()  # keys of metadata that must be neutral of other architectures
 
     @property
@@ -121,6 +133,14 @@ class Architecture:
         """Those of a pattern, where layer i (from 0) is global if (i + 1) % every == 0."""
         every = every or self.global_every
         return tuple(self.layer(0 if (i + 1) % every == 0 else window) for i in range(count))
+
+    def turned(self, count: int, every: int | None = None) -> list[int]:
+        """Of each layer: 1 where it has rope, 0 where not, as layer i has if (i + 1) % every == 0.
+
+        For architectures that have such layers.
+        """
+        every = every or self.still_every
+        return [int((i + 1) % every != 0) for i in range(count)]
 
     def layer(self, window: int) -> Layer:
         """One that sees a window, or all keys (0); of two ropes, the first is for windows."""
@@ -214,6 +234,29 @@ ARCHITECTURES = (
         gguf_pairs="interleaved",
         activation="silu",
     ),
+    Architecture(  # whose GGUF files are llama's
+        name="mistral",
+        hf_types=("mistral",),
+        hf_layer=_LLAMA_LAYER,
+        hf_defaults={
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "sliding_window": 4096,
+            "rope_theta": 10_000.0,
+        },
+        gguf="llama",
+        gguf_pairs="interleaved",
+        activation="silu",
+        sliding="all",
+    ),
     Architecture(
         name="qwen2",
         hf_types=("qwen2",),
@@ -271,6 +314,106 @@ ARCHITECTURES = (
         sliding="all",
     ),
     Architecture(
+        name="granite",
+        hf_types=("granite",),
+        hf_layer=_LLAMA_LAYER,
+        hf_defaults={
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 10_000.0,
+        },
+        gguf_pairs="interleaved",
+        activation="silu",
+        scaled=True,
+    ),
+    Architecture(
+        name="smollm3",
+        hf_types=("smollm3",),
+        hf_layer=_LLAMA_LAYER,
+        hf_defaults={
+            "vocab_size": 128256,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "rope_theta": 2_000_000.0,
+        },
+        gguf_pairs="interleaved",
+        activation="silu",
+        still_every=4,
+        reads=("no_rope_layers",),
+    ),
+    Architecture(
+        name="phi3",
+        hf_types=("phi3",),
+        hf_layer=_FUSED_LAYER,
+        hf_defaults={
+            "vocab_size": 32064,
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 10_000.0,
+        },
+        gguf_pairs="half",
+        gguf_renamed={"ffn_up": "ffn_gate_up"},
+        activation="silu",
+        sliding="all",
+        reads=("partial_rotary_factor", "rope.dimension_count"),
+    ),
+    Architecture(
+        name="ernie4_5",
+        hf_types=("ernie4_5",),
+        hf_layer=_LLAMA_LAYER,
+        hf_defaults={
+            "vocab_size": 103424,
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 18,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "rope_theta": 500_000.0,
+        },
+        hf_pairs="interleaved",
+        gguf_pairs="interleaved",
+        activation="silu",
+    ),
+    Architecture(
+        name="hunyuan-dense",
+        hf_types=("hunyuan_v1_dense",),
+        hf_layer=_LLAMA_LAYER
+        | {"self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm"},
+        hf_defaults={
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 10_000.0,
+        },
+        gguf_pairs="half",
+        activation="silu",
+        qk_norm=True,
+        norm_after_rope=True,
+        reads=("use_qk_norm", "alpha"),
+    ),
+    Architecture(
         name="gpt-oss",
         hf_types=("gpt_oss",),
         hf_layer=_GPT_OSS_LAYER,
@@ -310,8 +453,9 @@ ARCHITECTURES = (
 
 
 def of_gguf(name: Any, has_experts: bool, where: str) -> Architecture:
-    """The architecture of that general.architecture; UnsupportedError where there is none."""
-    known = {a.gguf_name: a for a in ARCHITECTURES if (a.experts is not None) is has_experts}
+    """The first architecture of that general.architecture; UnsupportedError where there is none."""
+    alike = [a for a in reversed(ARCHITECTURES) if (a.experts is not None) is has_experts]
+    known = {a.gguf_name: a for a in alike}
     if isinstance(name, str) and name not in known and name in {a.gguf_name for a in ARCHITECTURES}:
         kind = "with" if has_experts else "without"
         raise UnsupportedError(f"{where}: Doppler does not know {name} {kind} experts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from doppler.formats.architectures import Architecture, of_gguf
 from doppler.formats.gguf import Gguf
 from doppler.formats.gguf_keys import Keys
 from doppler.formats.gguf_layers import widths_of
+from doppler.formats.scales import Scales
+from doppler.formats.still_layers import with_still_layers
 from doppler.inputs.fields import Fields
 
 NEUTRAL: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> when they do not
@@ -53,16 +56,21 @@ NEUTRAL: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> 
     "full_attention_interval": (0, 1),
     "nextn_predict_layers": (0,),
 }
+_SCALES = ("embedding_scale", "attention.scale", "residual_scale", "logit_scale")
 _SOFTMAX_OF_USED = 3  # of expert_gating_func
 _SCALINGS = ("none", "linear", "yarn")
 ROPE_FACTORS = "rope_freqs.weight"  # one divisor of the inverse frequency for each pair
+# The same for contexts up to the original one, and for longer ones.
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 MOST_PAIRS = MOST_HEAD_DIM // 2
 
 
 def config_from_gguf(
-    gguf: Gguf, rope_factors: tuple[float, ...]
+    gguf: Gguf, rope_factors: tuple[float, ...], long_factors: tuple[float, ...] = ()
 ) -> tuple[Architecture, ModelConfig]:
     """The config of a file whose `rope_freqs.weight` holds `rope_factors` (empty: it has none).
+
+    Where it has `long_factors`, for long contexts, the others are for short ones.
 
     Raises UnsupportedError for an architecture or a setting that Doppler does not know, FormatError
     for keys that are missing or make no sense.
@@ -71,7 +79,7 @@ def config_from_gguf(
     keys = Keys(gguf.metadata, gguf.name).below(f"{name}.")
     architecture = of_gguf(name, keys.integer("expert_count", 0) > 0, gguf.name)
     for key, neutral in NEUTRAL.items():
-        if key not in architecture.reads:
+        if key not in architecture.reads and not (architecture.scaled and key in _SCALES):
             keys.need(key, neutral)
     hidden = keys.integer("embedding_length", least=1)
     heads = keys.integer("attention.head_count", least=1)
@@ -86,14 +94,18 @@ def config_from_gguf(
         ffn=widths.ffn,
         vocab=_vocab(gguf),
         context=keys.integer("context_length"),
-        norm_eps=_short(keys.number("attention.layer_norm_rms_epsilon")),
-        query_scale=_query_scale(architecture, count, widths.head_dim),
+        **_scales(architecture, keys, widths.head_dim).fields(
+            _short(keys.number("attention.layer_norm_rms_epsilon"))
+        ),
         activation=architecture.activation,
-        ropes=_ropes(architecture, keys, rope_factors),
+        ropes=tuple(
+            replace(rope, width=_rope_width(architecture, keys, widths.head_dim))
+            for rope in _ropes(architecture, keys, rope_factors, long_factors)
+        ),
         layers=widths.layers,
-        embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
         biases=architecture.biases,
         qk_norm=architecture.qk_norm,
+        norm_after_rope=architecture.norm_after_rope,
         post_norms=architecture.post_norms,
         tied="output.weight" not in gguf.tensors,
         rope_pairs=architecture.gguf_pairs,
@@ -104,13 +116,23 @@ def config_from_gguf(
         layer_scales=architecture.layer_scales,
         logit_cap=_short(keys.number("final_logit_softcapping", 0.0, least=0)),
     )
+    if architecture.still_every:
+        config = with_still_layers(config, architecture.turned(count))
     return architecture, config
 
 
-def _query_scale(architecture: Architecture, layers: int, head_dim: int) -> float:
-    if not architecture.scores_scaled:
-        return 1.0
-    return float(architecture.query_scalars.get(layers, head_dim) ** -0.5)
+def _scales(architecture: Architecture, keys: Keys, head_dim: int) -> Scales:
+    """Four numbers, of which 0 is the same as none; where there are none they follow from widths.
+
+    llama.cpp, too, has scores divided by the root of the width where their number is 0.
+    """
+    if architecture.scaled:
+        usual = dict.fromkeys(_SCALES, 1.0) | {"attention.scale": head_dim**-0.5}
+        return Scales(*(_short(keys.number(key, 0.0, least=0) or usual[key]) for key in _SCALES))
+    hidden, count = keys.integer("embedding_length"), keys.integer("block_count")
+    embedding = math.sqrt(hidden) if architecture.embedding_scaled else 1.0
+    scores = architecture.query_scalars.get(count, head_dim) ** -0.5
+    return Scales(embedding, scores if architecture.scores_scaled else 1.0)
 
 
 def _short(value: float) -> float:
@@ -153,27 +175,55 @@ def _layers(architecture: Architecture, keys: Keys, count: int) -> tuple[Layer, 
     return tuple(architecture.layer(window if slide else 0) for slide in slides)
 
 
-def _ropes(architecture: Architecture, keys: Keys, factors: tuple[float, ...]) -> tuple[Rope, ...]:
+def _ropes(
+    architecture: Architecture,
+    keys: Keys,
+    factors: tuple[float, ...],
+    long_factors: tuple[float, ...],
+) -> tuple[Rope, ...]:
     """(of layers with a window, of others), or one for all; linear is what needs no type."""
     base = keys.number("rope.freq_base", 10_000.0)
-    kind = keys.choice("rope.scaling.type", _SCALINGS, "linear")
+    known = (*_SCALINGS, "longrope") if long_factors else _SCALINGS
+    kind = keys.choice("rope.scaling.type", known, "linear")
     if kind == "yarn":
         rope = _yarn(architecture, keys, base)
         if factors:
             raise UnsupportedError(f"{keys.where}: yarn rope and {ROPE_FACTORS} at once")
     else:
         for key in ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"):
-            keys.need(key, (1,))
+            if not (long_factors and key == "rope.scaling.attn_factor"):
+                keys.need(key, (1,))
         factor = _linear_factor(keys) if kind == "linear" else 1.0
         rope = Rope(base)
         if factors:
             rope = Rope(base, "factors", factors=tuple(divisor * factor for divisor in factors))
+            if long_factors:
+                rope = _longrope(keys, rope, tuple(divisor * factor for divisor in long_factors))
         elif factor != 1:
             rope = Rope(base, "linear", factor)
     if not architecture.local_base:
         keys.need("rope.freq_base_swa", (0, base))
         return (rope,)
     return Rope(keys.number("rope.freq_base_swa", architecture.local_base)), rope
+
+
+def _longrope(keys: Keys, rope: Rope, long_factors: tuple[float, ...]) -> Rope:
+    """A rope with divisors for short contexts, with those for long ones."""
+    context = keys.integer("context_length")
+    return replace(
+        rope,
+        long_factors=long_factors,
+        original_context=keys.integer("rope.scaling.original_context_length", context),
+        magnitude=_short(keys.number("rope.scaling.attn_factor", 1.0)),
+    )
+
+
+def _rope_width(architecture: Architecture, keys: Keys, head_dim: int) -> int:
+    """Dimensions of a head that turn; 0 for all."""
+    if "rope.dimension_count" not in architecture.reads:
+        return 0
+    width = keys.integer("rope.dimension_count", head_dim, least=1)
+    return 0 if width == head_dim else width
 
 
 def _linear_factor(keys: Keys) -> float:

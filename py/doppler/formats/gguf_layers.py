@@ -38,12 +38,16 @@ def widths_of(
     default = keys.integer("embedding_length", least=1) // heads
     own = keys.integer("expert_feed_forward_length", 0) if architecture.experts else 0
     kv_heads = keys.integer(_KV_HEADS, heads)
-    return Widths(_head_dim(keys, default), kv_heads, own or keys.integer(_FFN), layers)
+    return Widths(
+        _head_dim(architecture, keys, default), kv_heads, own or keys.integer(_FFN), layers
+    )
 
 
-def _head_dim(keys: Keys, default: int) -> int:
-    """The width of a head, which rope must turn as a whole."""
+def _head_dim(architecture: Architecture, keys: Keys, default: int) -> int:
+    """The width of a head, which rope must turn as a whole, unless an architecture's may not."""
     rotated = keys.integer("rope.dimension_count", 0)
+    if "rope.dimension_count" in architecture.reads:
+        rotated = 0
     head_dim = keys.integer(_KEY, rotated or default, least=1)
     if rotated not in (0, head_dim):
         raise UnsupportedError(f"{keys.where}: rope turns {rotated} of {head_dim} dimensions only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from doppler.config import (
@@ -20,7 +21,9 @@ from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, ExpertKeys, of_hf
 from doppler.formats.hf_layers import with_own_widths
 from doppler.formats.hf_quantization import refuse_quantised
-from doppler.inputs.fields import LARGEST_INT, Fields, shown
+from doppler.formats.scales import Scales
+from doppler.formats.still_layers import with_still_layers
+from doppler.inputs.fields import LARGEST_INT, SMALLEST_FLOAT, Fields, shown
 
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when it does not
@@ -43,6 +46,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when i
     "clip_qkv": (0,),
     "alibi": (False,),
     "use_qk_norm": (False,),
+    "use_cla": (False,),
     "qk_layernorm": (False,),
     "use_parallel_residual": (False,),
     "use_bidirectional_attention": (False, "vision"),  # of images: text stays causal
@@ -61,6 +65,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when i
     "hidden_size_per_layer_input": (0,),
     "enable_moe_block": (False,),
 }
+_SCALES = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
 _CLAMP = 7.0  # of the activation that has one
 
 
@@ -84,10 +89,15 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
         neutral |= {"attention_bias": (False,), "qkv_bias": (False,)}
     elif "attn_output" in architecture.biases:
         neutral |= {"attention_bias": (True,)}
+    if architecture.scaled:
+        neutral = {key: known for key, known in neutral.items() if key not in _SCALES}
     for key, known in neutral.items():
         if key not in architecture.reads:
             _need(fields, key, known)
-    return architecture, _config(architecture, fields)
+    config = _config(architecture, fields)
+    if architecture.still_every:
+        config = with_still_layers(config, _turned(architecture, fields, len(config.layers)))
+    return architecture, config
 
 
 def _need(fields: Fields, key: str, known: tuple[Any, ...]) -> None:
@@ -114,18 +124,17 @@ def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
         ffn=fields.integer(keys.ffn if keys else "intermediate_size"),
         vocab=fields.integer("vocab_size"),
         context=fields.integer("max_position_embeddings"),
-        norm_eps=fields.number("rms_norm_eps"),
-        query_scale=_query_scale(fields, head_dim) if architecture.scores_scaled else 1.0,
+        **_scales(architecture, fields, head_dim).fields(fields.number("rms_norm_eps")),
         activation=_activation(architecture, fields),
         ropes=_ropes(architecture, fields, head_dim, layers),
         layers=layers,
         norm_offset=architecture.hf_norm_offset,
-        embedding_scale=math.sqrt(hidden) if architecture.embedding_scaled else 1.0,
         biases=architecture.biases,
         qk_norm=architecture.qk_norm,
+        norm_after_rope=architecture.norm_after_rope,
         post_norms=architecture.post_norms,
         tied=fields.flag("tie_word_embeddings", False),
-        rope_pairs="half",
+        rope_pairs=architecture.hf_pairs,
         sinks=architecture.sinks,
         experts=_experts(keys, fields),
         value_norm=architecture.value_norm,
@@ -141,6 +150,15 @@ def _experts(keys: ExpertKeys | None, fields: Fields) -> Experts | None:
     count = next((key for key in keys.count if fields.has(key)), keys.count[0])
     normed = keys.normed is None or fields.flag(keys.normed, False)
     return Experts(fields.integer(count), fields.integer("num_experts_per_tok"), normed)
+
+
+def _scales(architecture: Architecture, fields: Fields, head_dim: int) -> Scales:
+    """Four numbers, where they are; else the embedding's and the scores' follow from widths."""
+    if architecture.scaled:
+        return Scales(*(fields.number(key, 1.0, least=SMALLEST_FLOAT) for key in _SCALES))
+    hidden = fields.integer("hidden_size")
+    embedding = math.sqrt(hidden) if architecture.embedding_scaled else 1.0
+    return Scales(embedding, _query_scale(fields, head_dim) if architecture.scores_scaled else 1.0)
 
 
 def _query_scale(fields: Fields, head_dim: int) -> float:
@@ -177,6 +195,13 @@ def _layers(architecture: Architecture, fields: Fields) -> tuple[Layer, ...]:
     return tuple(architecture.layer(window if i >= first else 0) for i in range(count))
 
 
+def _turned(architecture: Architecture, fields: Fields, count: int) -> list[int]:
+    """Whether each layer has rope; those without may be the ones that slide, where any does."""
+    _need(fields, "use_sliding_window", (False,))
+    every = fields.integer("no_rope_layer_interval", architecture.still_every, least=1)
+    return fields.integers("no_rope_layers", architecture.turned(count, every), most=1)
+
+
 def _typed_layers(architecture: Architecture, fields: Fields, count: int) -> tuple[Layer, ...]:
     types, known = fields.texts("layer_types"), ("sliding_attention", "full_attention")
     if len(types) != count or not {*types} <= {*known}:
@@ -208,21 +233,40 @@ def _ropes(
     if len(old):
         plain = old.over(Fields({"rope_theta": plain.get("rope_theta")}, fields.where))
     if not architecture.local_base:
-        return (_rope(plain, fields, head_dim),)
+        return (_rope(architecture, plain, fields, head_dim),)
     wide = (layer.head_dim for layer in layers if layer.rope == 1 and layer.head_dim)
-    return _rope(local, fields, head_dim), _rope(plain, fields, next(wide, head_dim))
+    full = _rope(architecture, plain, fields, next(wide, head_dim))
+    return _rope(architecture, local, fields, head_dim), full
 
 
-def _rope(data: Fields, fields: Fields, head_dim: int) -> Rope:
-    """The rope of heads of that width."""
-    base = data.number("rope_theta")
+def _rope(architecture: Architecture, data: Fields, fields: Fields, head_dim: int) -> Rope:
+    """Of heads of that width, which turn as a whole or, in some architectures, in part."""
+    key = "partial_rotary_factor"
     if data.get("rope_type") == "proportional":
-        share = data.number("partial_rotary_factor", 1.0)
-        turned = int(share * head_dim // 2)
+        turned = int(data.number(key, 1.0, least=0, most=1) * head_dim // 2)
         factors = (1.0,) * turned + (STANDING,) * (head_dim // 2 - turned)
-        return Rope(base, "factors", factors=factors)
-    for key in ("partial_rotary_factor", "mrope_section"):
+        return Rope(data.number("rope_theta"), "factors", factors=factors)
+    if "alpha" in architecture.reads and data.has("alpha"):
+        return _stretched_rope(data, head_dim)
+    if key not in architecture.reads:
         _need(data, key, (1,))
+        return _whole_rope(data, fields)
+    width = int(head_dim * data.number(key, fields.number(key, 1.0), least=0, most=1))
+    if width == 0:
+        raise data.error(key, "so large that two dimensions of a head turn")
+    return replace(_whole_rope(data, fields), width=0 if width == head_dim else width)
+
+
+def _stretched_rope(data: Fields, head_dim: int) -> Rope:
+    """One whose base alone is changed, by `alpha`; that is called dynamic and is not."""
+    data.choice("rope_type" if data.has("rope_type") else "type", ("dynamic",))
+    alpha = data.number("alpha", least=SMALLEST_FLOAT)
+    return Rope(data.number("rope_theta") * alpha ** (head_dim / max(head_dim - 2, 1)))
+
+
+def _whole_rope(data: Fields, fields: Fields) -> Rope:
+    _need(data, "mrope_section", (1,))
+    base = data.number("rope_theta")
     kind = data.text("rope_type", data.text("type", ""))
     if not kind and data.number("factor", 1.0) != 1:
         raise data.error("rope_type", "given where there is a factor")
@@ -239,9 +283,37 @@ def _rope(data: Fields, fields: Fields, head_dim: int) -> Rope:
             data.number("high_freq_factor"),
             int(data.number("original_max_position_embeddings", most=LARGEST_INT)),
         )
+    if kind in ("longrope", "su") or data.has("long_factor"):
+        return _longrope(base, data, fields)
     if kind == "yarn":
         return _yarn(base, data, fields)
     raise UnsupportedError(f"{data.where}: rope type {shown(kind)} is not one that Doppler knows")
+
+
+def _longrope(base: float, data: Fields, fields: Fields) -> Rope:
+    """A divisor for each pair, another one for contexts that are longer than the original.
+
+    In either, cos and sin are as large as is given, or follows from how much longer one may be.
+    """
+    key, longest = "original_max_position_embeddings", fields.integer("max_position_embeddings")
+    original = data.integer(key, fields.integer(key, longest), least=2)
+    factor = data.number("factor", longest / original)
+    usual = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(original))
+    return Rope(
+        base,
+        "factors",
+        original_context=original,
+        factors=_divisors(data, "short_factor"),
+        long_factors=_divisors(data, "long_factor"),
+        magnitude=data.number("attention_factor", usual),
+    )
+
+
+def _divisors(data: Fields, key: str) -> tuple[float, ...]:
+    divisors = data.numbers(key)
+    if not divisors or min(divisors) <= 0:
+        raise data.error(key, "a list of positive numbers")
+    return tuple(divisors)
 
 
 def _yarn(base: float, data: Fields, fields: Fields) -> Rope:

@@ -41,7 +41,10 @@ _COMPUTED = (
     *(".attn.bias", ".attn.masked_bias", ".masked_bias", "position_ids", ".causal_mask"),
 )
 _OTHER_GGUF_PARTS = ("v.", "mm.", "a.")
-_COMPUTED_GGUF = ("attn_rot_embd.weight", "rope_freqs.weight")
+_COMPUTED_GGUF = (
+    *("attn_rot_embd.weight", "rope_freqs.weight"),
+    *("rope_factors_short.weight", "rope_factors_long.weight"),
+)
 _LAYER = re.compile(r"layers\.([0-9]{1,6})\.(.+)")
 _KEYS = ("attn_k", "attn_v", "attn_k_norm")
 _KINDS = {".": ("weight", "bias"), "_": ("bias", "blocks", "scales")}

@@ -37,7 +37,7 @@ def rope_bindings(model: PlannedModel, batch: int, index: int) -> dict[str, View
 
 
 def rope_constants(model: PlannedModel, index: int) -> dict[str, Number]:
-    """Which numbers are pairs, what there is besides queries, and how it is kept."""
+    """Which numbers are pairs, when they are normed; what there is besides queries, as it is kept."""
     c = model.config
     shape = c.shape(index)
     return {
@@ -45,7 +45,7 @@ def rope_constants(model: PlannedModel, index: int) -> dict[str, Number]:
         "PROJECTED": 0 if shape.value_heads else 1 if shape.key_heads else 2,
         "VALUE_NORM": int(c.value_norm and shape.key_heads > 0),
         "PAIRS": int(c.rope_pairs == "interleaved"),
-        "QK_NORM": int(c.qk_norm),
+        "QK_NORM": int(c.qk_norm) + int(c.norm_after_rope),
         **cached(model, index),
     }
 

@@ -23,7 +23,11 @@ def config_of(fields: Fields) -> ModelConfig:
     fields.choice("rope_pairs", get_args(RopePairs), "half")
     ropes = fields.tables("ropes", most=_MOST_ROPES)
     given["ropes"] = tuple(
-        Rope(**_plain(rope, Rope, ("factors",)), factors=tuple(rope.numbers("factors", [])))
+        Rope(
+            **_plain(rope, Rope, ("factors", "long_factors")),
+            factors=tuple(rope.numbers("factors", [])),
+            long_factors=tuple(rope.numbers("long_factors", [])),
+        )
         for rope in ropes
     )
     layers = fields.tables("layers", most=MOST_LAYERS)

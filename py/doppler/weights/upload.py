@@ -7,8 +7,10 @@ without loss. Verifying is verified.py's: nothing is given away before all of it
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 
+from doppler.config import ModelConfig
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
 from doppler.gpu.kernels import Device
@@ -47,7 +49,7 @@ async def upload_weights(
     """
     device, manifest = binder.device, store.manifest
     host = HostFeed(device.gpu, store)
-    uploader = _Uploader(binder, weights)
+    uploader = _Uploader(binder, weights, manifest.config)
     tensors = sorted(manifest.tensors, key=lambda t: t.offset)
     try:
         async with device.gpu.scope("upload of the weights"):
@@ -67,6 +69,15 @@ async def upload_weights(
         uploader.release()
 
 
+def _scaled(values: bytes, config: ModelConfig) -> bytes:
+    """Weights of the last norm that scale the logits, too: the head multiplies what it gives."""
+    if config.logit_scale == 1:
+        return values
+    scale, offset = config.logit_scale, config.norm_offset
+    scaled = ((weight + offset) * scale - offset for weight in memoryview(values).cast("f"))
+    return array("f", scaled).tobytes()
+
+
 def _blocks(tensor: Tensor, size: int) -> range:
     """Indices of the blocks that hold a tensor."""
     return range(tensor.offset // size, (tensor.offset + tensor.bytes - 1) // size + 1)
@@ -75,9 +86,9 @@ def _blocks(tensor: Tensor, size: int) -> range:
 class _Uploader:
     """Holds the staging buffer while tensors are loaded one after another."""
 
-    def __init__(self, binder: Binder, weights: Weights) -> None:
+    def __init__(self, binder: Binder, weights: Weights, config: ModelConfig) -> None:
         self._gpu, self._kernels = binder.device.gpu, binder.device.kernels
-        self._binder, self._weights = binder, weights
+        self._binder, self._weights, self._config = binder, weights, config
         self._staging: GpuBuffer | None = None
 
     def release(self) -> None:
@@ -91,6 +102,8 @@ class _Uploader:
             if tensor.name in self._weights.vectors:
                 raw = await feed.read(tensor.offset, tensor.bytes)
                 values = float32_bytes(tensor.type, raw)
+                if tensor.name == "output_norm.weight":
+                    values = _scaled(values, self._config)
                 self._binder.write(self._weights.vectors[tensor.name], values)
             else:
                 await self._load_matrix(tensor, feed)

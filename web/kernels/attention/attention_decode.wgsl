@@ -1,7 +1,7 @@
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // rope.wgsl and attention.wgsl for one token, with its keys shared among workgroups: norms and rotates
-// q and k, moves k and v into the cache, and attends to a run of the keys that the token sees.
+// q and k (in the order of QK_NORM), moves k and v into the cache, and attends to a run of the keys that the token sees.
 // uses: state
 // uses: cache
 // uses: cache_write
@@ -117,9 +117,9 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
       let b = select(j + WIDTH / 2u, 2u * j + 1u, PAIRS == 1u);
       fours[n] = array<vec4f, 2>(qkv[own * WIDTH + a], qkv[own * WIDTH + b]);
       turns[n] = turn(j);
-      if (QK_NORM == 1u && is_query) {
+      if (QK_NORM > 0u && is_query) {
         norms[n] = array<vec4f, 2>(q_norm[a], q_norm[b]);
-      } else if (QK_NORM == 1u) {
+      } else if (QK_NORM > 0u) {
         norms[n] = array<vec4f, 2>(k_norm[a], k_norm[b]);
       }
       square += dot(fours[n][0], fours[n][0]) + dot(fours[n][1], fours[n][1]);
@@ -149,6 +149,10 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
         two[1] *= inverse * (norms[n][1] + params.offset);
       }
       two = rotated(two, turns[n]);
+      if (QK_NORM == 2u) {
+        two[0] *= inverse * (norms[n][0] + params.offset);
+        two[1] *= inverse * (norms[n][1] + params.offset);
+      }
       if (is_query) {
         turned[head * WIDTH + a] = params.scale * two[0];
         turned[head * WIDTH + b] = params.scale * two[1];

@@ -1,4 +1,5 @@
-// Per head of q and k: optional RMSNorm (QK_NORM), then rotation; q in place, k and v to the cache.
+// Per head of q and k: rotation, with RMSNorm before it (QK_NORM 1), after it (2) or none (0); q in place,
+// k and v to the cache.
 // With VALUE_NORM, heads of v are normed too, without weights. PROJECTED tells what is projected besides q:
 // keys and values (SPLIT), keys that are the values too, before norm and rotation (SHARED), or nothing
 // (NONE), in a layer that reads another one's cache.
@@ -65,7 +66,7 @@ fn main(
   let live = t < state.count && position < params.context;
   let base = t * params.stride + head * HEAD_DIM;
   var inverse = 1.0;
-  if (QK_NORM == 1u || VALUE_NORM == 1u) {
+  if (QK_NORM > 0u || VALUE_NORM == 1u) {
     var sum = 0.0;
     for (var i = lane; i < HEAD_DIM; i += 32u) {
       let value = select(0.0, qkv[base + i], live);

@@ -11,7 +11,7 @@ fn angle(position: u32, i: u32) -> vec2f {
   return vec2f(coarse.x * fine.x - coarse.y * fine.y, coarse.y * fine.x + coarse.x * fine.y);
 }
 
-// Element i of the head at `base` of qkv: normed and rotated with its partner.
+// Element i of the head at `base` of qkv: rotated with its partner and normed, in the order of QK_NORM.
 fn turned_value(base: u32, i: u32, position: u32, inverse: f32, is_query: bool) -> f32 {
   let half = HEAD_DIM / 2u;
   var first = i < half;
@@ -29,7 +29,11 @@ fn turned_value(base: u32, i: u32, position: u32, inverse: f32, is_query: bool) 
     other *= inverse * (select(k_norm[partner], q_norm[partner], is_query) + params.offset);
   }
   let turn = angle(position, pair);
-  return own * turn.x + select(other, -other, first) * turn.y;
+  let value = own * turn.x + select(other, -other, first) * turn.y;
+  if (QK_NORM == 2u) { // a rotation leaves a head as long as it is
+    return value * inverse * (select(k_norm[i], q_norm[i], is_query) + params.offset);
+  }
+  return value;
 }
 
 // Elements i .. i + 3.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,12 +46,21 @@ ROPES = (
 )
 PAIRS: tuple[RopePairs, ...] = ("half", "interleaved")
 EPS, OFFSET = 1e-6, 1.0
+PROJECTED: tuple[dict[str, Any], ...] = (  # and how: fields of a Rotation
+    {"value_norm": True},
+    {"projected": 1},
+    {"projected": 1, "value_norm": True},
+    {"projected": 2},
+)
 BASE_BYTES = 1 << 14  # workgroup memory that every adapter has
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Three real tokens in a batch of four, from `position` on; capacity: of a ring, or 0."""
+    """Three real tokens in a batch of four, from `position` on; capacity: of a ring, or 0.
+
+    after: norms come after rope.
+    """
 
     heads: int
     kv_heads: int
@@ -61,6 +71,7 @@ class Rotation:
     rope: Rope
     half: bool
     capacity: int = 0
+    after: bool = False
     projected: int = 0  # besides q: keys and values, keys that are both (1), or nothing (2)
     value_norm: bool = False
 
@@ -76,6 +87,7 @@ class Rotation:
         notes = {
             self.rope.scaling: self.rope != ROPES[0],
             "normed": self.qk_norm,
+            "after rope": self.after,
             "f16": self.half,
             f"ring of {self.capacity}": self.capacity,
             "keys are values": self.projected == 1,
@@ -104,7 +116,7 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
     constants = {
         "HEAD_DIM": dim,
         "PAIRS": int(spec.pairs == "interleaved"),
-        "QK_NORM": int(spec.qk_norm),
+        "QK_NORM": int(spec.qk_norm) + int(spec.after),
         "PROJECTED": spec.projected,
         "VALUE_NORM": int(spec.value_norm),
         "KV_HALF": int(spec.half),
@@ -152,14 +164,15 @@ def _rotated(
     q, k, v = np.split(parts, [spec.heads, spec.heads + spec.kv_heads], axis=1)
     v = k if spec.projected == 1 else v
     v = references.rms(v, 1.0, EPS, 0.0) if spec.value_norm else v
-    if spec.qk_norm:
-        q, k = (
-            references.rms(part, norm, EPS, OFFSET)
-            for part, norm in zip((q, k), norms, strict=True)
-        )
     frequencies = np.array(spec.rope.inverse_frequencies(spec.head_dim))
-    q, k = (references.rotate(part, places, frequencies, spec.pairs) for part in (q, k))
-    return q, k, v
+
+    def turned(part: Array, norm: Array) -> Array:
+        if spec.qk_norm and not spec.after:
+            part = references.rms(part, norm, EPS, OFFSET)
+        part = references.rotate(part, places, frequencies, spec.pairs)
+        return references.rms(part, norm, EPS, OFFSET) if spec.after else part
+
+    return turned(q, norms[0]), turned(k, norms[1]), v
 
 
 @dataclass(frozen=True)
@@ -334,7 +347,7 @@ def _decode(split: Split, rotation: Rotation, capacity: int, has_sinks: bool) ->
     constants = {
         "HEAD_DIM": split.head_dim,
         "PAIRS": int(rotation.pairs == "interleaved"),
-        "QK_NORM": int(rotation.qk_norm),
+        "QK_NORM": int(rotation.qk_norm) + int(rotation.after),
         "PROJECTED": rotation.projected,
         "VALUE_NORM": int(rotation.value_norm),
         "KV_HALF": int(rotation.half),
@@ -421,11 +434,12 @@ def _rotations() -> list[Case]:
     specs += [
         Rotation(4, 2, 64, "half", True, position, ROPES[0], half, 11) for position, half in places
     ]
+    specs += [Rotation(4, 2, 80, pairs, True, 61, ROPES[0], False, after=True) for pairs in PAIRS]
     specs += [
-        Rotation(4, 2, 16, "half", True, 9, ROPES[0], False, 0, projected, value_norm)
-        for projected, value_norm in ((0, True), (1, True), (1, False), (2, False))
+        Rotation(4, 2, 16, "half", True, 9, ROPES[0], False, **projected) for projected in PROJECTED
     ]
-    specs.append(Rotation(3, 1, 512, "half", True, 100, ROPES[1], True, 0, 1, True))
+    wide: dict[str, Any] = {"projected": 1, "value_norm": True}
+    specs.append(Rotation(3, 1, 512, "half", True, 100, ROPES[1], True, **wide))
     return [case("rope", str(spec), rope, spec) for spec in specs]
 
 
@@ -481,7 +495,7 @@ def _flash() -> list[Case]:
 
 
 def _tokens() -> list[Case]:
-    found = []
+    found, needs = [], ("subgroups",)
     for pairs in PAIRS:
         for shift in (0, 1):  # by which sinks are dealt out to the shapes
             for i, split in enumerate(SPLITS):
@@ -492,11 +506,15 @@ def _tokens() -> list[Case]:
                 note = "no sinks" if sinks is None else f"sinks {sinks}"
                 name = f"{split}, {pairs}, {note}"
                 kernel = "attention_join" if shift and pairs == "half" else "attention_decode"
-                needs = ("subgroups",)
                 found.append(case(kernel, name, token, split, rotation, sinks, needs=needs))
+    split = SPLITS[2]
+    shape = split.heads, split.kv_heads, split.head_dim
+    last = Rotation(*shape, "half", True, split.before, ROPES[0], False, after=True)
+    name = f"{split}, normed after rope"
+    found.append(case("attention_decode", name, token, split, last, None, needs=needs))
     split = Split(6, 2, 24, 40, 16, 3, 0)
-    for projected, value_norm in ((0, True), (1, True), (2, False)):
-        rotation = Rotation(6, 2, 24, "half", True, 40, ROPES[0], False, 0, projected, value_norm)
+    for projected in PROJECTED:
+        rotation = Rotation(6, 2, 24, "half", True, 40, ROPES[0], False, **projected)
         name = f"{split.splits} splits, {rotation}"
         args = (split, rotation, None)
         found.append(case("attention_decode", name, token, *args, needs=("subgroups",)))
