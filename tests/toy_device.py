@@ -103,7 +103,9 @@ class ToyDevice:
 
         self._queue.append(write)
 
-    def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
+    def prefill(
+        self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
+    ) -> None:
         assert 1 <= len(ids) <= size
         self.chunks.append(size)
 

@@ -351,6 +351,12 @@ class ModelConfig:
         return [self.shape(index) for index in range(len(self.layers))]
 
     @property
+    def own_layers(self) -> int:
+        """The first layers, up to the last that has keys: tokens need no others for the cache."""
+        own = (i for i, layer in enumerate(self.layers, start=1) if layer.shares < 0)
+        return max(own)
+
+    @property
     def last_norm(self) -> str:
         """The norm of a layer's last branch, where branches are normed."""
         return "post_norm" if self.per_layer else "post_ffw_norm"

@@ -32,8 +32,8 @@ async def contents():
     return digests
 
 async def halt(keys, place):
-    # Runs keys[0] up to `place`, and then everything, which does nothing.
-    segments = runner._segments(keys[0])
+    # Runs up to `place`, and then everything, which does nothing.
+    segments = [segment for key in keys for segment in runner._segments(key)]
     last = next(n for n, segment in enumerate(segments) if segment.place == place)
     recording = binder.record(steps_of(segments[: last + 1]))
     binder.device.kernels.run(recording)
@@ -55,7 +55,7 @@ async def generate(at=None):
         runner.decode(count - 1, end)
     else:
         memory.write_batch(ids, 0, 0)
-        await halt([runner._chunk(0, size)], at[0])
+        await halt(runner._chunk(0, size), at[0])
         runner.resume_prefill(at[1], 0, size, len(ids))
         runner.sample(size)
         await halt(runner._token(runner._bucket(end)), at[0])

@@ -70,7 +70,7 @@ def test_ids_without_a_token_have_no_text(tiny: Client, tiny_folder: Path) -> No
     assert answer["prompt_ids"] == [last - 29, last]
 
 
-@pytest.mark.parametrize("name", ["gemma3-1b-like", "gpt-oss-mxfp4-like"])
+@pytest.mark.parametrize("name", ["gemma3-1b-like", "gemma4-e2b-like", "gpt-oss-mxfp4-like"])
 def test_tiny_model_continues_as_its_logits_say(tiny: Client, name: str, tmp_path: Path) -> None:
     ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
     load(tiny, name)

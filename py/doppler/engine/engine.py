@@ -130,7 +130,7 @@ class Engine:
         self._cache.cut(0)
         for start in range(0, len(ids), batch):
             piece = ids[start : start + batch]
-            self._runner.prefill(piece, start, batch, 0)
+            self._runner.prefill(piece, start, batch, 0, is_end=False)
             for row in range(0, len(piece), HEAD_ROWS):
                 yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
 

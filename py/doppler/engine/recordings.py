@@ -15,7 +15,9 @@ class Plan(StrEnum):
     """A run of segments that is always queued as one."""
 
     DECODE = "decode"  # a token's body, for contexts up to `size`
-    PREFILL = "prefill"  # the body of a chunk of `size`
+    PREFILL = "prefill"  # the layers of a chunk of `size` that fill the cache
+    REST = "rest"  # of the same: the others, which read others' keys
+    LAST = "last"  # those of its last token alone, for contexts up to `size`
     HEAD = "head"  # logits after a chunk of `size`, of which more than 1 are the same
     ROWS = "rows"  # logits of several positions, from row `size` on
     SAMPLE = "sample"

@@ -34,8 +34,13 @@ class Runner(Protocol):
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         """Tokens are chosen by `sampling` from now on; `ids`, the prompt, count as seen."""
 
-    def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
-        """Runs `ids`, the first of them at `position` of the cache, as a chunk of `size` tokens."""
+    def prefill(
+        self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
+    ) -> None:
+        """Runs `ids`, the first of them at `position` of the cache, as a chunk of `size` tokens.
+
+        A token can be sampled after one that `is_end` of its prompt.
+        """
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
         """Samples the token after a chunk of `size`, which was just run.
@@ -72,14 +77,17 @@ class GpuRunner:
         self._memory, self._model = memory, model
         self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
         self._recordings = Recordings(binder, self._segments)
+        self._needs_rest = False  # before logits of the chunk that was run
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
     async def compile(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
         buckets = {self._bucket(tokens) for tokens in (1, *BUCKETS, self._model.layout.context)}
         steps = [step for bucket in buckets for step in self._steps(*self._token(bucket))]
-        if self._model.layout.batch > 1:
-            steps += steps_of(self._prefill_plan.all(self._model.layout.batch))
+        batch = self._model.layout.batch
+        if batch > 1:
+            ends = [key for bucket in buckets for key in self._chunk(bucket - batch, batch)]
+            steps += self._steps(*ends, self._head(batch))
         await self._compile(steps, progress)
 
     def destroy(self) -> None:
@@ -89,19 +97,23 @@ class GpuRunner:
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._memory.write_sampling(sampling, ids)
 
-    def prefill(self, ids: Sequence[int], position: int, size: int, seed: int) -> None:
+    def prefill(
+        self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
+    ) -> None:
         self._memory.write_batch(ids, position, seed)
-        self._run([self._chunk(position, size)])
+        self._run(self._chunk(position, size, is_end))
+        self._needs_rest = not is_end and self._has_rest(size)
 
     def resume_prefill(self, place: Place, position: int, size: int, count: int) -> None:
         """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on; `count`
-        tokens of its `size` are real.
+        tokens of its `size` are real. It is the end of its prompt.
         """
-        self._memory.end_halt(count)
-        self._run([self._chunk(position, size)], start=place)
+        is_alone = self._has_rest(size) and place.layer >= self._model.config.own_layers
+        self._memory.end_halt(1 if is_alone else count)
+        self._run(self._chunk(position, size), start=place)
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
-        self._run([Key(Plan.HEAD, min(size, 2)), Key(self._sampler(mask))])
+        self._run([self._head(size), Key(self._sampler(mask))])
 
     def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
         self._run(self._token(self._bucket(end), self._sampler(mask)), steps)
@@ -135,12 +147,15 @@ class GpuRunner:
     async def logits(self, size: int, row: int, rows: int) -> npt.NDArray[np.float32]:
         """[rows, vocab] from `row` on, of a chunk of `size` tokens that was just run.
 
-        There are at most HEAD_ROWS at once; of a chunk of one, that one.
+        There are at most HEAD_ROWS at once; of a chunk of one, that one. It `is_end` of no prompt.
         """
         memory = self._memory
         if size == 1:
             self._run([Key(Plan.HEAD, 1)])
             return await memory.read_logits(self._model.layout.of_token["logits"], 1)
+        if self._needs_rest:
+            self._run([Key(Plan.REST, size)])
+            self._needs_rest = False
         memory.write_count(rows)  # or the head would do the whole batch
         self._run([Key(Plan.ROWS, row)])
         return await memory.read_logits(self._model.layout.rows_of_logits, rows)
@@ -148,18 +163,30 @@ class GpuRunner:
     def steps(self, tokens: int, batch: int) -> list[Step]:
         """The dispatches of a token after `tokens` of context, or of a prefill batch."""
         if batch > 1:
-            return steps_of(self._prefill_plan.all(batch))
+            return self._steps(*self._chunk(tokens, batch), self._head(batch))
         return self._steps(*self._token(self._bucket(tokens + 1)))
 
     def steps_to_tune(self) -> list[Step]:
         """Those in which every matvec is whose cut is measured."""
         return self._steps(*self._token(self._bucket(1)), Key(Plan.HEAD, 2))
 
-    def _chunk(self, position: int, size: int) -> Key:
+    def _chunk(self, position: int, size: int, is_end: bool = True) -> list[Key]:
         """The body of a chunk, the first of whose tokens comes at `position`."""
-        return (
-            Key(Plan.DECODE, self._bucket(position + 1)) if size == 1 else Key(Plan.PREFILL, size)
-        )
+        if size == 1:
+            return [Key(Plan.DECODE, self._bucket(position + 1))]
+        keys = [Key(Plan.PREFILL, size)]
+        if is_end and self._has_rest(size):
+            keys.append(Key(Plan.LAST, self._bucket(position + size)))
+        return keys
+
+    def _has_rest(self, size: int) -> bool:
+        """Whether only tokens of a chunk whose logits are wanted need all layers."""
+        config = self._model.config
+        return size > 1 and config.own_layers < len(config.layers)
+
+    def _head(self, size: int) -> Key:
+        """Of a chunk's last token."""
+        return Key(Plan.HEAD, 1 if self._has_rest(size) else min(size, 2))
 
     def _token(self, bucket: int, sampler: Plan = Plan.SAMPLE) -> list[Key]:
         """All of a token of decode."""
@@ -178,7 +205,11 @@ class GpuRunner:
             case Plan.DECODE:
                 return self._decode_plan.body(size)
             case Plan.PREFILL:
-                return self._prefill_plan.body(size)
+                return self._prefill_plan.caches(size)
+            case Plan.REST:
+                return self._prefill_plan.rest(size)
+            case Plan.LAST:
+                return self._decode_plan.rest(size)
             case Plan.HEAD:
                 return [(self._decode_plan if size == 1 else self._prefill_plan).head()]
             case Plan.ROWS:

@@ -127,7 +127,8 @@ class Sequence:
         start, chunks, began = self._prefilled, self._session.chunks, perf_counter()
         size = chunks.size(len(self._prompt) - start)
         chunk = self._prompt[start : start + size]
-        self._runner.prefill(chunk, start, size, self._seed)
+        is_end = start + len(chunk) == len(self._prompt)
+        self._runner.prefill(chunk, start, size, self._seed, is_end)
         self._cache.extend(chunk)
         self._prefilled += len(chunk)
         if self._prefilled < len(self._prompt):

@@ -80,6 +80,7 @@ _GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     ),
     "attention_join": lambda p: (p["heads"], 1, 1),
     "gate": lambda p: (_over(_over(p["ffn"], 4), 64), *_folded(p["tokens"], p)),
+    "last": lambda _: (1, 1, 1),
     "route": lambda p: (*_folded(p["tokens"], p), 1),
     "align": lambda _: (1, 1, 1),
     "sum": lambda p: (_over(p["stride"], 256), *_folded(p["tokens"], p)),

@@ -34,7 +34,7 @@ SHARED = (
 FOLDERS = {
     "include": SHARED,
     "load": ("blake3", "blake3_tree", "relayout"),
-    "layer": ("gather", "norm", "gate"),
+    "layer": ("gather", "norm", "gate", "last"),
     "matmul": (
         "matvec",
         "matvec_subgroup",
@@ -73,6 +73,8 @@ OPTIONAL = frozenset(
         "verify_row",
         "mask",
         "sinks",
+        "own",
+        "own_out",
     }
 )
 

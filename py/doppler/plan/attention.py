@@ -37,7 +37,7 @@ def rope_bindings(model: PlannedModel, batch: int, index: int) -> dict[str, View
 
 
 def rope_constants(model: PlannedModel, index: int) -> dict[str, Number]:
-    """Which numbers are pairs, when they are normed; what there is besides queries, as it is kept."""
+    """Which numbers are pairs, when they are normed, and what there is besides queries."""
     c = model.config
     shape = c.shape(index)
     return {

@@ -24,7 +24,7 @@ from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply
 from doppler.plan.matvec import power, staged
 from doppler.plan.moe import route, sum_experts
-from doppler.plan.per_layer import own_branch, own_embeddings
+from doppler.plan.per_layer import last_token, own_branch, own_embeddings
 from doppler.plan.product import Operand, Product, Prologue, Rows
 from doppler.plan.segments import Part, Place, Segment
 from doppler.weights.placement import Matrix, aligned
@@ -75,9 +75,22 @@ class DecodePlan:
         """
         model = self._model
         embedding = (*model.embed(1), *own_embeddings(model, 1))
-        segments = [Segment(Place(Part.EMBEDDING), embedding)]
-        for index in range(len(model.config.layers)):
-            attention = (*self._attention(index, bucket), *self._ffn_norm(index))
+        layers = self._layers(range(len(model.config.layers)), bucket)
+        return [Segment(Place(Part.EMBEDDING), embedding), *layers]
+
+    def rest(self, bucket: int) -> list[Segment]:
+        """The last token of a chunk, after the layers that fill the KV cache -> what body gives."""
+        model = self._model
+        own, layers = model.config.own_layers, len(model.config.layers)
+        last = Segment(Place(Part.LAST), (last_token(model, self._x_before(own)),))
+        return [last, *self._layers(range(own, layers), bucket)]
+
+    def _layers(self, indices: range, bucket: int) -> list[Segment]:
+        """The first of them reads x alone, the others what the one before left beside it."""
+        model, segments = self._model, list[Segment]()
+        for index in indices:
+            qkv = self._project_heads(index, is_first=index == indices[0])
+            attention = (*qkv, *self._attend(index, bucket), *self._ffn_norm(index))
             segments.append(Segment(Place(Part.ATTENTION, index), attention))
             if model.config.experts is None:
                 ffn = self._dense(index)
@@ -111,15 +124,19 @@ class DecodePlan:
         number = self._sums * (index + 1) - 1
         return self._sum(number, weight, self._model.last_norm(index))
 
-    def _attention(self, index: int, bucket: int) -> Iterator[Step]:
-        """x and branch of the layer before -> branch."""
+    def _x_before(self, index: int) -> View:
+        """Where layer `index` reads x, with all added to it."""
+        buffer = "x_next" if self._folds and self._sums * index % 2 else "x"
+        return self._memory[buffer]
+
+    def _project_heads(self, index: int, is_first: bool) -> Iterator[Step]:
+        """x (and branch of the layer before) -> qkv."""
         model, m, prefix = self._model, self._memory, f"blk.{index}"
-        fold = Fold(m["x"], f"{prefix}.attn_norm")
-        if index:
+        fold = Fold(self._x_before(index), f"{prefix}.attn_norm")
+        if not is_first:
             fold = self._end_of(index - 1, f"{prefix}.attn_norm")
         name = f"{prefix}.attn_qkv"
         yield from self._project(model.weights.stacks[name], fold, m["qkv"], name)
-        yield from self._attend(index, bucket)
 
     def _attend(self, index: int, bucket: int) -> list[Step]:
         """qkv -> branch; where it can be, the keys are shared among workgroups."""

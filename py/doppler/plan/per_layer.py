@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from doppler.gpu.step import Step
+from doppler.gpu.step import Step, View
 from doppler.plan.layer import ACTIVATIONS, PlannedModel
 from doppler.plan.matmul import multiply
 from doppler.plan.product import Addend, Operand, Product
@@ -46,6 +46,16 @@ def own_embeddings(model: PlannedModel, batch: int) -> Iterator[Step]:
     constants = {"HAS_BRANCH": 1, "HAS_POST": 1, "HAS_NORM": 0, "SCALED": 0}
     rows = len(c.layers) * batch
     yield Step("norm", constants, bindings, params, rows, "per_layer_proj norm")
+
+
+def last_token(model: PlannedModel, x: View) -> Step:
+    """x and own of a batch -> `x`, and own, of its last token, which is the batch from now on."""
+    batch, m, w = model.layout.of_batch, model.layout.of_token, model.widths
+    bindings = {"x": batch["x"], "out": x, "control": m["state"]}
+    if w.own:
+        bindings |= {"own": batch["own"], "own_out": m["own"]}
+    params = {"width": w.hidden // 4, "own_width": w.all_own // 4}
+    return Step("last", {"OWN": int(w.own > 0)}, bindings, params, 1, "last token")
 
 
 def own_branch(model: PlannedModel, batch: int, index: int, x: Operand) -> Iterator[Step]:

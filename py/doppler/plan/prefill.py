@@ -27,14 +27,27 @@ class PrefillPlan:
 
     def body(self, batch: int) -> list[Segment]:
         """Token ids -> normed hidden states of up to `batch` tokens; fills the KV cache."""
+        return [*self.caches(batch), *self.rest(batch)]
+
+    def caches(self, batch: int) -> list[Segment]:
+        """Token ids -> x after the layers that fill the KV cache."""
         model = self._model
         embedding = (
             *model.embed(batch),
             *own_embeddings(model, batch),
             model.norm(batch, "embedding", "blk.0.attn_norm"),
         )
-        segments = [Segment(Place(Part.EMBEDDING), embedding)]
-        for index in range(len(model.config.layers)):
+        layers = self._layers(batch, range(model.config.own_layers))
+        return [Segment(Place(Part.EMBEDDING), embedding), *layers]
+
+    def rest(self, batch: int) -> list[Segment]:
+        """The layers that read others' keys: x -> normed hidden states."""
+        config = self._model.config
+        return self._layers(batch, range(config.own_layers, len(config.layers)))
+
+    def _layers(self, batch: int, indices: range) -> list[Segment]:
+        model, segments = self._model, list[Segment]()
+        for index in indices:
             attention = tuple(self._attention(batch, index))
             segments.append(Segment(Place(Part.ATTENTION, index), attention))
             if model.config.experts is None:

@@ -21,6 +21,7 @@ class Part(StrEnum):
     ATTENTION = "attention"  # of one layer, its norm and projections with it
     ROUTER = "router"  # of a mixture's layer: which experts its tokens use
     FFN = "ffn"  # of one layer, or its experts
+    LAST = "last"  # of a chunk's tokens: it goes on alone
     HEAD = "head"  # last hidden state -> logits
     SAMPLE = "sample"  # logits -> the next token
 

@@ -10,7 +10,7 @@ from doppler import references
 from doppler.config import Activation
 from doppler.plan.layer import ACTIVATIONS
 from doppler.weights.placement import FORMS
-from doppler.workbench.case import Array, Arrays, Case, Launch, Rng, Trial, inside, named
+from doppler.workbench.case import Array, Arrays, Case, Expected, Launch, Rng, Trial, inside, named
 from doppler.workbench.cases.inputs import case, fours, normal, padded, state, vec4s
 from doppler.workbench.cases.weights import Matrix
 
@@ -170,6 +170,25 @@ def gate(rng: Rng, ffn: int, tokens: int, activation: Activation) -> Trial:
     )
 
 
+def last(rng: Rng, count: int, own: bool) -> Trial:
+    """Of a batch of seven, `count` of them real, from position 20 on."""
+    width, own_width = 600, 12
+    x, given = (normal(rng, 7, n).astype(np.float32) for n in (width, own_width))
+    control = state(count, 20, 3, 9)
+    arrays = {"x": x, "out": np.zeros(width, np.float32), "control": control}
+    if own:
+        arrays |= {"own": given, "own_out": np.zeros(own_width, np.float32)}
+    params = {"width": width // 4, "own_width": own_width // 4}
+    right = {"out": Expected(arrays["out"]), "control": Expected(control)}
+    if count:
+        right["out"] = Expected(x[count - 1])
+        right["control"] = Expected(state(1, 19 + count, 3, 9))
+    if own:
+        right["own_out"] = Expected(given[count - 1])
+    launch = Launch("last", {"OWN": int(own)}, params, named(arrays))
+    return Trial(arrays, [launch], list(right), lambda _: right)
+
+
 CASES: tuple[Case, ...] = (
     case("gather", "Q6_K, 9 tokens of 768, scaled", gather, "Q6_K", 67, 768, 9, 27.7),
     case("gather", "two slices of a matrix, one moved in two pieces", slices),
@@ -182,6 +201,10 @@ CASES: tuple[Case, ...] = (
             ", branch": (True, False),
             ", normed branch": (True, True),
         }.items()
+    ),
+    *(
+        case("last", f"{count} of 7 tokens{note}", last, count, bool(note))
+        for count, note in ((5, ""), (1, ", and their own"), (7, ", and their own"), (0, ""))
     ),
     case("norm", "a layer's end, of 67", scaled, 67, 1, True),
     case("norm", "three rows of 20 a token, added alone", scaled, 20, 3, False),
