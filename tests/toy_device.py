@@ -82,6 +82,7 @@ class ToyDevice:
         self.ran = 0  # decode steps
         self.chunks: list[int] = []  # sizes of those that were queued
         self.drafts_ready: asyncio.Future[None] | None = None
+        self.brought: list[int] | None = None  # ids; None: nothing need be
         self.fails_in: int | None = None  # so many pieces of work
         self._model, self._context = model, context
         self._token_ms, self._step_ms, self._batch_ms = token_ms, step_ms, batch_ms
@@ -103,6 +104,14 @@ class ToyDevice:
 
         self._queue.append(write)
 
+    @property
+    def is_fed(self) -> bool:
+        return self.brought is not None
+
+    async def bring(self, ids: Sequence[int]) -> None:
+        if self.brought is not None:
+            self._queue.append(lambda: setattr(self, "brought", list(ids)))
+
     def prefill(
         self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
     ) -> None:
@@ -112,6 +121,7 @@ class ToyDevice:
         def run() -> None:
             self._position, self._step, self._seed = position, 0, seed
             self._tokens = list(ids)
+            assert self.brought in (None, self._tokens)
             self._run(self._token_ms * size)
 
         self._queue.append(run)
@@ -126,6 +136,7 @@ class ToyDevice:
 
         def run() -> None:
             assert self._position < end
+            assert self.brought in (None, self._tokens[:1])
             self._step_once([], self._step_ms, mask)
 
         self._queue.extend([run] * steps)

@@ -37,6 +37,7 @@ TINY = (
 FAMILIES = ("granite-like", "phi3-like", "smollm3-like")
 LONG = "gemma3-long"
 MIXTRAL = "mixtral-like"
+OWN_EMBEDDINGS = "gemma4-e2b-like"
 BROKEN = "qwen2-broken"
 PADDED = "llama-padded"
 EMBEDDING = "token_embd.weight"

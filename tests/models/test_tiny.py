@@ -14,6 +14,7 @@ from in_page import (
     GPU,
     LONG,
     MIXTRAL,
+    OWN_EMBEDDINGS,
     PADDED,
     TINY,
     TINY_MARGIN,
@@ -49,6 +50,25 @@ def test_family_matches_transformers(tiny: Client, name: str, tmp_path: Path) ->
     for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+
+
+@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
+def test_embeddings_of_layers_from_the_host(
+    tiny: Client, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """Their rows are brought token by token, and the table's memory is not taken."""
+    ids = np.load(FIXTURES / OWN_EMBEDDINGS / "reference.npz")["ids"].tolist()[:40]
+    found, room = {}, {"context": 128, "batch": 16, "adapter": adapter}
+    for place in ("gpu", "host"):
+        loaded = load(tiny, OWN_EMBEDDINGS, ple=place, **room)
+        assert loaded["ple"] == place
+        rows = [logits(tiny, tmp_path / "l.npy", prompt_ids=ids, batch=b)[1] for b in (16, 1)]
+        found[place] = (rows, greedy(tiny, ids, 8), loaded["memory"]["weights"])
+    assert np.array_equal(found["gpu"][0], found["host"][0])
+    assert found["gpu"][1] == found["host"][1]
+    config = loaded["config"]
+    table = config["vocab"] * len(config["layers"]) * config["per_layer"]
+    assert found["gpu"][2] - found["host"][2] > 0.8 * 2 * table
 
 
 def test_weights_that_are_no_numbers_end_an_answer(tiny: Client) -> None:

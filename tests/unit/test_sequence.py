@@ -89,6 +89,18 @@ def test_ids_are_the_models(toy: DeviceMaker, model: ToyModel, step_ms: float, c
     assert result.finish_reason == "length"
 
 
+@pytest.mark.parametrize("speculate", MODES)
+def test_what_the_host_brings_is_there_for_every_token(
+    toy: DeviceMaker, speculate: Speculate
+) -> None:
+    """The device has it of the tokens that it runs, and of no others: one step at a time."""
+    device = toy(REPEATING, batch=16, step_ms=QUICK)
+    device.brought = []
+    ids = run(device, PROMPT, config(40, speculate)).ids
+    assert ids == REPEATING.answer(PROMPT, 40, 0)
+    assert device.ran == 39
+
+
 def test_the_seed_is_the_samplings(toy: DeviceMaker) -> None:
     asked = GenerationConfig(Sampling(seed=5), 20, speculate="off")
     ids = run(toy(), PROMPT, asked).ids

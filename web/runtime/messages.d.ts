@@ -208,6 +208,11 @@ export interface RoomArgs {
   kv?: Bits;
   /** What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32. */
   precision?: Bits;
+  /**
+   * Where per-layer embeddings are: on the GPU, or in storage, of which a token's row is brought.
+   * auto is the GPU, unless it has no room.
+   */
+  ple?: "gpu" | "host" | "auto";
   adapter?: AdapterOverride;
 }
 
@@ -329,6 +334,8 @@ export interface LoadedModel {
   batch: number;
   kv: Bits;
   precision: Bits;
+  /** Where per-layer embeddings are, where there are some. */
+  ple: "gpu" | "host" | null;
   chat: boolean;
   chat_problem: string | null;
   /** Without one the model takes and gives token ids only. */

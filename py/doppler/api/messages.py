@@ -112,6 +112,9 @@ class RoomArgs(TypedDict, total=False):
     """What keys and values are kept as; f16 unless the adapter is a CPU."""
     precision: Bits
     """What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32."""
+    ple: Literal["gpu", "host", "auto"]
+    """Where per-layer embeddings are: on the GPU, or in storage, of which a token's row is brought.
+    auto is the GPU, unless it has no room."""
     adapter: AdapterOverride
 
 
@@ -454,6 +457,8 @@ class LoadedModel(TypedDict):
     """Tokens a prefill batch, at most."""
     kv: Bits
     precision: Bits
+    ple: Literal["gpu", "host"] | None
+    """Where per-layer embeddings are, where there are some."""
     chat: bool
     chat_problem: str | None
     tokenizer: bool

@@ -78,6 +78,7 @@ class Model:
         """Makes room, then uploads verified weights while the kernels are compiled."""
         with timeline.stage("memory"):
             engine = await build(device, store.manifest, options)
+        engine.feed(store)
         try:
             await _fill(engine, store, emit, timeline)
         except BaseException:
@@ -103,6 +104,7 @@ class Model:
             "batch": self.engine.batch,
             "kv": "f16" if self.engine.half_cache else "f32",
             "precision": "f16" if self.engine.adapter.half else "f32",
+            "ple": self.engine.table,
             "chat": self.tokenizer is not None and self.tokenizer.chats,
             "chat_problem": None if self.tokenizer is None else self.tokenizer.chat_problem,
             "tokenizer": self.tokenizer is not None,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from doppler.api.messages import AdapterOverride, Bits, GenerateArgs, RoomArgs
 from doppler.config import ModelConfig
-from doppler.engine.build import Options
+from doppler.engine.build import Options, TablePlace
 from doppler.engine.speculate import MODES, Speculate
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
@@ -57,13 +57,15 @@ class Room:
 
     context: tokens in the KV cache; batch: in a prefill batch. kv: "f16" or "f32", what keys and
     values are kept as; precision: the same of what weights and activations are multiplied as
-    (sums are f32). None leaves it to the adapter. adapter: what to take that for, in tests.
+    (sums are f32). None leaves it to the adapter. ple: where embeddings are that layers have of
+    their own. adapter: what to take that for, in tests.
     """
 
     context: int
     batch: int
     kv: Bits | None = None
     precision: Bits | None = None
+    ple: TablePlace = "auto"
     adapter: AdapterOverride = field(default_factory=AdapterOverride)
 
     @classmethod
@@ -72,20 +74,24 @@ class Room:
         for name in ("kv", "precision"):
             if args.get(name) not in (None, "f16", "f32"):
                 raise RequestError(f"{name} is {args[name]!r:.60}; it can be f16 or f32")
+        ple = args.get("ple") or "auto"
+        if ple not in get_args(TablePlace):
+            raise RequestError(f"ple is {ple!r:.60}; it can be {', '.join(get_args(TablePlace))}")
         length = _within("context", args.get("context"), 2, config.context, DEFAULT_CONTEXT)
         most = max(config.context, DEFAULT_BATCH)
         batch = min(_within("batch", args.get("batch"), 1, most, DEFAULT_BATCH), length)
         taken_for = args.get("adapter") or {}
         if not isinstance(taken_for, dict) or taken_for.keys() - AdapterOverride.__annotations__:
             raise RequestError("adapter must be an object with is_cpu and subgroup_size, or one")
-        return cls(length, batch, args.get("kv"), args.get("precision"), taken_for)
+        return cls(length, batch, args.get("kv"), args.get("precision"), ple, taken_for)
 
     def options(self, gpu: Gpu, cuts: Cuts) -> Options:
         """What is built on a device. Raises RequestError for f16 products where it has none."""
         # As f16, keys and values would only cost a CPU time.
         half_cache = not gpu.is_cpu if self.kv is None else self.kv == "f16"
         half = self._half_products(gpu)
-        return Options(self.context, self.batch, half_cache, half, self.adapter, cuts)
+        room = self.context, self.batch, half_cache, half, self.ple
+        return Options(*room, taken_for=self.adapter, cuts=cuts)
 
     def _half_products(self, gpu: Gpu) -> bool:
         can = "shader-f16" in gpu.features

@@ -73,6 +73,10 @@ def add_page_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--context", type=positive, metavar="N", help="tokens to keep room for")
     command.add_argument("--kv", choices=("f16", "f32"), help="keys and values (f16 on a GPU)")
     command.add_argument("--precision", choices=("f16", "f32"), help="products (f16 on a GPU)")
+    places = ("gpu", "host", "auto")
+    command.add_argument(
+        "--ple", choices=places, help="per-layer embeddings (auto: the GPU, if it has room)"
+    )
     command.add_argument(
         "--browser",
         metavar="PATH",

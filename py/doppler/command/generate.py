@@ -40,6 +40,7 @@ class Job:
     batch: int | None = None
     kv: str | None = None
     precision: str | None = None
+    ple: str | None = None
     ignore_eos: bool = False
     speculate: str = "auto"
     logits: Path | None = None
@@ -73,6 +74,7 @@ def job_of(args: argparse.Namespace) -> Job:
         batch=args.batch,
         kv=args.kv,
         precision=args.precision,
+        ple=args.ple,
         ignore_eos=args.ignore_eos,
         speculate=args.speculate,
         logits=args.logits,
@@ -125,7 +127,7 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             stages["boot_ms"], start = _since(start), time.monotonic()
             identity = client.fetch(folder, terminal)
             stages["download_ms"], start = _since(start), time.monotonic()
-            names = ("context", "batch", "kv", "precision")
+            names = ("context", "batch", "kv", "precision", "ple")
             room = {name: getattr(job, name) for name in names}
             loaded = client.load(identity, terminal, **room)
             stages["load_ms"] = _since(start)

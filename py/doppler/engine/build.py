@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from doppler.engine.engine import Engine
 from doppler.engine.memory import EngineMemory
+from doppler.errors import DeviceError
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Device
@@ -19,6 +20,7 @@ from doppler.plan.matvec_configs import Cuts
 from doppler.store.manifest import Manifest
 from doppler.weights.placement import place_weights
 
+TablePlace = Literal["gpu", "host", "auto"]
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
 
 
@@ -30,6 +32,7 @@ class Options:
     batch: int  # tokens of a prefill batch at most
     half_cache: bool  # keys and values are f16
     half: bool  # weights and activations are multiplied as f16
+    table: TablePlace = "auto"  # where embeddings are that layers have of their own
     taken_for: Mapping[str, Any] = field(default_factory=dict)  # of the adapter, in tests
     cuts: Cuts = field(default_factory=dict)  # of matvecs, as they were measured
 
@@ -37,12 +40,25 @@ class Options:
 async def build(device: Device, manifest: Manifest, options: Options) -> Engine:
     """An engine with room for everything; its weights are to be uploaded.
 
+    A table that may be anywhere ("auto") stays on the host where the device has no room for it.
     Raises UnsupportedError or FormatError for tensors that cannot be placed, and DeviceError where
     the device has no room; nothing is held then.
     """
+    if options.table == "host" or not manifest.config.per_layer:
+        return await _build(device, manifest, options, options.batch)
+    try:
+        return await _build(device, manifest, options, 0)
+    except DeviceError:
+        if options.table == "gpu":
+            raise
+        return await _build(device, manifest, options, options.batch)
+
+
+async def _build(device: Device, manifest: Manifest, options: Options, host_rows: int) -> Engine:
+    """With room for so many rows of such a table, or for all (0)."""
     binder = Binder(device)
     try:
-        weights = place_weights(manifest, device.gpu.limits)
+        weights = place_weights(manifest, device.gpu.limits, host_rows)
         async with device.gpu.scope("room for the weights"):
             for name, size in weights.buffers.items():
                 binder.allocate([name], size, "weights")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
@@ -26,6 +26,8 @@ from doppler.plan.bindings import HEAD_ROWS
 from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec_configs import Cuts, unknown
 from doppler.sampling import Sampling
+from doppler.store.shards import ShardStore
+from doppler.weights.host_rows import HostRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +42,7 @@ class Engine:
         self.config, self.context, self.batch = layout.config, layout.context, layout.batch
         self.half_cache, self.adapter = layout.half_cache, model.adapter
         self.binder, self.weights, self._memory = binder, model.weights, memory
-        self._gpu = binder.device.gpu
+        self._gpu, self._rows = binder.device.gpu, list[HostRows]()
         self._plan(model)
         self.cancellation = Cancellation()
         self._cache = PrefixCache(self.config.layers, layout.capacities, self.context)
@@ -49,7 +51,19 @@ class Engine:
 
     def _plan(self, model: PlannedModel) -> None:
         self._model = model
-        self._runner = GpuRunner(self.binder, self._memory, model)
+        self._runner = GpuRunner(self.binder, self._memory, model, self._rows)
+
+    @property
+    def table(self) -> Literal["gpu", "host"] | None:
+        """Where embeddings are that layers have of their own; None where they have none."""
+        if not self.config.per_layer:
+            return None
+        return "gpu" if self.weights.on_host is None else "host"
+
+    def feed(self, store: ShardStore) -> None:
+        """Rows of a table that is not on the GPU come from there from now on."""
+        if (table := self.weights.on_host) is not None:
+            self._rows.append(HostRows(self.binder, table, store))
 
     @property
     def can_tune(self) -> bool:
@@ -95,6 +109,8 @@ class Engine:
     def destroy(self) -> None:
         """Gives the GPU memory back; the engine is of no use afterwards."""
         self._runner.destroy()
+        for rows in self._rows:
+            rows.destroy()
         self.binder.destroy()
 
     def check(self, ids: Ids) -> None:
@@ -130,6 +146,7 @@ class Engine:
         self._cache.cut(0)
         for start in range(0, len(ids), batch):
             piece = ids[start : start + batch]
+            await self._runner.bring(piece)
             self._runner.prefill(piece, start, batch, 0, is_end=False)
             for row in range(0, len(piece), HEAD_ROWS):
                 yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))

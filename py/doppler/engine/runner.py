@@ -17,6 +17,7 @@ from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
 from doppler.plan.segments import Place, Segment, steps_of
 from doppler.sampling import Sampling
+from doppler.weights.host_rows import HostRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +29,18 @@ BUCKETS = (256, 1024, 4096)  # contexts for which decoding is recorded, and then
 class Runner(Protocol):
     """What a sequence asks of a device. Raises DeviceError, at once or when something is awaited.
 
-    All but `done` and the tokens of a reading only queue.
+    All but `done`, `bring` and the tokens of a reading only queue.
     """
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         """Tokens are chosen by `sampling` from now on; `ids`, the prompt, count as seen."""
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether tokens can only be run after they were brought."""
+
+    async def bring(self, ids: Sequence[int]) -> None:
+        """Queues what the host has of the tokens that are run next, where it has something."""
 
     def prefill(
         self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
@@ -72,7 +80,14 @@ class Runner(Protocol):
 class GpuRunner:
     """The plans of one model, recorded when they are first run. A `Runner`, and more to measure."""
 
-    def __init__(self, binder: Binder, memory: EngineMemory, model: PlannedModel) -> None:
+    def __init__(
+        self,
+        binder: Binder,
+        memory: EngineMemory,
+        model: PlannedModel,
+        rows: Sequence[HostRows],
+    ) -> None:
+        self._rows = rows
         self._binder, self._kernels = binder, binder.device.kernels
         self._memory, self._model = memory, model
         self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
@@ -96,6 +111,14 @@ class GpuRunner:
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._memory.write_sampling(sampling, ids)
+
+    @property
+    def is_fed(self) -> bool:
+        return len(self._rows) > 0
+
+    async def bring(self, ids: Sequence[int]) -> None:
+        for rows in self._rows:
+            await rows.bring(ids)
 
     def prefill(
         self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True

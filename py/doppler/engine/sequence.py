@@ -67,7 +67,7 @@ class Sequence:
         self._limit = TokenLimit.of(config.max_tokens, session.context - len(prompt))
         self._stop_rules = (EndTokens(config.ends), cancellation, self._limit)
         self._logit_rules = config.rules
-        mode = "off" if config.rules else config.speculate
+        mode = "off" if config.rules or self._runner.is_fed else config.speculate
         self._speculation = Speculation(mode, prompt, session.times)
         self._in_flight = NOTHING  # what is read next
         self._reused = self._prefilled = self._cache.rewind(prompt)
@@ -128,6 +128,7 @@ class Sequence:
         size = chunks.size(len(self._prompt) - start)
         chunk = self._prompt[start : start + size]
         is_end = start + len(chunk) == len(self._prompt)
+        await self._runner.bring(chunk)
         self._runner.prefill(chunk, start, size, self._seed, is_end)
         self._cache.extend(chunk)
         self._prefilled += len(chunk)
@@ -145,7 +146,10 @@ class Sequence:
 
     async def _decode(self) -> list[int]:
         """Reads one flight while the next one runs; ids beyond what is wanted go nowhere."""
-        flight = self._in_flight if self._in_flight.steps else self._queue(1, NOTHING)
+        flight = self._in_flight
+        if not flight.steps:
+            await self._runner.bring(self.ids[-1:])
+            flight = self._queue(1, NOTHING)
         reading = self._runner.start_read()
         self._in_flight = self._queue(0, flight)
         before = len(self.ids)
@@ -189,9 +193,9 @@ class Sequence:
 
     def _ahead(self, drafts: bool) -> int:
         """Steps to queue behind those being read; none where a step alone takes long, or where the
-        rules must see what is read first.
+        rules or the host must see what is read first.
         """
-        if self._logit_rules:
+        if self._logit_rules or self._runner.is_fed:
             return 0
         most = MOST_AHEAD // InFlight(1, drafts).most
         return min(self._session.times.steps_within(AHEAD_MS, drafts), most)

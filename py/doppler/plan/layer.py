@@ -71,8 +71,15 @@ class PlannedModel:
             }
             bindings = {**part.bindings(), **shared}
             label = "embedding" if name == "token_embd" else name
-            steps.append(Step("gather", {"FORM": matrix.form}, bindings, params, batch, label))
+            constants = {"FORM": matrix.form, "IN_ORDER": int(matrix is self._brought)}
+            steps.append(Step("gather", constants, bindings, params, batch, label))
         return steps
+
+    @property
+    def _brought(self) -> Matrix | None:
+        """The matrix that has a row for each token of the batch."""
+        table = self.weights.on_host
+        return None if table is None else table.matrix
 
     def norm(self, batch: int, label: str, weight: str | None, post: str | None = None) -> Step:
         """x += (normed) branch; normed = norm(x). Without a branch, or a weight, just one of them.

@@ -51,7 +51,7 @@ def own_embeddings(model: PlannedModel, batch: int) -> Iterator[Step]:
 def last_token(model: PlannedModel, x: View) -> Step:
     """x and own of a batch -> `x`, and own, of its last token, which is the batch from now on."""
     batch, m, w = model.layout.of_batch, model.layout.of_token, model.widths
-    bindings = {"x": batch["x"], "out": x, "control": m["state"]}
+    bindings = {"x": batch["x"], "out": x, "state": m["state"]}
     if w.own:
         bindings |= {"own": batch["own"], "own_out": m["own"]}
     params = {"width": w.hidden // 4, "own_width": w.all_own // 4}

@@ -150,6 +150,20 @@ class ShardStore:
             at += self.buffers.length(part)
         return whole
 
+    async def stored(self, offset: int, length: int) -> bytes:
+        """Bytes of the model's byte space as they are stored, for what was verified before.
+
+        Raises SourceError where some are missing.
+        """
+        found, end = bytearray(), offset + length
+        while offset < end:
+            shard = self.manifest.shards[bisect_right(self._offsets, offset) - 1]
+            count = min(end, shard.offset + shard.bytes) - offset
+            data = await self._storage.read(shard.name, offset - shard.offset, count)
+            found += self.buffers.to_bytes(data)
+            offset += count
+        return bytes(found)
+
     async def _complete(
         self, source: ShardSource, shard: Shard, add: Callable[[int], None]
     ) -> None:

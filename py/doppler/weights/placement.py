@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from doppler.config import ModelConfig
 from doppler.errors import DeviceError, FormatError, UnsupportedError
 from doppler.gpu.step import View
+from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.manifest import Manifest, Tensor
 from doppler.weights.fused import Run, stacks
 
@@ -36,6 +37,7 @@ FORMS: Mapping[str, int] = {  # as kernels number them (types.wgsl)
     "Q2_K": 14,
 }
 TYPES = tuple(FORMS)  # by number
+TABLE = "per_layer_token_embd.weight"  # the one that need not be on the GPU
 ALIGNMENT = 256  # of a binding's offset: minStorageBufferOffsetAlignment by default
 
 
@@ -120,6 +122,18 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class HostTable:
+    """A table that stays in storage, and the matrix that some of its rows are moved into.
+
+    `raw` is room for as many rows as the file has them.
+    """
+
+    tensor: Tensor
+    matrix: Matrix
+    raw: View
+
+
+@dataclass(frozen=True)
 class Weights:
     """Where a model's tensors lie: matrices as planes, vectors as float32, by GGUF name.
 
@@ -133,15 +147,18 @@ class Weights:
     vectors: dict[str, View]
     places: dict[str, tuple[Matrix, int]]  # of each tensor: its matrix, and its first row there
     buffers: dict[str, int]  # bytes of each, by name
+    on_host: HostTable | None = None
 
 
-def place_weights(manifest: Manifest, limits: Mapping[str, int]) -> Weights:
+def place_weights(manifest: Manifest, limits: Mapping[str, int], host_rows: int = 0) -> Weights:
     """A place for every tensor of a manifest, in buffers that a device of these limits has.
 
+    The table of embeddings that layers have of their own has room for `host_rows` of its rows, or
+    for all (0).
     Raises UnsupportedError for a block type without a form, FormatError for tensors that are
     neither vectors nor matrices, DeviceError for rows that are too long to be bound.
     """
-    placement = _Placement(manifest, limits)
+    placement = _Placement(manifest, limits, host_rows)
     for tensor in manifest.tensors:
         placement.add(tensor)
     return placement.weights()
@@ -160,8 +177,9 @@ def _scales(config: ModelConfig) -> dict[str, str]:
 class _Placement:
     """The places of a model's tensors while they are found."""
 
-    def __init__(self, manifest: Manifest, limits: Mapping[str, int]) -> None:
-        self._manifest, self._limits = manifest, limits
+    def __init__(self, manifest: Manifest, limits: Mapping[str, int], host_rows: int) -> None:
+        self._manifest, self._limits, self._host_rows = manifest, limits, host_rows
+        self._on_host: HostTable | None = None
         self._stacks = dict(stacks(manifest))
         runs = [run for runs in self._stacks.values() for run in runs]
         self._runs = {tensor.name: run for run in runs for tensor in run.tensors}
@@ -178,7 +196,7 @@ class _Placement:
             name: tuple(made[run.first] for run in runs if run.first in made)
             for name, runs in self._stacks.items()
         }
-        return Weights(made, stacked, self._vectors, self._places, self._buffers)
+        return Weights(made, stacked, self._vectors, self._places, self._buffers, self._on_host)
 
     def add(self, tensor: Tensor) -> None:
         if tensor.type not in FORMS:
@@ -190,6 +208,8 @@ class _Placement:
             return  # lies with its matrix, or norm
         if len(tensor.shape) == 1:
             self._add_vector(tensor)
+        elif len(tensor.shape) == 2 and tensor.name == TABLE and self._host_rows:
+            self._add_rows(tensor)
         elif len(tensor.shape) == 2:
             self._add_matrix(tensor)
         else:
@@ -204,6 +224,17 @@ class _Placement:
         self._vectors[tensor.name] = view
         if scale is not None:
             self._vectors[scale] = View(view.buffer, size, 4)
+
+    def _add_rows(self, tensor: Tensor) -> None:
+        """Room for some rows of a table, and for as many as they come from the file."""
+        rows, columns = aligned(self._host_rows, 4), tensor.shape[1]
+        form, name = FORMS[tensor.type], f"rows of {tensor.name}"
+        planes = self._planes(name, plane_sizes(form, columns), 0, rows)
+        matrix = Matrix(rows, columns, form, (planes,))
+        size = rows * BLOCK_TYPES[tensor.type].row_bytes(columns)
+        raw = self._own(f"{name} as stored", aligned(size, 16))
+        self._matrices[tensor.name] = matrix
+        self._on_host = HostTable(tensor, matrix, raw)
 
     def _add_matrix(self, tensor: Tensor) -> None:
         run = self._runs.get(tensor.name, Run((tensor,)))

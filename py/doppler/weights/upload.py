@@ -31,6 +31,10 @@ async def prepare_upload(device: Device, weights: Weights, store: ShardStore) ->
             matrix, _ = weights.places[tensor.name]
             bindings = {"raw", *matrix.slices[0].bindings()}
             variants.add(kernels.variant("relayout", relayout_of(tensor, matrix), bindings))
+    if (table := weights.on_host) is not None:
+        bindings = {"raw", *table.matrix.slices[0].bindings()}
+        constants = relayout_of(table.tensor, table.matrix)
+        variants.add(kernels.variant("relayout", constants, bindings))
     await asyncio.gather(*map(kernels.prepare, variants))
     return await is_quicker_on_gpu(device, store.manifest.block_size, store.buffers)
 
@@ -105,8 +109,10 @@ class _Uploader:
                 if tensor.name == "output_norm.weight":
                     values = _scaled(values, self._config)
                 self._binder.write(self._weights.vectors[tensor.name], values)
-            else:
+            elif tensor.name in self._weights.places:
                 await self._load_matrix(tensor, feed)
+            else:
+                await feed.check(tensor.offset, tensor.bytes)
             progress(tensor.offset + tensor.bytes)
 
     async def _load_matrix(self, tensor: Tensor, feed: Feed) -> None:

@@ -38,6 +38,10 @@ class Feed(Protocol):
         """The bytes, for the host."""
         ...
 
+    async def check(self, offset: int, length: int) -> None:
+        """Verifies bytes that stay where they are stored."""
+        ...
+
 
 class HostFeed:
     """Blocks that the store has verified (and mended, where they were bad)."""
@@ -58,6 +62,10 @@ class HostFeed:
         async for block, start, end in self._parts(offset, length):
             raw += self._buffers.to_bytes(self._buffers.part(block, start, end))
         return bytes(raw)
+
+    async def check(self, offset: int, length: int) -> None:
+        async for _ in self._parts(offset, length):
+            pass
 
     async def _parts(self, offset: int, length: int) -> AsyncIterator[tuple[Buffer, int, int]]:
         """(verified block, start, end) pieces that together are `length` bytes from `offset` on."""
@@ -100,6 +108,10 @@ class GpuFeed:
             data = await self._load(index)
             raw += self._buffers.to_bytes(self._buffers.part(data, start, end))
         return bytes(raw)
+
+    async def check(self, offset: int, length: int) -> None:
+        for index, _, _ in pieces(self._size, offset, length):
+            await self._load(index)
 
     async def bad_blocks(self) -> set[int]:
         """Those of the blocks that were used whose digest is not the manifest's."""

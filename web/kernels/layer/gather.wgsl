@@ -1,4 +1,5 @@
-// Embedding: out[t] = scale · W[tokens[t] - row0], for tokens t < count whose row is in this slice.
+// Embedding: out[t] = scale · W[tokens[t] - row0], for tokens t < count whose row is in this slice. With
+// IN_ORDER, the matrix has a row for each of them instead: out[t] = scale · W[t].
 // uses: types
 // uses: dequantize
 // uses: state
@@ -6,6 +7,8 @@
 //
 // tokens [batch] u32; out [batch, stride] f32. A thread unpacks one group of 32 columns; x runs over
 // groups, y over tokens.
+
+override IN_ORDER: u32;
 
 struct Params {
   rows: u32,
@@ -47,7 +50,8 @@ fn main(
   if (t >= state.count || g >= groups_of(params.cols)) {
     return;
   }
-  let row = tokens[t] - params.row0; // wraps, and so is too large, below row0
+  // Below row0 it wraps, and so is too large.
+  let row = select(tokens[t] - params.row0, t, IN_ORDER == 1u);
   if (row >= params.rows) {
     return;
   }

@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> own: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> own_out: array<vec4f>;
-@group(0) @binding(4) var<storage, read_write> control: State;
+@group(0) @binding(4) var<storage, read_write> state: State;
 @group(0) @binding(5) var<uniform> params: Params;
 
 var<workgroup> last: u32; // and one more: 0 for none
@@ -23,9 +23,9 @@ var<workgroup> last: u32; // and one more: 0 for none
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) index: u32) {
   if (index == 0u) {
-    last = control.count;
-    control.position += max(last, 1u) - 1u;
-    control.count = min(last, 1u);
+    last = state.count;
+    state.position += max(last, 1u) - 1u;
+    state.count = min(last, 1u);
   }
   let count = workgroupUniformLoad(&last);
   if (count == 0u) {

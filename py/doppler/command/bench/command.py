@@ -34,6 +34,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> None:
         runs=args.runs,
         kv=args.kv,
         precision=args.precision,
+        ple=args.ple,
         profile=args.profile,
     )
     result = bench(job, find_browser(args.browser, args.adapter), terminal)

@@ -51,6 +51,7 @@ class Bench:
     runs: int = 5
     kv: str | None = None
     precision: str | None = None
+    ple: str | None = None
     profile: bool = False
 
     def check(self) -> None:
@@ -89,7 +90,7 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             result |= _environment(client, card)
             identity = client.fetch(folder, terminal)
             context = min(MEMORY_CONTEXT, manifest.config.context)
-            room = {"context": context, "kv": job.kv, "precision": job.precision}
+            room = {"context": context, "kv": job.kv, "precision": job.precision, "ple": job.ple}
             client.load(identity, terminal, **room)
             client.call("tune", {})
             client.page.wait_for_timeout(SETTLE_MS)
@@ -180,6 +181,7 @@ class Measuring:
             "batch": self._loaded["batch"],
             "kv": self._loaded["kv"],
             "precision": self._loaded["precision"],
+            "ple": self._loaded["ple"],
             "runs": job.runs,
             "tokens": job.tokens,
             "bandwidth": bandwidth,

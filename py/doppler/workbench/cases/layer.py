@@ -27,17 +27,22 @@ def lookup(
     }
     params = {"rows": rows, "cols": cols, "row0": row0, "stride": stride, "scale": 1.0}
     bindings = named([*planes, *arrays])
-    return Launch("gather", {"FORM": FORMS[kind]}, params, bindings, len(tokens)), arrays
+    constants = {"FORM": FORMS[kind], "IN_ORDER": 0}
+    return Launch("gather", constants, params, bindings, len(tokens)), arrays
 
 
-def gather(rng: Rng, kind: str, rows: int, cols: int, tokens: int, scale: float) -> Trial:
-    """Rows of a matrix, scaled."""
+def gather(
+    rng: Rng, kind: str, rows: int, cols: int, tokens: int, scale: float, in_order: bool = False
+) -> Trial:
+    """Rows of a matrix, scaled: those of tokens, or (in_order) one for each of them."""
     matrix = Matrix.random(rng, kind, rows, cols)
     filled = {"raw": matrix.raw, **matrix.planes()}
     ids = rng.permutation(rows)[:tokens].astype(np.uint32)
     launch, arrays = lookup(kind, matrix.planes(), rows, cols, ids)
-    scaled = replace(launch, params={**launch.params, "scale": scale})
-    exact = references.gather(matrix.values, ids[:-1].tolist(), scale)
+    constants = {**launch.constants, "IN_ORDER": int(in_order)}
+    scaled = replace(launch, constants=constants, params={**launch.params, "scale": scale})
+    used = range(tokens - 1) if in_order else ids[:-1].tolist()
+    exact = references.gather(matrix.values, used, scale)
     return Trial(
         {**arrays, **filled},
         [matrix.relayout(named(filled)), scaled],
@@ -174,15 +179,15 @@ def last(rng: Rng, count: int, own: bool) -> Trial:
     """Of a batch of seven, `count` of them real, from position 20 on."""
     width, own_width = 600, 12
     x, given = (normal(rng, 7, n).astype(np.float32) for n in (width, own_width))
-    control = state(count, 20, 3, 9)
-    arrays = {"x": x, "out": np.zeros(width, np.float32), "control": control}
+    before = state(count, 20, 3, 9)
+    arrays = {"x": x, "out": np.zeros(width, np.float32), "state": before}
     if own:
         arrays |= {"own": given, "own_out": np.zeros(own_width, np.float32)}
     params = {"width": width // 4, "own_width": own_width // 4}
-    right = {"out": Expected(arrays["out"]), "control": Expected(control)}
+    right = {"out": Expected(arrays["out"]), "state": Expected(before)}
     if count:
         right["out"] = Expected(x[count - 1])
-        right["control"] = Expected(state(1, 19 + count, 3, 9))
+        right["state"] = Expected(state(1, 19 + count, 3, 9))
     if own:
         right["own_out"] = Expected(given[count - 1])
     launch = Launch("last", {"OWN": int(own)}, params, named(arrays))
@@ -191,6 +196,7 @@ def last(rng: Rng, count: int, own: bool) -> Trial:
 
 CASES: tuple[Case, ...] = (
     case("gather", "Q6_K, 9 tokens of 768, scaled", gather, "Q6_K", 67, 768, 9, 27.7),
+    case("gather", "Q5_0, 5 rows of 96, in order", gather, "Q5_0", 8, 96, 6, 16.0, True),
     case("gather", "two slices of a matrix, one moved in two pieces", slices),
     *(
         case("norm", f"{tokens} tokens of {width}{name}", norm, width, tokens, *folded)
