@@ -32,11 +32,17 @@ _LAYER = {
     "post_attention_layernorm": "ffn_norm",
     "self_attn.qkv_proj": "attn_qkv",
     "mlp.gate_up_proj": "ffn_up",
+    "shared_mlp.output_linear": "ffn_down",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-_PERMUTED = ("granite", "llama", "smollm3")  # q and k are in pairs that lie side by side
+_PERMUTED = (
+    "granite",
+    "llama",
+    "mistral3",
+    "smollm3",
+)  # q and k are in pairs that lie side by side
 
 
 def config_json(name: str) -> Config:
@@ -52,15 +58,18 @@ def changed(name: str, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def gguf_of(name: str, architecture: str) -> bytes:
-    """A fixture's weights as a GGUF file of that architecture."""
-    config = config_json(name)
+def gguf_of(name: str, architecture: str, **changes: Any) -> bytes:
+    """A fixture's weights as a GGUF file of that architecture, with some settings changed."""
+    config = config_json(name) | changes
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    keys = _common_keys(config) | KEYS[architecture](config)
-    metadata = {f"{architecture}.{k}": value for k, value in keys.items() if value is not None}
-    metadata["general.architecture"] = architecture
+    metadata = metadata_of(config, architecture)
     tensors: Tensors = {}
-    for path, array in load_file(FIXTURES / name / "model.safetensors").items():
+    stored = load_file(FIXTURES / name / "model.safetensors")
+    for path in [path for path in stored if "shared_mlp.input_linear" in path]:
+        halves = np.split(stored.pop(path), 2)
+        parts = (path.replace("shared_mlp.input_linear", f"mlp.{p}_proj") for p in ("gate", "up"))
+        stored |= dict(zip(parts, halves, strict=True))
+    for path, array in stored.items():
         ours, data, shape = _name(path), array.tobytes(), array.shape
         part = ours.split(".")[-2]
         if architecture in _PERMUTED and part in heads:
@@ -74,6 +83,13 @@ def gguf_of(name: str, architecture: str) -> bytes:
             factors = np.array(config["rope_parameters"][f"{kind}_factor"], np.float32)
             tensors[f"rope_factors_{kind}.weight"] = ("F32", factors.shape, factors.tobytes())
     return gguf_bytes(metadata, {name: tensors[name] for name in sorted(tensors)})
+
+
+def metadata_of(config: Config, architecture: str) -> dict[str, Any]:
+    """A config.json as GGUF's keys of that architecture."""
+    keys = _common_keys(config) | KEYS[architecture](config)
+    metadata = {f"{architecture}.{k}": value for k, value in keys.items() if value is not None}
+    return metadata | {"general.architecture": architecture}
 
 
 def _name(path: str) -> str:
@@ -103,7 +119,14 @@ def _common_keys(config: Config) -> dict[str, Any]:
 
 
 def _granite(config: Config) -> dict[str, Any]:
+    is_fourth = "position_embedding_type" in config
     return {
+        "feed_forward_length": config[
+            "shared_intermediate_size" if is_fourth else "intermediate_size"
+        ],
+        "rope.scaling.finetuned": config["position_embedding_type"] == "rope"
+        if is_fourth
+        else None,
         "attention.scale": config["attention_multiplier"],
         "embedding_scale": config["embedding_multiplier"],
         "residual_scale": config["residual_multiplier"],
@@ -124,6 +147,19 @@ def _hunyuan(config: Config) -> dict[str, Any]:
 
 def _llama(config: Config) -> dict[str, Any]:
     return {"attention.sliding_window": config["sliding_window"]}
+
+
+def _mistral3(config: Config) -> dict[str, Any]:
+    rope = config["rope_parameters"]
+    return {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rope["factor"],
+        "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+        "rope.scaling.yarn_beta_fast": rope["beta_fast"],
+        "rope.scaling.yarn_beta_slow": rope["beta_slow"],
+        "rope.scaling.yarn_log_multiplier": rope["mscale_all_dim"],
+        "attention.temperature_scale": rope["llama_4_scaling_beta"],
+    }
 
 
 def _phi3(config: Config) -> dict[str, Any]:
@@ -149,6 +185,7 @@ KEYS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "hunyuan-dense": _hunyuan,
     "granite": _granite,
     "llama": _llama,
+    "mistral3": _mistral3,
     "phi3": _phi3,
     "smollm3": _none,
 }

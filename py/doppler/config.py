@@ -26,9 +26,12 @@ def _need_positive(name: str, value: float) -> None:
         raise FormatError(f"config: {name} is {shown(value)}; it must be positive and finite")
 
 
-def yarn_magnitude(factor: float) -> float:
-    """What cos and sin are multiplied by for a context that is `factor` times the original's."""
-    return 0.1 * math.log(max(factor, 1.0)) + 1.0
+def yarn_magnitude(factor: float, share: float = 1.0) -> float:
+    """What cos and sin are multiplied by for a context that is `factor` times the original's.
+
+    share: of the growth; models may divide by that with another share.
+    """
+    return 0.1 * share * math.log(max(factor, 1.0)) + 1.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Rope:
     beta_slow: float = 1.0  # left alone, and up to which it is scaled wholly
     whole_pairs: bool = True  # "yarn": those bounds are rounded to pairs
     magnitude: float = 1.0  # of cos and sin: "yarn" makes scores larger
+    # Queries are multiplied by 1 + growth · ln(1 + ⌊position / original_context⌋).
+    growth: float = 0.0
     # Dimensions of a head that turn, the first of each of its halves or, where pairs lie side by
     # side, of all; 0: all do. Others keep their values.
     width: int = 0
@@ -61,6 +66,11 @@ class Rope:
         if self.long_factors and not (self.factors and self.original_context > 0):
             raise FormatError(
                 "config: rope factors for long contexts go with others for short ones"
+            )
+        if self.growth and not (0 < self.growth <= LARGEST_FLOAT and self.original_context > 0):
+            raise FormatError(
+                f"config: queries grow by {shown(self.growth)} for each {self.original_context} "
+                "positions; both must be positive"
             )
         if type(self.width) is not int or self.width < 0 or self.width % 2:
             raise FormatError(f"config: rope width is {shown(self.width)}; pairs turn")
@@ -460,7 +470,7 @@ class ModelConfig:
         if not self.norm_after_rope:
             del data["norm_after_rope"]
         for rope in data["ropes"]:
-            names = ["long_factors", "width"]
+            names = ["long_factors", "growth", "width"]
             if rope["scaling"] != "yarn":
                 names += ["beta_fast", "beta_slow", "whole_pairs", "magnitude"]
             for name in names:

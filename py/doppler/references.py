@@ -353,6 +353,9 @@ def _attend(
         return rms(x, weight(name), eps, offset) if config.norm_after_rope else x
 
     q = turned(heads("attn_q", shape.heads), "attn_q_norm")
+    if rope.growth:
+        grown = 1 + rope.growth * np.log1p(positions // rope.original_context)
+        q = q * grown.astype(q.dtype)[:, None, None]
     if layer.shares < 0:
         k = heads("attn_k", shape.kv_heads)
         v = heads("attn_v", shape.kv_heads) if shape.value_heads else k

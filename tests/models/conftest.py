@@ -13,6 +13,7 @@ from in_page import (
     LONG,
     PADDED,
     TINY,
+    TURNED,
     broken,
     mixtral_ggufs,
     open_client,
@@ -36,7 +37,7 @@ def context(visited: Visited) -> Iterator[BrowserContext]:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoints, converted; one of them from GGUF files too, and one that is broken."""
     folder = tmp_path_factory.mktemp("tiny")
-    sources = {name: FIXTURES / name for name in (*TINY, *FAMILIES, LONG)}
+    sources = {name: FIXTURES / name for name in (*TINY, *FAMILIES, *TURNED, LONG)}
     sources[BROKEN] = broken(FIXTURES / "qwen2-like", folder / "checkpoint of no numbers")
     sources[PADDED] = padded(folder / f"{PADDED}.gguf")
     return convert_all(sources | mixtral_ggufs(folder), folder)

@@ -30,11 +30,12 @@ TINY = (
     "gpt-oss-like",
     "gpt-oss-mxfp4-like",
     "qwen3moe-like",
-    "hunyuan-like",
 )
 # What these alone have lies in their configs and in how their weights are read: kernels of one
 # adapter show it.
 FAMILIES = ("granite-like", "phi3-like", "smollm3-like")
+# And of these in kernels that rotate heads, all of which a GPU runs.
+TURNED = ("hunyuan-like", "ministral3-like")
 LONG = "gemma3-long"
 MIXTRAL = "mixtral-like"
 OWN_EMBEDDINGS = "gemma4-e2b-like"

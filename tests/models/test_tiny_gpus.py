@@ -18,6 +18,7 @@ from in_page import (
     MIXTRAL,
     TINY,
     TINY_MARGIN,
+    TURNED,
     assert_halts_change_nothing,
     load,
     logits,
@@ -29,7 +30,7 @@ from paper_engine import least_gpu
 DECODED = 24  # tokens
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*TINY, *TURNED])
 def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: Path) -> None:
     """Tiles, and attention and matvecs shared by subgroups, of whatever size they have here."""
     reference = np.load(FIXTURES / name / "reference.npz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +16,22 @@ import pytest
 from doppler.engine.memory import rope_table
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.hf_config import config_from_hf
+from doppler.formats.tensor_names import gguf_names
+from doppler.quantization.dequantize import dequantize
 from expert_files import FIXTURES, converted
-from family_files import changed, config_json, gguf_of
+from family_files import changed, config_json, gguf_of, metadata_of
+from gguf_files import Tensors, gguf_bytes, random_tensor
 from numpy_model import NumpyModel
 
 GGUF = {  # general.architecture
     "granite-like": "granite",
+    "granite4-like": "granite",
     "smollm3-like": "smollm3",
     "mistral-like": "llama",
     "phi3-like": "phi3",
     "ernie45-like": "ernie4_5",
     "hunyuan-like": "hunyuan-dense",
+    "ministral3-like": "mistral3",
 }
 MARGIN = 1e-3  # of logits in the page
 
@@ -42,6 +49,7 @@ FEATURES: list[tuple[str, dict[str, Any]]] = [
     ("granite-like", {"attention_multiplier": 12**-0.5}),
     ("granite-like", {"residual_multiplier": 1.0}),
     ("granite-like", {"logits_scaling": 1.0}),
+    ("granite4-like", {"position_embedding_type": "nope"}),
     ("smollm3-like", {"no_rope_layers": [1] * 5}),
     ("mistral-like", {"sliding_window": None}),
     ("phi3-like", {"sliding_window": None}),
@@ -50,6 +58,8 @@ FEATURES: list[tuple[str, dict[str, Any]]] = [
     ("phi3-like", with_rope("phi3-like", partial_rotary_factor=1.0, **WHOLE)),
     ("ernie45-like", {"model_type": "llama"}),  # whose pairs are half a head apart
     ("hunyuan-like", with_rope("hunyuan-like", alpha=1.0)),
+    ("ministral3-like", with_rope("ministral3-like", llama_4_scaling_beta=0.0)),
+    ("ministral3-like", with_rope("ministral3-like", mscale_all_dim=1.0)),
 ]
 SWITCHES: list[tuple[str, dict[str, Any]]] = [  # of what config.json does not say
     ("hunyuan-like", {"norm_after_rope": False}),
@@ -113,6 +123,8 @@ def test_a_gguf_of_the_same_weights(tmp_path: Path, name: str) -> None:
         ("granite-like", {"mlp_bias": True}, "mlp_bias is True, which Doppler"),
         ("granite-like", {"residual_multiplier": 0.0}, "residual_multiplier is 0.0, and must"),
         ("granite-like", {"residual_multiplier": 1e-30}, "norm_eps is .*must be positive and fin"),
+        ("granite4-like", {"num_local_experts": 4}, "num_local_experts is 4, which Doppler"),
+        ("granite4-like", {"layer_types": ["mamba", "attention"]}, "layers of type mamba"),
         ("smollm3-like", {"no_rope_layers": [1, 0]}, "2 layers are said to have rope or none; the"),
         (
             "smollm3-like",
@@ -136,13 +148,25 @@ def test_a_gguf_of_the_same_weights(tmp_path: Path, name: str) -> None:
         ),
         ("hunyuan-like", with_rope("hunyuan-like", rope_type="yarn"), "is 'yarn'; Doppler knows d"),
         ("hunyuan-like", with_rope("hunyuan-like", alpha=-1.0), "alpha is -1.0, and must"),
+        ("ministral3-like", with_rope("ministral3-like", mscale=0.0), "mscale_all_dim is 0.5, whi"),
+        (
+            "ministral3-like",
+            with_rope("ministral3-like", llama_4_scaling_beta=-0.5),
+            "queries grow by -0.5 for each 20 positions",
+        ),
+        (
+            "ministral3-like",
+            with_rope("ministral3-like", rope_type="linear"),
+            "llama_4_scaling_beta is 0.5, which Doppler",
+        ),
+        ("llama32-like", with_rope("ministral3-like"), "beta is 0.5, which Doppler"),
     ],
 )
 def test_what_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DopplerError, match=message) as error:
         config_from_hf(config_json(name) | changes, "config.json")
     told = str(error.value)
-    has_a_limit = "which Doppler" in told or "knows" in told
+    has_a_limit = any(part in told for part in ("which Doppler", "knows", "does not know"))
     assert has_a_limit == isinstance(error.value, UnsupportedError)
 
 
@@ -177,3 +201,132 @@ def test_divisors_for_short_contexts(tmp_path: Path) -> None:
         np.testing.assert_allclose(table[1, :9, 1], np.sin(angles), rtol=1e-6)
         np.testing.assert_array_equal(table[:, 9:], [[[1, 0]] * 3] * len(table))
         np.testing.assert_allclose(table[64, :9, 0], math.sqrt(1 + 4 / 6), rtol=1e-6)
+
+
+def test_the_text_model_of_one_that_sees() -> None:
+    """Ministral 3 is published within Mistral3ForConditionalGeneration."""
+    text = config_json("ministral3-like")
+    whole = {"model_type": "mistral3", "text_config": text, "vision_config": {}}
+    architecture, config = config_from_hf(whole, "config.json")
+    assert (architecture.name, config) == ("mistral3", config_from_hf(text, "x")[1])
+    names = {
+        "language_model.model.layers.0.self_attn.q_proj.weight": "blk.0.attn_q.weight",
+        "model.language_model.norm.weight": "output_norm.weight",
+        "language_model.lm_head.weight": "output.weight",
+    }
+    others = ["vision_tower.ln_pre.weight", "multi_modal_projector.norm.weight"]
+    others += ["model.vision_tower.patch_conv.weight", "model.multi_modal_projector.norm.weight"]
+    assert gguf_names(architecture, [*names, *others], "x") == names
+
+
+def test_granite_4_as_it_was_published_first() -> None:
+    """With another name for layers that attend; where nothing is said of them, none does."""
+    data = config_json("granite4-like")
+    older = config_from_hf(data | {"layer_types": ["attention"] * 2}, "x")[1]
+    assert older == config_from_hf(data, "x")[1]
+    del data["layer_types"]
+    with pytest.raises(UnsupportedError, match="layers of type mamba"):
+        config_from_hf(data, "x")
+
+
+def test_a_gguf_without_rope(tmp_path: Path) -> None:
+    """Granite's key for it, whose name says something else."""
+    data = gguf_of("granite4-like", "granite", position_embedding_type="nope")
+    (tmp_path / "x.gguf").write_bytes(data)
+    config = converted(tmp_path / "x.gguf", tmp_path / "model").config
+    frequencies = [config.ropes[layer.rope].inverse_frequencies(16) for layer in config.layers]
+    assert max(map(max, frequencies)) < 1e-20
+
+
+def test_rows_of_blocks(tmp_path: Path) -> None:
+    """Of fused matrices, and those of heads that turn in part: 12 dimensions of 16."""
+    config = config_json("phi3-like") | {"hidden_size": 64, "num_attention_heads": 4}
+    config |= {"num_key_value_heads": 2, "intermediate_size": 96, "num_hidden_layers": 1}
+    config |= {"max_position_embeddings": 64}  # the original: nothing is longer
+    shapes = {"token_embd": (40, 64), "output_norm": (64,), "blk.0.attn_norm": (64,)}
+    shapes |= {"blk.0.ffn_norm": (64,), "blk.0.attn_output": (64, 64), "blk.0.ffn_down": (64, 96)}
+    shapes |= {"blk.0.attn_qkv": (128, 64), "blk.0.ffn_up": (192, 64)}
+    tensors: Tensors = {}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        kind = "F32" if len(shape) == 1 else "Q8_0"
+        tensors[f"{name}.weight"] = (kind, shape, random_tensor(kind, shape, seed))
+    (tmp_path / "x.gguf").write_bytes(gguf_bytes(metadata_of(config, "phi3"), tensors))
+    manifest = converted(tmp_path / "x.gguf", tmp_path / "model")
+    assert manifest.config.ropes[0].width == 12
+    found = NumpyModel(tmp_path / "model").weights
+    qkv = dequantize(*(tensors["blk.0.attn_qkv.weight"][i] for i in (0, 2, 1)))
+    both = dequantize(*(tensors["blk.0.ffn_up.weight"][i] for i in (0, 2, 1)))
+    heads = qkv.reshape(8, 16, 64)
+    order = [0, 1, 2, 3, 4, 5, 12, 13, 6, 7, 8, 9, 10, 11, 14, 15]
+    for name, wanted in {
+        "attn_q": heads[:4, order],
+        "attn_k": heads[4:6, order],
+        "attn_v": heads[6:],
+        "ffn_gate": both[:96],
+        "ffn_up": both[96:],
+    }.items():
+        weights = found[f"blk.0.{name}.weight"]
+        np.testing.assert_array_equal(weights, wanted.reshape(weights.shape))
+
+
+def test_divisors_of_a_gguf_go_together(tmp_path: Path) -> None:
+    """Those for long contexts with those for short ones, and never with the same for all."""
+    divisors: Tensors = {
+        f"rope_{kind}.weight": ("F32", (9,), np.ones(9, np.float32).tobytes())
+        for kind in ("factors_short", "factors_long", "freqs")
+    }
+    metadata = metadata_of(config_json("phi3-like"), "phi3")
+    for names in (["factors_short"], ["factors_long"], ["factors_short", "factors_long", "freqs"]):
+        chosen = {key: divisors[key] for key in (f"rope_{kind}.weight" for kind in names)}
+        (tmp_path / "x.gguf").write_bytes(gguf_bytes(metadata, chosen))
+        with pytest.raises(FormatError, match=r"must have rope_freqs\.weight, or both rope_fac"):
+            converted(tmp_path / "x.gguf", tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["phi3-like", "hunyuan-like"])
+def test_ropes_of_configs_of_transformers_4(name: str) -> None:
+    """Which have some of it outside, and an older name for it."""
+    data = config_json(name)
+    rope = dict(data["rope_parameters"])
+    outer = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+    older = data | {key: rope.pop(key) for key in outer if key in rope} | {"rope_parameters": None}
+    kind = rope.pop("rope_type")
+    for named in {"longrope": ("longrope", "su", "yarn")}.get(kind, (kind,)):
+        again = config_from_hf(older | {"rope_scaling": rope | {"type": named}}, "x")[1]
+        assert again == config_from_hf(data, "x")[1]
+
+
+VALUES = [0, -1, 5, 0.5, 1e300, 1e-300, math.inf, math.nan, True, "x", [], [0.5], [[]], {}, None]
+ROPE_KEYS = ("alpha", "mscale", "mscale_all_dim", "llama_4_scaling_beta", "partial_rotary_factor")
+ROPE_KEYS += ("short_factor", "long_factor", "attention_factor", "rope_type", "rope_theta")
+FIELDS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
+FIELDS += ("no_rope_layers", "no_rope_layer_interval", "position_embedding_type", "layer_types")
+FIELDS += ("partial_rotary_factor", "original_max_position_embeddings", "head_dim")
+KEYS = ("embedding_scale", "attention.scale", "residual_scale", "logit_scale")
+KEYS += ("attention.temperature_scale", "rope.dimension_count", "rope.scaling.attn_factor")
+KEYS += ("rope.scaling.finetuned", "rope.scaling.yarn_log_multiplier")
+GGUF_VALUES = [0, 5, 0.5, -1.0, "x", True, [1, 2], ("f64", 1e300), ("f64", 1e-300)]
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_values_of_the_wrong_kind_are_no_surprise(name: str) -> None:
+    """Whatever stands in a field, it is read, or refused in one line."""
+    data = config_json(name)
+    cases = [data | {key: item} for key in FIELDS for item in VALUES]
+    cases += [data | with_rope(name, **{key: item}) for key in ROPE_KEYS for item in VALUES]
+    for case in cases:
+        with contextlib.suppress(DopplerError):
+            config_from_hf(case, "config.json")
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_values_of_the_wrong_kind_in_a_gguf(tmp_path: Path, name: str) -> None:
+    architecture = GGUF[name]
+    metadata = metadata_of(config_json(name), architecture)
+    embedding: Tensors = {"token_embd.weight": ("F32", (3, 4), bytes(48))}
+    for key, item in itertools.product(KEYS, GGUF_VALUES):
+        changes = {f"{architecture}.{key}": item}
+        (tmp_path / "x.gguf").write_bytes(gguf_bytes(metadata | changes, embedding))
+        with pytest.raises(DopplerError) as error:  # for what is wrong, or for tensors
+            converted(tmp_path / "x.gguf", tmp_path / "model")
+        assert str(error.value).isprintable()

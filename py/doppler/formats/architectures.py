@@ -100,6 +100,8 @@ class Architecture:
     hf_pairs: RopePairs = "half"
     gguf: str = ""  # general.architecture, and the prefix of its keys; empty: the name
     gguf_renamed: Mapping[str, str] = field(default_factory=dict)  # tensors of a layer
+    hf_ffn: str = "intermediate_size"  # where there are no experts
+    hf_needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # settings it must have
     hf_norm_offset: float = 0.0  # GGUF has the offset added already
     hf_activation: str = ""  # what config.json calls the activation; empty: as all do
     biases: tuple[str, ...] = ()  # matrices of a layer that have one
@@ -327,6 +329,30 @@ ARCHITECTURES = (
         gguf_pairs="interleaved",
         activation="silu",
         scaled=True,
+        reads=("rope.scaling.finetuned",),
+    ),
+    Architecture(  # Granite 4 without Mamba, whose GGUF files are granite's
+        name="granitemoehybrid",
+        hf_types=("granitemoehybrid",),
+        hf_layer=_LLAMA_LAYER
+        | {"shared_mlp.input_linear": "ffn_gate_up", "shared_mlp.output_linear": "ffn_down"},
+        hf_defaults={
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 10_000.0,
+            "shared_intermediate_size": 1024,
+            "num_local_experts": 8,
+            "layer_types": ["mamba"],
+        },
+        hf_ffn="shared_intermediate_size",
+        hf_needs={"num_local_experts": (0,)},
+        gguf="granite",
+        gguf_pairs="interleaved",
+        activation="silu",
+        scaled=True,
+        reads=("position_embedding_type",),
     ),
     Architecture(
         name="smollm3",
@@ -347,6 +373,7 @@ ARCHITECTURES = (
         },
         gguf_pairs="interleaved",
         activation="silu",
+        hf_needs={"use_sliding_window": (False,)},  # those without rope would slide
         still_every=4,
         reads=("no_rope_layers",),
     ),
@@ -412,6 +439,32 @@ ARCHITECTURES = (
         qk_norm=True,
         norm_after_rope=True,
         reads=("use_qk_norm", "alpha"),
+    ),
+    Architecture(
+        name="mistral3",
+        hf_types=("ministral3",),
+        hf_layer=_LLAMA_LAYER,
+        hf_defaults={
+            "vocab_size": 131072,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 262144,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+        },
+        gguf_pairs="interleaved",
+        activation="silu",
+        sliding="all",
+        reads=(
+            "llama_4_scaling_beta",
+            "attention.temperature_scale",
+            "rope.scaling.yarn_log_multiplier",
+        ),
     ),
     Architecture(
         name="gpt-oss",

@@ -79,7 +79,8 @@ def config_from_gguf(
     keys = Keys(gguf.metadata, gguf.name).below(f"{name}.")
     architecture = of_gguf(name, keys.integer("expert_count", 0) > 0, gguf.name)
     for key, neutral in NEUTRAL.items():
-        if key not in architecture.reads and not (architecture.scaled and key in _SCALES):
+        is_read = key in architecture.reads or (architecture.scaled and key in _SCALES)
+        if not is_read:
             keys.need(key, neutral)
     hidden = keys.integer("embedding_length", least=1)
     heads = keys.integer("attention.head_count", least=1)
@@ -116,9 +117,7 @@ def config_from_gguf(
         layer_scales=architecture.layer_scales,
         logit_cap=_short(keys.number("final_logit_softcapping", 0.0, least=0)),
     )
-    if architecture.still_every:
-        config = with_still_layers(config, architecture.turned(count))
-    return architecture, config
+    return architecture, with_still_layers(config, _turned(architecture, keys, count))
 
 
 def _scales(architecture: Architecture, keys: Keys, head_dim: int) -> Scales:
@@ -128,11 +127,19 @@ def _scales(architecture: Architecture, keys: Keys, head_dim: int) -> Scales:
     """
     if architecture.scaled:
         usual = dict.fromkeys(_SCALES, 1.0) | {"attention.scale": head_dim**-0.5}
-        return Scales(*(_short(keys.number(key, 0.0, least=0) or usual[key]) for key in _SCALES))
+        return Scales(*(_short(keys.number(key, 0.0, least=0)) or usual[key] for key in _SCALES))
     hidden, count = keys.integer("embedding_length"), keys.integer("block_count")
     embedding = math.sqrt(hidden) if architecture.embedding_scaled else 1.0
     scores = architecture.query_scalars.get(count, head_dim) ** -0.5
     return Scales(embedding, scores if architecture.scores_scaled else 1.0)
+
+
+def _turned(architecture: Architecture, keys: Keys, count: int) -> list[int]:
+    """Whether each layer has rope: 1 or 0."""
+    key = "rope.scaling.finetuned"  # which is for Granite whether there is rope
+    if key in architecture.reads:
+        return [int(keys.flag(key, True))] * count
+    return architecture.turned(count) if architecture.still_every else [1] * count
 
 
 def _short(value: float) -> float:
@@ -193,6 +200,7 @@ def _ropes(
         for key in ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"):
             if not (long_factors and key == "rope.scaling.attn_factor"):
                 keys.need(key, (1,))
+        keys.need("attention.temperature_scale", (0,))
         factor = _linear_factor(keys) if kind == "linear" else 1.0
         rope = Rope(base)
         if factors:
@@ -239,6 +247,8 @@ def _yarn(architecture: Architecture, keys: Keys, base: float) -> Rope:
     given *= keys.number("rope.scaling.yarn_attn_factor", 1.0)
     if keys.number("rope.scaling.yarn_ext_factor", 1.0) >= 0:  # less stands for what is usual
         keys.need("rope.scaling.yarn_ext_factor", (1,))
+    # Scores may grow less: in models that let queries grow with their positions instead.
+    given /= yarn_magnitude(factor, keys.number("rope.scaling.yarn_log_multiplier", 0.0, least=0))
     context = keys.integer("context_length")
     return Rope(
         base,
@@ -249,4 +259,5 @@ def _yarn(architecture: Architecture, keys: Keys, base: float) -> Rope:
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
         whole_pairs=architecture.yarn_whole_pairs,
         magnitude=given * yarn_magnitude(factor),
+        growth=_short(keys.number("attention.temperature_scale", 0.0)),
     )

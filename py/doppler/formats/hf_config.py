@@ -66,6 +66,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when i
     "enable_moe_block": (False,),
 }
 _SCALES = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
+_RECURRENT = ("mamba", "linear_attention")  # types of layers that attend to nothing
 _CLAMP = 7.0  # of the activation that has one
 
 
@@ -85,6 +86,7 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
     fields = Fields({**architecture.hf_defaults, **tied, **text}, where)
     clamped = architecture.activation == "swiglu_clamped"
     neutral = NEUTRAL | {"swiglu_limit": (_CLAMP,) if clamped else (0,)}
+    neutral |= architecture.hf_needs
     if "attn_q" not in architecture.biases:  # those that always have some do not look at it
         neutral |= {"attention_bias": (False,), "qkv_bias": (False,)}
     elif "attn_output" in architecture.biases:
@@ -95,9 +97,7 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
         if key not in architecture.reads:
             _need(fields, key, known)
     config = _config(architecture, fields)
-    if architecture.still_every:
-        config = with_still_layers(config, _turned(architecture, fields, len(config.layers)))
-    return architecture, config
+    return architecture, with_still_layers(config, _turned(architecture, fields, config))
 
 
 def _need(fields: Fields, key: str, known: tuple[Any, ...]) -> None:
@@ -121,7 +121,7 @@ def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
         heads=heads,
         kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=head_dim,
-        ffn=fields.integer(keys.ffn if keys else "intermediate_size"),
+        ffn=fields.integer(keys.ffn if keys else architecture.hf_ffn),
         vocab=fields.integer("vocab_size"),
         context=fields.integer("max_position_embeddings"),
         **_scales(architecture, fields, head_dim).fields(fields.number("rms_norm_eps")),
@@ -195,15 +195,23 @@ def _layers(architecture: Architecture, fields: Fields) -> tuple[Layer, ...]:
     return tuple(architecture.layer(window if i >= first else 0) for i in range(count))
 
 
-def _turned(architecture: Architecture, fields: Fields, count: int) -> list[int]:
-    """Whether each layer has rope; those without may be the ones that slide, where any does."""
-    _need(fields, "use_sliding_window", (False,))
+def _turned(architecture: Architecture, fields: Fields, config: ModelConfig) -> list[int]:
+    """Whether each layer has rope: 1 or 0."""
+    count = len(config.layers)
+    if "position_embedding_type" in architecture.reads:
+        return [int(fields.get("position_embedding_type") == "rope")] * count
+    if not architecture.still_every:
+        return [1] * count
     every = fields.integer("no_rope_layer_interval", architecture.still_every, least=1)
     return fields.integers("no_rope_layers", architecture.turned(count, every), most=1)
 
 
 def _typed_layers(architecture: Architecture, fields: Fields, count: int) -> tuple[Layer, ...]:
     types, known = fields.texts("layer_types"), ("sliding_attention", "full_attention")
+    types = [known[1] if kind == "attention" else kind for kind in types]
+    if odd := {*types} & {*_RECURRENT}:
+        kinds = " and ".join(sorted(odd))
+        raise UnsupportedError(f"{fields.where}: Doppler does not know layers of type {kinds}")
     if len(types) != count or not {*types} <= {*known}:
         raise FormatError(f"{fields.where}: layer_types must name {count} layers of {list(known)}")
     window = fields.integer("sliding_window") if known[0] in types else 0
@@ -240,21 +248,30 @@ def _ropes(
 
 
 def _rope(architecture: Architecture, data: Fields, fields: Fields, head_dim: int) -> Rope:
-    """Of heads of that width, which turn as a whole or, in some architectures, in part."""
-    key = "partial_rotary_factor"
+    """The rope of heads of that width."""
     if data.get("rope_type") == "proportional":
-        turned = int(data.number(key, 1.0, least=0, most=1) * head_dim // 2)
+        share = data.number("partial_rotary_factor", 1.0, least=0, most=1)
+        turned = int(share * head_dim // 2)
         factors = (1.0,) * turned + (STANDING,) * (head_dim // 2 - turned)
         return Rope(data.number("rope_theta"), "factors", factors=factors)
     if "alpha" in architecture.reads and data.has("alpha"):
         return _stretched_rope(data, head_dim)
+    rope, key = _whole_rope(data, fields), "llama_4_scaling_beta"
+    growth = data.number(key, 0.0) if key in architecture.reads and rope.scaling == "yarn" else 0.0
+    _need(data, key, (growth,))
+    return replace(rope, width=_rope_width(architecture, data, fields, head_dim), growth=growth)
+
+
+def _rope_width(architecture: Architecture, data: Fields, fields: Fields, head_dim: int) -> int:
+    """Dimensions of a head that turn: 0 where all do, as they must in most architectures."""
+    key = "partial_rotary_factor"
     if key not in architecture.reads:
         _need(data, key, (1,))
-        return _whole_rope(data, fields)
+        return 0
     width = int(head_dim * data.number(key, fields.number(key, 1.0), least=0, most=1))
     if width == 0:
         raise data.error(key, "so large that two dimensions of a head turn")
-    return replace(_whole_rope(data, fields), width=0 if width == head_dim else width)
+    return 0 if width == head_dim else width
 
 
 def _stretched_rope(data: Fields, head_dim: int) -> Rope:
@@ -318,8 +335,6 @@ def _divisors(data: Fields, key: str) -> tuple[float, ...]:
 
 def _yarn(base: float, data: Fields, fields: Fields) -> Rope:
     """YaRN as transformers reads it: what makes scores larger is given, or follows the factor."""
-    for key in ("mscale", "mscale_all_dim"):
-        _need(data, key, (0,))
     factor, key = data.number("factor"), "original_max_position_embeddings"
     context = fields.integer("max_position_embeddings")
     return Rope(
@@ -330,5 +345,16 @@ def _yarn(base: float, data: Fields, fields: Fields) -> Rope:
         beta_fast=data.number("beta_fast", 32.0),
         beta_slow=data.number("beta_slow", 1.0),
         whole_pairs=data.flag("truncate", True),
-        magnitude=data.number("attention_factor", yarn_magnitude(factor)),
+        magnitude=data.number("attention_factor", _usual_magnitude(data, factor)),
     )
+
+
+def _usual_magnitude(data: Fields, factor: float) -> float:
+    """That of YaRN, or a quotient of two, where shares of the growth are given for both."""
+    keys = ("mscale", "mscale_all_dim")
+    over, under = (data.number(key, 0.0, least=0) for key in keys)
+    if over and under:
+        return yarn_magnitude(factor, over) / yarn_magnitude(factor, under)
+    for key in keys:
+        _need(data, key, (0,))
+    return yarn_magnitude(factor)

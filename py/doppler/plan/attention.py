@@ -53,7 +53,14 @@ def rope_constants(model: PlannedModel, index: int) -> dict[str, Number]:
 def rope_params(model: PlannedModel, index: int, part: CacheSlice) -> dict[str, Number]:
     """Heads, positions and norms of a slice of layer `index`'s cache."""
     c = model.config
-    return {**heads(model, index, part), "eps": c.norm_eps, "offset": c.norm_offset}
+    rope = c.ropes[c.layers[index].rope]
+    return {
+        **heads(model, index, part),
+        "eps": c.norm_eps,
+        "offset": c.norm_offset,
+        "growth": rope.growth,
+        "original": max(rope.original_context, 1),
+    }
 
 
 def attention(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:

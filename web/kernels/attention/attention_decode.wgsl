@@ -1,7 +1,7 @@
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // rope.wgsl and attention.wgsl for one token, with its keys shared among workgroups: norms and rotates
-// q and k (in the order of QK_NORM), moves k and v into the cache, and attends to a run of the keys that the token sees.
+// q and k (in the order of QK_NORM), lets q grow with its position, moves k and v into the cache, and attends to a run of the keys that the token sees.
 // uses: state
 // uses: cache
 // uses: cache_write
@@ -42,6 +42,8 @@ struct Params {
   scale: f32,
   eps: f32,
   offset: f32,
+  growth: f32,
+  original: u32,
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4f>;
@@ -138,6 +140,7 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
   let value_scale =
     select(1.0, inverseSqrt(value_square / f32(HEAD_DIM) + params.eps), VALUE_NORM == 1u);
   let inverse = inverseSqrt(square / f32(HEAD_DIM) + params.eps);
+  let grown = 1.0 + params.growth * log(1.0 + f32(state.position / params.original));
   for (var n = 0u; n < TURNS; n++) {
     let j = index % TURN + n * TURN;
     if (j < WIDTH / 2u && index < 5u * TURN) {
@@ -154,8 +157,8 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
         two[1] *= inverse * (norms[n][1] + params.offset);
       }
       if (is_query) {
-        turned[head * WIDTH + a] = params.scale * two[0];
-        turned[head * WIDTH + b] = params.scale * two[1];
+        turned[head * WIDTH + a] = params.scale * grown * two[0];
+        turned[head * WIDTH + b] = params.scale * grown * two[1];
       } else if (keeps && PROJECTED != NONE) {
         keep_key(place + a, two[0]);
         keep_key(place + b, two[1]);

@@ -1,5 +1,5 @@
 // Per head of q and k: rotation, with RMSNorm before it (QK_NORM 1), after it (2) or none (0); q in place,
-// k and v to the cache.
+// k and v to the cache. Queries are also multiplied by 1 + growth · ln(1 + ⌊position / original⌋).
 // With VALUE_NORM, heads of v are normed too, without weights. PROJECTED tells what is projected besides q:
 // keys and values (SPLIT), keys that are the values too, before norm and rotation (SHARED), or nothing
 // (NONE), in a layer that reads another one's cache.
@@ -10,7 +10,8 @@
 // uses: cache
 // uses: cache_write
 //
-// qkv [batch, stride]: heads of q, k, v one after another, as far as they are projected. q_norm, k_norm [HEAD_DIM]. keys, values
+// qkv [batch, stride]: heads of q, k, v one after another, as far as they are projected. q_norm, k_norm
+// [HEAD_DIM]. keys, values
 // [kv_count, capacity, HEAD_DIM]; token t goes to the slot of position + t, if that is below context. A
 // workgroup does one head (x) of one token (y): q first, then k, then v.
 
@@ -30,6 +31,8 @@ struct Params {
   capacity: u32,
   eps: f32,
   offset: f32,
+  growth: f32,
+  original: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
@@ -97,11 +100,12 @@ fn main(
     }
     return;
   }
+  let grown = 1.0 + params.growth * log(1.0 + f32(position / params.original));
   for (var i = lane; i < HEAD_DIM / 2u; i += 32u) {
     let first = select(i, 2u * i, PAIRS == 1u);
     let second = select(i + HEAD_DIM / 2u, 2u * i + 1u, PAIRS == 1u);
-    let a = turned_value(base, first, position, inverse, true);
-    let b = turned_value(base, second, position, inverse, true);
+    let a = grown * turned_value(base, first, position, inverse, true);
+    let b = grown * turned_value(base, second, position, inverse, true);
     qkv[base + first] = a; // once both are known: each is made of the two
     qkv[base + second] = b;
   }

@@ -44,6 +44,7 @@ ROPES = (
     Rope(1_000_000.0, "linear", 8.0),
     Rope(500_000.0, "llama3", 32.0, 1.0, 4.0, 8192),
 )
+GROWING = Rope(10_000.0, original_context=20, growth=0.5)
 PAIRS: tuple[RopePairs, ...] = ("half", "interleaved")
 EPS, OFFSET = 1e-6, 1.0
 PROJECTED: tuple[dict[str, Any], ...] = (  # and how: fields of a Rotation
@@ -85,7 +86,8 @@ class Rotation:
     def __str__(self) -> str:
         shape = f"{self.heads} heads of {self.head_dim} at {self.position}, {self.pairs}"
         notes = {
-            self.rope.scaling: self.rope != ROPES[0],
+            self.rope.scaling: self.rope in ROPES[1:],
+            "growing": self.rope.growth,
             "normed": self.qk_norm,
             "after rope": self.after,
             "f16": self.half,
@@ -132,6 +134,7 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
         "capacity": cache.shape[1],
         "eps": EPS,
         "offset": OFFSET,
+        **_growth(spec.rope),
     }
     places = spec.position + np.arange(tokens)
     q, k, v = _rotated(qkv[:tokens].reshape(tokens, -1, dim), norms, spec, places)
@@ -157,6 +160,10 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
     )
 
 
+def _growth(how: Rope) -> dict[str, float]:
+    return {"growth": how.growth, "original": max(how.original_context, 1)}
+
+
 def _rotated(
     parts: Array, norms: Array, spec: Rotation, places: Array
 ) -> tuple[Array, Array, Array]:
@@ -172,7 +179,8 @@ def _rotated(
         part = references.rotate(part, places, frequencies, spec.pairs)
         return references.rms(part, norm, EPS, OFFSET) if spec.after else part
 
-    return turned(q, norms[0]), turned(k, norms[1]), v
+    grown = 1 + spec.rope.growth * np.log1p(places // max(spec.rope.original_context, 1))
+    return turned(q, norms[0]) * grown[:, None, None], turned(k, norms[1]), v
 
 
 @dataclass(frozen=True)
@@ -369,6 +377,7 @@ def _decode(split: Split, rotation: Rotation, capacity: int, has_sinks: bool) ->
         "scale": split.head_dim**-0.5,
         "eps": EPS,
         "offset": OFFSET,
+        **_growth(rotation.rope),
     }
     names = ["qkv", "q_norm", "k_norm", "angles", "keys", "values", "partial_out", "partial_lse"]
     bindings = named([*names, "state", *(["sinks"] * has_sinks)])
@@ -435,6 +444,7 @@ def _rotations() -> list[Case]:
         Rotation(4, 2, 64, "half", True, position, ROPES[0], half, 11) for position, half in places
     ]
     specs += [Rotation(4, 2, 80, pairs, True, 61, ROPES[0], False, after=True) for pairs in PAIRS]
+    specs.append(Rotation(3, 1, 64, "half", False, 59, GROWING, False))
     specs += [
         Rotation(4, 2, 16, "half", True, 9, ROPES[0], False, **projected) for projected in PROJECTED
     ]
@@ -509,8 +519,8 @@ def _tokens() -> list[Case]:
                 found.append(case(kernel, name, token, split, rotation, sinks, needs=needs))
     split = SPLITS[2]
     shape = split.heads, split.kv_heads, split.head_dim
-    last = Rotation(*shape, "half", True, split.before, ROPES[0], False, after=True)
-    name = f"{split}, normed after rope"
+    last = Rotation(*shape, "half", True, split.before, GROWING, False, after=True)
+    name = f"{split}, normed after rope, growing"
     found.append(case("attention_decode", name, token, split, last, None, needs=needs))
     split = Split(6, 2, 24, 40, 16, 3, 0)
     for projected in PROJECTED:
