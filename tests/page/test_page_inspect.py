@@ -282,7 +282,7 @@ def test_a_folder_of_an_unknown_kind(app: App, tmp_path: Path) -> None:
     app.pick(source)
     app.expect_refused(
         "This model is of a kind that Doppler does not know",
-        "does not know the architecture 'mamba'. It knows gemma3, gpt-oss, llama",
+        "does not know the architecture 'mamba', which is nearest to llama",
     )
 
 

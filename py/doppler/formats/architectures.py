@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from doppler.config import Activation, Layer, RopePairs
 from doppler.errors import UnsupportedError
-from doppler.inputs.fields import shown
+from doppler.formats.unknown import unknown
 
 _LLAMA_LAYER = {
     "input_layernorm": "attn_norm",
@@ -527,8 +527,5 @@ def _find(known: Mapping[str, Architecture], name: Any, where: str) -> Architect
             "choose the file of its text model"
         )
     if not isinstance(name, str) or name not in known:
-        raise UnsupportedError(
-            f"{where}: Doppler does not know the architecture {shown(name)}; it knows "
-            f"{', '.join(sorted({a.name for a in ARCHITECTURES}))}"
-        )
+        raise unknown(name, {a.name for a in ARCHITECTURES}, where)
     return known[name]

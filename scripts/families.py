@@ -1,0 +1,101 @@
+"""Writes docs/families.md: which families Doppler runs, by the code's own tables.
+
+    python scripts/families.py [--check]
+
+--check: exit code 1 where the file is not what would be written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from doppler.formats import gguf_config, hf_config
+from doppler.formats.architectures import ARCHITECTURES, Architecture
+from doppler.formats.unknown import NEAREST
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "families.md"
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+def fixtures() -> dict[str, list[str]]:
+    """Tiny checkpoints with the logits of transformers, by model_type."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(FIXTURES.glob("*/config.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        kind = (data.get("text_config") or data)["model_type"]
+        found.setdefault(kind, []).append(path.parent.name)
+    return found
+
+
+def row(architecture: Architecture, checked: Mapping[str, list[str]]) -> str:
+    """A family's line of the table."""
+    names = [name for kind in architecture.hf_types for name in checked.get(kind, [])]
+    types = ", ".join(f"`{kind}`" for kind in architecture.hf_types)
+    experts = "yes" if architecture.experts else ""
+    return (
+        f"| {architecture.name} | {types} | `{architecture.gguf_name}` | {experts} | "
+        f"{', '.join(names)} |"
+    )
+
+
+def refused(neutral: Mapping[str, tuple[Any, ...]], kind: str) -> Iterator[str]:
+    """A line for each setting, with what is taken and who may have others."""
+    for key, values in sorted(neutral.items()):
+        readers = [it.name for it in ARCHITECTURES if key in it.reads]
+        taken = ", ".join(json.dumps(value) for value in values)
+        yield f"| {kind} | `{key}` | {taken} | {', '.join(readers)} |"
+
+
+def text() -> str:
+    """The whole file."""
+    checked = fixtures()
+    lines = [
+        "# Families",
+        "",
+        "Written by `scripts/families.py` from the tables that the readers of models use.",
+        "",
+        "Checked: tiny random checkpoints whose logits are compared with those of transformers in",
+        "float32 (tests/fixtures, scripts/make_fixtures.py), in the page and in NumPy.",
+        "",
+        "| family | model_type | general.architecture | experts | checked by |",
+        "| --- | --- | --- | --- | --- |",
+        *(row(architecture, checked) for architecture in ARCHITECTURES),
+        "",
+        "## Refused by name",
+        "",
+        "| name | nearest family | what is missing |",
+        "| --- | --- | --- |",
+        *(f"| `{name}` | {near} | {what} |" for name, (near, what) in sorted(NEAREST.items())),
+        "",
+        "## Refused settings",
+        "",
+        "Each changes what a model computes. A file that has another value is refused with",
+        "`KEY is VALUE, which Doppler cannot do`; absent and null are taken too.",
+        "",
+        "| file | key | values that are taken | families that read it |",
+        "| --- | --- | --- | --- |",
+        *refused(hf_config.NEUTRAL, "config.json"),
+        *refused(gguf_config.NEUTRAL, "GGUF"),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Writes, or compares."""
+    if "--check" not in sys.argv[1:]:
+        TARGET.write_text(text(), encoding="utf-8")
+        return 0
+    if TARGET.read_text(encoding="utf-8") == text():
+        return 0
+    print(f"{TARGET.relative_to(ROOT)} is not up to date: run scripts/families.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
