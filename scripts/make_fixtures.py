@@ -2,7 +2,8 @@
 
     python scripts/make_fixtures.py [FOLDER]
 
-Needs torch and transformers (made with 2.13 and 5.23), which neither the tests nor Doppler need.
+Needs torch and transformers (made with 2.13 and 5.23, later families with 5.24), which neither the
+tests nor Doppler need.
 Each fixture holds config.json, safetensors files and reference.npz: `ids` [n] of a prompt, and
 `logits` float32 [m, vocab] of its last m positions (all of them, but for the long prompt), computed
 eagerly in float32 from the weights as the files hold them. Where a rope differs in short contexts,
@@ -371,6 +372,32 @@ def fixtures() -> dict[str, Fixture]:
             prompt=96,
             kept=96,
             types=(BF16, F16),
+            norm_mean=1.0,
+            query_norm=0.25,
+        ),
+        "gemma4-26b-like": Fixture(
+            Gemma4ForCausalLM,
+            gemma4(
+                vocab_size=294,
+                hidden_size=50,
+                intermediate_size=76,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=16,
+                global_head_dim=32,
+                num_global_key_value_heads=1,
+                hidden_size_per_layer_input=0,
+                attention_k_eq_v=True,
+                enable_moe_block=True,
+                num_experts=9,
+                top_k_experts=3,
+                moe_intermediate_size=28,
+            ),
+            seed=15,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
             norm_mean=1.0,
             query_norm=0.25,
         ),

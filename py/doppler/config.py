@@ -169,7 +169,8 @@ class LayerShape:
     heads: int
     kv_heads: int
     head_dim: int
-    ffn: int
+    ffn: int  # of each expert, where there are some
+    dense: int  # of the FFN that every token passes; 0 where there is none
     key_heads: int
     value_heads: int
 
@@ -200,11 +201,19 @@ class Experts:
 
     Their outputs are added up in shares: the softmax of the router's logits over those used
     (`normed`), or over all.
+
+    There may be a dense FFN `beside` them, whose output is added to theirs. Either that is
+    multiplied by a number first: the logistic function of one more logit (`gated`). Or both outputs
+    are normed first, and router, dense FFN and experts each norm what they read (`own_norms`).
     """
 
     count: int
     used: int
     normed: bool = True
+    beside: int = 0  # width of the dense FFN; 0: there is none
+    gated: bool = False
+    own_norms: bool = False
+    scaled: bool = False  # the share of each expert is multiplied by a number of its own
 
     def __post_init__(self) -> None:
         if not 1 <= self.used <= self.count:
@@ -216,6 +225,15 @@ class Experts:
             raise UnsupportedError(
                 f"config: {self.count} experts are more than the {MOST_EXPERTS} that kernels take"
             )
+        if self.beside < 0 or self.beside % 4:
+            raise UnsupportedError(
+                f"config: the FFN beside the experts is {self.beside} wide; the kernels take "
+                "multiples of 4"
+            )
+        if self.gated + self.own_norms != (self.beside > 0):
+            raise UnsupportedError(
+                "config: an FFN beside experts has a gate, or norms, and nothing else has"
+            )
 
 
 EXPERT_PARTS = ("ffn_gate", "ffn_up", "ffn_down")  # matrices of an expert, by GGUF's names
@@ -225,7 +243,7 @@ EXPERT_PARTS = ("ffn_gate", "ffn_up", "ffn_down")  # matrices of an expert, by G
 class ModelConfig:
     """Shapes and switches of a decoder. Widths are in elements, `context` in tokens.
 
-    `ffn` is the width of each expert where there are `experts`.
+    `ffn` is the width of each expert where there are `experts`; a dense FFN beside them is theirs.
     """
 
     architecture: str  # for people to read; no code may branch on it
@@ -276,6 +294,8 @@ class ModelConfig:
             raise UnsupportedError("config: layers end with a branch that is not normed")
         if not self.layers:
             raise FormatError("config: the model has no layers")
+        if self.experts is not None:
+            self._check_experts(self.experts)
         if self.activation not in get_args(Activation):
             known = ", ".join(get_args(Activation))
             raise FormatError(f"config: activation {shown(self.activation)} is not one of {known}")
@@ -284,9 +304,22 @@ class ModelConfig:
         if not {*self.biases} <= {*self._layer_shapes(0), *self._expert_shapes()}:
             raise FormatError(f"config: biases are of {shown(self.biases)}")
         if self.norm_after_rope and (not self.qk_norm or any(r.magnitude != 1 for r in self.ropes)):
-            raise UnsupportedError("config: norms after rope are those of heads, which none scales")
+            raise UnsupportedError(
+                "config: heads that are normed after rope cannot be made larger by it"
+            )
         for number, rope in enumerate(self.ropes):
             self._check_rope(rope, self.rope_dim(number))
+
+    def _check_experts(self, experts: Experts) -> None:
+        if any(layer.ffn for layer in self.layers):
+            raise UnsupportedError("config: layers have experts of different widths")
+        if experts.beside and self.ffn % 4:
+            raise UnsupportedError(
+                f"config: experts are {self.ffn} wide, with an FFN beside them; the kernels take "
+                "multiples of 4"
+            )
+        if experts.own_norms and not self.post_norms:
+            raise UnsupportedError("config: experts have norms of their own, and branches none")
 
     def _check_layer(self, index: int, layer: Layer) -> None:
         where = f"config: layer {index}"
@@ -346,11 +379,13 @@ class ModelConfig:
         source = layer if layer.shares < 0 else self.layers[layer.shares]
         kv_heads = source.kv_heads or self.kv_heads
         keys = kv_heads if layer.shares < 0 else 0
+        ffn = layer.ffn or self.ffn
         return LayerShape(
             heads=self.heads,
             kv_heads=kv_heads,
             head_dim=source.head_dim or self.head_dim,
-            ffn=layer.ffn or self.ffn,
+            ffn=ffn,
+            dense=ffn if self.experts is None else self.experts.beside,
             key_heads=keys,
             value_heads=0 if layer.are_values else keys,
         )
@@ -370,6 +405,11 @@ class ModelConfig:
     def last_norm(self) -> str:
         """The norm of a layer's last branch, where branches are normed."""
         return "post_norm" if self.per_layer else "post_ffw_norm"
+
+    @property
+    def router_scale(self) -> float:
+        """What a router with a norm of its own reads is multiplied by behind that."""
+        return float(self.hidden**-0.5)
 
     def rope_dim(self, number: int) -> int:
         """Width of the heads that ropes[number] turns."""
@@ -426,10 +466,11 @@ class ModelConfig:
         if it.value_heads:
             shapes["attn_v"] = (it.kv_width, h)
         shapes |= {"attn_output": (h, it.q_width), "ffn_norm": (h,)}
-        if self.experts is None:
-            shapes |= {"ffn_gate": (it.ffn, h), "ffn_up": (it.ffn, h), "ffn_down": (h, it.ffn)}
-        else:
-            shapes["ffn_gate_inp"] = (self.experts.count, h)
+        if it.dense:
+            up, down = (it.dense, h), (h, it.dense)
+            shapes |= {"ffn_gate": up, "ffn_up": up, "ffn_down": down}
+        if self.experts is not None:
+            shapes |= self._mixture_shapes(self.experts)
         if self.qk_norm:
             shapes["attn_q_norm"] = (it.head_dim,)
             if it.key_heads:
@@ -445,6 +486,19 @@ class ModelConfig:
             shapes["layer_output_scale"] = (1,)
         return shapes
 
+    def _mixture_shapes(self, experts: Experts) -> dict[str, tuple[int, ...]]:
+        """What a layer has because of its experts, but for these."""
+        h = self.hidden
+        shapes: dict[str, tuple[int, ...]] = {"ffn_gate_inp": (experts.count, h)}
+        if experts.gated:
+            shapes["ffn_gate_inp_shexp"] = (1, h)
+        if experts.own_norms:
+            names = ("ffn_gate_inp_norm", "pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2")
+            shapes |= dict.fromkeys(names, (h,))
+        if experts.scaled:
+            shapes["ffn_exps_scale"] = (experts.count,)
+        return shapes
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for the manifest; `config_fields.config_of` reads it again.
 
@@ -458,6 +512,10 @@ class ModelConfig:
             del data["sinks"]
         if self.experts is None:
             del data["experts"]
+        else:
+            for name in ("beside", "gated", "own_norms", "scaled"):
+                if not data["experts"][name]:
+                    del data["experts"][name]
         for name in ("value_norm", "per_layer", "layer_scales", "logit_cap"):
             if not data[name]:
                 del data[name]

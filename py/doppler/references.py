@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from doppler.config import Activation, ModelConfig, RopePairs
+from doppler.config import Activation, Experts, ModelConfig, RopePairs
 from doppler.sampling import Sampling
 
 Array = npt.NDArray[Any]
@@ -131,13 +131,19 @@ def _sigmoid(x: Array) -> Array:
     return out
 
 
-def route(logits: Array, used: int, normed: bool) -> tuple[npt.NDArray[np.int64], Array]:
-    """Experts of each token [n, used], from the router's logits [n, experts], and their shares."""
+def route(
+    logits: Array, used: int, normed: bool, scales: Array | float = 1.0
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """Experts of each token [n, used], from the router's logits [n, experts], and their shares.
+
+    scales [experts]: what these are multiplied by.
+    """
     chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :used]
     kept = np.take_along_axis(logits, chosen, -1)
     weights = np.exp(kept - kept[:, :1])
     all_of_them = weights if normed else np.exp(logits - kept[:, :1])
-    return chosen, weights / all_of_them.sum(axis=-1, keepdims=True)
+    shares = weights / all_of_them.sum(axis=-1, keepdims=True)
+    return chosen, shares * np.broadcast_to(scales, logits.shape[-1:])[chosen]
 
 
 def read(words: npt.NDArray[np.uint32], workgroups: int) -> npt.NDArray[np.uint32]:
@@ -311,26 +317,50 @@ def _block(
     normed = rms(x, weight("attn_norm"), eps, offset)
     branch = weight.project("attn_output", _attend(config, weight, normed, kept))
     post = weight("post_attention_norm") if config.post_norms else None
-    x, normed = norm(x, branch, post, weight("ffn_norm"), eps, offset)
-    branch = _ffn(config, weight, normed)
+    x = x + (branch if post is None else rms(branch, post, eps, offset))
+    branch = _ffn(config, weight, x)
     return x + (rms(branch, weight("post_ffw_norm"), eps, offset) if config.post_norms else branch)
 
 
-def _ffn(config: ModelConfig, weight: _Tensors, normed: Array) -> Array:
-    """Normed states [n, hidden] -> what the FFN adds to x [n, hidden]."""
+def _ffn(config: ModelConfig, weight: _Tensors, x: Array) -> Array:
+    """x [n, hidden] -> what the FFN adds to it."""
+    experts, normed = config.experts, _rms(config, x, weight("ffn_norm"))
+    if experts is None:
+        return _feed(config, weight, normed)
+    if not experts.own_norms:
+        out = _mixture(config, experts, weight, normed, weight.project("ffn_gate_inp", normed))
+        if experts.gated:
+            share = _sigmoid(weight.project("ffn_gate_inp_shexp", normed))
+            out = out + share * _feed(config, weight, normed)
+        return out
+    routed = _rms(config, x, weight("ffn_gate_inp_norm")) * config.router_scale
+    logits = weight.project("ffn_gate_inp", routed)
+    read = _rms(config, x, weight("pre_ffw_norm_2"))
+    out = _rms(config, _mixture(config, experts, weight, read, logits), weight("post_ffw_norm_2"))
+    return out + _rms(config, _feed(config, weight, normed), weight("post_ffw_norm_1"))
 
-    def feed(x: Array, expert: str = "") -> Array:
-        gates, ups = weight.project(f"ffn_gate{expert}", x), weight.project(f"ffn_up{expert}", x)
-        return weight.project(f"ffn_down{expert}", gate(gates, ups, config.activation))
 
-    if config.experts is None:
-        return feed(normed)
-    logits = weight.project("ffn_gate_inp", normed)
-    chosen, shares = route(logits, config.experts.used, config.experts.normed)
-    out = np.zeros_like(normed)
+def _rms(config: ModelConfig, x: Array, weight: Array) -> Array:
+    """As most norms of a model are."""
+    return rms(x, weight, config.norm_eps, config.norm_offset)
+
+
+def _feed(config: ModelConfig, weight: _Tensors, x: Array, expert: str = "") -> Array:
+    """x [n, hidden], normed -> what the dense FFN, or one expert (".3"), makes of it."""
+    gates, ups = weight.project(f"ffn_gate{expert}", x), weight.project(f"ffn_up{expert}", x)
+    return weight.project(f"ffn_down{expert}", gate(gates, ups, config.activation))
+
+
+def _mixture(
+    config: ModelConfig, experts: Experts, weight: _Tensors, x: Array, logits: Array
+) -> Array:
+    """x [n, hidden], normed -> the shares of the experts that the logits [n, experts] choose."""
+    scales = weight("ffn_exps_scale") if experts.scaled else 1.0
+    chosen, shares = route(logits, experts.used, experts.normed, scales)
+    out = np.zeros_like(x)
     for expert in np.unique(chosen):
         tokens, slots = np.nonzero(chosen == expert)
-        out[tokens] += shares[tokens, slots, None] * feed(normed[tokens], f".{expert}")
+        out[tokens] += shares[tokens, slots, None] * _feed(config, weight, x[tokens], f".{expert}")
     return out
 
 

@@ -29,6 +29,7 @@ VOCABULARY = 8192
         ("llama-3.2-3b", 3212.7, 1852),
         ("mixtral-8x7b", 46702.8, 27252),
         ("gpt-oss-20b", 20914.8, 12097),
+        ("gemma-4-26b-a4b", 25233.1, 15768),
     ],
 )
 def test_shapes_are_those_of_the_models(shape: str, parameters: float, megabytes: int) -> None:

@@ -23,6 +23,7 @@ TINY = (
     "gemma3-4b-like",
     "gemma4-e2b-like",
     "gemma4-12b-like",
+    "gemma4-26b-like",
     "llama32-like",
     "qwen2-like",
     "qwen3-like",

@@ -16,7 +16,7 @@ def step(**bindings: str) -> Step:
     return Step("kernel", {}, views, {}, 1, "step")
 
 
-@pytest.mark.parametrize("shape", ["gemma-3-1b", "llama-3.2-3b"])
+@pytest.mark.parametrize("shape", ["gemma-3-1b", "llama-3.2-3b", "gemma-4-26b-a4b"])
 @pytest.mark.parametrize("gpu", [large_gpu(), least_gpu()])
 def test_shared_activations_outlive_their_use(shape: str, gpu: Any) -> None:
     engine = paper_engine(synthetic(shape), gpu)

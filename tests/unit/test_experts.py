@@ -21,7 +21,8 @@ from doppler.store.verify import verify
 from expert_files import FIXTURES, converted, gguf_of, load_file, raw_tensors, save_file
 from numpy_model import NumpyModel
 
-MIXTURES = ("mixtral-like", "gpt-oss-like", "gpt-oss-mxfp4-like", "qwen3moe-like")
+PLAIN = ("mixtral-like", "gpt-oss-like", "gpt-oss-mxfp4-like", "qwen3moe-like")
+MIXTURES = (*PLAIN, "gemma4-26b-like")  # the last with a dense FFN beside the experts
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -70,7 +71,7 @@ def test_ranges_of_experts_that_are_wrong_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stack", [True, False])
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str, stack: bool) -> None:
     """Stacked as files are today, or one by one as the first ones of Mixtral were."""
     converted(FIXTURES / name, tmp_path / "checkpoint")

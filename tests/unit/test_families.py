@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from doppler.config import Rope
 from doppler.engine.memory import rope_table
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.hf_config import config_from_hf
@@ -217,6 +218,14 @@ def test_the_text_model_of_one_that_sees() -> None:
     others = ["vision_tower.ln_pre.weight", "multi_modal_projector.norm.weight"]
     others += ["model.vision_tower.patch_conv.weight", "model.multi_modal_projector.norm.weight"]
     assert gguf_names(architecture, [*names, *others], "x") == names
+
+
+def test_heads_that_are_normed_after_rope_have_no_magnitude() -> None:
+    """It would be lost in the norm."""
+    _, config = config_from_hf(config_json("hunyuan-like"), "x")
+    yarn = Rope(1e4, "yarn", 4.0, original_context=64, magnitude=1.1)
+    with pytest.raises(UnsupportedError, match="normed after rope cannot be made larger by it"):
+        replace(config, ropes=(yarn,))
 
 
 def test_granite_4_as_it_was_published_first() -> None:

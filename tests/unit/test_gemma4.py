@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +17,13 @@ from app_page import convert_all
 from doppler import references
 from doppler.config import Layer, ModelConfig
 from doppler.errors import FormatError, UnsupportedError
-from gguf_files import gguf_bytes
+from expert_files import stacked
+from gguf_files import Tensors, gguf_bytes
 from numpy_model import NumpyModel
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-E2B, DENSE = "gemma4-e2b-like", "gemma4-12b-like"
+E2B, DENSE, MIXTURE = "gemma4-e2b-like", "gemma4-12b-like", "gemma4-26b-like"
+ALL = (E2B, DENSE, MIXTURE)
 MARGIN = 1e-3
 MATTERS = 100 * MARGIN
 STANDING = np.float32(1e30)
@@ -31,8 +34,8 @@ Weights = dict[str, np.ndarray]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NumpyModel]:
     folder = tmp_path_factory.mktemp("gemma4")
-    convert_all({name: FIXTURES / name for name in (E2B, DENSE)}, folder)
-    return {name: NumpyModel(folder / name) for name in (E2B, DENSE)}
+    convert_all({name: FIXTURES / name for name in ALL}, folder)
+    return {name: NumpyModel(folder / name) for name in ALL}
 
 
 def reference(name: str) -> tuple[list[int], np.ndarray]:
@@ -40,7 +43,7 @@ def reference(name: str) -> tuple[list[int], np.ndarray]:
     return data["ids"].tolist(), data["logits"]
 
 
-@pytest.mark.parametrize("name", [E2B, DENSE])
+@pytest.mark.parametrize("name", ALL)
 def test_logits_are_those_of_transformers(models: dict[str, NumpyModel], name: str) -> None:
     ids, wanted = reference(name)
     assert np.abs(models[name].logits(ids) - wanted).max() < MARGIN
@@ -53,6 +56,14 @@ def of_layers(change: Callable[[Layer], Layer]) -> Callable[[ModelConfig], Model
 def other_source(layer: Layer) -> Layer:
     """Of sliding layers, the first one's keys instead of the last one's."""
     return replace(layer, shares=0) if layer.shares > 0 and layer.window else layer
+
+
+def of_experts(**changes: Any) -> Callable[[ModelConfig], ModelConfig]:
+    def changed(c: ModelConfig) -> ModelConfig:
+        assert c.experts is not None
+        return replace(c, experts=replace(c.experts, **changes))
+
+    return changed
 
 
 def ropes(**changes: Any) -> Callable[[ModelConfig], ModelConfig]:
@@ -72,6 +83,8 @@ OFF: dict[str, tuple[str, Callable[[ModelConfig], ModelConfig]]] = {
     "post norms": (DENSE, lambda c: replace(c, post_norms=False, layer_scales=False)),
     "pairs that stand": (DENSE, ropes(scaling="none", factors=())),
     "base": (DENSE, ropes(base=10_000.0)),
+    "shares of those used": (MIXTURE, of_experts(normed=False)),
+    "scales of experts": (MIXTURE, of_experts(scaled=False)),
 }
 
 
@@ -95,10 +108,51 @@ def test_each_tensor_matters(models: dict[str, NumpyModel], part: str) -> None:
     assert np.abs(found - wanted).max() > MATTERS
 
 
+MIXTURE_NORMS = (
+    *("ffn_norm", "ffn_gate_inp_norm", "pre_ffw_norm_2"),  # of what three parts read
+    *("post_ffw_norm_1", "post_ffw_norm_2", "post_ffw_norm"),  # of branches, and of their sum
+)
+
+
+@pytest.mark.parametrize("part", MIXTURE_NORMS)
+@pytest.mark.parametrize("whole", [True, False], ids=["norm", "weights"])
+def test_each_norm_of_a_mixture_matters(
+    models: dict[str, NumpyModel], monkeypatch: pytest.MonkeyPatch, part: str, whole: bool
+) -> None:
+    model, (ids, wanted), rms = models[MIXTURE], reference(MIXTURE), references.rms
+    off = [value for name, value in model.weights.items() if name.split(".")[-2] == part]
+    assert len(off) == len(model.config.layers)
+
+    def without(x: np.ndarray, weight: np.ndarray | float, eps: float, offset: float) -> Any:
+        if not any(weight is it for it in off):
+            return rms(x, weight, eps, offset)
+        return x * weight if whole else rms(x, 1.0, eps, offset)
+
+    monkeypatch.setattr(references, "rms", without)
+    found = references.forward(model.config, model.weights.__getitem__, ids)
+    assert np.abs(found - wanted).max() > MATTERS
+
+
+def test_each_part_of_a_mixture_matters(models: dict[str, NumpyModel]) -> None:
+    """The dense FFN, the experts, and the factor of what the router reads."""
+    model, (ids, wanted) = models[MIXTURE], reference(MIXTURE)
+    for pattern, factor in (
+        (r"blk\.\d\.ffn_down\.weight", 0.0),
+        (r"blk\.\d\.ffn_down\.\d\.weight", 0.0),
+        (r"blk\.\d\.ffn_gate_inp_norm\.weight", 1 / model.config.router_scale),
+    ):
+        changed = {
+            name: value * np.float32(factor if re.fullmatch(pattern, name) else 1)
+            for name, value in model.weights.items()
+        }
+        found = references.forward(model.config, changed.__getitem__, ids)
+        assert np.abs(found - wanted).max() > MATTERS, pattern
+
+
 def metadata(config: ModelConfig) -> dict[str, Any]:
     """As llama.cpp's converter writes it."""
     shapes, shared = config.shapes, sum(layer.shares >= 0 for layer in config.layers)
-    ffn = [shape.ffn for shape in shapes]
+    ffn = [shape.dense for shape in shapes]
     full = next(s for s, layer in zip(shapes, config.layers, strict=True) if not layer.window)
     kv_heads = [shape.kv_heads for shape in shapes]
     own: dict[str, Any] = {
@@ -123,11 +177,31 @@ def metadata(config: ModelConfig) -> dict[str, Any]:
         "embedding_length_per_layer_input": config.per_layer,
         "final_logit_softcapping": config.logit_cap,
     }
+    if config.experts is not None:
+        own |= {
+            "expert_count": config.experts.count,
+            "expert_used_count": config.experts.used,
+            "expert_feed_forward_length": config.ffn,
+        }
     named = {f"gemma4.{key}": value for key, value in own.items()}
     return {"general.architecture": "gemma4", "general.name": "Tiny"} | named
 
 
-def gguf_of(model: NumpyModel, path: Path, **extra: np.ndarray) -> Path:
+def merged(tensors: Tensors) -> Tensors:
+    """Gates and ups of all experts of a layer in one: those of each expert one below another."""
+    found = dict(tensors)
+    for name, (kind, shape, data) in tensors.items():
+        if "ffn_gate_exps" in name:
+            count, rows, columns = shape
+            _, _, ups = found.pop(name.replace("gate", "up"))
+            del found[name]
+            halves = [np.frombuffer(it, np.uint8).reshape(count, -1) for it in (data, ups)]
+            both = np.concatenate(halves, axis=1).tobytes()
+            found[name.replace("gate", "gate_up")] = (kind, (count, 2 * rows, columns), both)
+    return found
+
+
+def gguf_of(model: NumpyModel, path: Path, *, is_merged: bool = False, **extra: np.ndarray) -> Path:
     """The model as such a file, in float32; `extra` tensors by name, dots being two lines."""
     factors = np.array(model.config.ropes[1].factors, np.float32)
     arrays = model.weights | {"rope_freqs.weight": np.minimum(factors, STANDING)}
@@ -136,6 +210,13 @@ def gguf_of(model: NumpyModel, path: Path, **extra: np.ndarray) -> Path:
         name: ("F32", value.shape, np.asarray(value, np.float32).tobytes())
         for name, value in arrays.items()
     }
+    tensors = {
+        name.replace("inp_norm.weight", "inp.scale").replace(
+            "ffn_exps_scale.weight", "ffn_down_exps.scale"
+        ): tensor
+        for name, tensor in stacked(tensors).items()
+    }
+    tensors = merged(tensors) if is_merged else tensors
     path.write_bytes(gguf_bytes(metadata(model.config), tensors))
     return path
 
@@ -145,10 +226,16 @@ def converted(path: Path, folder: Path) -> NumpyModel:
     return NumpyModel(folder / "model")
 
 
-@pytest.mark.parametrize("name", [E2B, DENSE])
-def test_a_gguf_is_the_same_model(models: dict[str, NumpyModel], name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_merged"), [(E2B, False), (DENSE, False), (MIXTURE, False), (MIXTURE, True)]
+)
+def test_a_gguf_is_the_same_model(
+    models: dict[str, NumpyModel], name: str, is_merged: bool, tmp_path: Path
+) -> None:
     first, ids = models[name], reference(name)[0]
-    again = converted(gguf_of(first, tmp_path / "model.gguf"), tmp_path / "models")
+    path = gguf_of(first, tmp_path / "model.gguf", is_merged=is_merged)
+    again = converted(path, tmp_path / "models")
+    assert again.config.experts == first.config.experts
     assert again.config.layers == first.config.layers
     assert again.config.tensor_shapes() == first.config.tensor_shapes()
     assert np.array_equal(again.logits(ids), first.logits(ids))
@@ -196,10 +283,18 @@ def test_a_config_as_it_was_published(models: dict[str, NumpyModel], tmp_path: P
     assert converted(path, tmp_path / "models").config == models[DENSE].config
 
 
+WIDE = {"moe_intermediate_size": 8}  # beside FFNs of which some are twice as wide
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "told"),
     [
-        ({"enable_moe_block": True}, UnsupportedError, "enable_moe_block is True"),
+        ({"enable_moe_block": True}, FormatError, "moe_intermediate_size is missing"),
+        (
+            {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, **WIDE},
+            UnsupportedError,
+            "experts of different widths",
+        ),
         ({"num_kv_shared_layers": 8}, FormatError, "no layer has the keys"),
         ({"num_kv_shared_layers": 9}, FormatError, "from 0 to 8"),
         ({"per_layer_config": {"2": {"rope_theta": 1}}}, UnsupportedError, "2.rope_theta"),

@@ -43,10 +43,16 @@ def _gemma(
 
 
 def _gemma4(hidden: int, heads: int, kv_heads: int, ffn: int, **more: int) -> ModelConfig:
-    """Gemma 4: every `every`-th layer sees all keys, with wider heads, of which a quarter turns."""
+    """Gemma 4: every `every`-th layer sees all keys, with wider heads, of which a quarter turns.
+
+    With `experts`, each `expert_ffn` wide, `ffn` is the width of what is beside them.
+    """
     kinds = [(i + 1) % more["every"] == 0 for i in range(more["layers"])]
     small = "per_layer" in more  # those that have embeddings of layers
     own = more["layers"] - more.get("shared", 0)
+    experts = None
+    if "experts" in more:
+        experts = Experts(more["experts"], more["used"], beside=ffn, own_norms=True, scaled=True)
     layers = []
     for index, is_global in enumerate(kinds):
         window = 0 if is_global else 512 if small else 1024
@@ -65,7 +71,7 @@ def _gemma4(hidden: int, heads: int, kv_heads: int, ffn: int, **more: int) -> Mo
         heads=heads,
         kv_heads=kv_heads,
         head_dim=256,
-        ffn=ffn,
+        ffn=more.get("expert_ffn", ffn),
         vocab=262144,
         context=131072 if small else 262144,
         norm_eps=1e-6,
@@ -76,6 +82,7 @@ def _gemma4(hidden: int, heads: int, kv_heads: int, ffn: int, **more: int) -> Mo
         embedding_scale=hidden**0.5,
         qk_norm=True,
         post_norms=True,
+        experts=experts,
         value_norm=True,
         per_layer=more.get("per_layer", 0),
         layer_scales=True,
@@ -160,6 +167,18 @@ SHAPES: Mapping[str, ModelConfig] = {
     ),
     "gemma-4-e4b": _gemma4(2560, 8, 2, 10240, layers=42, every=6, shared=18, per_layer=256),
     "gemma-4-12b": _gemma4(3840, 16, 8, 15360, layers=48, every=6, global_kv_heads=1),
+    "gemma-4-26b-a4b": _gemma4(
+        2816,
+        16,
+        8,
+        2112,
+        layers=30,
+        every=6,
+        global_kv_heads=2,
+        experts=128,
+        used=8,
+        expert_ffn=704,
+    ),
     "gemma-4-31b": _gemma4(5376, 32, 16, 21504, layers=60, every=6, global_kv_heads=4),
     "llama-3.2-1b": _llama(2048, 32, 64, 16),
     "llama-3.2-3b": _llama(3072, 24, 128, 28),

@@ -88,7 +88,7 @@ def _places(config: ModelConfig) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for number, (key, extents) in enumerate(config.tensor_shapes().items()):
         block = BLOCK_TYPES[type_of(config, key, extents)]
-        is_about_one = key.endswith(("norm.weight", "output_scale.weight"))
+        is_about_one = "norm" in key or "scale" in key
         kind = block.name, extents[-1], is_about_one
         if kind not in runs:
             runs[kind] = _Repeated(str(kind), _run(block, *kind[1:], np.random.default_rng(number)))

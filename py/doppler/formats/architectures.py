@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from doppler.config import Activation, Layer, RopePairs
+from doppler.config import Activation, Experts, Layer, RopePairs
 from doppler.errors import UnsupportedError
 from doppler.formats.unknown import unknown
 
@@ -57,6 +57,16 @@ _GEMMA4_LAYER = _GEMMA3_LAYER | {
     "post_per_layer_input_norm": "post_norm",
     "layer_scalar": "layer_output_scale",
 }
+_GEMMA4_EXPERTS = {
+    "router.proj": "ffn_gate_inp",
+    "router.scale": "ffn_gate_inp_norm",
+    "router.per_expert_scale": "ffn_exps_scale",
+    "experts.gate_up_proj": "ffn_gate_up_exps",
+    "experts.down_proj": "ffn_down_exps",
+    "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
+    "post_feedforward_layernorm_1": "post_ffw_norm_1",
+    "post_feedforward_layernorm_2": "post_ffw_norm_2",
+}
 _FUSED_LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.qkv_proj": "attn_qkv",
@@ -80,11 +90,25 @@ _QWEN_DEFAULTS = {
 
 @dataclass(frozen=True)
 class ExpertKeys:
-    """Where config.json says how many experts there are, how wide, and how they are added up."""
+    """Where metadata says how many experts there are, how wide, and how they are added up.
 
+    Keys are config.json's, but for `gguf_beside`.
+    """
+
+    enabled: str | None = None  # a flag without which there are none; None: there always are
     count: tuple[str, ...] = ("num_local_experts", "num_experts")  # whichever is there
+    used: str = "num_experts_per_tok"
     ffn: str = "intermediate_size"
     normed: str | None = None  # None: shares of those used always add up to one
+    # Width of a dense FFN beside them; None: there is none.
+    beside: str | None = None
+    gguf_beside: str = "feed_forward_length"
+    own_norms: bool = False  # as config.Experts has it
+    scaled: bool = False
+
+    def experts(self, count: int, used: int, normed: bool, beside: int) -> Experts:
+        """Those of a model with such numbers."""
+        return Experts(count, used, normed, beside, own_norms=self.own_norms, scaled=self.scaled)
 
 
 @dataclass(frozen=True)
@@ -99,7 +123,8 @@ class Architecture:
     activation: Activation
     hf_pairs: RopePairs = "half"
     gguf: str = ""  # general.architecture, and the prefix of its keys; empty: the name
-    gguf_renamed: Mapping[str, str] = field(default_factory=dict)  # tensors of a layer
+    # Tensors of a layer, by name or by name and kind ("ffn_gate_inp.scale" -> "NAME.weight").
+    gguf_renamed: Mapping[str, str] = field(default_factory=dict)
     hf_ffn: str = "intermediate_size"  # where there are no experts
     hf_needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # settings it must have
     hf_norm_offset: float = 0.0  # GGUF has the offset added already
@@ -125,6 +150,12 @@ class Architecture:
     layers_differ: bool = False  # in widths, where metadata says so, and in whose keys they read
     still_every: int = 0  # n of every n-th layer that is without rope, where nothing says which
     reads: tuple[str, ...] = ()  # keys of metadata that must be neutral of other architectures
+
+    def allows(self, has_experts: bool) -> bool:
+        """Whether there are such models with experts, or without."""
+        if self.experts is None:
+            return not has_experts
+        return has_experts or self.experts.enabled is not None
 
     @property
     def gguf_name(self) -> str:
@@ -184,7 +215,7 @@ ARCHITECTURES = (
     Architecture(
         name="gemma4",
         hf_types=("gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
-        hf_layer=_GEMMA4_LAYER | _HEAD_NORMS,
+        hf_layer=_GEMMA4_LAYER | _GEMMA4_EXPERTS | _HEAD_NORMS,
         hf_defaults={
             "vocab_size": 262144,
             "hidden_size": 2304,
@@ -203,6 +234,10 @@ ARCHITECTURES = (
             "rope_theta": 1_000_000.0,
         },
         gguf_pairs="half",
+        gguf_renamed={
+            "ffn_gate_inp.scale": "ffn_gate_inp_norm.weight",
+            "ffn_down_exps.scale": "ffn_exps_scale.weight",
+        },
         activation="gelu_tanh",
         embedding_scaled=True,
         qk_norm=True,
@@ -211,12 +246,21 @@ ARCHITECTURES = (
         global_every=6,
         local_base=10_000.0,
         scores_scaled=False,
+        experts=ExpertKeys(
+            enabled="enable_moe_block",
+            used="top_k_experts",
+            ffn="moe_intermediate_size",
+            beside="intermediate_size",
+            own_norms=True,
+            scaled=True,
+        ),
         value_norm=True,
         layer_scales=True,
         layers_differ=True,
         reads=(
             "final_logit_softcapping",
             "attention_k_eq_v",
+            "enable_moe_block",
             "num_kv_shared_layers",
             "hidden_size_per_layer_input",
             "attention.shared_kv_layers",
@@ -507,7 +551,7 @@ ARCHITECTURES = (
 
 def of_gguf(name: Any, has_experts: bool, where: str) -> Architecture:
     """The first architecture of that general.architecture; UnsupportedError where there is none."""
-    alike = [a for a in reversed(ARCHITECTURES) if (a.experts is not None) is has_experts]
+    alike = [a for a in reversed(ARCHITECTURES) if a.allows(has_experts)]
     known = {a.gguf_name: a for a in alike}
     if isinstance(name, str) and name not in known and name in {a.gguf_name for a in ARCHITECTURES}:
         kind = "with" if has_experts else "without"

@@ -149,11 +149,14 @@ def _short(value: float) -> float:
 
 def _experts(architecture: Architecture, keys: Keys) -> Experts | None:
     """llama.cpp's rule: shares of those used add up to one, unless a file says otherwise."""
-    if architecture.experts is None:
+    own = architecture.experts
+    if own is None or not keys.integer("expert_count", 0):
         return None
     normed = keys.flag("expert_weights_norm", True)
     normed = normed or keys.get("expert_gating_func") == _SOFTMAX_OF_USED
-    return Experts(keys.integer("expert_count"), keys.integer("expert_used_count"), normed)
+    beside = keys.integer(own.gguf_beside) if own.beside else 0
+    count, used = keys.integer("expert_count"), keys.integer("expert_used_count")
+    return own.experts(count, used, normed, beside)
 
 
 def _vocab(gguf: Gguf) -> int:

@@ -12,6 +12,7 @@ from doppler.formats.gguf_keys import Keys
 from doppler.formats.hf_layers import reading
 
 _KV_HEADS, _FFN = "attention.head_count_kv", "feed_forward_length"
+_EXPERT_FFN = "expert_feed_forward_length"
 _KEY, _SLIDING_KEY = "attention.key_length", "attention.key_length_swa"
 
 
@@ -36,7 +37,7 @@ def widths_of(
         return _of_each(gguf, keys, layers)
     heads = keys.integer("attention.head_count", least=1)
     default = keys.integer("embedding_length", least=1) // heads
-    own = keys.integer("expert_feed_forward_length", 0) if architecture.experts else 0
+    own = keys.integer(_EXPERT_FFN, 0) if architecture.experts else 0
     kv_heads = keys.integer(_KV_HEADS, heads)
     return Widths(
         _head_dim(architecture, keys, default), kv_heads, own or keys.integer(_FFN), layers
@@ -64,6 +65,8 @@ def _of_each(gguf: Gguf, keys: Keys, layers: tuple[Layer, ...]) -> Widths:
     No key says which keys are values too: the tensors of those values are missing.
     """
     kv_heads, ffn = keys.widths(_KV_HEADS, len(layers)), keys.widths(_FFN, len(layers))
+    if keys.integer("expert_count", 0):
+        ffn = [keys.integer(_EXPERT_FFN, least=1)] * len(layers)
     whole = keys.integer(_KEY, least=1)
     sliding = keys.integer(_SLIDING_KEY, whole, least=1)
     for key, width in (("value_length", whole), ("value_length_swa", sliding)):

@@ -111,7 +111,7 @@ def _need(fields: Fields, key: str, known: tuple[Any, ...]) -> None:
 
 def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads", least=1)
-    head_dim, keys = fields.integer("head_dim", hidden // heads), architecture.experts
+    head_dim, keys = fields.integer("head_dim", hidden // heads), _expert_keys(architecture, fields)
     layers = _layers(architecture, fields)
     if architecture.layers_differ:
         layers = with_own_widths(fields, layers)
@@ -144,12 +144,20 @@ def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
     )
 
 
+def _expert_keys(architecture: Architecture, fields: Fields) -> ExpertKeys | None:
+    """Those of a model that has experts."""
+    keys = architecture.experts
+    has_none = keys is None or (keys.enabled and not fields.flag(keys.enabled, False))
+    return None if has_none else keys
+
+
 def _experts(keys: ExpertKeys | None, fields: Fields) -> Experts | None:
     if keys is None:
         return None
     count = next((key for key in keys.count if fields.has(key)), keys.count[0])
     normed = keys.normed is None or fields.flag(keys.normed, False)
-    return Experts(fields.integer(count), fields.integer("num_experts_per_tok"), normed)
+    beside = fields.integer(keys.beside) if keys.beside else 0
+    return keys.experts(fields.integer(count), fields.integer(keys.used), normed, beside)
 
 
 def _scales(architecture: Architecture, fields: Fields, head_dim: int) -> Scales:

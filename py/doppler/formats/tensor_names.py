@@ -83,9 +83,12 @@ def is_of_text_model(name: str) -> bool:
 
 def our_name(architecture: Architecture, name: str) -> str:
     """A GGUF file's tensor name -> ours, which are GGUF's, but that a few mean something else."""
-    parts = name.split(".")
+    parts, renamed = name.split("."), architecture.gguf_renamed
     if len(parts) > 2 and parts[0] == "blk":
-        parts[2] = architecture.gguf_renamed.get(parts[2], parts[2])
+        own = ".".join(parts[2:])
+        parts[2] = renamed.get(parts[2], parts[2])
+        if own in renamed:
+            parts[2:] = [renamed[own]]
     return ".".join(parts)
 
 

@@ -75,6 +75,8 @@ OPTIONAL = frozenset(
         "sinks",
         "own",
         "own_out",
+        "beside",
+        "gates",
     }
 )
 

@@ -31,26 +31,29 @@ class Widths:
 
     hidden: int
     qkv: int  # of the layer that has most
-    ffn: int  # likewise; gate_up has twice as many
+    ffn: int  # likewise, of a token's rows together; gate_up has twice as many
     attended: int
     own: int  # embeddings that a layer has of its own
     all_own: int  # those of all layers
-    routes: int  # router's logits
+    routes: int  # router's logits, and that of a gate
     used: int  # experts, each with rows of its own in gate_up, gated and downs
+    beside: int  # what a dense FFN gives beside experts
     are_whole: bool  # no row ends within a vec4
 
     @classmethod
     def of(cls, config: ModelConfig) -> Widths:
         shapes, experts = config.shapes, config.experts
+        each, gates = (experts.used, 4 * experts.gated) if experts else (1, 0)
         return cls(
             hidden=aligned(config.hidden, 4),
             qkv=max(shape.qkv_width for shape in shapes),
-            ffn=max(aligned(shape.ffn, 4) for shape in shapes),
+            ffn=max(max(each * aligned(shape.ffn, 4), aligned(shape.dense, 4)) for shape in shapes),
             attended=max(shape.q_width for shape in shapes),
             own=config.per_layer,
             all_own=config.per_layer * len(shapes),
-            routes=aligned(experts.count, 4) if experts else 0,
+            routes=aligned(experts.count, 4) + gates if experts else 0,
             used=experts.used if experts else 0,
+            beside=aligned(config.hidden, 4) if experts and experts.beside else 0,
             are_whole=not (config.hidden % 4 or config.ffn % 4),
         )
 
@@ -58,10 +61,10 @@ class Widths:
         """Elements a token needs in each activation buffer, by name.
 
         x is the residual stream; decoding leaves it in x_next for the next layer to read. branch is
-        what attention or the FFN adds to it, downs an expert's output for each slot. own are the
-        embeddings that layers have of their own, and own_part what is projected for them.
+        what attention or the FFN adds to it, downs an expert's output for each slot, beside that of
+        a dense FFN. own are the embeddings that layers have of their own, and own_part what is
+        projected for them.
         """
-        each = max(self.used, 1)
         sizes = {
             "x": self.hidden,
             "x_next": self.hidden,
@@ -69,13 +72,14 @@ class Widths:
             "branch": self.hidden,
             "qkv": self.qkv,
             "attended": self.attended,
-            "gate_up": each * 2 * self.ffn,
-            "gated": each * self.ffn,
+            "gate_up": 2 * self.ffn,
+            "gated": self.ffn,
             "own": self.all_own,
             "own_part": self.all_own,
             "own_gated": self.own,
             "routes": self.routes,
             "downs": self.used * self.hidden,
+            "beside": self.beside,
         }
         return {name: size for name, size in sizes.items() if size}
 

@@ -20,10 +20,10 @@ from doppler.plan.attention import (
     sinks,
 )
 from doppler.plan.bindings import MOST_SPLITS
-from doppler.plan.layer import ACTIVATIONS, PlannedModel
+from doppler.plan.layer import ACTIVATIONS, Ffn, PlannedModel
 from doppler.plan.matmul import multiply
 from doppler.plan.matvec import power, staged
-from doppler.plan.moe import route, sum_experts
+from doppler.plan.moe import experts_of, join, route, sum_experts
 from doppler.plan.per_layer import last_token, own_branch, own_embeddings
 from doppler.plan.product import Operand, Product, Prologue, Rows
 from doppler.plan.segments import Part, Place, Segment
@@ -93,11 +93,11 @@ class DecodePlan:
             attention = (*qkv, *self._attend(index, bucket), *self._ffn_norm(index))
             segments.append(Segment(Place(Part.ATTENTION, index), attention))
             if model.config.experts is None:
-                ffn = self._dense(index)
+                ffn = self._dense(index, self._ffn_fold(index), "branch")
             else:
                 router = tuple(self._router(index))
                 segments.append(Segment(Place(Part.ROUTER, index), router))
-                ffn = self._experts(index)
+                ffn = self._mixture(index)
             segments.append(Segment(Place(Part.FFN, index), (*ffn, *self._own(index))))
         return segments
 
@@ -196,16 +196,16 @@ class DecodePlan:
     def _ffn_fold(self, index: int) -> Fold:
         """What is made of x and the attention's branch for what comes after it."""
         post = self._model.post_norm(index, "post_attention_norm")
-        return self._sum(self._sums * index, f"blk.{index}.ffn_norm", post)
+        return self._sum(self._sums * index, self._model.norm_after_attention(index), post)
 
     def _ffn_norm(self, index: int) -> Iterator[Step]:
         """The step for it, where matvecs do not compute it: with attention, since it adds to x."""
         return self._norm(self._ffn_fold(index), f"blk.{index}.attention")
 
-    def _dense(self, index: int) -> Iterator[Step]:
-        """x and branch -> branch."""
-        yield from self._gate_up(index, self._ffn_fold(index))
-        yield from self._plain(f"blk.{index}.ffn_down", self._memory["gated"])
+    def _dense(self, index: int, fold: Fold, out: str) -> Iterator[Step]:
+        """What `fold` makes of x -> what is called `out`."""
+        yield from self._gate_up(self._model.dense(index), fold)
+        yield from self._plain(f"blk.{index}.ffn_down", self._memory["gated"], out)
 
     def _own(self, index: int) -> Iterator[Step]:
         """x and branch -> branch, where layers have embeddings of their own."""
@@ -219,47 +219,61 @@ class DecodePlan:
     def _router(self, index: int) -> Iterator[Step]:
         """x and branch -> the experts that the token uses."""
         model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_inp"
-        matrix, x = model.weights.matrices[f"{name}.weight"], self._operand(self._ffn_fold(index))
-        yield from multiply(model, Product((matrix,), x, m["routes"], name, is_exact=True))
+        stack, x = model.weights.stacks[name], self._operand(self._ffn_fold(index))
+        yield from multiply(model, Product(stack, x, m["routes"], name, is_exact=True))
         yield route(model, 1, index)
 
-    def _experts(self, index: int) -> Iterator[Step]:
-        """x -> branch, by those experts; the router has added up x."""
-        model, m, down = self._model, self._memory, f"blk.{index}.ffn_down"
+    def _mixture(self, index: int) -> Iterator[Step]:
+        """x -> branch; a dense FFN beside the experts first. The router has added up x."""
+        model, experts, prefix = self._model, experts_of(self._model), f"blk.{index}"
         added = self._ffn_fold(index)
         assert added.next is not None
-        yield from self._gate_up(index, Fold(added.next, added.weight))
+        dense = of_experts = Fold(added.next, f"{prefix}.ffn_norm")
+        if experts.own_norms:
+            of_experts = Fold(added.next, f"{prefix}.pre_ffw_norm_2")
+            yield from self._norm(dense, f"{prefix}.dense")
+        if experts.beside:
+            yield from self._dense(index, dense, "beside")
+        if experts.own_norms:
+            yield from self._norm(of_experts, f"{prefix}.experts")
+        yield from self._experts(index, of_experts)
+        yield sum_experts(model, 1, index)
+        if experts.own_norms:
+            yield join(model, 1, index)
+
+    def _experts(self, index: int, fold: Fold) -> Iterator[Step]:
+        """What `fold` makes of x -> downs, by the experts that the token uses."""
+        model, m, down = self._model, self._memory, f"blk.{index}.ffn_down_exps"
+        yield from self._gate_up(model.mixture(index), fold)
         stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
         stride = model.widths.hidden
         downs = Product(stack, gated, m["downs"], down, stride, rows=Rows.OF_SLOTS)
         yield from multiply(model, downs)
-        yield sum_experts(model, 1, index)
 
-    def _gate_up(self, index: int, fold: Fold) -> Iterator[Step]:
+    def _gate_up(self, ffn: Ffn, fold: Fold) -> Iterator[Step]:
         """One step where gate and up are one matrix that is bound at once, three where not."""
-        model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_up"
-        is_apart, has_experts = model.is_apart(name), model.config.experts is not None
-        ffn, activation = model.ffn_stride(index), ACTIVATIONS[model.config.activation]
-        out, stride = m["gated"], ffn
+        model, m, name = self._model, self._memory, ffn.gate_up
+        is_apart, activation = model.is_apart(name), ACTIVATIONS[model.config.activation]
+        out, stride = m["gated"], ffn.stride
         if is_apart:
-            out, stride, activation = m["gate_up"], 2 * ffn, 0
+            out, stride, activation = m["gate_up"], 2 * ffn.stride, 0
         product = Product(
             model.weights.stacks[name],
             self._operand(fold),
             out,
             name,
-            stride if has_experts else 0,
+            stride if ffn.rows else 0,
             activation=activation,
-            rows=Rows.OF_TOKENS_FOR_EXPERTS if has_experts else Rows.OF_TOKENS,
+            rows=ffn.rows,
         )
         yield from multiply(model, product)
         if is_apart:
-            yield model.gate(1, index)
+            yield model.gate(1, ffn)
 
-    def _plain(self, name: str, x: View) -> Iterator[Step]:
-        """One matrix, x -> branch."""
+    def _plain(self, name: str, x: View, to: str = "branch") -> Iterator[Step]:
+        """One matrix, x -> what is called `to`."""
         matrix = self._model.weights.matrices[f"{name}.weight"]
-        product = Product((matrix,), Operand({"x": x}), self._memory["branch"], name)
+        product = Product((matrix,), Operand({"x": x}), self._memory[to], name)
         return multiply(self._model, product)
 
     def _project(
@@ -271,9 +285,12 @@ class DecodePlan:
 
     def _norm(self, fold: Fold, label: str) -> Iterator[Step]:
         """A step for the fold, where matvecs do not compute it themselves."""
-        if not self._folds:
-            name = "embedding" if fold.next is None else label
-            yield self._model.norm(1, name, fold.weight, fold.post)
+        if self._folds:
+            return
+        if fold.next is not None:
+            yield self._model.norm(1, label, fold.weight, fold.post)
+        elif fold.weight is not None:
+            yield self._model.norm_alone(1, label, fold.weight)
 
     def _operand(self, fold: Fold) -> Operand:
         """What is multiplied: `fold` of x, or what was normed for a step before."""

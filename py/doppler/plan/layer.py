@@ -14,11 +14,26 @@ from doppler.gpu.step import Step, View
 from doppler.plan.bindings import MemoryLayout, Widths
 from doppler.plan.capabilities import Adapter
 from doppler.plan.matvec_configs import Cuts
+from doppler.plan.product import Rows
 from doppler.plan.segments import Part, Place, Segment
 from doppler.sampling import block_of
 from doppler.weights.placement import Matrix, Weights, aligned
 
 ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}  # activation.wgsl
+
+
+@dataclass(frozen=True)
+class Ffn:
+    """One of a layer: the stack of its gates and ups, its width, and what a token's rows are."""
+
+    gate_up: str
+    width: int  # elements; of each expert, where it is a mixture
+    rows: Rows
+
+    @property
+    def stride(self) -> int:
+        """From a row of what it gates to the next."""
+        return aligned(self.width, 4)
 
 
 @dataclass(frozen=True)
@@ -81,13 +96,21 @@ class PlannedModel:
         table = self.weights.on_host
         return None if table is None else table.matrix
 
+    def norm_alone(self, batch: int, label: str, weight: str) -> Step:
+        """normed = norm(x)."""
+        return self._norm(batch, label, weight, None, has_branch=False)
+
     def norm(self, batch: int, label: str, weight: str | None, post: str | None = None) -> Step:
-        """x += (normed) branch; normed = norm(x). Without a branch, or a weight, just one of them.
+        """x += (normed) branch; normed = norm(x), if there is a weight.
 
         What ends a layer is also multiplied by its scale, where there is one.
         """
+        return self._norm(batch, label, weight, post, has_branch=True)
+
+    def _norm(
+        self, batch: int, label: str, weight: str | None, post: str | None, *, has_branch: bool
+    ) -> Step:
         m, vectors = self.memory(batch), self.weights.vectors
-        has_branch = label != "embedding"
         bindings = {"x": m["x"], "out": m["normed"], "state": m["state"]}
         if weight is not None:
             bindings["weight"] = vectors[f"{weight}.weight"]
@@ -125,6 +148,12 @@ class PlannedModel:
         is_last = post is not None and post.endswith(f".{self.config.last_norm}")
         return self.config.layer_scales and is_last
 
+    def norm_after_attention(self, index: int) -> str:
+        """The norm that comes next: the FFN's, or the router's where that has one of its own."""
+        experts = self.config.experts
+        own = experts is not None and experts.own_norms
+        return f"blk.{index}.{'ffn_gate_inp_norm' if own else 'ffn_norm'}"
+
     def following(self, index: int) -> str:
         """The norm that comes after layer `index`."""
         last = index == len(self.config.layers) - 1
@@ -135,19 +164,26 @@ class PlannedModel:
         stack = self.weights.stacks[name]
         return len(stack) > 1 or (len(stack[0].slices) > 1 and not stack[0].experts)
 
-    def gate(self, batch: int, index: int) -> Step:
-        """gate and up, computed apart -> gated; with experts, of each slot."""
-        c, m, each = self.config, self.memory(batch), max(self.widths.used, 1)
-        ffn = self.ffn_stride(index)
-        params = {"ffn": c.shape(index).ffn, "in_stride": 2 * ffn, "up0": ffn, "out_stride": ffn}
-        params["each"] = each
-        constants = {"ACTIVATION": ACTIVATIONS[c.activation]}
-        bindings = {"gate_up": m["gate_up"], "out": m["gated"], "state": m["state"]}
-        return Step("gate", constants, bindings, params, each * batch, f"blk.{index}.gate")
+    def dense(self, index: int) -> Ffn:
+        """The FFN of a layer that every token passes."""
+        width = self.config.shape(index).dense
+        return Ffn(f"blk.{index}.ffn_gate_up", width, Rows.OF_TOKENS)
 
-    def ffn_stride(self, index: int) -> int:
-        """From a row of what layer `index` gates to the next."""
-        return aligned(self.config.shape(index).ffn, 4)
+    def mixture(self, index: int) -> Ffn:
+        """A layer's experts."""
+        width = self.config.shape(index).ffn
+        return Ffn(f"blk.{index}.ffn_gate_up_exps", width, Rows.OF_TOKENS_FOR_EXPERTS)
+
+    def gate(self, batch: int, ffn: Ffn) -> Step:
+        """gate and up, computed apart -> gated; with experts, of each slot."""
+        m, each = self.memory(batch), self.widths.used if ffn.rows else 1
+        stride = ffn.stride
+        params = {"ffn": ffn.width, "in_stride": 2 * stride, "up0": stride, "out_stride": stride}
+        params["each"] = each
+        constants = {"ACTIVATION": ACTIVATIONS[self.config.activation]}
+        bindings = {"gate_up": m["gate_up"], "out": m["gated"], "state": m["state"]}
+        label = ffn.gate_up.replace("gate_up", "gate")
+        return Step("gate", constants, bindings, params, each * batch, label)
 
     def capped(self, logits: View) -> list[Step]:
         """Logits that were computed -> within the cap, where the model has one."""

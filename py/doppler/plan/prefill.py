@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from doppler.gpu.step import Step, View
 from doppler.plan.attention import attention, rope
-from doppler.plan.layer import ACTIVATIONS, PlannedModel
+from doppler.plan.layer import ACTIVATIONS, Ffn, PlannedModel
 from doppler.plan.matmul import multiply, takes_matvecs
-from doppler.plan.moe import align, route, sum_experts
+from doppler.plan.moe import align, experts_of, join, route, sum_experts
 from doppler.plan.per_layer import own_branch, own_embeddings
 from doppler.plan.product import Operand, Product, Rows
 from doppler.plan.segments import Part, Place, Segment
@@ -35,7 +35,7 @@ class PrefillPlan:
         embedding = (
             *model.embed(batch),
             *own_embeddings(model, batch),
-            model.norm(batch, "embedding", "blk.0.attn_norm"),
+            model.norm_alone(batch, "embedding", "blk.0.attn_norm"),
         )
         layers = self._layers(batch, range(model.config.own_layers))
         return [Segment(Place(Part.EMBEDDING), embedding), *layers]
@@ -51,11 +51,11 @@ class PrefillPlan:
             attention = tuple(self._attention(batch, index))
             segments.append(Segment(Place(Part.ATTENTION, index), attention))
             if model.config.experts is None:
-                ffn = self._dense(batch, index)
+                ffn = self._dense(batch, index, "branch")
             else:
                 router = tuple(self._router(batch, index))
                 segments.append(Segment(Place(Part.ROUTER, index), router))
-                ffn = self._experts(batch, index)
+                ffn = self._mixture(batch, index)
             end = self._end(batch, index)
             segments.append(Segment(Place(Part.FFN, index), (*ffn, *end)))
         return segments
@@ -81,9 +81,9 @@ class PrefillPlan:
         yield from multiply(model, Product(stack, x, m["qkv"], name, stride, batch))
         yield from rope(model, batch, index)
         yield from attention(model, batch, index)
-        yield from self._plain(batch, f"{prefix}.attn_output", m["attended"])
+        yield from self._plain(batch, f"{prefix}.attn_output", m["attended"], "branch")
         post = model.post_norm(index, "post_attention_norm")
-        yield model.norm(batch, f"{prefix}.attention", f"{prefix}.ffn_norm", post)
+        yield model.norm(batch, f"{prefix}.attention", model.norm_after_attention(index), post)
 
     def _end(self, batch: int, index: int) -> Iterator[Step]:
         """x and the FFN's branch -> x of the next layer, and normed."""
@@ -95,48 +95,62 @@ class PrefillPlan:
             label = f"blk.{index}.proj"
         yield model.norm(batch, label, model.following(index), model.last_norm(index))
 
-    def _dense(self, batch: int, index: int) -> Iterator[Step]:
-        """normed -> branch."""
-        yield from self._gate_up(batch, index, Rows.OF_TOKENS)
-        yield from self._plain(batch, f"blk.{index}.ffn_down", self._model.memory(batch)["gated"])
+    def _dense(self, batch: int, index: int, out: str) -> Iterator[Step]:
+        """normed -> what is called `out`."""
+        yield from self._gate_up(batch, self._model.dense(index))
+        gated = self._model.memory(batch)["gated"]
+        yield from self._plain(batch, f"blk.{index}.ffn_down", gated, out)
 
-    def _gate_up(self, batch: int, index: int, rows: Rows) -> Iterator[Step]:
-        model, ffn, name = self._model, self._model.ffn_stride(index), f"blk.{index}.ffn_gate_up"
+    def _gate_up(self, batch: int, ffn: Ffn) -> Iterator[Step]:
+        model, name, rows = self._model, ffn.gate_up, ffn.rows
         m, stack = model.memory(batch), model.weights.stacks[name]
         x = Operand({"x": m["normed"]})
         if model.is_apart(name):
-            apart = Product(stack, x, m["gate_up"], name, 2 * ffn, batch, rows=rows)
+            apart = Product(stack, x, m["gate_up"], name, 2 * ffn.stride, batch, rows=rows)
             yield from multiply(model, apart)
-            yield model.gate(batch, index)
+            yield model.gate(batch, ffn)
         else:
             activation = ACTIVATIONS[model.config.activation]
-            product = Product(stack, x, m["gated"], name, ffn, batch, activation, rows)
+            product = Product(stack, x, m["gated"], name, ffn.stride, batch, activation, rows)
             yield from multiply(model, product)
 
     def _router(self, batch: int, index: int) -> Iterator[Step]:
         """normed -> the experts that each token uses."""
         model, m, name = self._model, self._model.memory(batch), f"blk.{index}.ffn_gate_inp"
-        matrix, x = model.weights.matrices[f"{name}.weight"], Operand({"x": m["normed"]})
+        stack, x = model.weights.stacks[name], Operand({"x": m["normed"]})
         stride = model.widths.routes
         yield from multiply(
-            model, Product((matrix,), x, m["routes"], name, stride, batch, is_exact=True)
+            model, Product(stack, x, m["routes"], name, stride, batch, is_exact=True)
         )
         yield route(model, batch, index)
 
+    def _mixture(self, batch: int, index: int) -> Iterator[Step]:
+        """normed, or x where there are more norms -> branch; a dense FFN comes first."""
+        model, experts, prefix = self._model, experts_of(self._model), f"blk.{index}"
+        if experts.own_norms:
+            yield model.norm_alone(batch, f"{prefix}.dense", f"{prefix}.ffn_norm")
+        if experts.beside:
+            yield from self._dense(batch, index, "beside")
+        if experts.own_norms:
+            yield model.norm_alone(batch, f"{prefix}.experts", f"{prefix}.pre_ffw_norm_2")
+        yield from self._experts(batch, index)
+        yield sum_experts(model, batch, index)
+        if experts.own_norms:
+            yield join(model, batch, index)
+
     def _experts(self, batch: int, index: int) -> Iterator[Step]:
-        """normed -> branch, through the experts that each token uses."""
+        """normed -> downs, through the experts that each token uses."""
         model, m, w = self._model, self._model.memory(batch), self._model.widths
-        down = f"blk.{index}.ffn_down"
+        down = f"blk.{index}.ffn_down_exps"
         if not takes_matvecs(model, batch):
             yield align(model, batch, index)
-        yield from self._gate_up(batch, index, Rows.OF_TOKENS_FOR_EXPERTS)
+        yield from self._gate_up(batch, model.mixture(index))
         stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
         downs = Product(stack, gated, m["downs"], down, w.hidden, batch, rows=Rows.OF_SLOTS)
         yield from multiply(model, downs)
-        yield sum_experts(model, batch, index)
 
-    def _plain(self, batch: int, name: str, x: View) -> Iterator[Step]:
-        """One matrix, x -> branch."""
-        model, out = self._model, self._model.memory(batch)["branch"]
+    def _plain(self, batch: int, name: str, x: View, to: str) -> Iterator[Step]:
+        """One matrix, x -> what is called `to`."""
+        model, out = self._model, self._model.memory(batch)[to]
         matrix, stride = model.weights.matrices[f"{name}.weight"], model.widths.hidden
         yield from multiply(model, Product((matrix,), Operand({"x": x}), out, name, stride, batch))

@@ -10,17 +10,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from doppler.config import EXPERT_PARTS
 from doppler.errors import UnsupportedError
 from doppler.store.manifest import Manifest, Tensor
 
 STACKS: Mapping[str, tuple[str, ...]] = {
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_gate_up": ("ffn_gate", "ffn_up"),
+    "ffn_gate_inp": ("ffn_gate_inp", "ffn_gate_inp_shexp"),
 }
 EXPERT_STACKS: Mapping[str, tuple[str, ...]] = {
-    "ffn_gate_up": ("ffn_gate", "ffn_up"),
-    "ffn_down": ("ffn_down",),
+    "ffn_gate_up_exps": ("ffn_gate", "ffn_up"),
+    "ffn_down_exps": ("ffn_down",),
 }
 # What a type becomes, without loss, where it is stacked with that: a few more bits for some
 # matrices spare a dispatch a layer.
@@ -65,19 +65,16 @@ def stacks(manifest: Manifest) -> Iterator[tuple[str, list[Run]]]:
     for index in range(len(config.layers)):
         prefix = f"blk.{index}"
         for name, members in STACKS.items():
-            if config.experts is None or members[0] not in EXPERT_PARTS:
-                names = (f"{prefix}.{member}.weight" for member in members)
-                yield (
-                    f"{prefix}.{name}",
-                    _runs([manifest.tensor(it) for it in names if it in present]),
-                )
+            names = (f"{prefix}.{member}.weight" for member in members)
+            if parts := [manifest.tensor(it) for it in names if it in present]:
+                yield f"{prefix}.{name}", _runs(parts)
         if config.experts is not None:
             for name, members in EXPERT_STACKS.items():
-                parts = [
+                each = [
                     [manifest.tensor(f"{prefix}.{m}.{expert}.weight") for m in members]
                     for expert in range(config.experts.count)
                 ]
-                yield f"{prefix}.{name}", _expert_runs(parts, manifest.name)
+                yield f"{prefix}.{name}", _expert_runs(each, manifest.name)
 
 
 def _runs(parts: Sequence[Tensor]) -> list[Run]:

@@ -138,8 +138,8 @@ class Weights:
     """Where a model's tensors lie: matrices as planes, vectors as float32, by GGUF name.
 
     `stacks` has what multiplies the same activations, by STACKS' names ("blk.0.attn_qkv"): the
-    matrices one below another, as few as their types allow. With experts it also has their
-    "ffn_down", one matrix of all of them.
+    matrices one below another, as few as their types allow. With experts it also has theirs, by
+    EXPERT_STACKS' names, each one matrix of all of them.
     """
 
     matrices: dict[str, Matrix]

@@ -73,13 +73,20 @@ async def upload_weights(
         uploader.release()
 
 
-def _scaled(values: bytes, config: ModelConfig) -> bytes:
-    """Weights of the last norm that scale the logits, too: the head multiplies what it gives."""
-    if config.logit_scale == 1:
+def _scaled(values: bytes, config: ModelConfig, scale: float) -> bytes:
+    """Weights of a norm that scale logits, too: the matrix of these multiplies what it gives."""
+    if scale == 1:
         return values
-    scale, offset = config.logit_scale, config.norm_offset
+    offset = config.norm_offset
     scaled = ((weight + offset) * scale - offset for weight in memoryview(values).cast("f"))
     return array("f", scaled).tobytes()
+
+
+def _scale_of(name: str, config: ModelConfig) -> float:
+    """By which the norm of that name multiplies: the last one, or a router's own; or 1."""
+    if name == "output_norm.weight":
+        return config.logit_scale
+    return config.router_scale if name.endswith(".ffn_gate_inp_norm.weight") else 1.0
 
 
 def _blocks(tensor: Tensor, size: int) -> range:
@@ -106,8 +113,7 @@ class _Uploader:
             if tensor.name in self._weights.vectors:
                 raw = await feed.read(tensor.offset, tensor.bytes)
                 values = float32_bytes(tensor.type, raw)
-                if tensor.name == "output_norm.weight":
-                    values = _scaled(values, self._config)
+                values = _scaled(values, self._config, _scale_of(tensor.name, self._config))
                 self._binder.write(self._weights.vectors[tensor.name], values)
             elif tensor.name in self._weights.places:
                 await self._load_matrix(tensor, feed)

@@ -1,7 +1,8 @@
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // rope.wgsl and attention.wgsl for one token, with its keys shared among workgroups: norms and rotates
-// q and k (in the order of QK_NORM), lets q grow with its position, moves k and v into the cache, and attends to a run of the keys that the token sees.
+// q and k (in the order of QK_NORM), lets q grow with its position, moves k and v into the cache, and
+// attends to a run of the keys that the token sees.
 // uses: state
 // uses: cache
 // uses: cache_write

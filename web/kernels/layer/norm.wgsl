@@ -1,6 +1,7 @@
 // Residual and RMSNorm: b = HAS_POST ? rms(branch) · (post + offset) : branch; x = s · (x + b)
 // (HAS_BRANCH); out = rms(x) · (weight + offset) (HAS_NORM), where rms(v) = v / sqrt(mean(v²) + eps).
 // The factor s is `scale`, and with SCALED times the number that lies behind post's last vec4.
+// With HAS_POST alone x stays, and rms(branch) · (post + offset) is added to what is out otherwise.
 // uses: state
 // uses: grid
 //
@@ -37,6 +38,14 @@ fn inverse_rms(square: f32, eps: f32) -> f32 {
   return 1.0 / sqrt(square / f32(params.width) + eps);
 }
 
+// Vec4 i of what is added, `scale` being 1 / the branch's root mean square.
+fn added(base: u32, i: u32, scale: f32) -> vec4f {
+  if (HAS_POST == 1u) {
+    return branch[base + i] * scale * (post[i] + params.offset);
+  }
+  return branch[base + i];
+}
+
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -68,13 +77,8 @@ fn main(
   var sum = 0.0;
   for (var i = lane; i < width; i += 64u) {
     var value = x[base + i];
-    if (HAS_POST == 1u) {
-      value += branch[base + i] * scale * (post[i] + params.offset);
-    } else if (HAS_BRANCH == 1u) {
-      value += branch[base + i];
-    }
     if (HAS_BRANCH == 1u) {
-      value *= factor;
+      value = factor * (value + added(base, i, scale));
       x[base + i] = value;
     }
     sum += dot(value, value);
@@ -90,6 +94,10 @@ fn main(
   }
   let inverse = inverse_rms(square, params.eps);
   for (var i = lane; i < width; i += 64u) {
-    out[base + i] = x[base + i] * inverse * (weight[i] + params.offset);
+    var value = x[base + i] * inverse * (weight[i] + params.offset);
+    if (HAS_BRANCH == 0u && HAS_POST == 1u) {
+      value += added(base, i, scale);
+    }
+    out[base + i] = value;
   }
 }

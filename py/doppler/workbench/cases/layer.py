@@ -151,6 +151,34 @@ def scaled(rng: Rng, width: int, each: int, normed: bool) -> Trial:
     )
 
 
+def joined(rng: Rng, width: int) -> Trial:
+    """Two tokens and one that is not real: the sum of two, each normed; x stays as it is."""
+    stride, eps, branch_eps = fours(width) + 4, 1e-6, 0.5
+    x, b = normal(rng, 3, width), normal(rng, 3, width)
+    w, p = normal(rng, width), normal(rng, width)
+    arrays = {
+        "x": padded(x, stride),
+        "branch": padded(b, stride),
+        "post": vec4s(p),
+        "weight": vec4s(w),
+        "out": np.zeros((3, stride), np.float32),
+        "state": state(2),
+    }
+    constants = {"HAS_BRANCH": 0, "HAS_POST": 1, "HAS_NORM": 1, "SCALED": 0}
+    params = {"width": width, "stride": stride, "eps": eps, "offset": 1.0}
+    params |= {"each": 1, "scale": 1.0, "branch_eps": branch_eps}
+    total = references.rms(x, w, eps, 1.0) + references.rms(b, p, branch_eps, 1.0)
+    return Trial(
+        arrays,
+        [Launch("norm", constants, params, named(arrays), 3)],
+        ["x", "out"],
+        lambda _: {
+            "x": Expected(arrays["x"]),
+            "out": inside(arrays["out"], np.s_[:2, :width], total[:2]),
+        },
+    )
+
+
 def gate(rng: Rng, ffn: int, tokens: int, activation: Activation) -> Trial:
     """act(gates) · ups; some gates are so large that exp or tanh would overflow. The last token of
     the batch is not real.
@@ -214,6 +242,7 @@ CASES: tuple[Case, ...] = (
     ),
     case("norm", "a layer's end, of 67", scaled, 67, 1, True),
     case("norm", "three rows of 20 a token, added alone", scaled, 20, 3, False),
+    case("norm", "two of 67, each normed", joined, 67),
     *(
         case("gate", f"{name}, {tokens} tokens of {ffn}", gate, ffn, tokens, name)
         for name in ("silu", "gelu_tanh")

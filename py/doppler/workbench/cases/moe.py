@@ -67,7 +67,7 @@ MIXTURES = (
 )
 
 
-def route(rng: Rng, mixture: Mixture, normed: bool) -> Trial:
+def route(rng: Rng, mixture: Mixture, normed: bool, scaled: bool = False) -> Trial:
     """Also where logits are equal, where the first comes first, and far apart."""
     experts, tokens, slots = mixture.experts, mixture.tokens, mixture.slots
     logits = 3 * normal(rng, tokens + ROOM, experts)
@@ -81,11 +81,16 @@ def route(rng: Rng, mixture: Mixture, normed: bool) -> Trial:
         "topk_weights": np.full(slots, UNTOUCHED, np.float32),
         "state": state(tokens),
     }
+    scales = normal(rng, experts)
+    arrays |= {"scales": scales.astype(np.float32)} if scaled else {}
     params = {"experts": experts, "used": mixture.used, "stride": stride}
-    ids, weights = references.route(logits[:tokens], mixture.used, normed)
+    constants = {"NORMED": int(normed), "SCALED": int(scaled)}
+    ids, weights = references.route(
+        logits[:tokens], mixture.used, normed, scales if scaled else 1.0
+    )
     return Trial(
         arrays,
-        [Launch("route", {"NORMED": int(normed)}, params, named(arrays), tokens + ROOM)],
+        [Launch("route", constants, params, named(arrays), tokens + ROOM)],
         ["topk_ids", "topk_weights"],
         lambda _: {
             "topk_ids": inside(arrays["topk_ids"], np.s_[: ids.size], ids.ravel(), 0.0, 1.0),
@@ -93,7 +98,7 @@ def route(rng: Rng, mixture: Mixture, normed: bool) -> Trial:
                 arrays["topk_weights"],
                 np.s_[: ids.size],
                 weights.ravel(),
-                scale=np.repeat(weights.max(axis=1), mixture.used),
+                scale=np.repeat(np.abs(weights).max(axis=1), mixture.used),
             ),
         },
     )
@@ -151,9 +156,9 @@ def _tiles(before: Array, topk_ids: Array, mixture: Mixture, size: int) -> Array
     return out
 
 
-def summed(rng: Rng, width: int, used: int, tokens: int) -> Trial:
-    """What a token's experts gave, by their weights."""
-    stride, batch = fours(width), tokens + ROOM
+def summed(rng: Rng, width: int, used: int, tokens: int, gated: bool = False) -> Trial:
+    """What a token's experts gave, by their weights; and a dense FFN, by its gate."""
+    stride, batch, routes, gate = fours(width), tokens + ROOM, 12, 8
     x, weights = normal(rng, batch * used, width), normal(rng, batch, used)
     arrays = {
         "x": padded(x, stride),
@@ -163,9 +168,16 @@ def summed(rng: Rng, width: int, used: int, tokens: int) -> Trial:
     }
     exact = np.zeros((tokens, stride))
     exact[:, :width] = (weights[..., None] * x.reshape(batch, used, width)).sum(axis=1)[:tokens]
+    if gated:
+        dense, gates = normal(rng, batch, width), 4 * normal(rng, batch, routes)
+        gates[0, gate] = -200.0
+        arrays |= {"beside": padded(dense, stride), "gates": gates.astype(np.float32)}
+        shares = 1 / (1 + np.exp(-gates[:tokens, gate, None]))
+        exact[:, :width] += shares * dense[:tokens]
+    params = {"stride": stride, "used": used, "routes": routes, "gate": gate}
     return Trial(
         arrays,
-        [Launch("sum", {}, {"stride": stride, "used": used}, named(arrays), batch)],
+        [Launch("sum", {"BESIDE": int(gated)}, params, named(arrays), batch)],
         ["out"],
         lambda _: {"out": inside(arrays["out"], np.s_[:tokens], exact)},
     )
@@ -277,6 +289,10 @@ CASES: tuple[Case, ...] = (
         for mixture in MIXTURES
     ),
     *(
+        case("route", f"{mixture}, scaled", route, mixture, False, True)
+        for mixture in MIXTURES[1:4]
+    ),
+    *(
         case("align", f"{mixture}, tiles of {size}", align, mixture, size)
         for mixture in (*MIXTURES, Mixture(4, 2, 700), Mixture(2, 1, 129))
         for size in (4, 64)
@@ -285,6 +301,7 @@ CASES: tuple[Case, ...] = (
         case("sum", f"{tokens} tokens of {width}, {used} experts", summed, width, used, tokens)
         for width, used, tokens in ((1, 1, 1), (67, 3, 5), (260, 8, 17))
     ),
+    case("sum", "5 tokens of 67, 3 experts and a dense FFN", summed, 67, 3, 5, True),
     *(
         case(
             kernel,
