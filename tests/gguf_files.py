@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.quantization.block_types import BLOCK_TYPES
 
 # where the f16 scales of a block lie, so that random bytes never make infinities there

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from doppler.config import Layer, ModelConfig, Rope
+from doppler.config.layer import Layer
+from doppler.config.model import ModelConfig
+from doppler.config.rope import Rope
 from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard, Tensor
 
 SHARD = 4 * BLOCK_SIZE

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from doppler import references
-from doppler.config import Layer
+from doppler.config.layer import Layer
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.memory import BROKEN, Reading
 from doppler.engine.prefix_cache import PrefixCache

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from doppler.config import Activation, Experts, ModelConfig, RopePairs
+from doppler.config.layer import Experts
+from doppler.config.model import Activation, ModelConfig, RopePairs
 from doppler.sampling import Sampling
 
 Array = npt.NDArray[Any]

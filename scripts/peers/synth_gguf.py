@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 
 RUN_BLOCKS = 65521  # of 32 weights in 18 bytes; the largest prime below 2^16: rows differ
 DEVIATION = 4.61  # of quants that are 0 to 15 with the same chance

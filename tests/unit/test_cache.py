@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from doppler.config import Layer
+from doppler.config.layer import Layer
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.plan.bindings import MOST_AHEAD, capacity_of
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from doppler.config import Rope
+from doppler.config.rope import Rope
 from doppler.engine.memory import rope_table
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.hf_config import config_from_hf

@@ -15,7 +15,8 @@ import pytest
 
 from app_page import convert_all
 from doppler import references
-from doppler.config import Layer, ModelConfig
+from doppler.config.layer import Layer
+from doppler.config.model import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
 from expert_files import stacked
 from gguf_files import Tensors, gguf_bytes

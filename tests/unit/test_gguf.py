@@ -12,7 +12,8 @@ import gguf as reference
 import numpy as np
 import pytest
 
-from doppler.config import ModelConfig, Rope
+from doppler.config.model import ModelConfig
+from doppler.config.rope import Rope
 from doppler.convert.outline import outline_gguf
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.gguf import Gguf, read_gguf

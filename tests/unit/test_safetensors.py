@@ -14,7 +14,8 @@ import pytest
 from safetensors import deserialize
 
 from checkpoint_files import write_checkpoint
-from doppler.config import Layer, Rope
+from doppler.config.layer import Layer
+from doppler.config.rope import Rope
 from doppler.convert.outline import read_places
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.architectures import of_gguf

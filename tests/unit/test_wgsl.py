@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from doppler.config import Activation
+from doppler.config.model import Activation
 from doppler.gpu import sources
 from doppler.gpu.wgsl import parse
 from doppler.plan.layer import ACTIVATIONS

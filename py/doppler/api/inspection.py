@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from doppler.api.estimate import memory_needed
 from doppler.api.messages import Choice, Facts, Fit, GpuLimits, Inspection, Offer, RoomArgs
 from doppler.api.request import Room
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.errors import DeviceError, DopplerError, RequestError, UnsupportedError
 from doppler.gpu.device import Gpu
 from doppler.quantization.block_types import Quant

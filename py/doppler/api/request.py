@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from doppler.api.messages import AdapterOverride, Bits, GenerateArgs, RoomArgs
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.engine.build import Options, TablePlace
 from doppler.engine.speculate import MODES, Speculate
 from doppler.errors import RequestError

@@ -11,7 +11,7 @@ import numpy as np
 from doppler import references
 from doppler.command.encoding import PypiEncoding
 from doppler.command.terminal import Report as Progress
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.convert.outline import read_places
 from doppler.convert.quality import Quality, compare, read_weights
 from doppler.errors import FormatError, RequestError, SourceError

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from doppler.config import (
-    EXPERT_PARTS,
-    STANDING,
-    Experts,
-    Layer,
-    ModelConfig,
-    Rope,
-    yarn_magnitude,
-)
+from doppler.config.layer import EXPERT_PARTS, Experts, Layer
+from doppler.config.model import ModelConfig
+from doppler.config.rope import STANDING, Rope, yarn_magnitude
 
 
 def _gemma(

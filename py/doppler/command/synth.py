@@ -17,7 +17,7 @@ import numpy as np
 
 from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.convert.convert import write_outline
 from doppler.convert.outline import Outline
 from doppler.errors import RequestError

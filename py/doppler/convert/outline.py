@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.convert.requantize import quantized
 from doppler.errors import DopplerError, FormatError
 from doppler.formats.content import Content

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from doppler.config import Rope
+from doppler.config.rope import Rope
 from doppler.errors import DeviceError, DopplerError
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import MemoryKind

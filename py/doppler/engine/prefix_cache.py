@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from doppler.config import Layer
+from doppler.config.layer import Layer
 
 
 class PrefixCache:

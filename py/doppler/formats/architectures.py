@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from doppler.config import Activation, Experts, Layer, RopePairs
+from doppler.config.layer import Experts, Layer
+from doppler.config.model import Activation, RopePairs
 from doppler.errors import UnsupportedError
 from doppler.formats.unknown import unknown
 

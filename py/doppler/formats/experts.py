@@ -18,7 +18,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from doppler.config import EXPERT_PARTS, ModelConfig
+from doppler.config.layer import EXPERT_PARTS
+from doppler.config.model import ModelConfig
 from doppler.errors import FormatError
 from doppler.formats.content import Computed, Content, Latest
 from doppler.inputs.buffers import Buffers

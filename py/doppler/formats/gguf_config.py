@@ -7,15 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from doppler.config import (
-    MOST_HEAD_DIM,
-    MOST_LAYERS,
-    Experts,
-    Layer,
-    ModelConfig,
-    Rope,
-    yarn_magnitude,
-)
+from doppler.config.layer import MOST_HEAD_DIM, MOST_LAYERS, Experts, Layer
+from doppler.config.model import ModelConfig
+from doppler.config.rope import Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, of_gguf
 from doppler.formats.gguf import Gguf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from doppler.config import Layer
+from doppler.config.layer import Layer
 from doppler.errors import UnsupportedError
 from doppler.formats.architectures import Architecture
 from doppler.formats.gguf import Gguf

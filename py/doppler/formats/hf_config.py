@@ -7,16 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from doppler.config import (
-    MOST_LAYERS,
-    STANDING,
-    Activation,
-    Experts,
-    Layer,
-    ModelConfig,
-    Rope,
-    yarn_magnitude,
-)
+from doppler.config.layer import MOST_LAYERS, Experts, Layer
+from doppler.config.model import Activation, ModelConfig
+from doppler.config.rope import STANDING, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture, ExpertKeys, of_hf
 from doppler.formats.hf_layers import with_own_widths

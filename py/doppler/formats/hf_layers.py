@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from doppler.config import Layer
+from doppler.config.layer import Layer
 from doppler.errors import FormatError, UnsupportedError
 from doppler.inputs.fields import Fields, shown
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.errors import FormatError
 from doppler.formats.content import Computed, Content, Latest
 from doppler.inputs.buffers import Buffers

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from doppler.config import STANDING, ModelConfig, Rope
+from doppler.config.model import ModelConfig
+from doppler.config.rope import STANDING, Rope
 from doppler.errors import FormatError
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import Architecture
 from doppler.formats.hf_quantization import quantised_as, what_to_do

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.gpu.step import View
 from doppler.sampling import blocks_of, mask_bytes
 from doppler.weights.placement import aligned

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.gpu.step import Step, View
 from doppler.plan.bindings import MemoryLayout, Widths
 from doppler.plan.capabilities import Adapter

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from doppler.config import Experts
+from doppler.config.layer import Experts
 from doppler.gpu.step import Step, View
 from doppler.plan.bindings import CPU_TILE, TILE, most_tiles
 from doppler.plan.layer import PlannedModel

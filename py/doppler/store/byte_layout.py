@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.errors import FormatError
 from doppler.inputs.source import Source
 from doppler.quantization.block_types import BlockType

@@ -10,7 +10,9 @@ from dataclasses import MISSING
 from dataclasses import fields as fields_of
 from typing import Any, get_args
 
-from doppler.config import MOST_LAYERS, Experts, Layer, ModelConfig, Rope, RopePairs
+from doppler.config.layer import MOST_LAYERS, Experts, Layer
+from doppler.config.model import ModelConfig, RopePairs
+from doppler.config.rope import Rope
 from doppler.errors import FormatError
 from doppler.inputs.fields import Fields, shown
 

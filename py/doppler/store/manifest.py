@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.errors import DopplerError, FormatError
 from doppler.inputs.fields import LARGEST_SIZE, Fields, parse_json, shown
 from doppler.quantization.block_types import block_type

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.errors import DeviceError, FormatError, UnsupportedError
 from doppler.gpu.step import View
 from doppler.quantization.block_types import BLOCK_TYPES

@@ -10,7 +10,7 @@ import asyncio
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 
-from doppler.config import ModelConfig
+from doppler.config.model import ModelConfig
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
 from doppler.gpu.kernels import Device

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from doppler import references
-from doppler.config import Rope, RopePairs
+from doppler.config.model import RopePairs
+from doppler.config.rope import Rope
 from doppler.engine.memory import rope_table
 from doppler.plan.decode import parts_of
 from doppler.plan.tiles import Tile, tile_of

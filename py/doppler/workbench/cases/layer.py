@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from doppler import references
-from doppler.config import Activation
+from doppler.config.model import Activation
 from doppler.plan.layer import ACTIVATIONS
 from doppler.weights.placement import FORMS
 from doppler.workbench.case import Array, Arrays, Case, Expected, Launch, Rng, Trial, inside, named

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from doppler import references
-from doppler.config import Activation
+from doppler.config.model import Activation
 from doppler.gpu.device import MATRIX_UNITS
 from doppler.plan.layer import ACTIVATIONS
 from doppler.weights.placement import FORMS

@@ -10,233 +10,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from doppler.config.layer import EXPERT_PARTS, MOST_HEAD_DIM, Experts, Layer, LayerShape
+from doppler.config.rope import Rope, need_positive
 from doppler.errors import FormatError, UnsupportedError
-from doppler.inputs.fields import LARGEST_FLOAT, SMALLEST_FLOAT, shown
+from doppler.inputs.fields import LARGEST_FLOAT, shown
 
 Activation = Literal["silu", "gelu_tanh", "swiglu_clamped"]
 RopePairs = Literal["half", "interleaved"]
-RopeScaling = Literal["none", "linear", "llama3", "factors", "yarn"]
-
-
-STANDING = 1e30  # as a divisor of its frequency: such a pair does not turn
-
-
-def _need_positive(name: str, value: float) -> None:
-    if not SMALLEST_FLOAT <= value <= LARGEST_FLOAT:  # NaN is neither
-        raise FormatError(f"config: {name} is {shown(value)}; it must be positive and finite")
-
-
-def yarn_magnitude(factor: float, share: float = 1.0) -> float:
-    """What cos and sin are multiplied by for a context that is `factor` times the original's.
-
-    share: of the growth; models may divide by that with another share.
-    """
-    return 0.1 * share * math.log(max(factor, 1.0)) + 1.0
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary embedding: base frequency and how its inverse frequencies are scaled."""
-
-    base: float
-    scaling: RopeScaling = "none"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 1.0
-    original_context: int = 0
-    factors: tuple[float, ...] = ()  # scaling "factors": one divisor for each pair that turns
-    long_factors: tuple[float, ...] = ()  # the same for contexts longer than the original
-    beta_fast: float = (
-        32.0  # scaling "yarn": turns in the original context, from which on a pair is
-    )
-    beta_slow: float = 1.0  # left alone, and up to which it is scaled wholly
-    whole_pairs: bool = True  # "yarn": those bounds are rounded to pairs
-    magnitude: float = 1.0  # of cos and sin: "yarn" makes scores larger
-    # Queries are multiplied by 1 + growth · ln(1 + ⌊position / original_context⌋).
-    growth: float = 0.0
-    # Dimensions of a head that turn, the first of each of its halves or, where pairs lie side by
-    # side, of all; 0: all do. Others keep their values.
-    width: int = 0
-
-    def __post_init__(self) -> None:
-        if self.scaling not in get_args(RopeScaling):
-            raise FormatError(f"config: rope scaling {shown(self.scaling)} is not known")
-        if (self.scaling == "factors") != bool(self.factors):
-            raise FormatError("config: rope factors go with the scaling named factors, and only it")
-        if self.long_factors and not (self.factors and self.original_context > 0):
-            raise FormatError(
-                "config: rope factors for long contexts go with others for short ones"
-            )
-        if self.growth and not (0 < self.growth <= LARGEST_FLOAT and self.original_context > 0):
-            raise FormatError(
-                f"config: queries grow by {shown(self.growth)} for each {self.original_context} "
-                "positions; both must be positive"
-            )
-        if type(self.width) is not int or self.width < 0 or self.width % 2:
-            raise FormatError(f"config: rope width is {shown(self.width)}; pairs turn")
-        for name in ("base", "factor", "magnitude", "beta_fast", "beta_slow"):
-            _need_positive(f"rope {name}", getattr(self, name))
-        if self.scaling == "llama3" and not (
-            self.original_context > 0 and 0 < self.low_freq_factor < self.high_freq_factor
-        ):
-            raise FormatError(
-                f"config: llama3 rope has frequency factors {self.low_freq_factor} and "
-                f"{self.high_freq_factor} and an original context of {self.original_context}; all "
-                "must be positive, and the first factor the lower one"
-            )
-
-        if self.scaling == "yarn" and not (self.original_context > 0 and self.base > 1):
-            raise FormatError(
-                f"config: yarn rope has base {self.base} and an original context of "
-                f"{self.original_context}; the first must be above 1, the other positive"
-            )
-
-    def inverse_frequencies(self, head_dim: int, context: int = 0) -> list[float]:
-        """Radians a position for each of the head_dim/2 pairs, in a context of so many tokens."""
-        width = self.width or head_dim
-        return [*self._turning(width, context), *[0.0] * ((head_dim - width) // 2)]
-
-    def magnitudes(self, head_dim: int) -> list[float]:
-        """Of cos and sin of each of the head_dim/2 pairs: 1 of those that do not turn."""
-        turned = (self.width or head_dim) // 2
-        return [self.magnitude] * turned + [1.0] * (head_dim // 2 - turned)
-
-    def _turning(self, head_dim: int, context: int) -> list[float]:
-        """The frequencies of the pairs of that many dimensions, all of which turn."""
-        plain = [self.base ** (-2 * i / head_dim) for i in range(head_dim // 2)]
-        if self.scaling == "linear":
-            return [f / self.factor for f in plain]
-        if self.scaling == "llama3":
-            return [self._llama3(f) for f in plain]
-        if self.scaling == "factors":
-            is_long = self.long_factors and context > self.original_context
-            factors = self.long_factors if is_long else self.factors
-            return [f / divisor for f, divisor in zip(plain, factors, strict=True)]
-        if self.scaling == "yarn":
-            low, high = self._yarn_bounds(head_dim)
-            shares = [min(max((i - low) / (high - low), 0.0), 1.0) for i in range(len(plain))]
-            return [f * (1 - s + s / self.factor) for f, s in zip(plain, shares, strict=True)]
-        return plain
-
-    def _yarn_bounds(self, head_dim: int) -> tuple[float, float]:
-        """Pairs up to the first are left alone, from the second on scaled; between, in part."""
-
-        def pair(turns: float) -> float:  # that turns so often in the original context
-            wavelength = self.original_context / (turns * 2 * math.pi)
-            return head_dim * math.log(wavelength) / (2 * math.log(self.base))
-
-        low, high = pair(self.beta_fast), pair(self.beta_slow)
-        if self.whole_pairs:
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, head_dim - 1)
-        return low, high if high > low else low + 0.001
-
-    def _llama3(self, frequency: float) -> float:
-        turns = self.original_context * frequency / (2 * math.pi)  # original / wavelength
-        if turns < self.low_freq_factor:
-            return frequency / self.factor
-        if turns > self.high_freq_factor:
-            return frequency
-        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        return frequency * ((1 - smooth) / self.factor + smooth)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What may differ between layers: `window` keys seen (0: all) and the index into `ropes`.
-
-    head_dim, kv_heads and ffn are the config's where they are 0. A layer that `shares` the keys and
-    values of one below (-1: of none) has none of its own. Where keys `are_values`, they are so
-    before they are normed and rotated.
-    """
-
-    window: int = 0
-    rope: int = 0
-    head_dim: int = 0
-    kv_heads: int = 0
-    ffn: int = 0
-    shares: int = -1
-    are_values: bool = False
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """Widths of one layer, in elements; `key_heads` and `value_heads` are those that it projects.
-
-    Its query heads read `kv_heads` of them, its own or another layer's.
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int  # of each expert, where there are some
-    dense: int  # of the FFN that every token passes; 0 where there is none
-    key_heads: int
-    value_heads: int
-
-    @property
-    def q_width(self) -> int:
-        """Elements of all query heads of one token."""
-        return self.heads * self.head_dim
-
-    @property
-    def qkv_width(self) -> int:
-        """Elements of all heads that are projected."""
-        return (self.heads + self.key_heads + self.value_heads) * self.head_dim
-
-    @property
-    def kv_width(self) -> int:
-        """Elements of all key (or value) heads of one token."""
-        return self.kv_heads * self.head_dim
-
-
-MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
-MOST_EXPERTS = 1024  # route.wgsl
-MOST_HEAD_DIM = 512  # of the kernels of attention
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The FFN of every layer as a mixture: `count` of them, of which a token uses `used`.
-
-    Their outputs are added up in shares: the softmax of the router's logits over those used
-    (`normed`), or over all.
-
-    There may be a dense FFN `beside` them, whose output is added to theirs. Either that is
-    multiplied by a number first: the logistic function of one more logit (`gated`). Or both outputs
-    are normed first, and router, dense FFN and experts each norm what they read (`own_norms`).
-    """
-
-    count: int
-    used: int
-    normed: bool = True
-    beside: int = 0  # width of the dense FFN; 0: there is none
-    gated: bool = False
-    own_norms: bool = False
-    scaled: bool = False  # the share of each expert is multiplied by a number of its own
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.used <= self.count:
-            raise FormatError(
-                f"config: a token uses {self.used} of {self.count} experts; it must be at least "
-                "one and at most all"
-            )
-        if self.count > MOST_EXPERTS:
-            raise UnsupportedError(
-                f"config: {self.count} experts are more than the {MOST_EXPERTS} that kernels take"
-            )
-        if self.beside < 0 or self.beside % 4:
-            raise UnsupportedError(
-                f"config: the FFN beside the experts is {self.beside} wide; the kernels take "
-                "multiples of 4"
-            )
-        if self.gated + self.own_norms != (self.beside > 0):
-            raise UnsupportedError(
-                "config: an FFN beside experts has a gate, or norms, and nothing else has"
-            )
-
-
-EXPERT_PARTS = ("ffn_gate", "ffn_up", "ffn_down")  # matrices of an expert, by GGUF's names
 
 
 @dataclass(frozen=True)
@@ -281,11 +61,11 @@ class ModelConfig:
                 raise FormatError(
                     f"config: {name} is {shown(getattr(self, name))}, no whole number"
                 )
-            _need_positive(name, getattr(self, name))
+            need_positive(name, getattr(self, name))
         for name in ("norm_eps", "query_scale", "embedding_scale", "logit_scale"):
-            _need_positive(name, getattr(self, name))
+            need_positive(name, getattr(self, name))
         if self.logit_cap:
-            _need_positive("logit_cap", self.logit_cap)
+            need_positive("logit_cap", self.logit_cap)
         if type(self.per_layer) is not int or self.per_layer < 0 or self.per_layer % 4:
             raise FormatError(
                 f"config: per_layer is {shown(self.per_layer)}; it must be a multiple of 4"

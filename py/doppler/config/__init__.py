@@ -1,0 +1,1 @@
+"""What a model is, as data: its shapes, its layers, its ropes."""

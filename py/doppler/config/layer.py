@@ -1,0 +1,102 @@
+"""What may differ between layers, and the mixture that their FFNs may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from doppler.errors import FormatError, UnsupportedError
+
+MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
+MOST_EXPERTS = 1024  # route.wgsl
+MOST_HEAD_DIM = 512  # of the kernels of attention
+EXPERT_PARTS = ("ffn_gate", "ffn_up", "ffn_down")  # matrices of an expert, by GGUF's names
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What may differ between layers: `window` keys seen (0: all) and the index into `ropes`.
+
+    head_dim, kv_heads and ffn are the config's where they are 0. A layer that `shares` the keys and
+    values of one below (-1: of none) has none of its own. Where keys `are_values`, they are so
+    before they are normed and rotated.
+    """
+
+    window: int = 0
+    rope: int = 0
+    head_dim: int = 0
+    kv_heads: int = 0
+    ffn: int = 0
+    shares: int = -1
+    are_values: bool = False
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Widths of one layer, in elements; `key_heads` and `value_heads` are those that it projects.
+
+    Its query heads read `kv_heads` of them, its own or another layer's.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int  # of each expert, where there are some
+    dense: int  # of the FFN that every token passes; 0 where there is none
+    key_heads: int
+    value_heads: int
+
+    @property
+    def q_width(self) -> int:
+        """Elements of all query heads of one token."""
+        return self.heads * self.head_dim
+
+    @property
+    def qkv_width(self) -> int:
+        """Elements of all heads that are projected."""
+        return (self.heads + self.key_heads + self.value_heads) * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of all key (or value) heads of one token."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The FFN of every layer as a mixture: `count` of them, of which a token uses `used`.
+
+    Their outputs are added up in shares: the softmax of the router's logits over those used
+    (`normed`), or over all.
+
+    There may be a dense FFN `beside` them, whose output is added to theirs. Either that is
+    multiplied by a number first: the logistic function of one more logit (`gated`). Or both outputs
+    are normed first, and router, dense FFN and experts each norm what they read (`own_norms`).
+    """
+
+    count: int
+    used: int
+    normed: bool = True
+    beside: int = 0  # width of the dense FFN; 0: there is none
+    gated: bool = False
+    own_norms: bool = False
+    scaled: bool = False  # the share of each expert is multiplied by a number of its own
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.used <= self.count:
+            raise FormatError(
+                f"config: a token uses {self.used} of {self.count} experts; it must be at least "
+                "one and at most all"
+            )
+        if self.count > MOST_EXPERTS:
+            raise UnsupportedError(
+                f"config: {self.count} experts are more than the {MOST_EXPERTS} that kernels take"
+            )
+        if self.beside < 0 or self.beside % 4:
+            raise UnsupportedError(
+                f"config: the FFN beside the experts is {self.beside} wide; the kernels take "
+                "multiples of 4"
+            )
+        if self.gated + self.own_norms != (self.beside > 0):
+            raise UnsupportedError(
+                "config: an FFN beside experts has a gate, or norms, and nothing else has"
+            )
