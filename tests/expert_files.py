@@ -92,10 +92,27 @@ def widened(tensors: Tensors, part: str) -> Tensors:
     return found
 
 
-def gguf_of(folder: Path, *, stack: bool, wide: str = "none", **changes: Any) -> bytes:
+def shared(tensors: Tensors, gate_rank: int) -> Tensors:
+    """The names that a dense FFN beside experts has in GGUF; its gate is a vector, or a matrix."""
+    found: Tensors = {}
+    for name, (kind, shape, data) in tensors.items():
+        if "inp_shexp" in name and gate_rank == 1:
+            shape = shape[1:]
+        found[re.sub(r"(ffn_(gate|up|down))\.weight", r"\1_shexp.weight", name)] = (
+            kind,
+            shape,
+            data,
+        )
+    return found
+
+
+def gguf_of(
+    folder: Path, *, stack: bool, wide: str = "none", gate_rank: int = 1, **changes: Any
+) -> bytes:
     """A GGUF file of the model of a converted folder, whose q and k are in halves.
 
-    wide: what matrices with that in their names are in F32.
+    wide: what matrices with that in their names are in F32. gate_rank: dimensions of the gate of a
+    dense FFN beside experts. Keys whose value is None are left out.
     """
     model, tensors = NumpyModel(folder).manifest, widened(raw_tensors(folder), wide)
     c = model.config
@@ -109,7 +126,11 @@ def gguf_of(folder: Path, *, stack: bool, wide: str = "none", **changes: Any) ->
     }
     if name != "llama":
         keys |= {"feed_forward_length": 1, "expert_feed_forward_length": c.ffn}
-    metadata = {f"{name}.{key}": value for key, value in (keys | changes).items()}
+    if c.experts.beside:
+        keys["expert_shared_feed_forward_length"] = c.experts.beside
+        tensors = shared(tensors, gate_rank)
+    known = {key: value for key, value in (keys | changes).items() if value is not None}
+    metadata = {f"{name}.{key}": value for key, value in known.items()}
     metadata["general.architecture"] = name
     for key, (kind, shape, data) in tensors.items():
         if name == "llama" and re.search("attn_[qk]", key):

@@ -30,6 +30,7 @@ TINY = (
     "mixtral-like",
     "gpt-oss-like",
     "gpt-oss-mxfp4-like",
+    "qwen2moe-like",
     "qwen3moe-like",
 )
 # What these alone have lies in their configs and in how their weights are read: kernels of one

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from doppler.store.verify import verify
 from expert_files import FIXTURES, converted, gguf_of, load_file, raw_tensors, save_file
 from numpy_model import NumpyModel
 
-PLAIN = ("mixtral-like", "gpt-oss-like", "gpt-oss-mxfp4-like", "qwen3moe-like")
-MIXTURES = (*PLAIN, "gemma4-26b-like")  # the last with a dense FFN beside the experts
+SHARED = "qwen2moe-like"  # with a dense FFN beside the experts, through a gate
+IN_GGUF = ("mixtral-like", "gpt-oss-like", "gpt-oss-mxfp4-like", SHARED, "qwen3moe-like")
+MIXTURES = (*IN_GGUF, "gemma4-26b-like")
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -71,7 +73,7 @@ def test_ranges_of_experts_that_are_wrong_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stack", [True, False])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", IN_GGUF)
 def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str, stack: bool) -> None:
     """Stacked as files are today, or one by one as the first ones of Mixtral were."""
     converted(FIXTURES / name, tmp_path / "checkpoint")
@@ -84,6 +86,50 @@ def test_a_gguf_of_a_checkpoint_is_the_same_model(tmp_path: Path, name: str, sta
     if model.config.architecture != "mixtral":  # whose q and k lie otherwise
         assert again.config == model.config
         assert again.manifest.blocks == model.manifest.blocks
+
+
+def test_older_files_of_shared_experts(tmp_path: Path) -> None:
+    """Without the width of those, which is the FFN's then, and with their gate as a matrix."""
+    converted(FIXTURES / SHARED, tmp_path / "checkpoint")
+    model = NumpyModel(tmp_path / "checkpoint")
+    assert model.config.experts is not None
+    width = {"expert_shared_feed_forward_length": None, "expert_weights_norm": None}
+    changes = {**width, "feed_forward_length": model.config.experts.beside}
+    data = gguf_of(tmp_path / "checkpoint", stack=True, gate_rank=2, **changes)
+    (tmp_path / "x.gguf").write_bytes(data)
+    converted(tmp_path / "x.gguf", tmp_path / "gguf")
+    assert NumpyModel(tmp_path / "gguf").config == model.config
+
+
+OFF: dict[str, dict[str, Any]] = {  # of what the shared experts' config says
+    "shares of all": {"normed": True},
+    "the gate": {"gated": False, "beside": 0},  # and with it what it lets through
+}
+
+
+@pytest.mark.parametrize("feature", OFF)
+def test_each_feature_of_shared_experts_matters(tmp_path: Path, feature: str) -> None:
+    converted(FIXTURES / SHARED, tmp_path)
+    model = NumpyModel(tmp_path)
+    assert model.config.experts is not None
+    experts = replace(model.config.experts, **OFF[feature])
+    model.config = replace(model.config, experts=experts)
+    with np.load(FIXTURES / SHARED / "reference.npz") as reference:
+        ids, expected = reference["ids"].tolist(), reference["logits"]
+    assert np.abs(model.logits(ids) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("part", ["ffn_gate_inp_shexp", "ffn_down", "attn_q", "attn_k", "attn_v"])
+def test_each_tensor_of_shared_experts_matters(tmp_path: Path, part: str) -> None:
+    """A gate that is always half open; no dense FFN; no biases."""
+    converted(FIXTURES / SHARED, tmp_path)
+    model, kind = NumpyModel(tmp_path), "bias" if "attn" in part else "weight"
+    off = {name for name in model.weights if name.split(".")[2:] == [part, kind]}
+    assert len(off) == len(model.config.layers)
+    model.weights |= {name: np.zeros_like(model.weights[name]) for name in off}
+    with np.load(FIXTURES / SHARED / "reference.npz") as reference:
+        ids, expected = reference["ids"].tolist(), reference["logits"]
+    assert np.abs(model.logits(ids) - expected).max() > 0.1
 
 
 def test_mxfp4_is_taken_over_without_loss(tmp_path: Path) -> None:
@@ -188,6 +234,11 @@ SCALES = "model.layers.2.mlp.experts.down_proj_scales"
             UnsupportedError,
             "attention_bias is False",
         ),
+        (SHARED, {}, {"mlp_only_layers": [1]}, UnsupportedError, "mlp_only_layers"),
+        (SHARED, {}, {"decoder_sparse_step": 2}, UnsupportedError, "sparse_step is 2"),
+        (SHARED, {}, {"shared_expert_intermediate_size": 0}, UnsupportedError, "has a gate, or"),
+        (SHARED, {}, {"shared_expert_intermediate_size": 50}, UnsupportedError, "multiples of 4"),
+        (SHARED, {}, {"shared_expert_intermediate_size": 48}, FormatError, r"asks for \(48, 72\)"),
         ("qwen3moe-like", {}, {"mlp_only_layers": [0]}, UnsupportedError, "mlp_only_layers"),
         ("qwen3moe-like", {}, {"decoder_sparse_step": 2}, UnsupportedError, "sparse_step is 2"),
     ],

@@ -35,6 +35,12 @@ _EXPERTS_LAYER = _LLAMA_LAYER | {
     "mlp.experts.gate_up_proj": "ffn_gate_up_exps",
     "mlp.experts.down_proj": "ffn_down_exps",
 }
+_SHARED_EXPERT_LAYER = _EXPERTS_LAYER | {
+    "mlp.shared_expert.gate_proj": "ffn_gate",
+    "mlp.shared_expert.up_proj": "ffn_up",
+    "mlp.shared_expert.down_proj": "ffn_down",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+}
 _MIXTRAL_LAYER = _EXPERTS_LAYER | {
     "block_sparse_moe.gate": "ffn_gate_inp",
     "block_sparse_moe.experts.*.w1": "ffn_gate.*",
@@ -93,7 +99,7 @@ _QWEN_DEFAULTS = {
 class ExpertKeys:
     """Where metadata says how many experts there are, how wide, and how they are added up.
 
-    Keys are config.json's, but for `gguf_beside`.
+    Keys are config.json's, but for those of `gguf`.
     """
 
     enabled: str | None = None  # a flag without which there are none; None: there always are
@@ -101,15 +107,17 @@ class ExpertKeys:
     used: str = "num_experts_per_tok"
     ffn: str = "intermediate_size"
     normed: str | None = None  # None: shares of those used always add up to one
+    gguf_normed: bool = True  # where GGUF says nothing
     # Width of a dense FFN beside them; None: there is none.
     beside: str | None = None
     gguf_beside: str = "feed_forward_length"
-    own_norms: bool = False  # as config.Experts has it
+    gated: bool = False  # as config.Experts has it, like the next
+    own_norms: bool = False
     scaled: bool = False
 
     def experts(self, count: int, used: int, normed: bool, beside: int) -> Experts:
         """Those of a model with such numbers."""
-        return Experts(count, used, normed, beside, own_norms=self.own_norms, scaled=self.scaled)
+        return Experts(count, used, normed, beside, self.gated, self.own_norms, self.scaled)
 
 
 @dataclass(frozen=True)
@@ -313,6 +321,37 @@ ARCHITECTURES = (
         activation="silu",
         biases=("attn_q", "attn_k", "attn_v"),
         sliding="later",
+    ),
+    Architecture(
+        name="qwen2moe",
+        hf_types=("qwen2_moe",),
+        hf_layer=_SHARED_EXPERT_LAYER,
+        hf_defaults={
+            **_QWEN_DEFAULTS,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "norm_topk_prob": False,
+        },
+        gguf_pairs="half",
+        gguf_renamed={
+            "ffn_gate_shexp": "ffn_gate",
+            "ffn_up_shexp": "ffn_up",
+            "ffn_down_shexp": "ffn_down",
+        },
+        activation="silu",
+        biases=("attn_q", "attn_k", "attn_v"),
+        experts=ExpertKeys(
+            ffn="moe_intermediate_size",
+            normed="norm_topk_prob",
+            gguf_normed=False,
+            beside="shared_expert_intermediate_size",
+            gguf_beside="expert_shared_feed_forward_length",
+            gated=True,
+        ),
+        sliding="later",
+        reads=("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
     ),
     Architecture(
         name="qwen3",

@@ -142,13 +142,15 @@ def _short(value: float) -> float:
 
 
 def _experts(architecture: Architecture, keys: Keys) -> Experts | None:
-    """llama.cpp's rule: shares of those used add up to one, unless a file says otherwise."""
+    """llama.cpp's rule: shares of those used mostly add up to one, unless a file says otherwise."""
     own = architecture.experts
     if own is None or not keys.integer("expert_count", 0):
         return None
-    normed = keys.flag("expert_weights_norm", True)
+    normed = keys.flag("expert_weights_norm", own.gguf_normed)
     normed = normed or keys.get("expert_gating_func") == _SOFTMAX_OF_USED
-    beside = keys.integer(own.gguf_beside) if own.beside else 0
+    beside = 0
+    if own.beside:  # older files have one width only
+        beside = keys.integer(own.gguf_beside, 0) or keys.integer("feed_forward_length")
     count, used = keys.integer("expert_count"), keys.integer("expert_used_count")
     return own.experts(count, used, normed, beside)
 

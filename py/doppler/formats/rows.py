@@ -1,9 +1,10 @@
 """Rows of matrices, where a file has them otherwise than a model's tensors are.
 
 By their names here: attn_qkv has the rows of q, k and v one below another, ffn_gate_up those of
-gates and ups. And where rope turns only the first `width` dimensions of a head, in halves of these,
-a file has its rows in that order. Kernels turn pairs that are half a head apart: rows of q and k
-are put so that each half begins with dimensions that turn, which changes no score.
+gates and ups; ffn_gate_inp_shexp has one row, and is a vector in some. And where rope turns only
+the first `width` dimensions of a head, in halves of these, a file has its rows in that order.
+Kernels turn pairs that are half a head apart: rows of q and k are put so that each half begins with
+dimensions that turn, which changes no score.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _STACKED = {
     "ffn_gate_up": ("ffn_gate", "ffn_up"),
 }
 _TENSOR = re.compile(r"blk\.([0-9]+)\.(\w+)\.weight")
+_ONE_ROW = "ffn_gate_inp_shexp"
 _TURNED = ("attn_q", "attn_k")
 
 
@@ -48,6 +50,8 @@ def with_own_rows(
 def _parts(config: ModelConfig, name: str, content: Content) -> Iterator[tuple[str, Content]]:
     """The tensors that lie one below another in one, each a range of its bytes."""
     match = _TENSOR.fullmatch(name)
+    if match is not None and match[2] == _ONE_ROW and len(content.shape) == 1:
+        content = replace(content, shape=(1, *content.shape))
     is_stack = match is not None and match[2] in _STACKED and int(match[1]) < len(config.layers)
     if match is None or not is_stack:
         yield name, content

@@ -27,8 +27,6 @@ NEAREST: Mapping[str, tuple[str, str]] = {
     "glm4": ("llama", "pairs side by side that turn in part, and norms after branches"),
     "glm4_moe": ("qwen3moe", _SIGMOID),
     "glm4moe": ("qwen3moe", _SIGMOID),
-    "qwen2_moe": ("qwen3moe", "an expert with a gate that all tokens share"),
-    "qwen2moe": ("qwen3moe", "an expert with a gate that all tokens share"),
     "qwen3_next": ("qwen3moe", _DELTA),
     "qwen3next": ("qwen3moe", _DELTA),
     "qwen3_5_text": ("qwen3", _DELTA),
