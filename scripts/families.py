@@ -46,7 +46,11 @@ def row(architecture: Architecture, checked: Mapping[str, list[str]]) -> str:
 def refused(neutral: Mapping[str, tuple[Any, ...]], kind: str) -> Iterator[str]:
     """A line for each setting, with what is taken and who may have others."""
     for key, values in sorted(neutral.items()):
-        readers = [it.name for it in ARCHITECTURES if key in it.reads]
+        readers = [
+            it.name
+            for it in ARCHITECTURES
+            if key in it.reads or (it.scaled and key in (*hf_config.SCALES, *gguf_config.SCALES))
+        ]
         taken = ", ".join(json.dumps(value) for value in values)
         yield f"| {kind} | `{key}` | {taken} | {', '.join(readers)} |"
 
@@ -75,7 +79,8 @@ def text() -> str:
         "## Refused settings",
         "",
         "Each changes what a model computes. A file that has another value is refused with",
-        "`KEY is VALUE, which Doppler cannot do`; absent and null are taken too.",
+        "`KEY is VALUE, which Doppler cannot do`; absent and null are taken too. Biases, rope and",
+        "what single families must have are refused in the same words (formats/hf_config.py).",
         "",
         "| file | key | values that are taken | families that read it |",
         "| --- | --- | --- | --- |",

@@ -124,6 +124,7 @@ def _granite(config: Config) -> dict[str, Any]:
         "feed_forward_length": config[
             "shared_intermediate_size" if is_fourth else "intermediate_size"
         ],
+        "expert_shared_feed_forward_length": config.get("shared_intermediate_size"),
         "rope.scaling.finetuned": config["position_embedding_type"] == "rope"
         if is_fourth
         else None,

@@ -397,11 +397,3 @@ def _attend(
     sinks = weight("attn_sinks") if config.sinks else None
     out = attention(q, keys, values, 0, layer.window, config.query_scale, sinks)
     return out.reshape(n, -1)
-
-
-def _normed(config: ModelConfig, weight: _Tensors, q: Array, k: Array) -> tuple[Array, Array]:
-    """Each head of q and k [n, heads, head_dim]."""
-    return (
-        rms(q, weight("attn_q_norm"), config.norm_eps, config.norm_offset),
-        rms(k, weight("attn_k_norm"), config.norm_eps, config.norm_offset),
-    )

@@ -71,6 +71,25 @@ def test_embeddings_of_layers_from_the_host(
     assert found["gpu"][2] - found["host"][2] > 0.8 * 2 * table
 
 
+def test_a_model_that_reads_its_files_is_deleted_while_it_answers(tiny: Client) -> None:
+    """The answer ends first: it would open them again."""
+    loaded = load(tiny, OWN_EMBEDDINGS, context=512, ple="host")
+    reason = tiny.page.evaluate(
+        """async (id) => {
+          const asked = { prompt_ids: [1, 2, 3], max_tokens: 400, ignore_eos: true };
+          const began = new Promise((resolve) => {
+            window.answer = doppler.call("complete", asked, resolve);
+          });
+          await began;
+          await doppler.call("delete", { id });
+          return (await window.answer).finish_reason;
+        }""",
+        loaded["id"],
+    )
+    assert reason == "cancelled"
+    assert loaded["id"] not in [model["id"] for model in tiny.call("models", {})]
+
+
 def test_weights_that_are_no_numbers_end_an_answer(tiny: Client) -> None:
     load(tiny, BROKEN)
     for speculate in ("off", "on"):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from doppler.config.rope import Rope
+from doppler.config.rope import Rope, yarn_magnitude
 from doppler.engine.memory import rope_table
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.hf_config import config_from_hf
@@ -149,7 +149,6 @@ def test_a_gguf_of_the_same_weights(tmp_path: Path, name: str) -> None:
         ),
         ("hunyuan-like", with_rope("hunyuan-like", rope_type="yarn"), "is 'yarn'; Doppler knows d"),
         ("hunyuan-like", with_rope("hunyuan-like", alpha=-1.0), "alpha is -1.0, and must"),
-        ("ministral3-like", with_rope("ministral3-like", mscale=0.0), "mscale_all_dim is 0.5, whi"),
         (
             "ministral3-like",
             with_rope("ministral3-like", llama_4_scaling_beta=-0.5),
@@ -218,6 +217,15 @@ def test_the_text_model_of_one_that_sees() -> None:
     others = ["vision_tower.ln_pre.weight", "multi_modal_projector.norm.weight"]
     others += ["model.vision_tower.patch_conv.weight", "model.multi_modal_projector.norm.weight"]
     assert gguf_names(architecture, [*names, *others], "x") == names
+
+
+def test_one_share_of_the_growth_alone_counts_for_nothing() -> None:
+    """As in transformers, where both must be there."""
+    _, both = config_from_hf(config_json("ministral3-like"), "x")
+    alone = config_json("ministral3-like") | with_rope("ministral3-like", mscale=0.0)
+    _, usual = config_from_hf(alone, "x")
+    assert both.ropes[0].magnitude != usual.ropes[0].magnitude
+    assert usual.ropes[0].magnitude == yarn_magnitude(usual.ropes[0].factor)
 
 
 def test_heads_that_are_normed_after_rope_have_no_magnitude() -> None:

@@ -260,6 +260,16 @@ def test_keys_that_no_layer_reads_are_left_out(
     assert np.array_equal(again.logits(ids), first.logits(ids))
 
 
+def test_a_gguf_without_its_divisors_is_incomplete(
+    models: dict[str, NumpyModel], tmp_path: Path
+) -> None:
+    """All pairs would turn."""
+    path = gguf_of(models[DENSE], tmp_path / "model.gguf")
+    path.write_bytes(path.read_bytes().replace(b"rope_freqs.weight", b"rope_gone0.weight"))
+    with pytest.raises(FormatError, match=r"rope_freqs.weight is missing"):
+        converted(path, tmp_path / "models")
+
+
 def with_config(name: str, folder: Path, **text: Any) -> Path:
     """A fixture with other fields in its config (None: without them)."""
     shutil.copytree(FIXTURES / name, folder)
@@ -287,6 +297,21 @@ def test_a_config_as_it_was_published(models: dict[str, NumpyModel], tmp_path: P
 WIDE = {"moe_intermediate_size": 8}  # beside FFNs of which some are twice as wide
 
 
+def test_ropes_as_they_are_and_as_people_stretch_them(
+    models: dict[str, NumpyModel], tmp_path: Path
+) -> None:
+    """What a config may leave out; and a factor, by which all frequencies are divided."""
+    path = with_config(DENSE, tmp_path / "plain", rope_parameters=None)
+    first = models[DENSE].config.ropes
+    assert converted(path, tmp_path / "models").config.ropes == first
+    full = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
+    given = {"full_attention": full | {"factor": 8.0}, "sliding_attention": {"rope_theta": 1e4}}
+    path = with_config(DENSE, tmp_path / "long", rope_parameters=given)
+    ropes = converted(path, tmp_path / "long models").config.ropes
+    turned = np.array(first[1].inverse_frequencies(40)[:5])
+    assert np.allclose(ropes[1].inverse_frequencies(40)[:5], turned / 8)
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "told"),
     [
@@ -301,6 +326,9 @@ WIDE = {"moe_intermediate_size": 8}  # beside FFNs of which some are twice as wi
         ({"per_layer_config": {"2": {"rope_theta": 1}}}, UnsupportedError, "2.rope_theta"),
         ({"use_bidirectional_attention": "all"}, UnsupportedError, "use_bidirectional_attention"),
         ({"hidden_size_per_layer_input": 18}, FormatError, "multiple of 4"),
+        ({"layer_types": ["sliding_attention"] * 9}, UnsupportedError, "a layer that slides"),
+        ({"head_dim": 2**31 - 4}, UnsupportedError, "multiples of 4 up to 512"),
+        ({"per_layer_config": {"2": {"head_dim": 2**30}}}, UnsupportedError, "up to 512"),
     ],
 )
 def test_what_is_refused(

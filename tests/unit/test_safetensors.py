@@ -244,11 +244,6 @@ def test_defaults_of_the_published_gemma_3_4b() -> None:
             "factor is missing",
         ),
         (
-            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4, "mscale": 1}},
-            UnsupportedError,
-            "mscale",
-        ),
-        (
             {"rope_parameters": {"rope_theta": 1e4, "factor": 4}},
             FormatError,
             "rope_type is missing",

@@ -219,6 +219,8 @@ class Api:
         if model is not None:
             if not self._turns.answering:
                 self._turns.refuse("delete")
+            if model.engine.table == "host":  # or the answer would open its files again
+                await self._end_answer()
             await model.store.rest()
         await self._library.delete(identity)  # where it is refused, the answer goes on
         if self._has(identity):

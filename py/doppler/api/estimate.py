@@ -1,6 +1,7 @@
 """What a load would hold on the GPU, found by the code that allocates, on a device that is paper.
 
-Nothing is uploaded or compiled; the engine's plans are made, since activations share memory as the
+Nothing is uploaded or compiled; a table that may be anywhere is taken to be on the GPU, since on
+paper there is always room. The engine's plans are made, since activations share memory as the
 plans let them.
 """
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from doppler.errors import FormatError, UnsupportedError
+from doppler.inputs.fields import shown
 
 MOST_LAYERS = 4096  # no model has as many; a damaged count must not fill the memory
 MOST_EXPERTS = 1024  # route.wgsl
 MOST_HEAD_DIM = 512  # of the kernels of attention
 EXPERT_PARTS = ("ffn_gate", "ffn_up", "ffn_down")  # matrices of an expert, by GGUF's names
+
+
+def need_head_dim(where: str, head_dim: int) -> None:
+    """UnsupportedError for heads of a width that no kernel takes."""
+    if head_dim % 4 or head_dim > MOST_HEAD_DIM:
+        raise UnsupportedError(
+            f"{where}: head_dim is {shown(head_dim)}; the kernels take multiples of 4 up to "
+            f"{MOST_HEAD_DIM}"
+        )
 
 
 @dataclass(frozen=True)

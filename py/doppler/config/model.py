@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from doppler.config.layer import EXPERT_PARTS, MOST_HEAD_DIM, Experts, Layer, LayerShape
+from doppler.config.layer import EXPERT_PARTS, Experts, Layer, LayerShape, need_head_dim
 from doppler.config.rope import Rope, need_positive
 from doppler.errors import FormatError, UnsupportedError
 from doppler.inputs.fields import LARGEST_FLOAT, shown
@@ -62,6 +62,7 @@ class ModelConfig:
                     f"config: {name} is {shown(getattr(self, name))}, no whole number"
                 )
             need_positive(name, getattr(self, name))
+        need_head_dim("config", self.head_dim)
         for name in ("norm_eps", "query_scale", "embedding_scale", "logit_scale"):
             need_positive(name, getattr(self, name))
         if self.logit_cap:
@@ -110,11 +111,7 @@ class ModelConfig:
         if layer.shares >= 0:
             self._check_shared(where, index, layer)
         shape = self.shape(index)
-        if shape.head_dim % 4 or shape.head_dim > MOST_HEAD_DIM:
-            raise UnsupportedError(
-                f"{where}: head_dim is {shown(shape.head_dim)}; the kernels take multiples of 4 up "
-                f"to {MOST_HEAD_DIM}"
-            )
+        need_head_dim(where, shape.head_dim)
         if shape.heads % shape.kv_heads:
             raise FormatError(
                 f"{where}: {shape.heads} heads cannot be shared by {shape.kv_heads} key-value "

@@ -104,6 +104,8 @@ class Engine:
     def renew(self) -> None:
         """Kernels have changed: records them anew, and forgets the keys and values of the old."""
         self._runner.destroy()
+        for rows in self._rows:
+            rows.destroy()
         self._cache.cut(0)
 
     def destroy(self) -> None:

@@ -154,6 +154,7 @@ class Architecture:
     yarn_whole_pairs: bool = True  # where GGUF says nothing
     query_scalars: Mapping[int, float] = field(default_factory=dict)  # by layers; else head_dim
     scores_scaled: bool = True  # by that; else not at all
+    rope_factors: bool = False  # its GGUF files always have divisors of the frequencies
     value_norm: bool = False
     layer_scales: bool = False
     layers_differ: bool = False  # in widths, where metadata says so, and in whose keys they read
@@ -240,7 +241,14 @@ ARCHITECTURES = (
             "sliding_window": 512,
             "hidden_size_per_layer_input": 256,
             "global_head_dim": 512,
-            "rope_theta": 1_000_000.0,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "partial_rotary_factor": 0.25,
+                    "rope_theta": 1_000_000.0,
+                },
+            },
         },
         gguf_pairs="half",
         gguf_renamed={
@@ -266,6 +274,7 @@ ARCHITECTURES = (
         value_norm=True,
         layer_scales=True,
         layers_differ=True,
+        rope_factors=True,
         reads=(
             "final_logit_softcapping",
             "attention_k_eq_v",
@@ -413,7 +422,8 @@ ARCHITECTURES = (
         gguf_pairs="interleaved",
         activation="silu",
         scaled=True,
-        reads=("rope.scaling.finetuned",),
+        # The FFN of Granite 4 is what a mixture would have for all tokens.
+        reads=("rope.scaling.finetuned", "expert_shared_feed_forward_length"),
     ),
     Architecture(  # Granite 4 without Mamba, whose GGUF files are granite's
         name="granitemoehybrid",

@@ -50,7 +50,7 @@ NEUTRAL: dict[str, tuple[float, ...]] = {  # keys that change the arithmetic -> 
     "full_attention_interval": (0, 1),
     "nextn_predict_layers": (0,),
 }
-_SCALES = ("embedding_scale", "attention.scale", "residual_scale", "logit_scale")
+SCALES = ("embedding_scale", "attention.scale", "residual_scale", "logit_scale")
 _SOFTMAX_OF_USED = 3  # of expert_gating_func
 _SCALINGS = ("none", "linear", "yarn")
 ROPE_FACTORS = "rope_freqs.weight"  # one divisor of the inverse frequency for each pair
@@ -73,7 +73,7 @@ def config_from_gguf(
     keys = Keys(gguf.metadata, gguf.name).below(f"{name}.")
     architecture = of_gguf(name, keys.integer("expert_count", 0) > 0, gguf.name)
     for key, neutral in NEUTRAL.items():
-        is_read = key in architecture.reads or (architecture.scaled and key in _SCALES)
+        is_read = key in architecture.reads or (architecture.scaled and key in SCALES)
         if not is_read:
             keys.need(key, neutral)
     hidden = keys.integer("embedding_length", least=1)
@@ -120,8 +120,8 @@ def _scales(architecture: Architecture, keys: Keys, head_dim: int) -> Scales:
     llama.cpp, too, has scores divided by the root of the width where their number is 0.
     """
     if architecture.scaled:
-        usual = dict.fromkeys(_SCALES, 1.0) | {"attention.scale": head_dim**-0.5}
-        return Scales(*(_short(keys.number(key, 0.0, least=0)) or usual[key] for key in _SCALES))
+        usual = dict.fromkeys(SCALES, 1.0) | {"attention.scale": head_dim**-0.5}
+        return Scales(*(_short(keys.number(key, 0.0, least=0)) or usual[key] for key in SCALES))
     hidden, count = keys.integer("embedding_length"), keys.integer("block_count")
     embedding = math.sqrt(hidden) if architecture.embedding_scaled else 1.0
     scores = architecture.query_scalars.get(count, head_dim) ** -0.5
@@ -188,6 +188,8 @@ def _ropes(
     long_factors: tuple[float, ...],
 ) -> tuple[Rope, ...]:
     """(of layers with a window, of others), or one for all; linear is what needs no type."""
+    if architecture.rope_factors and not factors:
+        raise FormatError(f"{keys.where}: {ROPE_FACTORS} is missing; the file is incomplete")
     base = keys.number("rope.freq_base", 10_000.0)
     known = (*_SCALINGS, "longrope") if long_factors else _SCALINGS
     kind = keys.choice("rope.scaling.type", known, "linear")

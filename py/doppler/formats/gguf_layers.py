@@ -9,7 +9,7 @@ from doppler.errors import UnsupportedError
 from doppler.formats.architectures import Architecture
 from doppler.formats.gguf import Gguf
 from doppler.formats.gguf_keys import Keys
-from doppler.formats.hf_layers import reading
+from doppler.formats.hf_layers import Sources, reading
 
 _KV_HEADS, _FFN = "attention.head_count_kv", "feed_forward_length"
 _EXPERT_FFN = "expert_feed_forward_length"
@@ -38,10 +38,10 @@ def widths_of(
     heads = keys.integer("attention.head_count", least=1)
     default = keys.integer("embedding_length", least=1) // heads
     own = keys.integer(_EXPERT_FFN, 0) if architecture.experts else 0
-    kv_heads = keys.integer(_KV_HEADS, heads)
-    return Widths(
-        _head_dim(architecture, keys, default), kv_heads, own or keys.integer(_FFN), layers
-    )
+    kv_heads, ffn = keys.integer(_KV_HEADS, heads), own or keys.integer(_FFN)
+    if architecture.experts is None:
+        keys.need("expert_shared_feed_forward_length", (0, ffn))
+    return Widths(_head_dim(architecture, keys, default), kv_heads, ffn, layers)
 
 
 def _head_dim(architecture: Architecture, keys: Keys, default: int) -> int:
@@ -76,11 +76,13 @@ def _of_each(gguf: Gguf, keys: Keys, layers: tuple[Layer, ...]) -> Widths:
     widths = [sliding if layer.window else whole for layer in layers]
     shared = keys.integer("attention.shared_kv_layers", 0, most=len(layers) - 1)
     first, found = len(layers) - shared, list[Layer]()
+    sources: Sources = {}
     for index, layer in enumerate(layers):
         own = replace(layer, ffn=_if_other(ffn[index], ffn[0]))
         if index >= first:
-            found.append(reading(found[:first], own, keys.where))
+            found.append(reading(sources, own, keys.where))
             continue
+        sources[layer.window, layer.rope] = index
         head_dim, heads = (
             _if_other(widths[index], widths[0]),
             _if_other(kv_heads[index], kv_heads[0]),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from doppler.config.layer import MOST_LAYERS, Experts, Layer
+from doppler.config.layer import MOST_LAYERS, Experts, Layer, need_head_dim
 from doppler.config.model import Activation, ModelConfig
 from doppler.config.rope import STANDING, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
@@ -58,7 +58,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when i
     "hidden_size_per_layer_input": (0,),
     "enable_moe_block": (False,),
 }
-_SCALES = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
+SCALES = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
 _RECURRENT = ("mamba", "linear_attention")  # types of layers that attend to nothing
 _CLAMP = 7.0  # of the activation that has one
 
@@ -85,7 +85,7 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
     elif "attn_output" in architecture.biases:
         neutral |= {"attention_bias": (True,)}
     if architecture.scaled:
-        neutral = {key: known for key, known in neutral.items() if key not in _SCALES}
+        neutral = {key: known for key, known in neutral.items() if key not in SCALES}
     for key, known in neutral.items():
         if key not in architecture.reads:
             _need(fields, key, known)
@@ -156,7 +156,7 @@ def _experts(keys: ExpertKeys | None, fields: Fields) -> Experts | None:
 def _scales(architecture: Architecture, fields: Fields, head_dim: int) -> Scales:
     """Four numbers, where they are; else the embedding's and the scores' follow from widths."""
     if architecture.scaled:
-        return Scales(*(fields.number(key, 1.0, least=SMALLEST_FLOAT) for key in _SCALES))
+        return Scales(*(fields.number(key, 1.0, least=SMALLEST_FLOAT) for key in SCALES))
     hidden = fields.integer("hidden_size")
     embedding = math.sqrt(hidden) if architecture.embedding_scaled else 1.0
     return Scales(embedding, _query_scale(fields, head_dim) if architecture.scores_scaled else 1.0)
@@ -251,9 +251,11 @@ def _ropes(
 def _rope(architecture: Architecture, data: Fields, fields: Fields, head_dim: int) -> Rope:
     """The rope of heads of that width."""
     if data.get("rope_type") == "proportional":
+        need_head_dim(fields.where, head_dim)  # or there might be any number of factors
         share = data.number("partial_rotary_factor", 1.0, least=0, most=1)
         turned = int(share * head_dim // 2)
-        factors = (1.0,) * turned + (STANDING,) * (head_dim // 2 - turned)
+        factor = data.number("factor", 1.0, least=SMALLEST_FLOAT)
+        factors = (factor,) * turned + (STANDING,) * (head_dim // 2 - turned)
         return Rope(data.number("rope_theta"), "factors", factors=factors)
     if "alpha" in architecture.reads and data.has("alpha"):
         return _stretched_rope(data, head_dim)
@@ -352,10 +354,7 @@ def _yarn(base: float, data: Fields, fields: Fields) -> Rope:
 
 def _usual_magnitude(data: Fields, factor: float) -> float:
     """That of YaRN, or a quotient of two, where shares of the growth are given for both."""
-    keys = ("mscale", "mscale_all_dim")
-    over, under = (data.number(key, 0.0, least=0) for key in keys)
+    over, under = (data.number(key, 0.0, least=0) for key in ("mscale", "mscale_all_dim"))
     if over and under:
         return yarn_magnitude(factor, over) / yarn_magnitude(factor, under)
-    for key in keys:
-        _need(data, key, (0,))
     return yarn_magnitude(factor)

@@ -9,6 +9,7 @@ from doppler.config.layer import Layer
 from doppler.errors import FormatError, UnsupportedError
 from doppler.inputs.fields import Fields, shown
 
+Sources = dict[tuple[int, int], int]  # by window and rope: the last layer that has keys
 _WIDTHS = ("head_dim", "num_key_value_heads")  # that per_layer_config has, by layer
 
 
@@ -16,8 +17,11 @@ def with_own_widths(fields: Fields, layers: Sequence[Layer]) -> tuple[Layer, ...
     """Layers, of which windows and ropes are known, with the rest of what config.json says.
 
     transformers 5 has `per_layer_config`; files as published have `global_head_dim` and
-    `num_global_key_value_heads`, of layers without a window.
+    `num_global_key_value_heads`, of layers without a window. The last layer has none: transformers
+    does without one that is said to be there.
     """
+    if layers[-1].window:
+        raise UnsupportedError(f"{fields.where}: layer_types ends with a layer that slides")
     return _sharing(fields, [_wide(fields, index, layer) for index, layer in enumerate(layers)])
 
 
@@ -51,20 +55,17 @@ def _sharing(fields: Fields, layers: Sequence[Layer]) -> tuple[Layer, ...]:
     ffn = fields.integer("intermediate_size")
     ffn = 2 * ffn if fields.flag("use_double_wide_mlp", False) else 0
     own = layers[:-count]
-    return (*own, *(replace(reading(own, it, fields.where), ffn=ffn) for it in layers[-count:]))
+    sources: Sources = {(layer.window, layer.rope): index for index, layer in enumerate(own)}
+    rest = (reading(sources, layer, fields.where) for layer in layers[-count:])
+    return (*own, *(replace(layer, ffn=ffn) for layer in rest))
 
 
-def reading(own: Sequence[Layer], layer: Layer, where: str) -> Layer:
-    """A layer that reads the keys and values of the last of `own` that is of its kind.
+def reading(sources: Sources, layer: Layer, where: str) -> Layer:
+    """A layer that reads the keys and values of the last one of its kind that has some.
 
     Raises FormatError where there is none.
     """
-    alike = (
-        index
-        for index in reversed(range(len(own)))
-        if (own[index].window, own[index].rope) == (layer.window, layer.rope)
-    )
-    source = next(alike, None)
+    source = sources.get((layer.window, layer.rope))
     if source is None:
         raise FormatError(f"{where}: no layer has the keys that others are to share with it")
     return replace(layer, head_dim=0, kv_heads=0, are_values=False, shares=source)

@@ -26,7 +26,7 @@ _STACKED = {
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_gate_up": ("ffn_gate", "ffn_up"),
 }
-_TENSOR = re.compile(r"blk\.([0-9]+)\.(\w+)\.weight")
+_TENSOR = re.compile(r"blk\.([0-9]{1,6})\.(\w+)\.weight")
 _ONE_ROW = "ffn_gate_inp_shexp"
 _TURNED = ("attn_q", "attn_k")
 

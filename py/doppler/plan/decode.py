@@ -1,6 +1,7 @@
 """The plan of decode: one token through every layer, in as few dispatches as there can be.
 
-A layer takes five: q, k and v; attention; its output; gate, up and activation; down. Norms and
+A layer takes five: q, k and v; attention; its output; gate, up and activation; down. Two more where
+it has embeddings of its own; a mixture takes more. Norms and
 residuals are folded into the matvecs that read them (matvec_common.wgsl).
 """
 

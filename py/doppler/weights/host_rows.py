@@ -6,6 +6,7 @@ moved into a small matrix that has one for each token of a batch.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from doppler.gpu.binder import Binder
@@ -26,7 +27,7 @@ class HostRows:
         self._recordings: dict[int, Recording] = {}  # by rows
 
     def destroy(self) -> None:
-        """Gives what was recorded back."""
+        """Gives what was recorded back; it is recorded anew where it is needed."""
         for recording in self._recordings.values():
             recording.destroy()
         self._recordings.clear()
@@ -34,10 +35,9 @@ class HostRows:
     async def bring(self, ids: Sequence[int]) -> None:
         """Queues that row t of the matrix becomes that of ids[t]. Raises SourceError."""
         tensor, each = self._table.tensor, self._row_bytes
-        found: dict[int, bytes] = {}
-        for token in ids:
-            if token not in found:
-                found[token] = await self._store.stored(tensor.offset + token * each, each)
+        various = list(dict.fromkeys(ids))
+        reads = (self._store.stored(tensor.offset + token * each, each) for token in various)
+        found = dict(zip(various, await asyncio.gather(*reads), strict=True))
         data = b"".join(found[token] for token in ids)
         self._binder.write(self._table.raw, data + bytes(-len(data) % 4))
         self._binder.device.kernels.run(self._recording(len(ids)))
