@@ -43,14 +43,12 @@ def row(architecture: Architecture, checked: Mapping[str, list[str]]) -> str:
     )
 
 
-def refused(neutral: Mapping[str, tuple[Any, ...]], kind: str) -> Iterator[str]:
+def refused(
+    neutral: Mapping[str, tuple[Any, ...]], scales: tuple[str, ...], kind: str
+) -> Iterator[str]:
     """A line for each setting, with what is taken and who may have others."""
     for key, values in sorted(neutral.items()):
-        readers = [
-            it.name
-            for it in ARCHITECTURES
-            if key in it.reads or (it.scaled and key in (*hf_config.SCALES, *gguf_config.SCALES))
-        ]
+        readers = [it.name for it in ARCHITECTURES if it.may_have(key, scales)]
         taken = ", ".join(json.dumps(value) for value in values)
         yield f"| {kind} | `{key}` | {taken} | {', '.join(readers)} |"
 
@@ -84,8 +82,8 @@ def text() -> str:
         "",
         "| file | key | values that are taken | families that read it |",
         "| --- | --- | --- | --- |",
-        *refused(hf_config.NEUTRAL, "config.json"),
-        *refused(gguf_config.NEUTRAL, "GGUF"),
+        *refused(hf_config.NEUTRAL, hf_config.SCALES, "config.json"),
+        *refused(gguf_config.NEUTRAL, gguf_config.SCALES, "GGUF"),
         "",
     ]
     return "\n".join(lines)

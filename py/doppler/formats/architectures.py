@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -166,6 +166,10 @@ class Architecture:
         if self.experts is None:
             return not has_experts
         return has_experts or self.experts.enabled is not None
+
+    def may_have(self, key: str, scales: Collection[str]) -> bool:
+        """Whether a key that is neutral of others may not be; `scales` are those of scales.py."""
+        return key in self.reads or (self.scaled and key in scales)
 
     @property
     def gguf_name(self) -> str:

@@ -73,8 +73,7 @@ def config_from_gguf(
     keys = Keys(gguf.metadata, gguf.name).below(f"{name}.")
     architecture = of_gguf(name, keys.integer("expert_count", 0) > 0, gguf.name)
     for key, neutral in NEUTRAL.items():
-        is_read = key in architecture.reads or (architecture.scaled and key in SCALES)
-        if not is_read:
+        if not architecture.may_have(key, SCALES):
             keys.need(key, neutral)
     hidden = keys.integer("embedding_length", least=1)
     heads = keys.integer("attention.head_count", least=1)
@@ -170,14 +169,10 @@ def _layers(architecture: Architecture, keys: Keys, count: int) -> tuple[Layer, 
             keys.need("attention.sliding_window", (0,))  # nothing says from which layer on
         return (architecture.layer(0 if architecture.sliding == "later" else window),) * count
     window, key = keys.integer("attention.sliding_window"), "attention.sliding_window_pattern"
-    slides = keys.each(key)
+    slides = keys.each(key, count)
     if slides is None:
         every = keys.integer(key, architecture.global_every)
         return architecture.layers(count, window, every or count + 1)  # 0: all of them slide
-    if len(slides) != count:
-        raise FormatError(
-            f"{keys.where}: {keys.prefix}{key} is of {len(slides)} layers, the model of {count}"
-        )
     return tuple(architecture.layer(window if slide else 0) for slide in slides)
 
 

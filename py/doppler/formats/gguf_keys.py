@@ -21,10 +21,17 @@ class Keys(Fields):
             raise UnsupportedError(f"{self.where}: {self.prefix}{key} differs between layers")
         return value[0].item()
 
-    def each(self, key: str) -> list[Any] | None:
-        """One value a layer; None where there is none or one for all."""
+    def each(self, key: str, count: int) -> list[Any] | None:
+        """A value for each of `count` layers; None where there is none or one for all."""
         value = super().get(key)
-        return value.tolist() if isinstance(value, np.ndarray) else None
+        if not isinstance(value, np.ndarray):
+            return None
+        if len(value) != count:
+            raise FormatError(
+                f"{self.where}: {self.prefix}{key} is of {len(value)} layers, the model of {count}"
+            )
+        found: list[Any] = value.tolist()
+        return found
 
     def need(self, key: str, neutral: tuple[float, ...]) -> None:
         """Raises UnsupportedError for a value that changes the arithmetic."""
@@ -37,11 +44,7 @@ class Keys(Fields):
 
     def widths(self, key: str, count: int) -> list[int]:
         """A whole number above 0 for each of `count` layers, which may have one together."""
-        values = self.each(key)
+        values = self.each(key, count)
         if values is None:
             return [self.integer(key, least=1)] * count
-        if len(values) != count:
-            raise FormatError(
-                f"{self.where}: {self.prefix}{key} is of {len(values)} layers, the model of {count}"
-            )
         return [Fields({key: it}, self.where, self.prefix).integer(key, least=1) for it in values]

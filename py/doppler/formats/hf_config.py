@@ -84,10 +84,8 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
         neutral |= {"attention_bias": (False,), "qkv_bias": (False,)}
     elif "attn_output" in architecture.biases:
         neutral |= {"attention_bias": (True,)}
-    if architecture.scaled:
-        neutral = {key: known for key, known in neutral.items() if key not in SCALES}
     for key, known in neutral.items():
-        if key not in architecture.reads:
+        if not architecture.may_have(key, SCALES):
             _need(fields, key, known)
     config = _config(architecture, fields)
     return architecture, with_still_layers(config, _turned(architecture, fields, config))

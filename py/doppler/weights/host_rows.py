@@ -57,7 +57,7 @@ class HostRows:
             "row_bytes": self._row_bytes,
             "row0": 0,
         }
-        size = aligned(aligned(rows * self._row_bytes, 4), 16)
+        size = aligned(rows * self._row_bytes, 16)
         views = {"raw": View(self._table.raw.buffer, 0, size), **matrix.slices[0].bindings()}
         dispatch = kernels.dispatch(
             "relayout",

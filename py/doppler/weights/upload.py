@@ -25,16 +25,13 @@ STAGING_BYTES = 8 << 20
 
 async def prepare_upload(device: Device, weights: Weights, store: ShardStore) -> bool:
     """Compiles what an upload runs, before all that can wait; -> whether the GPU is to hash."""
-    kernels, variants = device.kernels, set()
-    for tensor in store.manifest.tensors:
-        if tensor.name in weights.places:
-            matrix, _ = weights.places[tensor.name]
-            bindings = {"raw", *matrix.slices[0].bindings()}
-            variants.add(kernels.variant("relayout", relayout_of(tensor, matrix), bindings))
+    kernels, variants, places = device.kernels, set(), weights.places
+    moved = [(it, places[it.name][0]) for it in store.manifest.tensors if it.name in places]
     if (table := weights.on_host) is not None:
-        bindings = {"raw", *table.matrix.slices[0].bindings()}
-        constants = relayout_of(table.tensor, table.matrix)
-        variants.add(kernels.variant("relayout", constants, bindings))
+        moved.append((table.tensor, table.matrix))
+    for tensor, matrix in moved:
+        bindings = {"raw", *matrix.slices[0].bindings()}
+        variants.add(kernels.variant("relayout", relayout_of(tensor, matrix), bindings))
     await asyncio.gather(*map(kernels.prepare, variants))
     return await is_quicker_on_gpu(device, store.manifest.block_size, store.buffers)
 
