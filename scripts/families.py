@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,12 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from doppler.formats import gguf_config, hf_config
-from doppler.formats.architectures import ARCHITECTURES, Architecture
+from doppler.formats.architecture import Architecture
+from doppler.formats.architectures import ARCHITECTURES
 from doppler.formats.unknown import NEAREST
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "families.md"
 FIXTURES = ROOT / "tests" / "fixtures"
+SETS = ROOT / "tests" / "fixture_sets.py"
+# Its lists of checkpoints -> on which kernels these are run.
+KERNELS = {
+    **dict.fromkeys(("TINY", "FAMILIES", "RECURRENT", "LONG"), "CPU"),
+    "ON_GPUS": "GPU",
+    "ON_LEAST": "least GPU",
+}
 
 
 def fixtures() -> dict[str, list[str]]:
@@ -32,9 +41,26 @@ def fixtures() -> dict[str, list[str]]:
     return found
 
 
+def places() -> dict[str, str]:
+    """Where a checkpoint is run in the page, by its name."""
+    found: dict[str, list[str]] = {}
+    for node in ast.parse(SETS.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id in KERNELS:
+            value = ast.literal_eval(node.value)
+            for name in [value] if isinstance(value, str) else value:
+                found.setdefault(name, []).append(KERNELS[target.id])
+    return {name: ", ".join(kernels) for name, kernels in found.items()}
+
+
 def row(architecture: Architecture, checked: Mapping[str, list[str]]) -> str:
     """A family's line of the table."""
-    names = [name for kind in architecture.hf_types for name in checked.get(kind, [])]
+    run = places()
+    names = [
+        f"{name} ({run.get(name, 'NumPy')})"
+        for kind in architecture.hf_types
+        for name in checked.get(kind, [])
+    ]
     types = ", ".join(f"`{kind}`" for kind in architecture.hf_types)
     experts = "yes" if architecture.experts else ""
     return (
@@ -62,7 +88,8 @@ def text() -> str:
         "Written by `scripts/families.py` from the tables that the readers of models use.",
         "",
         "Checked: tiny random checkpoints whose logits are compared with those of transformers in",
-        "float32 (tests/fixtures, scripts/make_fixtures.py), in the page and in NumPy.",
+        "float32 (tests/fixtures, scripts/make_fixtures.py): in NumPy, and in the page with the",
+        "kernels of CPUs or GPUs where that is said.",
         "",
         "| family | model_type | general.architecture | experts | checked by |",
         "| --- | --- | --- | --- | --- |",

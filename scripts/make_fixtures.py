@@ -22,14 +22,24 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    ApertusConfig,
+    ApertusForCausalLM,
+    Ernie4_5_MoeConfig,
+    Ernie4_5_MoeForCausalLM,
     Ernie4_5Config,
     Ernie4_5ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     Gemma4Config,
     Gemma4ForCausalLM,
     Gemma4TextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
     GraniteConfig,
@@ -38,6 +48,10 @@ from transformers import (
     GraniteMoeHybridForCausalLM,
     HunYuanDenseV1Config,
     HunYuanDenseV1ForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    Lfm2MoeConfig,
+    Lfm2MoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Ministral3Config,
@@ -46,6 +60,10 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PretrainedConfig,
@@ -54,10 +72,18 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
+    Qwen3_5Config,
+    Qwen3_5ForCausalLM,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForCausalLM,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -83,6 +109,7 @@ class Fixture:
     query_norm: float = 1.0  # what its weights are multiplied by, where nothing scales scores
     short: int = 0  # first ids of the prompt that are a prompt of their own
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    published: tuple[str, str] = ("", "")  # parts of names: transformers' own, and what files have
 
 
 def gemma(**changes: Any) -> Gemma3TextConfig:
@@ -151,6 +178,27 @@ def gpt_oss(**changes: Any) -> GptOssConfig:
 def fixtures() -> dict[str, Fixture]:
     """The checkpoints by name. Sizes are odd where the architecture lets them be."""
     return {
+        "gemma2-like": Fixture(
+            Gemma2ForCausalLM,
+            Gemma2Config(
+                vocab_size=303,
+                hidden_size=60,
+                intermediate_size=70,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=24,
+                query_pre_attn_scalar=24,
+                sliding_window=16,
+                max_position_embeddings=1024,
+                attn_logit_softcapping=0.5,  # so low that the scores of random weights show it
+                final_logit_softcapping=3.0,
+            ),
+            seed=40,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+        ),
         "gemma3-1b-like": Fixture(
             Gemma3ForCausalLM,
             gemma(
@@ -265,6 +313,105 @@ def fixtures() -> dict[str, Fixture]:
             kept=96,
             types=(F16, BF16),
             norm_mean=1.0,
+        ),
+        "qwen35-like": Fixture(
+            Qwen3_5ForCausalLM,
+            Qwen3_5TextConfig(
+                vocab_size=300,
+                hidden_size=64,
+                intermediate_size=74,
+                num_hidden_layers=4,  # three of Gated DeltaNet, then one of attention
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=32,
+                linear_num_key_heads=3,
+                linear_num_value_heads=6,
+                linear_key_head_dim=20,
+                linear_value_head_dim=12,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-4,
+                tie_word_embeddings=True,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10_000.0,
+                    "partial_rotary_factor": 0.25,
+                    "mrope_section": [2, 1, 1],
+                    "mrope_interleaved": True,
+                },
+            ),
+            seed=16,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            wrapper=Qwen3_5Config,
+            extra={
+                "model.visual.patch_embed.proj.weight": torch.ones(4, 3, dtype=BF16),
+                "mtp.fc.weight": torch.ones(4, 8, dtype=BF16),
+                "mtp.layers.0.self_attn.q_norm.weight": torch.ones(4, dtype=BF16),
+            },
+        ),
+        "qwen35moe-like": Fixture(
+            Qwen3_5MoeForCausalLM,
+            Qwen3_5MoeTextConfig(
+                vocab_size=280,
+                hidden_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=16,
+                linear_num_key_heads=2,
+                linear_num_value_heads=2,
+                linear_key_head_dim=8,
+                linear_value_head_dim=16,
+                layer_types=["linear_attention", "full_attention"],
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=12,
+                shared_expert_intermediate_size=20,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-4,
+                tie_word_embeddings=True,
+                rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            ),
+            seed=18,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            wrapper=Qwen3_5MoeConfig,
+        ),
+        "qwen3next-like": Fixture(
+            Qwen3NextForCausalLM,
+            Qwen3NextConfig(
+                vocab_size=290,
+                hidden_size=48,
+                intermediate_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=3,
+                num_key_value_heads=1,
+                head_dim=16,
+                linear_num_key_heads=2,
+                linear_num_value_heads=4,
+                linear_key_head_dim=16,
+                linear_value_head_dim=16,
+                layer_types=["linear_attention", "linear_attention", "full_attention"],
+                num_experts=6,
+                num_experts_per_tok=3,
+                moe_intermediate_size=20,
+                shared_expert_intermediate_size=28,
+                norm_topk_prob=True,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-4,
+                tie_word_embeddings=False,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10_000.0,
+                    "partial_rotary_factor": 0.5,
+                },
+            ),
+            seed=17,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
         ),
         "gemma3-long": Fixture(
             Gemma3ForCausalLM,
@@ -608,6 +755,168 @@ def fixtures() -> dict[str, Fixture]:
             types=(BF16,),
             norm_mean=1.0,
         ),
+        "glm4-like": Fixture(
+            Glm4ForCausalLM,
+            Glm4Config(
+                vocab_size=299,
+                hidden_size=60,
+                intermediate_size=70,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=24,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-5,
+                attention_bias=True,
+                pad_token_id=None,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10_000.0,
+                    "partial_rotary_factor": 0.5,
+                },
+            ),
+            seed=43,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "apertus-like": Fixture(
+            ApertusForCausalLM,
+            ApertusConfig(
+                vocab_size=294,
+                hidden_size=60,
+                intermediate_size=70,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=24,
+                max_position_embeddings=1024,
+                rope_parameters={
+                    "rope_type": "llama3",
+                    "rope_theta": 12_000_000.0,
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64,  # so that 96 tokens show the scaling
+                },
+            ),
+            seed=46,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "ernie45moe-like": Fixture(
+            Ernie4_5_MoeForCausalLM,
+            Ernie4_5_MoeConfig(
+                vocab_size=293,
+                hidden_size=52,
+                intermediate_size=60,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=16,
+                max_position_embeddings=1024,
+                moe_intermediate_size=20,
+                moe_k=3,
+                moe_num_experts=7,
+                moe_num_shared_experts=2,
+                rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+            ),
+            seed=45,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+            published=(".gate.moe_statics.", ".moe_statics."),
+        ),
+        "glm4moe-like": Fixture(
+            Glm4MoeForCausalLM,
+            Glm4MoeConfig(
+                vocab_size=295,
+                hidden_size=56,
+                intermediate_size=60,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=24,
+                max_position_embeddings=1024,
+                attention_bias=True,
+                use_qk_norm=True,
+                moe_intermediate_size=20,
+                num_experts_per_tok=3,
+                n_shared_experts=2,
+                n_routed_experts=7,
+                routed_scaling_factor=1.75,
+                first_k_dense_replace=1,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10_000.0,
+                    "partial_rotary_factor": 0.5,
+                },
+            ),
+            seed=44,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+            # Of a layer that predicts the token after the next one.
+            extra={
+                "model.layers.3.eh_proj.weight": torch.ones(56, 112, dtype=BF16),
+                "model.layers.3.input_layernorm.weight": torch.ones(56, dtype=BF16),
+                "model.layers.3.shared_head.norm.weight": torch.ones(56, dtype=BF16),
+            },
+        ),
+        "olmo2-like": Fixture(
+            Olmo2ForCausalLM,
+            Olmo2Config(
+                vocab_size=302,
+                hidden_size=72,
+                intermediate_size=70,
+                num_hidden_layers=3,
+                num_attention_heads=3,
+                num_key_value_heads=1,
+                max_position_embeddings=1024,
+                rms_norm_eps=1e-5,
+                rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+            ),
+            seed=41,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "olmo3-like": Fixture(
+            Olmo3ForCausalLM,
+            Olmo3Config(
+                vocab_size=297,
+                hidden_size=64,
+                intermediate_size=58,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                num_key_value_heads=4,
+                max_position_embeddings=256,
+                sliding_window=16,
+                rope_parameters={
+                    "full_attention": {
+                        "rope_type": "yarn",
+                        "rope_theta": 500_000.0,
+                        "factor": 8.0,
+                        "original_max_position_embeddings": 32,
+                        "attention_factor": 1.5,
+                        "beta_fast": 32.0,
+                        "beta_slow": 1.0,
+                    },
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 500_000.0},
+                },
+            ),
+            seed=42,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
         "phi3-like": Fixture(
             Phi3ForCausalLM,
             Phi3Config(
@@ -637,6 +946,57 @@ def fixtures() -> dict[str, Fixture]:
             types=(BF16,),
             norm_mean=1.0,
             short=48,
+        ),
+        "lfm2-like": Fixture(
+            Lfm2ForCausalLM,
+            Lfm2Config(
+                vocab_size=303,
+                hidden_size=60,
+                intermediate_size=110,
+                block_multiple_of=24,
+                block_ffn_dim_multiplier=1.1,  # 96 columns
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=20,
+                max_position_embeddings=1024,
+                norm_eps=1e-5,
+                tie_word_embeddings=True,
+                layer_types=["conv", "full_attention", "conv", "conv"],
+                rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+            ),
+            seed=18,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
+        ),
+        "lfm2moe-like": Fixture(
+            Lfm2MoeForCausalLM,
+            Lfm2MoeConfig(
+                vocab_size=306,
+                hidden_size=56,
+                intermediate_size=60,
+                moe_intermediate_size=20,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=20,
+                max_position_embeddings=1024,
+                norm_eps=1e-5,
+                conv_L_cache=4,
+                layer_types=["conv", "conv", "full_attention", "conv"],
+                num_dense_layers=1,
+                num_experts=7,
+                num_experts_per_tok=3,
+                routed_scaling_factor=1.75,
+                rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+            ),
+            seed=19,
+            prompt=96,
+            kept=96,
+            types=(BF16,),
+            norm_mean=1.0,
         ),
         "smollm3-like": Fixture(
             SmolLM3ForCausalLM,
@@ -670,11 +1030,26 @@ def fill(model: PreTrainedModel, fixture: Fixture) -> dict[str, torch.Tensor]:
             if name.endswith("layer_scalar"):
                 stored[name] = (0.6 + 0.8 * torch.rand(1)).to(fixture.types[-1])
                 scalar.copy_(stored[name].float())
+            if name.endswith("act_fn.beta"):
+                scalar.copy_((0.3 + 0.4 * torch.rand(())).to(BF16))
+            if name.endswith(("act_fn.beta", "act_fn.eps")):
+                stored[name] = scalar.to(BF16)
+            if name.endswith(("e_score_correction_bias", "expert_bias")):
+                stored[name] = 0.3 * torch.randn(scalar.shape)
+                scalar.copy_(stored[name])
         for index, (name, weight) in enumerate(model.named_parameters()):
-            if weight.dim() == 1:
+            if name.endswith("linear_attn.A_log"):
+                value = 1.5 * torch.randn(weight.shape) - 2  # memories short and long
+                kind = F32
+            elif weight.dim() == 1 and name.endswith(("dt_bias", "linear_attn.norm.weight")):
+                value = 1 + (0.3 if "norm" in name else 1) * torch.randn(weight.shape)
+                kind = fixture.types[-1]
+            elif weight.dim() == 1:
                 value = fixture.norm_mean + 0.3 * torch.randn(weight.shape)
                 value *= fixture.query_norm if name.endswith("q_norm.weight") else 1
                 kind = fixture.types[-1]
+            elif name.endswith("e_score_correction_bias"):
+                value, kind = 0.1 * torch.randn(weight.shape), F32
             elif name.endswith(("_bias", ".bias")):
                 value = torch.randn(weight.shape)
                 kind = fixture.types[-1]
@@ -730,10 +1105,13 @@ def save(folder: Path, stored: dict[str, torch.Tensor], fixture: Fixture) -> Non
         config = Gemma3Config(text_config=fixture.config, architectures=["Gemma3"])
         stored = {f"language_model.{name}": value for name, value in stored.items()}
     elif fixture.wrapper is not None:
-        config = fixture.wrapper(text_config=fixture.config, vision_config=None, audio_config=None)
+        others = {"vision_config": None}
+        others |= {"audio_config": None} if fixture.wrapper is Gemma4Config else {}
+        config = fixture.wrapper(text_config=fixture.config, **others)
         stored = {f"model.language_{name}": value for name, value in stored.items()}
     if fixture.original:
         stored = one_by_one(stored)
+    stored = {name.replace(*fixture.published): value for name, value in stored.items()}
     stored |= fixture.extra
     config.save_pretrained(folder)
     if fixture.parts == 1:

@@ -97,6 +97,7 @@ class WatchedServer(Server):
         super().__init__(models, port)
         self.weights: list[tuple[str, int]] = []  # (shard's path, bytes that were sent of it)
         self.hold_after: int | None = None  # bytes of each shard's answer, then nothing more comes
+        self.held = 0  # answers of which nothing more comes, to pages that wait
         self.prefixes: dict[str, str] = {}  # path -> text put before the file
         self.replaced: dict[str, tuple[str, str]] = {}  # path -> words of the file, and others
         self.status: int | None = None  # of every part of the page
@@ -142,14 +143,25 @@ class WatchedServer(Server):
         end = stop if self.hold_after is None else min(stop, start + self.hold_after)
         self.weights.append((request.path, end - start))
         await answer.write(data[start:end])
-        while self.hold_after is not None:
-            if request.transport is None or request.transport.is_closing():
-                return answer
-            await asyncio.sleep(0.02)
+        self.held += 1
+        try:
+            while self.hold_after is not None:
+                if request.transport is None or request.transport.is_closing():
+                    return answer
+                await asyncio.sleep(0.02)
+        finally:
+            self.held -= 1
         if end < stop:
             self.weights.append((request.path, stop - end))
             await answer.write(data[end:stop])
         return answer
+
+    def wait_for_nobody(self) -> None:
+        """Until no page waits any more for an answer that is held."""
+        began = time.monotonic()
+        while self.held:
+            assert time.monotonic() - began < 30, f"{self.held} answers are still waited for"
+            time.sleep(0.02)
 
 
 class App:

@@ -20,7 +20,6 @@ from doppler.store.manifest import MANIFEST_FILE, Manifest
 from gguf_files import Tensors, config_keys, gguf_bytes
 from numpy_model import NumpyModel
 
-FIXTURES = Path(__file__).with_name("fixtures")
 GGUF_ARCHITECTURES = {"mixtral": "llama"}
 _EXPERT = re.compile(r"blk\.(\d+)\.(ffn_\w+)\.(\d+)\.(weight|bias)")
 

@@ -23,7 +23,8 @@ AT_ONCE = 100  # trials in one call into the page
 SETUP = """async (files) => {
   const { loadPyodide } = await import("/vendor/pyodide/pyodide.mjs");
   const pyodide = (globalThis.pyodide = await loadPyodide());
-  pyodide.registerJsModule("doppler_runtime", await import("/runtime/replay.js"));
+  const runtime = ["replay", "staging"].map((name) => import(`/runtime/${name}.js`));
+  pyodide.registerJsModule("doppler_runtime", Object.assign({}, ...(await Promise.all(runtime))));
   for (const [name, text] of Object.entries(files.modules)) {
     pyodide.FS.mkdirTree(`/modules/${name.slice(0, name.lastIndexOf("/"))}`);
     pyodide.FS.writeFile(`/modules/${name}`, text);

@@ -7,15 +7,18 @@ engine/build.py makes for a page.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from doppler.api.estimate import PaperGpu
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
-from doppler.engine.build import Options, build
+from doppler.engine.build import build
 from doppler.engine.engine import Engine
+from doppler.engine.fit import Options
 from doppler.gpu.kernels import Device, Kernels
+from doppler.plan.cache import CacheType
 from doppler.quantization.block_types import BLOCK_TYPES
-from doppler.store.manifest import BLOCK_SIZE, Manifest, Tensor
+from doppler.store.manifest import BLOCK_SIZE, ExpertRange, Manifest, Tensor
 
 
 def large_gpu() -> PaperGpu:
@@ -69,9 +72,25 @@ def synthetic(shape: str) -> Manifest:
     )
 
 
+def ranged(shape: str) -> Manifest:
+    """The same with ranges of experts, of the size that their tensors have."""
+    manifest = synthetic(shape)
+    config, sizes = manifest.config, {it.name: it.bytes for it in manifest.tensors}
+    ranges = [
+        ExpertRange(layer, expert, 0, sum(sizes[n] for n in config.expert_shapes(layer, expert)))
+        for layer in range(len(config.layers))
+        for expert in config.expert_numbers(layer)
+    ]
+    return replace(manifest, experts=tuple(ranges))
+
+
 def paper_engine(
-    manifest: Manifest, gpu: PaperGpu, context: int = 4096, batch: int = 512
+    manifest: Manifest,
+    gpu: PaperGpu,
+    context: int = 4096,
+    batch: int = 512,
+    kv: CacheType = "f16",
 ) -> Engine:
-    """The engine that a page would have, with keys and values in f16."""
-    options = Options(context, batch, half_cache=True, half="shader-f16" in gpu.features)
+    """The engine that a page would have."""
+    options = Options(context, batch, kv, half="shader-f16" in gpu.features)
     return asyncio.run(build(Device(gpu, Kernels(gpu, {})), manifest, options))

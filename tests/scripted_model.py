@@ -14,24 +14,38 @@ from typing import Any
 import numpy as np
 
 from gguf_files import Tensors, gguf_bytes
-from tiny_models import WORDS, chat_vocabulary
+from tiny_models import TEMPLATE, WORDS, chat_vocabulary
 
 HIDDEN, HEADS, HEAD_DIM, FFN, CONTEXT = 256, 2, 64, 256, 1024
-THINK = ("<think>", "</think>")
+MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 SURE = 0.5  # how much its logit, some ±128, is above those of all others
 
-_DEFINED = 4  # tokenizer.ggml.token_type of user-defined tokens
+_NORMAL, _DEFINED = 1, 4  # tokenizer.ggml.token_type of user-defined tokens
 _LAST = "Ċ"  # what a prompt of the template ends with: a line's end
 THOUGHT, SAID = [f"Ġ{word}" for word in WORDS[:24]], [f"Ġ{word}" for word in WORDS[24:30]]
 THINKING = ["<think>", *THOUGHT, "</think>", *SAID, "<|im_end|>"]
 BROODING = ["<think>", *THOUGHT, THOUGHT[0]]  # for ever
+CALL = ['{"name":Ġ"weather",', 'Ġ"arguments":Ġ{"city":Ġ"Paris"}}']  # tokens of their own
+WITH_TOOLS = TEMPLATE.replace(
+    "{{ message.content }}",
+    "{{ message.content or '' }}{% for call in message.tool_calls or [] %}<tool_call>"
+    "{{ call.function | tojson }}</tool_call>{% endfor %}",
+)
+WITH_TOOLS = "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}" + WITH_TOOLS
+CALLING = [*SAID, "<tool_call>", *CALL, "</tool_call>", "<|im_end|>"]
 
 
-def write_script(path: Path, script: Sequence[str], title: str = "Tiny Script") -> Path:
-    """A chat model of arch llama that answers with the tokens of `script`, each of them once."""
+def write_script(
+    path: Path, script: Sequence[str], title: str = "Tiny Script", **keys: Any
+) -> Path:
+    """A chat model of arch llama that answers with the tokens of `script`, each of them once.
+
+    keys: of its metadata, in place of others or beside them; __ stands for a dot.
+    """
     vocabulary = chat_vocabulary()
-    tokens = [*vocabulary["tokenizer.ggml.tokens"], *THINK]
-    kinds = [*vocabulary["tokenizer.ggml.token_type"], *[("i32", _DEFINED)] * len(THINK)]
+    tokens = [*vocabulary["tokenizer.ggml.tokens"], *MARKS, *CALL]
+    kinds = [*vocabulary["tokenizer.ggml.token_type"], *[("i32", _DEFINED)] * len(MARKS)]
+    kinds += [("i32", _NORMAL)] * len(CALL)
     ids = {token: at for at, token in enumerate(tokens)}
     follows = [(ids[before], ids[after]) for before, after in pairwise([_LAST, *script])]
     assert len({before for before, _ in follows}) == len(follows), "a token has one to follow it"
@@ -51,6 +65,7 @@ def write_script(path: Path, script: Sequence[str], title: str = "Tiny Script") 
         **vocabulary,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": kinds,
+        **{key.replace("__", "."): value for key, value in keys.items()},
     }
     path.write_bytes(gguf_bytes(metadata, _tensors(len(tokens), follows)))
     return path

@@ -10,6 +10,7 @@ import numpy as np
 from doppler.command.encoding import PypiEncoding
 from doppler.formats.vocabulary import vocabulary_from_gguf
 from doppler.store.manifest import TokenizerInfo
+from doppler.text.templates import open_template
 from doppler.text.tokenizer import Tokenizer
 from gguf_files import VOCABULARY
 from tiny_models import byte_letters
@@ -59,6 +60,6 @@ def _document(metadata: dict[str, Any]) -> bytes:
 
 
 def tokenizer_of(document: bytes, **info: Any) -> Tokenizer:
-    """A tokenizer without a chat template."""
-    about = TokenizerInfo(chat_template=None, **{**NO_INFO, **info})
-    return Tokenizer(PypiEncoding(document), about, None)
+    """A tokenizer; without a chat template where `info` has none."""
+    about = TokenizerInfo(**{**NO_INFO, "chat_template": None, **info})
+    return Tokenizer(PypiEncoding(document), about, open_template(about.chat_template)[0])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from gguf_files import VOCABULARY, Tensors, gguf_bytes
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 256, 4, 2, 64, 1024, 2
 CONTEXT = 4096
+EXPERTS, USED, EXPERT_FFN = 16, 2, 128  # of the mixture
+Shapes = Mapping[str, tuple[int, ...]]
 TEXT = """
     river stone cloud winter garden letter window silver morning shadow harbour lantern meadow
     orchard paper quiet rain summer thunder valley willow amber bridge candle dust ember feather
@@ -80,7 +83,22 @@ def _metadata(architecture: str, title: str) -> dict[str, Any]:
     }
 
 
-def _tensors(tokens: list[str], spoken: list[bool], extra_norms: dict[str, int]) -> Tensors:
+DENSE: Shapes = {
+    "ffn_gate": (FFN, HIDDEN),
+    "ffn_up": (FFN, HIDDEN),
+    "ffn_down": (HIDDEN, FFN),
+}
+MIXED: Shapes = {
+    "ffn_gate_inp": (EXPERTS, HIDDEN),
+    "ffn_gate_exps": (EXPERTS, EXPERT_FFN, HIDDEN),
+    "ffn_up_exps": (EXPERTS, EXPERT_FFN, HIDDEN),
+    "ffn_down_exps": (EXPERTS, HIDDEN, EXPERT_FFN),
+}
+
+
+def _tensors(
+    tokens: list[str], spoken: list[bool], extra_norms: dict[str, int], ffn: Shapes = DENSE
+) -> Tensors:
     layer: dict[str, tuple[int, ...]] = {
         "attn_norm": (HIDDEN,),
         "attn_q": (HEADS * HEAD_DIM, HIDDEN),
@@ -88,9 +106,7 @@ def _tensors(tokens: list[str], spoken: list[bool], extra_norms: dict[str, int])
         "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN),
         "attn_output": (HIDDEN, HEADS * HEAD_DIM),
         "ffn_norm": (HIDDEN,),
-        "ffn_gate": (FFN, HIDDEN),
-        "ffn_up": (FFN, HIDDEN),
-        "ffn_down": (HIDDEN, FFN),
+        **ffn,
         **{name: (width,) for name, width in extra_norms.items()},
     }
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(tokens), HIDDEN)}
@@ -107,7 +123,7 @@ def _values(name: str, shape: tuple[int, ...], spoken: list[bool]) -> bytes:
     if name == "output.weight":  # logits of words of some ±8, and 0 for what is none
         values *= 0.5 * np.array(spoken)[:, None]
     elif name != "token_embd.weight":
-        values /= np.sqrt(shape[1])
+        values /= np.sqrt(shape[-1])
     return values.astype(np.float32).tobytes()
 
 
@@ -118,6 +134,23 @@ def write_chat(path: Path) -> Path:
     words = {f"Ġ{word}" for word in WORDS}
     tensors = _tensors(tokens, [token in words for token in tokens], {})
     path.write_bytes(gguf_bytes(_metadata("llama", "Tiny Chat") | vocabulary, tensors))
+    return path
+
+
+def write_mixture(path: Path) -> Path:
+    """The same with experts in place of each FFN: some 14 MB."""
+    vocabulary = chat_vocabulary()
+    tokens: list[str] = vocabulary["tokenizer.ggml.tokens"]
+    words = {f"Ġ{word}" for word in WORDS}
+    tensors = _tensors(tokens, [token in words for token in tokens], {}, MIXED)
+    experts = {
+        "expert_count": EXPERTS,
+        "expert_used_count": USED,
+        "feed_forward_length": EXPERT_FFN,
+    }
+    metadata = _metadata("llama", "Tiny Mixture") | vocabulary
+    metadata |= {f"llama.{key}": value for key, value in experts.items()}
+    path.write_bytes(gguf_bytes(metadata, tensors))
     return path
 
 

@@ -8,6 +8,7 @@ computed when something is awaited; steps take time by a clock of its own.
 from __future__ import annotations
 
 import asyncio
+import functools
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from doppler.sampling import Sampling
 class ToyModel:
     """Layers with these windows (0: none). `memory`: how many of the last ids it goes by.
 
+    Where it `recurs`, it goes by a state, too: a hash of all ids that were run, in their order.
+
     From `breaks_at` ids on, its logits are NaN. With a mask, the id is the next that is
     allowed, from there on.
     """
@@ -38,6 +41,7 @@ class ToyModel:
     memory: int = 4096
     vocab: int = 11
     breaks_at: int = 1 << 31
+    recurs: bool = False
 
     def next(self, seen: Sequence[Sequence[int]], seed: int, mask: bytes | None = None) -> int:
         """The id after those that each layer sees, the latest last."""
@@ -59,11 +63,19 @@ class ToyModel:
         mask: Callable[[Sequence[int]], bytes | None] = lambda ids: None,
     ) -> list[int]:
         """`count` ids after `prompt`, of those that `mask` allows each time; without any cache."""
-        ids = list(prompt)
+        ids, state = list(prompt), functools.reduce(advanced, prompt, 0)
         for _ in range(count):
             seen = [ids[-window:] for window in self.windows]
+            if self.recurs:
+                seen.append([state])
             ids.append(self.next(seen, seed, mask(ids[len(prompt) :])))
+            state = advanced(state, ids[-1])
         return ids[len(prompt) :]
+
+
+def advanced(state: int, token: int) -> int:
+    """A recurrent state after one more token."""
+    return references.pcg(state * 31 + token + 1 & 0xFFFFFFFF)
 
 
 class ToyDevice:
@@ -77,6 +89,7 @@ class ToyDevice:
         token_ms: float = 0.1,
         step_ms: float = 1.0,
         batch_ms: float = 2.0,
+        slots: int = 6,
     ) -> None:
         self.now = 0.0
         self.ran = 0  # decode steps
@@ -94,8 +107,10 @@ class ToyDevice:
         self._position = self._first = self._step = self._seed = 0
         self.can_mask = False  # compiled
         self._queue: deque[Callable[[], object]] = deque()
+        self._state = 0xDEAD  # of a model that recurs; what it is before position 0 is nothing
+        self._checkpoints = [0xDEAD] * (slots if model.recurs else 0)
         layers = [Layer(window) for window in model.windows]
-        cache = PrefixCache(layers, self._capacities, context)
+        cache = PrefixCache(layers, self._capacities, context, len(self._checkpoints))
         self.session = Session(self, context, model.vocab, cache, ChunkSizes(batch), StepTimes())
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
@@ -108,30 +123,46 @@ class ToyDevice:
     def is_fed(self) -> bool:
         return self.brought is not None
 
+    @property
+    def can_draft(self) -> bool:
+        return self.brought is None
+
     async def bring(self, ids: Sequence[int]) -> None:
         if self.brought is not None:
             self._queue.append(lambda: setattr(self, "brought", list(ids)))
 
-    def prefill(
-        self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
+    async def prefill(
+        self,
+        ids: Sequence[int],
+        position: int,
+        size: int,
+        seed: int,
+        is_end: bool = True,
+        step: int = 0,
     ) -> None:
         assert 1 <= len(ids) <= size
         self.chunks.append(size)
 
         def run() -> None:
-            self._position, self._step, self._seed = position, 0, seed
+            self._position, self._step, self._seed = position, step, seed
             self._tokens = list(ids)
             assert self.brought in (None, self._tokens)
             self._run(self._token_ms * size)
 
         self._queue.append(run)
 
+    def keep(self, slot: int) -> None:
+        self._queue.append(lambda: self._checkpoints.__setitem__(slot, self._state))
+
+    def restore(self, slot: int) -> None:
+        self._queue.append(lambda: setattr(self, "_state", self._checkpoints[slot]))
+
     def sample(self, size: int, mask: bytes | None = None) -> None:
         assert size == self.chunks[-1]
         assert mask is None or self.can_mask
         self._queue.append(lambda: self._sample(len(self._tokens) - 1, len(self._tokens), mask))
 
-    def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
+    async def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
         assert mask is None or self.can_mask
 
         def run() -> None:
@@ -142,6 +173,7 @@ class ToyDevice:
         self._queue.extend([run] * steps)
 
     def draft(self, steps: int) -> None:
+        assert not self._model.recurs
         assert self.drafts_ready is not None
         assert self.drafts_ready.done()
 
@@ -207,6 +239,7 @@ class ToyDevice:
         """Writes the cache for all tokens of a batch, and only then looks back."""
         self.now += ms
         for row, token in enumerate(self._tokens):
+            self._state = advanced(self._state if self._position + row else 0, token)
             if self._position + row < self._context:
                 for cells, capacity in zip(self._cells, self._capacities, strict=True):
                     cells[(self._position + row) % capacity] = token
@@ -221,6 +254,9 @@ class ToyDevice:
             else cells[:end]
             for window, cells in zip(self._model.windows, self._cells, strict=True)
         ]
+        if self._model.recurs:
+            assert row == len(self._tokens) - 1
+            seen.append([self._state])
         token = self._model.next(seen, self._seed, mask)
         self._ring[self._step % RING] = token
         self._step += 1

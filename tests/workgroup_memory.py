@@ -15,10 +15,12 @@ SIZES = {
     "f32": 4,
     "u32": 4,
     "atomic<u32>": 4,
+    "vec2f": 8,
     "vec2u": 8,
     "vec4h": 8,
     "vec4f": 16,
     "vec4u": 16,
+    "Token": 12,  # of delta.wgsl
 }
 _VARIABLE = re.compile(r"^var<workgroup> (\w+): (.+?);", re.MULTILINE)
 _ARRAY = re.compile(r"array<(.+?), (.+)>")

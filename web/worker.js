@@ -10,6 +10,7 @@ import * as opfs from "./runtime/opfs.js";
 import { loadPackage, numpyURL, startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
+import * as staging from "./runtime/staging.js";
 import * as stops from "./runtime/stops.js";
 import * as text from "./runtime/text.js";
 import * as turns from "./runtime/turns.js";
@@ -45,6 +46,7 @@ async function start() {
     ...opfs,
     ...room,
     ...replaying,
+    ...staging,
     ...stops,
     ...text,
     ...turns,

@@ -70,7 +70,7 @@ def _tell(error: DopplerError, terminal: Terminal) -> None:
 
 def parser() -> Parser:
     """All commands and their options."""
-    runs = (serve, pull, convert, verify, generate, bench, synth)
+    runs = (serve, pull, convert, verify, generate, bench, quality, synth)
     return build({run.__name__: run for run in runs})
 
 
@@ -203,6 +203,15 @@ def generate(args: argparse.Namespace, terminal: Terminal) -> None:
 def bench(args: argparse.Namespace, terminal: Terminal) -> None:
     """Print the figures as tables, or as JSON; draw them where asked to."""
     from doppler.command.bench.command import run
+    from doppler.command.wheel import build_wheel
+
+    build_wheel()
+    run(args, terminal)
+
+
+def quality(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Print what each type of keys and values costs, or all of it as JSON."""
+    from doppler.command.cache_quality import run
     from doppler.command.wheel import build_wheel
 
     build_wheel()

@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from doppler.config.layer import Experts
 from doppler.config.model import Activation, ModelConfig, RopePairs
+from doppler.recurrences import delta_net, delta_rates, head_gate, sigmoid
 from doppler.sampling import Sampling
 
 Array = npt.NDArray[Any]
 ONE = 1 << 24  # weight of the most likely token, in `sample`
 LOWEST, ALLOWED = np.float32(-3.4e38), np.float32(-3.3e38)  # of logits.wgsl
 UINT = 0xFFFFFFFF
+Q8_GROUP, LEAST_SCALE = 32, 1e-30  # of cache.wgsl and cache_write.wgsl
 
 
 def gather(matrix: Array, tokens: Sequence[int], scale: float) -> Array:
@@ -81,13 +83,26 @@ def rotate(
     return out
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What attention makes of q · k: it is multiplied by `scale`, and then within ±cap (0: any)."""
+
+    scale: float
+    cap: float = 0.0
+
+    def of(self, products: Array) -> Array:
+        """Scores in the shape of the products."""
+        scores: Array = self.scale * products
+        return cap(scores, self.cap) if self.cap else scores
+
+
 def attention(
     q: Array,
     keys: Array,
     values: Array,
     position: int,
     window: int,
-    scale: float,
+    how: Scores,
     sinks: Array | None = None,
 ) -> Array:
     """Causal attention of q [n, heads, d], at positions from `position` on -> [n, heads, d].
@@ -102,11 +117,58 @@ def attention(
         start = max(0, end - window) if window else 0
         for head in range(heads):
             kv = head // (heads // kv_heads)
-            scores = scale * (keys[kv, start:end] @ q[t, head])
+            scores = how.of(keys[kv, start:end] @ q[t, head])
             if sinks is not None:
                 scores = np.append(scores, sinks[head])
             shares = np.exp(scores - scores.max())
             out[t, head] = shares[: end - start] @ values[kv, start:end] / shares.sum()
+    return out
+
+
+def q8_codes(x: Array) -> tuple[Array, Array]:
+    """(127ths of a group's scale [..., d], not yet rounded; scales) of keys or values x [..., d].
+
+    A scale, of every 32 numbers or what is left of a row, is the largest magnitude among them.
+    """
+    firsts = np.arange(0, x.shape[-1], Q8_GROUP)
+    scales = np.maximum.reduceat(np.abs(x), firsts, axis=-1)
+    spread = _spread(scales, x.shape[-1])
+    return 127 * x / np.where(spread > LEAST_SCALE, spread, np.inf), scales
+
+
+def q8_numbers(codes: Array, scales: Array) -> Array:
+    """What codes [..., d] stand for."""
+    numbers: Array = codes / 127 * _spread(scales, codes.shape[-1])
+    return numbers
+
+
+def _spread(scales: Array, width: int) -> Array:
+    """The scale of each number of rows."""
+    return np.repeat(scales, Q8_GROUP, axis=-1)[..., :width]
+
+
+def conv(inputs: Array, filters: Array, earlier: Array) -> Array:
+    """Causal convolution of each channel: out[t, c] = Σ_j filters[c, j] · all[t + j, c].
+
+    `all` are the inputs [n, channels] behind the `earlier` ones [taps - 1, channels], the latest
+    last; filters [channels, taps].
+    """
+    every = np.concatenate([earlier, inputs])
+    taps = filters.shape[1]
+    parts = [filters[:, j] * every[j : j + len(inputs)] for j in range(taps)]
+    return np.sum(parts, axis=0, dtype=inputs.dtype)
+
+
+def conv_inputs(rows: Array) -> Array:
+    """What LFM2's convolution reads: B ⊙ x, of rows [n, 3 · channels] of B, C and x."""
+    b, _, x = np.split(rows, 3, axis=-1)
+    out: Array = b * x
+    return out
+
+
+def silu(x: Array) -> Array:
+    """x · σ(x)."""
+    out: Array = x * sigmoid(x)
     return out
 
 
@@ -117,9 +179,9 @@ def gate(gates: Array, ups: Array, activation: Activation) -> Array:
     """
     if activation == "swiglu_clamped":
         gates, ups = np.minimum(gates, 7.0), np.clip(ups, -7.0, 7.0) + 1
-        share = _sigmoid(1.702 * gates)
+        share = sigmoid(1.702 * gates)
     elif activation == "silu":
-        share = _sigmoid(gates)
+        share = sigmoid(gates)
     else:
         assert activation == "gelu_tanh"
         share = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (gates + 0.044715 * gates**3)))
@@ -127,24 +189,33 @@ def gate(gates: Array, ups: Array, activation: Activation) -> Array:
     return out
 
 
-def _sigmoid(x: Array) -> Array:
-    out: Array = 1 / (1 + np.exp(-np.maximum(x, -80.0)))  # beyond, float32 would overflow
+def xielu(x: Array, numbers: Array) -> Array:
+    """xIELU: a · x² + βx above 0, else (expm1(min(x, eps)) - x) · b + βx; numbers: a, b, β, eps."""
+    a, b, beta, eps = numbers.astype(x.dtype)
+    below = (np.expm1(np.minimum(x, eps)) - x) * b
+    out: Array = np.where(x > 0, a * x * x, below) + beta * x
     return out
 
 
 def route(
-    logits: Array, used: int, normed: bool, scales: Array | float = 1.0
+    logits: Array, how: Experts, scales: Array | float = 1.0, biases: Array | float = 0.0
 ) -> tuple[npt.NDArray[np.int64], Array]:
     """Experts of each token [n, used], from the router's logits [n, experts], and their shares.
 
-    scales [experts]: what these are multiplied by.
+    scales [experts]: what these are multiplied by. biases [experts]: added where they are chosen.
     """
-    chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :used]
-    kept = np.take_along_axis(logits, chosen, -1)
-    weights = np.exp(kept - kept[:, :1])
-    all_of_them = weights if normed else np.exp(logits - kept[:, :1])
-    shares = weights / all_of_them.sum(axis=-1, keepdims=True)
-    return chosen, shares * np.broadcast_to(scales, logits.shape[-1:])[chosen]
+    if how.sigmoid:
+        shares = sigmoid(logits)
+    else:
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+    keys = shares + biases if how.biased else logits
+    chosen = np.argsort(-keys, axis=-1, kind="stable")[:, : how.used]
+    kept = np.take_along_axis(shares, chosen, -1)
+    if how.normed:
+        kept = kept / np.maximum(kept.sum(axis=-1, keepdims=True), 1e-20)
+    kept = kept * logits.dtype.type(how.factor)
+    return chosen, kept * np.broadcast_to(scales, logits.shape[-1:])[chosen]
 
 
 def read(words: npt.NDArray[np.uint32], workgroups: int) -> npt.NDArray[np.uint32]:
@@ -315,24 +386,61 @@ def _block(
 ) -> Array:
     """One layer: x [n, hidden] -> x [n, hidden]. `kept` has keys and values by layer."""
     eps, offset = config.norm_eps, config.norm_offset
-    normed = rms(x, weight("attn_norm"), eps, offset)
-    branch = weight.project("attn_output", _attend(config, weight, normed, kept))
+    normed = _rms(config, x, weight("attn_norm")) if config.pre_norms else x
+    branch = _mix(config, weight, normed, kept)
     post = weight("post_attention_norm") if config.post_norms else None
     x = x + (branch if post is None else rms(branch, post, eps, offset))
     branch = _ffn(config, weight, x)
     return x + (rms(branch, weight("post_ffw_norm"), eps, offset) if config.post_norms else branch)
 
 
+def _mix(
+    config: ModelConfig, weight: _Tensors, normed: Array, kept: dict[int, tuple[Array, Array]]
+) -> Array:
+    """Normed states [n, hidden] -> what attention, or what is there in its place, adds to x."""
+    mixer = config.layers[weight.index].mixer
+    if mixer == "conv":
+        return _short_conv(weight, normed)
+    if mixer == "delta":
+        return _delta_net(config, weight, normed)
+    return weight.project("attn_output", _attend(config, weight, normed, kept))
+
+
+def _delta_net(config: ModelConfig, weight: _Tensors, normed: Array) -> Array:
+    """The same of Gated DeltaNet, for a whole prompt."""
+    net = config.delta_net
+    assert net is not None
+    inputs, filters = weight.project("attn_qkv", normed), weight("ssm_conv1d")
+    qkv = silu(conv(inputs, filters, np.zeros((net.taps - 1, net.channels), inputs.dtype)))
+    gates, beta, alpha = (
+        weight.project(it, normed) for it in ("attn_gate", "ssm_beta", "ssm_alpha")
+    )
+    rates = delta_rates(beta, alpha, weight("ssm_a"), weight("ssm_dt"))
+    out = delta_net(net, qkv, rates)
+    gated = head_gate(out, gates.reshape(out.shape), weight("ssm_norm"), config.norm_eps)
+    return weight.project("ssm_out", gated.reshape(len(normed), -1))
+
+
+def _short_conv(weight: _Tensors, normed: Array) -> Array:
+    """Normed states [n, hidden] of a whole prompt -> branch [n, hidden]."""
+    rows, filters = weight.project("shortconv.in_proj", normed), weight("shortconv.conv")
+    before = np.zeros((filters.shape[1] - 1, filters.shape[0]), rows.dtype)
+    _, c, _ = np.split(rows, 3, axis=-1)
+    return weight.project("shortconv.out_proj", c * conv(conv_inputs(rows), filters, before))
+
+
 def _ffn(config: ModelConfig, weight: _Tensors, x: Array) -> Array:
     """x [n, hidden] -> what the FFN adds to it."""
-    experts, normed = config.experts, _rms(config, x, weight("ffn_norm"))
+    experts = config.mixture(weight.index)
+    normed = _rms(config, x, weight("ffn_norm")) if config.pre_norms else x
     if experts is None:
         return _feed(config, weight, normed)
     if not experts.own_norms:
         out = _mixture(config, experts, weight, normed, weight.project("ffn_gate_inp", normed))
-        if experts.gated:
-            share = _sigmoid(weight.project("ffn_gate_inp_shexp", normed))
-            out = out + share * _feed(config, weight, normed)
+        if experts.beside:
+            beside = _feed(config, weight, normed)
+            gate = weight.project("ffn_gate_inp_shexp", normed) if experts.gated else None
+            out = out + (beside if gate is None else sigmoid(gate) * beside)
         return out
     routed = _rms(config, x, weight("ffn_gate_inp_norm")) * config.router_scale
     logits = weight.project("ffn_gate_inp", routed)
@@ -348,7 +456,10 @@ def _rms(config: ModelConfig, x: Array, weight: Array) -> Array:
 
 def _feed(config: ModelConfig, weight: _Tensors, x: Array, expert: str = "") -> Array:
     """x [n, hidden], normed -> what the dense FFN, or one expert (".3"), makes of it."""
-    gates, ups = weight.project(f"ffn_gate{expert}", x), weight.project(f"ffn_up{expert}", x)
+    ups = weight.project(f"ffn_up{expert}", x)
+    if not config.has_gates:
+        return weight.project("ffn_down", xielu(ups, weight("xielu")))
+    gates = weight.project(f"ffn_gate{expert}", x)
     return weight.project(f"ffn_down{expert}", gate(gates, ups, config.activation))
 
 
@@ -357,7 +468,8 @@ def _mixture(
 ) -> Array:
     """x [n, hidden], normed -> the shares of the experts that the logits [n, experts] choose."""
     scales = weight("ffn_exps_scale") if experts.scaled else 1.0
-    chosen, shares = route(logits, experts.used, experts.normed, scales)
+    biases = weight("exp_probs_b") if experts.biased else 0.0
+    chosen, shares = route(logits, experts, scales, biases)
     out = np.zeros_like(x)
     for expert in np.unique(chosen):
         tokens, slots = np.nonzero(chosen == expert)
@@ -375,10 +487,13 @@ def _attend(
     frequencies, magnitudes = np.array(rope.inverse_frequencies(d, n)), np.array(rope.magnitudes(d))
 
     def heads(name: str, count: int) -> Array:
-        return weight.project(name, normed).reshape(n, count, d)
+        row = weight.project(name, normed)
+        if config.norm_over_heads and name != "attn_v":
+            row = rms(row, weight(f"{name}_norm"), eps, offset)
+        return row.reshape(n, count, d)
 
     def turned(x: Array, name: str) -> Array:
-        if config.qk_norm and not config.norm_after_rope:
+        if config.qk_norm and not (config.norm_after_rope or config.norm_over_heads):
             x = rms(x, weight(name), eps, offset)
         x = rotate(x, positions, frequencies, config.rope_pairs, magnitudes)
         return rms(x, weight(name), eps, offset) if config.norm_after_rope else x
@@ -395,5 +510,8 @@ def _attend(
         kept[weight.index] = keys.transpose(1, 0, 2), v.transpose(1, 0, 2)
     keys, values = kept[weight.index if layer.shares < 0 else layer.shares]
     sinks = weight("attn_sinks") if config.sinks else None
-    out = attention(q, keys, values, 0, layer.window, config.query_scale, sinks)
+    how = Scores(config.query_scale, config.score_cap)
+    out = attention(q, keys, values, 0, layer.window, how, sinks)
+    if config.output_gate:
+        out = head_gate(out, heads("attn_gate", shape.heads), None, eps)
     return out.reshape(n, -1)

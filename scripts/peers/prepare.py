@@ -39,7 +39,7 @@ class Package:
 
 
 PACKAGES: Mapping[str, Package] = {
-    "wllama": Package("@wllama/wllama", "3.8.1", "esm", ("index.js", "wasm/wllama.wasm")),
+    "wllama": Package("@wllama/wllama", "3.13.0", "esm", ("index.js", "wasm/wllama.wasm")),
     "transformers": Package("@huggingface/transformers", "4.3.1", "dist", ("transformers.min.js",)),
     "onnxruntime": Package(  # the one version that transformers 4.3.1 goes with
         "onnxruntime-web",

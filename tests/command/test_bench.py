@@ -107,6 +107,16 @@ def test_start_and_memory(result: dict[str, Any]) -> None:
     assert memory["context"] > result["context"] == 96, "memory is told for a context of its own"
 
 
+def test_loading_beside_storage_alone(result: dict[str, Any]) -> None:
+    stages = {stage["stage"]: stage for stage in result["start"]["timeline"]}
+    seconds = (stages["weights"]["end"] - stages["weights"]["start"]) / 1000
+    size, load, storage = result["model"]["bytes"], result["load"], result["storage"]
+    assert load["gb_s"] == pytest.approx(size / seconds / 1e9, abs=1e-3)
+    assert storage["bytes"] == size
+    assert storage["gb_s"] > 0
+    assert load["storage_share"] == pytest.approx(size / seconds / 1e9 / storage["gb_s"], abs=1e-3)
+
+
 def test_where_it_ran(result: dict[str, Any]) -> None:
     assert "Chrome/" in result["browser"]
     assert result["adapter"]["vendor"]

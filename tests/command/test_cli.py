@@ -156,6 +156,7 @@ def test_damage_names_the_block_and_exits_1(tmp_path: Path) -> None:
         (["pull", "gemma-3-270m", "--models", "file"], "SourceError", 1),
         (["generate", "noise", "--prompt", ""], "RequestError", 2),
         (["generate", "noise", "--prompt", " \n", "--chat"], "RequestError", 2),
+        (["generate", "noise", "--prompt", "x", "--tools", "file"], "RequestError", 2),
         (["generate", "noise", "--prompt", "x"], "RequestError", 2),
         (["generate", "noise", "--prompt-ids", "4400"], "RequestError", 2),
         (["generate", "noise", "--prompt-ids", "1", "--temperature", "-1"], "RequestError", 2),

@@ -15,7 +15,8 @@ from doppler.cli import main
 from doppler.command.browser import Browser
 from doppler.command.client import error_named
 from doppler.errors import CorruptError, DopplerError
-from scripted_model import SAID, THINKING, THOUGHT, write_script
+from fixture_sets import reference
+from scripted_model import CALL, SAID, THINKING, THOUGHT, write_script
 
 TINY = Path(__file__).parents[1] / "fixtures" / "llama32-like"
 # Our float32 sums run in another order than the reference's; mistakes in these models show as 0.7.
@@ -38,8 +39,8 @@ def run(browser: Browser, model: Path, *args: str) -> subprocess.CompletedProces
 
 
 def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: Path) -> None:
-    reference = np.load(TINY / "reference.npz")
-    ids = reference["ids"].tolist()[:40]
+    ids, wanted = reference(TINY.name)
+    ids = ids[:40]
     prompt = ["--prompt-ids", ",".join(map(str, ids)), "--max-tokens", "5", "--greedy"]
     prompt += ["--speculate", "on"]
     logits = tmp_path / "logits.npy"
@@ -56,7 +57,7 @@ def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: P
     assert told["memory"]["gpu_bytes"]["weights"] > 0
     rows = np.load(logits)
     assert rows.dtype == np.float32
-    assert np.abs(rows - reference["logits"][:40]).max() < MARGIN
+    assert np.abs(rows - wanted[:40]).max() < MARGIN
     assert told["generated_ids"][0] == int(rows[-1].argmax())
     assert len(told["generated_ids"]) == 5
     assert 1 <= told["drafts"]["batches"] <= told["drafts"]["tokens"] == 4
@@ -91,12 +92,13 @@ def test_errors_by_name() -> None:
     assert type(error_named("annotations", "no class")) is DopplerError
 
 
-def test_what_was_thought_goes_beside_the_answer(browser: Browser, tmp_path: Path) -> None:
-    source, model = write_script(tmp_path / "thinker.gguf", THINKING), tmp_path / "thinker"
+def test_thoughts_go_beside_the_answer_and_calls_under_it(browser: Browser, tmp_path: Path) -> None:
+    script = [*THINKING[:-1], "<tool_call>", *CALL, "</tool_call>", THINKING[-1]]
+    source, model = write_script(tmp_path / "thinker.gguf", script), tmp_path / "thinker"
     assert main(["convert", str(source), "-o", str(model)]) == 0
     done = run(browser, model, "--chat", "--prompt", "hello", "--greedy")
     assert done.returncode == 0, done.stderr
     thought, said = ("".join(words).replace("Ġ", " ").strip() for words in (THOUGHT, SAID))
-    assert done.stdout.strip() == said
+    assert done.stdout.strip() == f'{said}\ntool call: weather {{"city": "Paris"}}'
     assert thought in done.stderr
     assert said not in done.stderr

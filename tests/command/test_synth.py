@@ -13,6 +13,7 @@ import pytest
 from doppler.cli import main
 from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
+from doppler.config.mixers import is_filter
 from doppler.quantization.block_types import BLOCK_TYPES
 
 MILLION = 1e6
@@ -27,9 +28,17 @@ VOCABULARY = 8192
         ("gemma-3-4b", 3880.3, 2243),
         ("llama-3.2-1b", 1235.8, 714),
         ("llama-3.2-3b", 3212.7, 1852),
+        ("mistral-7b", 7248.0, 4208),
+        ("qwen3.5-0.8b", 752.4, 431),
+        ("qwen3.5-2b", 1881.8, 1080),
+        ("qwen3.5-4b", 4205.8, 2419),
         ("mixtral-8x7b", 46702.8, 27252),
         ("gpt-oss-20b", 20914.8, 12097),
         ("gemma-4-26b-a4b", 25233.1, 15768),
+        ("lfm2-350m", 354.5, 205),
+        ("lfm2-1.2b", 1170.3, 676),
+        ("lfm2.5-230m", 229.7, 131),
+        ("lfm2-8b-a1b", 8339.9, 4826),
     ],
 )
 def test_shapes_are_those_of_the_models(shape: str, parameters: float, megabytes: int) -> None:
@@ -43,8 +52,9 @@ def test_shapes_are_those_of_the_models(shape: str, parameters: float, megabytes
     size = sum(BLOCK_TYPES[types[name]].tensor_bytes(extents) for name, extents in shapes.items())
     assert size / MILLION == pytest.approx(megabytes, abs=1)
     kinds = Counter(types.values())
-    routers = len(config.layers) if config.experts else 0
-    assert kinds["F32"] == sum(len(extents) == 1 for extents in shapes.values()) + routers
+    routers = sum(not layer.dense for layer in config.layers) if config.experts else 0
+    floats = sum(len(extents) == 1 or is_filter(name) for name, extents in shapes.items())
+    assert kinds["F32"] == floats + routers
 
 
 def test_a_synthetic_model_runs(

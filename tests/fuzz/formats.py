@@ -7,7 +7,7 @@ import functools
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,10 +18,12 @@ import numpy as np
 from cases import Case, File, whole
 
 from doppler.convert.outline import Outline, outline_gguf, outline_safetensors
-from doppler.formats.hf_tokenizer import vocabulary_from_files
+from doppler.formats.hf_tokenizer import read_optional, vocabulary_from_files
 from doppler.formats.parts import part_names
+from doppler.formats.sampling_defaults import sampling_from_hf
 from doppler.formats.vocabulary import vocabulary_from_gguf
 from doppler.inputs.buffers import MemoryBuffers
+from doppler.sampling import ModelSampling
 from doppler.store.manifest import Manifest
 from gguf_files import VOCABULARY
 from storable import storable
@@ -60,6 +62,8 @@ def _read_folder(case: Case) -> None:
 
 def _read_tokenizer(case: Case) -> None:
     made = asyncio.run(vocabulary_from_files(case, BUFFERS))
+    config = asyncio.run(read_optional(case, "generation_config.json", BUFFERS))
+    assert all(warning.isprintable() for warning in sampling_from_hf(config)[1])
     if made is not None and made.chat_template is not None:
         made.chat_template.encode()
 
@@ -129,7 +133,13 @@ def _tokenizer_files() -> dict[str, Any]:
             "add_bos_token": True,
             "chat_template": [{"name": "default", "template": "{{ messages }}"}],
         },
-        "generation_config.json": {"eos_token_id": [2, 5], "bos_token_id": 1},
+        "generation_config.json": {
+            "eos_token_id": [2, 5],
+            "bos_token_id": 1,
+            "do_sample": True,
+            "temperature": 0.7,
+            "top_k": 20,
+        },
         "config.json": {"eos_token_id": 2, "text_config": {"eos_token_id": [1, 2]}},
     }
 
@@ -150,7 +160,9 @@ def _tokenizer(rng: Random) -> Case:
 
 @functools.cache
 def _manifests() -> list[Any]:
-    return [json.loads(storable().manifest.to_json())]
+    plain = storable().manifest
+    drawn = replace(plain, sampling=ModelSampling(temperature=0.7, top_k=20, greedy=False))
+    return [json.loads(manifest.to_json()) for manifest in (plain, drawn)]
 
 
 def _manifest(rng: Random) -> Case:

@@ -95,7 +95,8 @@ def sound() -> list[Parts]:
     made = []
     for model, changes in kinds.items():
         keys = {f"tokenizer.ggml.{key}": item for key, item in changes.items()}
-        metadata = {**llama_metadata(), **keys, "tokenizer.ggml.model": model}
+        sampling = {"general.sampling.temp": 0.7, "general.sampling.top_k": ("i32", 20)}
+        metadata = {**llama_metadata(), **sampling, **keys, "tokenizer.ggml.model": model}
         made.append(parts(metadata, llama_tensors()))
     return made
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from doppler.gpu.sources import FOLDERS
+from doppler.workbench.cases import attention
+from doppler.workbench.cases.inputs import case
 from doppler.workbench.cases.sample import DRAWS
 from doppler.workbench.catalogue import CASES, cases_of
 from doppler.workbench.features import lacking
@@ -23,6 +26,17 @@ def test_kernel(gpu_page: GpuPage, kernel: str) -> None:
         if not found.within
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_scores_that_are_no_numbers_are_not_capped(gpu_page: GpuPage) -> None:
+    """They would be numbers then, and the answer would go on."""
+    place, kept = attention.Place(2, 1, 5, 3, 0), attention.Kept("f32", None, False, attention.CAP)
+    trial = case("attention", "no number", attention.batch, "attention", place, kept, 24).trial()
+    trial.arrays["qkv"][0, 0] = np.nan
+    (got,) = gpu_page.run([trial])
+    is_number = np.isfinite(got["out"][:3, :48].reshape(6, 24))
+    assert not is_number[0].any()
+    assert is_number[1:].all()
 
 
 def test_draws(gpu_page: GpuPage) -> None:

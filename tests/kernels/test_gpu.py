@@ -46,7 +46,7 @@ before = gpu.memory()
 buffer = gpu.buffer(1 << 20, "kv", "cache")
 data = bytes(range(256)) * 16
 gpu.write(buffer, 512, data)
-gpu.upload(buffer, 8192, js.Uint8Array.new([9, 1, 2, 3, 4, 5, 6, 7, 8]), 1, 8)
+gpu.write(buffer, 8192, js.Uint8Array.new([9, 1, 2, 3, 4, 5, 6, 7, 8]).subarray(1))
 first = gpu.start_read(Slice(buffer, 512, 4096))
 gpu.write(buffer, 512, bytes(4096))
 second = gpu.start_read(Slice(buffer, 8192, 12))

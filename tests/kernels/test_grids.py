@@ -41,17 +41,19 @@ def with_planes(rng: Rng, *args: Any) -> Trial:
 
 def folded() -> Sequence[Case]:
     """Every kernel whose grid is folded."""
-    rotation = attention.Rotation(1, 1, 16, "half", True, 5, attention.ROPES[0], False)
-    place, kept = attention.Place(3, 1, 5, TOKENS, 0), attention.Kept(False, None, False)
+    rotation = attention.Rotation(1, 1, 16, "half", True, 5, attention.ROPES[0], "f32")
+    place, kept = attention.Place(3, 1, 5, TOKENS, 0), attention.Kept("f32", None, False)
     product = matmul.Product("matvec", "Q8_0", ROWS, 32)
     return (
         case("gather", "rows of planes, and tokens", with_planes, "Q8_0", ROWS, 32, TOKENS, 1.0),
         case("matvec", "rows", matmul.product, product),
         case("norm", "tokens", layer.norm, 67, TOKENS, True, True),
         case("rope", "tokens", attention.rope, rotation),
+        case("heads_norm", "tokens", attention.heads_norm, 3, 1, 16, TOKENS),
         case("attention", "tokens", attention.batch, "attention", place, kept, 16),
         case("gate", "tokens", layer.gate, 67, TOKENS, "silu"),
-        case("route", "tokens", moe.route, moe.Mixture(5, 2, TOKENS), True),
+        case("xielu", "tokens", layer.xielu, 67, TOKENS),
+        case("route", "tokens", moe.route, moe.Mixture(5, 2, TOKENS)),
         case("sum", "tokens", moe.summed, 67, 2, TOKENS),
     )
 

@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 from in_page import (
     BROKEN,
-    FAMILIES,
     FIXTURES,
-    LONG,
     PADDED,
-    TINY,
-    TURNED,
     broken,
     mixtral_ggufs,
     open_client,
@@ -24,6 +20,7 @@ from playwright.sync_api import BrowserContext
 from app_page import convert_all
 from doppler.command.client import Client
 from doppler.command.server import Server
+from fixture_sets import FAMILIES, LONG, RECURRENT, TINY
 from visited import Visited
 
 
@@ -37,7 +34,7 @@ def context(visited: Visited) -> Iterator[BrowserContext]:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoints, converted; one of them from GGUF files too, and one that is broken."""
     folder = tmp_path_factory.mktemp("tiny")
-    sources = {name: FIXTURES / name for name in (*TINY, *FAMILIES, *TURNED, LONG)}
+    sources = {name: FIXTURES / name for name in (*TINY, *FAMILIES, *RECURRENT, LONG)}
     sources[BROKEN] = broken(FIXTURES / "qwen2-like", folder / "checkpoint of no numbers")
     sources[PADDED] = padded(folder / f"{PADDED}.gguf")
     return convert_all(sources | mixtral_ggufs(folder), folder)

@@ -50,9 +50,9 @@ async def generate(at=None):
     # `at`: (last place before the halt, place to go on from), once in prefill and once in decode.
     runner.begin(ids, Sampling(greedy=True))
     if at is None:
-        runner.prefill(ids, 0, size, 0)
+        await runner.prefill(ids, 0, size, 0)
         runner.sample(size)
-        runner.decode(count - 1, end)
+        await runner.decode(count - 1, end)
     else:
         memory.write_batch(ids, 0, 0)
         await halt(runner._chunk(0, size), at[0])
@@ -63,13 +63,14 @@ async def generate(at=None):
     return await runner.start_read().tokens(0)
 
 async def halts():
-    has_experts = engine.config.experts is not None
     layers, found = engine.config.layers, []
     chosen = range(len(layers))
     if {one_of_a_kind}:
         chosen = [n for n in chosen if layers.index(layers[n]) == n]
     for layer in chosen:
-        last, first = (Part.ROUTER,) * 2 if has_experts else (Part.ATTENTION, Part.FFN)
+        last, first = Part.ATTENTION, Part.FFN
+        if engine.config.mixture(layer) is not None:
+            last = first = Part.ROUTER
         found.append(await generate((Place(last, layer), Place(first, layer))))
     wanted = await generate()
     engine._cache.cut(0)

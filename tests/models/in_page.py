@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,10 @@ from app_page import KEEP_WORKER, convert_all
 from doppler.command.client import Client
 from doppler.store.manifest import MANIFEST_FILE
 from expert_files import gguf_of
+from fixture_sets import FIXTURES
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, random_tensor
+from numpy_model import NumpyModel
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-TINY = (
-    "gemma3-1b-like",
-    "gemma3-4b-like",
-    "gemma4-e2b-like",
-    "gemma4-12b-like",
-    "gemma4-26b-like",
-    "llama32-like",
-    "qwen2-like",
-    "qwen3-like",
-    "mixtral-like",
-    "gpt-oss-like",
-    "gpt-oss-mxfp4-like",
-    "qwen2moe-like",
-    "qwen3moe-like",
-)
-# What these alone have lies in their configs and in how their weights are read: kernels of one
-# adapter show it.
-FAMILIES = ("granite-like", "phi3-like", "smollm3-like")
-# And of these in kernels that rotate heads, all of which a GPU runs.
-TURNED = ("hunyuan-like", "ministral3-like")
-LONG = "gemma3-long"
 MIXTRAL = "mixtral-like"
 OWN_EMBEDDINGS = "gemma4-e2b-like"
 BROKEN = "qwen2-broken"
@@ -127,3 +108,18 @@ def assert_follows(generated: list[int], rows: np.ndarray, margin: float) -> Non
     """Each id is the best of its row, or so close that rounding may decide."""
     for token, row in zip(generated, rows, strict=True):
         assert row.max() - row[token] <= margin
+
+
+def reuse(client: Client, oracle: NumpyModel) -> Callable[[list[int]], int]:
+    """Asks for an answer, compares it with NumPy's, and says how many ids were not run again."""
+
+    def reused(prompt: list[int]) -> int:
+        asked = {"max_tokens": 12, "ignore_eos": True, "speculate": "off"}
+        asked |= {"prompt_ids": prompt, "sampling": {"greedy": True}}
+        answer = client.call("complete", asked)
+        rows = oracle.logits(prompt + answer["generated_ids"][:-1])
+        assert_follows(answer["generated_ids"], rows[len(prompt) - 1 :], TINY_MARGIN)
+        count: int = answer["reused_tokens"]
+        return count
+
+    return reused

@@ -7,17 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_page import FIXTURES, GPU, LONG, TINY_MARGIN, assert_follows, greedy, load, logits
+from in_page import (
+    GPU,
+    OWN_EMBEDDINGS,
+    TINY_MARGIN,
+    assert_follows,
+    greedy,
+    load,
+    logits,
+    reuse,
+)
 
 from doppler.command.client import Client
+from fixture_sets import LONG, reference
 from numpy_model import NumpyModel
 
 
 def test_long_prompt_gives_the_same_logits_however_it_is_prefilled(
     tiny: Client, tmp_path: Path
 ) -> None:
-    reference = np.load(FIXTURES / LONG / "reference.npz")
-    ids = reference["ids"].tolist()
+    ids, wanted = reference(LONG)
     assert len(ids) == 700
     load(tiny, LONG, batch=700)
     ends = []
@@ -25,15 +34,15 @@ def test_long_prompt_gives_the_same_logits_however_it_is_prefilled(
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         ends.append(found[-1])
     assert max(np.abs(end - ends[0]).max() for end in ends) < 1e-4
-    assert np.abs(ends[0] - reference["logits"].reshape(-1, len(ends[0]))[-1]).max() < TINY_MARGIN
+    assert np.abs(ends[0] - wanted[-1]).max() < TINY_MARGIN
 
 
 @pytest.fixture(scope="module")
 def long_logits(tiny_folder: Path) -> np.ndarray:
     """Of every position of the long prompt, by NumPy, which keeps all keys."""
-    reference = np.load(FIXTURES / LONG / "reference.npz")
-    rows = NumpyModel(tiny_folder / LONG).logits(reference["ids"].tolist())
-    assert np.abs(rows[-1] - reference["logits"].reshape(-1)).max() < TINY_MARGIN
+    ids, wanted = reference(LONG)
+    rows = NumpyModel(tiny_folder / LONG).logits(ids)
+    assert np.abs(rows[-1] - wanted[-1]).max() < TINY_MARGIN
     return rows
 
 
@@ -48,7 +57,7 @@ def test_rings_wrap_and_change_nothing(
 ) -> None:
     loaded = wrapping(tiny, adapter=adapter)
     assert loaded["memory"]["kv"] == 2 * 4 * 2 * 16 * (6 * 192 + 1024)
-    ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()
+    ids = reference(LONG)[0]
     decoded = 24 if adapter else 230  # answers wrap them with the kernels of GPUs, in the next test
     for batch, count in ((32, 700), (19, 400), (1, decoded)):
         target = tmp_path / f"{batch}.npy"
@@ -62,7 +71,7 @@ def test_answers_wrap_rings_too(
     tiny: Client, tiny_folder: Path, adapter: dict[str, Any], speculate: str
 ) -> None:
     """Tokens one by one, and drafts, most of which are wrong and leave their keys behind."""
-    ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()[:170]
+    ids = reference(LONG)[0][:170]
     count = 40 if adapter else 90
     wrapping(tiny, adapter=adapter)
     args = {"max_tokens": count, "ignore_eos": True, "sampling": {"greedy": True}}
@@ -79,26 +88,27 @@ def test_edits_reuse_what_rings_still_have(
     tiny: Client, tiny_folder: Path, adapter: dict[str, Any]
 ) -> None:
     """A prompt whose beginning is too far back is run anew, with the same answer."""
-    ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()
-    oracle, args = NumpyModel(tiny_folder / LONG), {"ignore_eos": True, "speculate": "off"}
+    ids = reference(LONG)[0]
     wrapping(tiny, adapter=adapter)
-
-    def reused(prompt: list[int]) -> int:
-        asked = {**args, "max_tokens": 12, "prompt_ids": prompt, "sampling": {"greedy": True}}
-        answer = tiny.call("complete", asked)
-        rows = oracle.logits(prompt + answer["generated_ids"][:-1])
-        assert_follows(answer["generated_ids"], rows[len(prompt) - 1 :], TINY_MARGIN)
-        count: int = answer["reused_tokens"]
-        return count
-
+    reused = reuse(tiny, NumpyModel(tiny_folder / LONG))
     assert reused(ids[:400]) == 0
     assert reused(ids[:420]) == 400  # the answer was another
     assert reused([*ids[:380], *ids[500:510]]) == 380
     assert reused([*ids[:300], *ids[500:520]]) == 0  # what 300 sees ends with 237, of 431 - 192 on
     assert reused([*ids[:250], *ids[:30]]) == 250
     assert reused([*ids[:250], *ids[:20], 7]) == 270
-    assert reused(ids[:90]) == 0
-    assert reused([*ids[:40], *ids[50:60]]) == 40  # nothing was lost yet
+
+
+def test_edits_where_layers_share_keys(tiny: Client, tiny_folder: Path) -> None:
+    """Prompts longer than every window, of which layers without keys see the last token alone."""
+    ids = np.random.default_rng(4).integers(1, 280, 400).tolist()
+    loaded = load(tiny, OWN_EMBEDDINGS, context=512, batch=32)
+    layers = loaded["config"]["layers"]
+    assert any(layer.get("shares", -1) >= 0 for layer in layers)
+    reused = reuse(tiny, NumpyModel(tiny_folder / OWN_EMBEDDINGS))
+    assert reused(ids[:260]) == 0
+    assert reused([*ids[:240], *ids[300:310]]) == 240
+    assert reused([*ids[:20], *ids[300:310]]) == 0  # the rings have later keys there
 
 
 @pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
@@ -108,7 +118,7 @@ def test_keys_that_are_bound_in_slices(
     """Of two heads, one can be bound at once in the layers without a window."""
     limits = {"maxStorageBufferBindingSize": 96 << 10}
     wrapping(tiny, limits=limits, adapter=adapter)
-    ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()
+    ids = reference(LONG)[0]
     for batch, count in ((32, 200), (1, 24 if adapter else 90)):
         target = tmp_path / f"{batch}.npy"
         _, found = logits(tiny, target, prompt_ids=ids[:count], batch=batch)
@@ -119,7 +129,7 @@ def test_keys_that_are_bound_in_slices(
 
 
 def test_cached_prefix_changes_nothing(tiny: Client) -> None:
-    ids = np.load(FIXTURES / LONG / "reference.npz")["ids"].tolist()[:200]
+    ids = reference(LONG)[0][:200]
     load(tiny, LONG)
     fresh = greedy(tiny, ids, 12)
     edited = [*ids[:120], *ids[130:]]

@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 from in_page import (
     BROKEN,
-    FAMILIES,
-    FIXTURES,
     GPU,
-    LONG,
     MIXTRAL,
     OWN_EMBEDDINGS,
     PADDED,
-    TINY,
     TINY_MARGIN,
     assert_follows,
     assert_halts_change_nothing,
@@ -29,12 +25,12 @@ from ruled import allows, ruled_answers
 from doppler.command.client import Client
 from doppler.errors import DopplerError, RequestError
 from doppler.store.manifest import MANIFEST_FILE, Manifest
+from fixture_sets import FAMILIES, LONG, TINY, reference
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
-    reference = np.load(FIXTURES / name / "reference.npz")
-    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    ids, wanted = reference(name)
     load(tiny, name)
     for batch in (len(ids), 32, 1):  # prefilled at once, in pieces, and by the decode path
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
@@ -44,8 +40,7 @@ def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
-    reference = np.load(FIXTURES / name / "reference.npz")
-    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    ids, wanted = reference(name)
     load(tiny, name, batch=32)
     for batch in (32, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
@@ -57,7 +52,7 @@ def test_embeddings_of_layers_from_the_host(
     tiny: Client, adapter: dict[str, Any], tmp_path: Path
 ) -> None:
     """Their rows are brought token by token, and the table's memory is not taken."""
-    ids = np.load(FIXTURES / OWN_EMBEDDINGS / "reference.npz")["ids"].tolist()[:40]
+    ids = reference(OWN_EMBEDDINGS)[0][:40]
     found, room = {}, {"context": 128, "batch": 16, "adapter": adapter}
     for place in ("gpu", "host"):
         loaded = load(tiny, OWN_EMBEDDINGS, ple=place, **room)
@@ -111,7 +106,7 @@ def test_ids_without_a_token_have_no_text(tiny: Client, tiny_folder: Path) -> No
 
 @pytest.mark.parametrize("name", ["gemma3-1b-like", "gemma4-e2b-like", "gpt-oss-mxfp4-like"])
 def test_tiny_model_continues_as_its_logits_say(tiny: Client, name: str, tmp_path: Path) -> None:
-    ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
+    ids = reference(name)[0][:40]
     load(tiny, name)
     generated = greedy(tiny, ids, 24)
     _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + generated[:-1])
@@ -124,7 +119,7 @@ def test_a_rule_says_what_may_come_next(
 ) -> None:
     """The best of what it allows at each place; and afterwards answers are as they were."""
     name = TINY[0]
-    ids = np.load(FIXTURES / name / "reference.npz")["ids"].tolist()[:40]
+    ids = reference(name)[0][:40]
     load(tiny, name, adapter=adapter)
     free = greedy(tiny, ids, 20)
     best, drawn = ruled_answers(tiny.page, ids, 20)
@@ -141,7 +136,7 @@ def test_a_rule_says_what_may_come_next(
 
 def test_a_mixture_gives_the_same_tokens_from_every_file(tiny: Client) -> None:
     """A checkpoint, and GGUF files in both layouts and with gates and ups of different types."""
-    ids = np.load(FIXTURES / MIXTRAL / "reference.npz")["ids"].tolist()[:40]
+    ids = reference(MIXTRAL)[0][:40]
     answers = []
     for name in (MIXTRAL, "mixtral-apart", "mixtral-stacked", "mixtral-mixed"):
         load(tiny, name, batch=32, context=128)

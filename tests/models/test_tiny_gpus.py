@@ -13,28 +13,25 @@ import numpy as np
 import pytest
 from in_page import (
     CONTEXT,
-    FIXTURES,
     GPU,
     MIXTRAL,
-    TINY,
     TINY_MARGIN,
-    TURNED,
     assert_halts_change_nothing,
     load,
     logits,
 )
 
 from doppler.command.client import Client
+from fixture_sets import ON_GPUS, ON_LEAST, reference
 from paper_engine import least_gpu
 
 DECODED = 24  # tokens
 
 
-@pytest.mark.parametrize("name", [*TINY, *TURNED])
+@pytest.mark.parametrize("name", ON_GPUS)
 def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: Path) -> None:
     """Tiles, and attention and matvecs shared by subgroups, of whatever size they have here."""
-    reference = np.load(FIXTURES / name / "reference.npz")
-    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    ids, wanted = reference(name)
     load(tiny, name, context=CONTEXT, adapter=GPU)
     for batch, count in ((32, len(ids)), (1, DECODED)):
         target = tmp_path / f"{batch}.npy"
@@ -43,11 +40,10 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
     assert_halts_change_nothing(tiny, ids, one_of_a_kind=True)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ON_LEAST)
 def test_tiny_model_on_the_least_gpu(tiny: Client, name: str, tmp_path: Path) -> None:
     """One with the standard's default limits, which has neither subgroups nor f16."""
-    reference = np.load(FIXTURES / name / "reference.npz")
-    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    ids, wanted = reference(name)
     adapter = {"is_cpu": False, "subgroup_size": 0}
     limits = least_gpu().limits
     load(tiny, name, context=CONTEXT, limits=limits, adapter=adapter, precision="f32")
@@ -66,8 +62,7 @@ def test_experts_that_are_bound_in_slices(
     tiny: Client, adapter: dict[str, Any], tmp_path: Path
 ) -> None:
     """Of six experts, three can be bound at once; also where gate and up are apart."""
-    reference = np.load(FIXTURES / MIXTRAL / "reference.npz")
-    ids, wanted = reference["ids"].tolist(), reference["logits"]
+    ids, wanted = reference(MIXTRAL)
     limits = {"maxStorageBufferBindingSize": 48 << 10}
     for name in (MIXTRAL, "mixtral-mixed"):
         load(tiny, name, batch=32, context=128, limits=limits, adapter=adapter)

@@ -254,6 +254,24 @@ def test_sampling_settings_reach_the_worker(app: App) -> None:
     assert sample() != sample()
 
 
+def test_a_context_in_eight_bits(app: App) -> None:
+    """Chosen in the settings: it takes less memory, and answers."""
+    usual, engine = app.last("load")["result"], app.page.get_by_test_id("engine")
+    app.set(kv=True)
+    try:
+        reload_model(app)
+        expect(engine).to_contain_text("tokens, in 8 bits")
+        loaded = app.last("load")["result"]
+        assert (loaded["kv"], loaded["context"]) == ("q8", usual["context"])
+        assert loaded["memory"]["kv"] * 32 == usual["memory"]["kv"] * 9  # f32 on this CPU
+        app.new_chat()
+        assert app.finished(app.say("a story"))
+    finally:
+        app.set(kv=False)
+        reload_model(app)
+    expect(engine).not_to_contain_text("in 8 bits")
+
+
 def test_a_context_that_is_full(narrow_context: App) -> None:
     app = narrow_context
     expect(app.page.get_by_test_id("engine")).to_contain_text("256 tokens")

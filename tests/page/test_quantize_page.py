@@ -15,7 +15,7 @@ from doppler.command.server import Server
 from doppler.command.wheel import build_wheel
 from doppler.store.manifest import Manifest
 from model_server import model_server
-from test_storage_page import Tab
+from worker_tab import Tab
 
 CONVERT = """
 import doppler_runtime as runtime

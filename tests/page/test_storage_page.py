@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from blake3 import blake3
-from playwright.sync_api import BrowserContext, Page, Playwright
+from playwright.sync_api import BrowserContext, Playwright
 
 from doppler.command.browser import Browser, launched
 from doppler.command.server import WEB, Server
@@ -20,22 +18,10 @@ from doppler.store.manifest import BLOCK_SIZE
 from doppler.store.stored import damaged_title
 from model_server import ModelServer, model_server
 from storable import storable
+from worker_tab import Tab
 
 MODEL = storable()
 LAST = len(MODEL.manifest.blocks) - 1
-START = """async () => {
-  const comlink = await import("/vendor/comlink.js");
-  const { workerURL } = await import("/runtime/trusted.js");
-  window.worker = comlink.wrap(new Worker(workerURL("../worker.js"), { type: "module" }));
-  await worker.boot();
-}"""
-RUN = """async (code) => {
-  try {
-    return { value: await worker.run(code) };
-  } catch (error) {
-    return { error: error.message };
-  }
-}"""
 # The files that sw.js has, once there is one of each name among them.
 KEPT = """async (names) => {
   for (;;) {
@@ -44,54 +30,6 @@ KEPT = """async (names) => {
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }"""
-PRELUDE = """
-import asyncio, js
-from doppler.page.buffers import PageBuffers
-from doppler.store.manifest import Manifest
-from doppler.store.shards import ShardStore
-from doppler.page.http import BlobSource, HttpShards, HttpSource, fetch_text
-from doppler.page.opfs import OpfsRoot, reserve
-
-root, buffers = OpfsRoot(), PageBuffers()
-
-async def opened(url):
-    manifest = Manifest.from_json(await fetch_text(url + "manifest.json", "manifest.json"), url)
-    storage = await root.make(manifest.identity)
-    source = HttpShards(url + "manifest.json", manifest.block_size)
-    return storage, ShardStore(manifest, storage, source, buffers)
-
-def quiet(done, total): pass
-"""
-
-
-class Tab:
-    """A tab whose worker has booted. Python that it runs may use the names of PRELUDE."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.page, self.url = page, url
-        self.load()
-
-    def load(self) -> None:
-        """Opens the page, or reloads it."""
-        self.page.goto(self.url)
-        self.page.evaluate(START)
-        self.run(PRELUDE)
-
-    def _evaluate(self, code: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self.page.evaluate(RUN, textwrap.dedent(code))
-        return answer
-
-    def run(self, code: str) -> Any:
-        """The value of the last expression."""
-        answer = self._evaluate(code)
-        assert "error" not in answer, answer["error"]
-        return answer["value"]
-
-    def fails(self, code: str) -> str:
-        """The last error of a traceback: "doppler.errors.CorruptError: …"."""
-        answer = self._evaluate(code)
-        assert "error" in answer, f"nothing was raised: {answer['value']}"
-        return "doppler.errors." + answer["error"].rsplit("doppler.errors.", 1)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +249,60 @@ def test_two_tabs(tab: Tab, server: ModelServer, context: BrowserContext) -> Non
     time.sleep(0.2)
 
 
+SIDE_BY_SIDE = """
+from pyodide.ffi import to_js
+large = 4 << 20  # bytes, from which on reads go side by side on such a machine
+eight = to_js({"value": 8, "configurable": True}, dict_converter=js.Object.fromEntries)
+js.Object.defineProperty(js.navigator, "hardwareConcurrency", eight)
+
+def is_beside(name):
+    return bool(storage._folder.open.get(name).file)
+
+async def digests():
+    "Of the first four blocks."
+    data = await storage.read("shard-00000.bin", 0, large)
+    return [buffers.blake3(buffers.part(data, at << 20, (at + 1) << 20)) for at in range(4)]
+"""
+
+
+def test_large_reads_side_by_side(tab: Tab, server: ModelServer, context: BrowserContext) -> None:
+    """They give what other reads give, keep writers of other tabs out, and see what is written."""
+    download(tab, server)
+    tab.run(SIDE_BY_SIDE)
+    blocks = list(MODEL.manifest.blocks)
+    tab.run(f'storage, store = await opened("{server.url}")')
+    assert tab.run("await digests(), is_beside('shard-00000.bin')") == [blocks[:4], True]
+    data = tab.run("buffers.blake3(await store.unverified(2, 9))")
+    assert data == blake3(MODEL.data[2 * BLOCK_SIZE : 11 * BLOCK_SIZE]).hexdigest()
+    message = tab.fails("await storage.read('shard-00000.bin', 17, large)")
+    assert f"{4 * BLOCK_SIZE - 17} are there" in message
+    other = Tab(context.new_page(), tab.url)
+    write = f"""
+        storage, store = await opened("{server.url}")
+        await storage.write('shard-00000.bin', 5, buffers.from_bytes(b"other"))
+    """
+    assert "in use by another tab" in other.fails(write)
+    tab.run("await storage.close()")
+    other.run(write)
+    assert "in use by another tab" in tab.fails("await digests()")
+    other.run("await storage.close()")
+    assert tab.run("(await digests())[1:]") == blocks[1:4]
+    assert tab.run("(await digests())[0]") != blocks[0]
+    other.page.close()
+    server.requests.clear()
+    mended = """
+        reads = [store.block(0), *(digests() for _ in range(6))]
+        block, *found = await asyncio.gather(*reads)
+        [buffers.blake3(block), [each[1:] for each in found], await digests()]
+    """
+    assert tab.run(mended) == [blocks[0], [blocks[1:4]] * 6, blocks[:4]]
+    assert server.requests == [("shard-00000.bin", f"bytes=0-{BLOCK_SIZE - 1}")]
+    tab.run("await storage.flush('shard-00000.bin')")
+    assert tab.run("await digests(), is_beside('shard-00000.bin')") == [blocks[:4], True]
+    tab.run("await storage.close()")
+    tab.run("await root.delete(store.manifest.identity)")
+
+
 def test_an_import_is_kept_or_leaves_nothing(tab: Tab) -> None:
     tab.run("""
         async with root.importing() as unfinished:
@@ -410,9 +402,10 @@ def test_a_damaged_origin_costs_the_address_only(
     identity = MODEL.manifest.identity
     get(tab, server)
     tab.run(f"await put('{identity}', 'origin.json', b'{origin}')")
-    (model,) = tab.run("await library.models()")
-    assert (model["complete"], model["problem"], model["url"]) == (True, None, None)
-    assert "origin.json is damaged" in model["note"]
+    told = "[it[key] for key in ('complete', 'problem', 'url', 'note')]"
+    ((complete, problem, url, note),) = tab.run(f"[{told} for it in await library.models()]")
+    assert (complete, problem, url) == (True, None, None)
+    assert "origin.json is damaged" in note
     digest = tab.run(f"""
         async with library.open("{identity}") as stored:
             digest = buffers.blake3(await stored.store.block(0))
@@ -605,6 +598,10 @@ def test_an_edited_file_shows_at_once(context: BrowserContext, tmp_path: Path) -
         assert page.evaluate(text) == "first"
         edited.write_text("second")
         assert page.evaluate(text) == "second"
+        # It is kept behind the answer.
+        page.wait_for_function(
+            "caches.match('/app/page.js').then((kept) => kept.text()).then((it) => it === 'second')"
+        )
     assert page.evaluate(text) == "second"
     page.close()
 

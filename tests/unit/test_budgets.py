@@ -130,3 +130,6 @@ def test_cache(name: str, manifest: Manifest, context: int, at: int) -> None:
         min(layer.window + batch, context) if layer.window else context for layer in config.layers
     )
     assert held.memory()["kv"] == 2 * 2 * config.shape(0).kv_width * kept == CACHES[name][at]
+    in_bytes = large_gpu()
+    paper_engine(manifest, in_bytes, context, batch, "q8")
+    assert in_bytes.memory()["kv"] * 16 == held.memory()["kv"] * 9

@@ -10,6 +10,7 @@ import pytest
 from doppler.text.answer import Output, Shown
 from doppler.text.markers import HARMONY, PAIRS, Pair
 from doppler.text.tokenizer import Tokenizer
+from doppler.text.tools import ToolCall
 from small_tokenizers import byte_level, sentencepiece, tokenizer_of
 
 ENDS = ["<|im_end|>", "<|constrain|>"]
@@ -22,14 +23,15 @@ def model(*controls: str, defined: tuple[str, ...] = ()) -> Tokenizer:
 def read(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[str | None, str]:
     """The reasoning and the answer, which are what the pieces add up to."""
     ids = tokenizer.encode(prompt)
-    shown: list[Shown] = []
-    output = Output(tokenizer.reader(ids), [], shown.append)
+    heard: list[Shown | ToolCall] = []
+    output = Output(tokenizer.reader(ids), [], heard.append)
     tokens = tokenizer.encode(answer)
     for token in tokens:
         output.push(token)
         assert not output.stopped
     output.finish()
-    parts = {"reasoning": "", "answer": ""}
+    shown = [it for it in heard if isinstance(it, Shown)]
+    parts = {"reasoning": "", "answer": "", "tool_call": ""}
     for it in shown:
         parts[it.part] += it.text
     assert parts["answer"] == output.text
@@ -154,11 +156,15 @@ HARMONIES = {
     "a call": (
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary"
         ' to=functions.get <|constrain|>json<|message|>{"a": 1}<|call|>',
-        ("Hm.", '<|channel|>commentary to=functions.get <|constrain|>json<|message|>{"a": 1}'),
+        ("Hm.", ""),
+    ),
+    "a call that is none": (
+        "<|channel|>commentary to=functions.get <|constrain|>json<|message|>{a<|call|>",
+        (None, "<|channel|>commentary to=functions.get <|constrain|>json<|message|>{a"),
     ),
     "a call whose role says to whom": (
         " to=functions.get<|channel|>commentary json<|message|>{}<|call|>",
-        (None, "to=functions.get<|channel|>commentary json<|message|>{}"),
+        (None, ""),
     ),
     "no channel": ("<|message|>Hello!<|end|>", (None, "Hello!")),
     "no header": ("Hello 🙂!", (None, "Hello 🙂!")),
@@ -204,7 +210,7 @@ def test_stop_texts_apply_to_the_answer_only() -> None:
 
 def test_what_was_held_back_for_a_stop_comes_at_the_end() -> None:
     tokenizer = model()
-    shown: list[Shown] = []
+    shown: list[Shown | ToolCall] = []
     output = Output(tokenizer.reader([]), ["stop"], shown.append)
     for token in tokenizer.encode("a st"):
         output.push(token)
@@ -235,7 +241,7 @@ def test_a_space_that_begins_an_answer_after_reasoning_is_dropped() -> None:
 
 
 def test_without_a_tokenizer_only_ids_are_told() -> None:
-    shown: list[Shown] = []
+    shown: list[Shown | ToolCall] = []
     output = Output(None, ["a"], shown.append)
     output.push(5)
     output.finish()

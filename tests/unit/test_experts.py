@@ -19,7 +19,8 @@ from doppler.quantization.dequantize import dequantize
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import Manifest
 from doppler.store.verify import verify
-from expert_files import FIXTURES, converted, gguf_of, load_file, raw_tensors, save_file
+from expert_files import converted, gguf_of, load_file, raw_tensors, save_file
+from fixture_sets import FIXTURES
 from numpy_model import NumpyModel
 
 SHARED = "qwen2moe-like"  # with a dense FFN beside the experts, through a gate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import math
@@ -10,29 +11,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from doppler import references
+from doppler.config.layer import Experts
 from doppler.config.rope import Rope, yarn_magnitude
 from doppler.engine.memory import rope_table
 from doppler.errors import DopplerError, FormatError, UnsupportedError
+from doppler.formats.gguf import read_gguf
+from doppler.formats.gguf_config import config_from_gguf
 from doppler.formats.hf_config import config_from_hf
 from doppler.formats.tensor_names import gguf_names
+from doppler.inputs.buffers import MemoryBuffers
+from doppler.inputs.source import FileSource
 from doppler.quantization.dequantize import dequantize
-from expert_files import FIXTURES, converted
+from expert_files import converted, load_file, save_file
 from family_files import changed, config_json, gguf_of, metadata_of
+from fixture_sets import FIXTURES, reference
 from gguf_files import Tensors, gguf_bytes, random_tensor
 from numpy_model import NumpyModel
 
 GGUF = {  # general.architecture
+    "gemma2-like": "gemma2",
     "granite-like": "granite",
     "granite4-like": "granite",
+    "apertus-like": "apertus",
+    "glm4-like": "glm4",
+    "glm4moe-like": "glm4moe",
+    "ernie45moe-like": "ernie4_5-moe",
+    "olmo2-like": "olmo2",
+    "olmo3-like": "olmo2",
     "smollm3-like": "smollm3",
     "mistral-like": "llama",
     "phi3-like": "phi3",
     "ernie45-like": "ernie4_5",
     "hunyuan-like": "hunyuan-dense",
     "ministral3-like": "mistral3",
+    "lfm2-like": "lfm2",
+    "lfm2moe-like": "lfm2moe",
 }
 MARGIN = 1e-3  # of logits in the page
 
@@ -44,8 +60,16 @@ def with_rope(name: str, **changes: Any) -> dict[str, Any]:
     return {"rope_parameters": config_json(name)["rope_parameters"] | changes}
 
 
+KINDS = ("full_attention", "sliding_attention")  # of OLMo 3's layers; the first have YaRN
+YARN = config_json("olmo3-like")["rope_parameters"][KINDS[0]]
+
 # What makes a family another than Llama, switched off.
 FEATURES: list[tuple[str, dict[str, Any]]] = [
+    ("gemma2-like", {"attn_logit_softcapping": None}),
+    ("gemma2-like", {"final_logit_softcapping": None}),
+    ("gemma2-like", {"query_pre_attn_scalar": 96}),
+    ("gemma2-like", {"layer_types": ["full_attention"] * 4}),
+    ("gemma2-like", {"layer_types": None, "sliding_window_pattern": 3}),
     ("granite-like", {"embedding_multiplier": 1.0}),
     ("granite-like", {"attention_multiplier": 12**-0.5}),
     ("granite-like", {"residual_multiplier": 1.0}),
@@ -53,6 +77,17 @@ FEATURES: list[tuple[str, dict[str, Any]]] = [
     ("granite4-like", {"position_embedding_type": "nope"}),
     ("smollm3-like", {"no_rope_layers": [1] * 5}),
     ("mistral-like", {"sliding_window": None}),
+    ("apertus-like", with_rope("apertus-like", rope_type="default")),
+    ("glm4-like", with_rope("glm4-like", partial_rotary_factor=1.0)),
+    ("glm4moe-like", with_rope("glm4moe-like", partial_rotary_factor=1.0)),
+    ("glm4moe-like", {"routed_scaling_factor": 1.0}),
+    ("glm4moe-like", {"norm_topk_prob": False}),
+    ("lfm2moe-like", {"routed_scaling_factor": 1.0}),
+    ("lfm2moe-like", {"norm_topk_prob": False}),
+    ("olmo3-like", {"layer_types": ["full_attention"] * 4}),
+    ("olmo3-like", {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}),
+    ("olmo3-like", {"rope_parameters": dict.fromkeys(KINDS, YARN)}),
+    ("olmo3-like", {"rope_parameters": {KINDS[0]: YARN | {"attention_factor": 1.0}}}),
     ("phi3-like", {"sliding_window": None}),
     ("phi3-like", with_rope("phi3-like", long_factor=[1.0] * 9)),
     ("phi3-like", with_rope("phi3-like", attention_factor=1.0)),
@@ -63,19 +98,24 @@ FEATURES: list[tuple[str, dict[str, Any]]] = [
     ("ministral3-like", with_rope("ministral3-like", mscale_all_dim=1.0)),
 ]
 SWITCHES: list[tuple[str, dict[str, Any]]] = [  # of what config.json does not say
+    ("gemma2-like", {"embedding_scale": 1.0}),
+    ("gemma2-like", {"norm_offset": 0.0}),
+    ("gemma2-like", {"post_norms": False}),
+    ("apertus-like", {"qk_norm": False}),
+    ("glm4-like", {"rope_pairs": "half"}),
+    ("glm4-like", {"biases": ()}),
+    ("glm4-like", {"biases": ("attn_q", "attn_v")}),
+    ("glm4-like", {"post_norms": False}),
     ("hunyuan-like", {"norm_after_rope": False}),
+    ("lfm2moe-like", {"qk_norm": False}),
+    ("olmo2-like", {"qk_norm": False, "norm_over_heads": False}),
+    ("lfm2-like", {"qk_norm": False}),
 ]
 
 
 def name_of(item: str | dict[str, Any]) -> str:
     """Of a test's case."""
     return item if isinstance(item, str) else " and ".join(item)
-
-
-def reference(name: str) -> tuple[list[int], npt.NDArray[np.float32]]:
-    """Ids of a prompt, and the logits of all of them."""
-    with np.load(FIXTURES / name / "reference.npz") as arrays:
-        return arrays["ids"].tolist(), arrays["logits"]
 
 
 @pytest.mark.parametrize("name", GGUF)
@@ -106,6 +146,74 @@ def test_what_a_family_always_does_matters(
     assert np.abs(model.logits(ids) - expected).max() > 100 * MARGIN
 
 
+@pytest.mark.parametrize("part", ["post_attention_norm", "post_ffw_norm"])
+def test_norms_after_branches_alone_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    converted(FIXTURES / "olmo2-like", tmp_path)
+    model, rms = NumpyModel(tmp_path), references.rms
+    off = [value for name, value in model.weights.items() if name.split(".")[-2] == part]
+    assert len(off) == len(model.config.layers)
+
+    def without(x: Any, weight: Any, eps: float, offset: float) -> Any:
+        is_off = any(weight is it for it in off)
+        return x * weight if is_off else rms(x, weight, eps, offset)
+
+    monkeypatch.setattr(references, "rms", without)
+    ids, expected = reference("olmo2-like")
+    assert np.abs(model.logits(ids) - expected).max() > 100 * MARGIN
+
+
+def test_that_heads_are_normed_together_matters(tmp_path: Path) -> None:
+    """With the same weights, but each head by itself."""
+    converted(FIXTURES / "olmo2-like", tmp_path)
+    model = NumpyModel(tmp_path)
+    for name, weights in model.weights.items():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            model.weights[name] = weights.reshape(-1, model.config.head_dim)
+    model.config = replace(model.config, norm_over_heads=False)
+    ids, expected = reference("olmo2-like")
+    assert np.abs(model.logits(ids) - expected).max() > 100 * MARGIN
+
+
+def test_glm_4_without_biases_and_as_transformers_4_wrote_it(tmp_path: Path) -> None:
+    """As it is published."""
+    data = config_json("glm4-like")
+    _, config = config_from_hf(data, "x")
+    del data["rope_parameters"]
+    assert config_from_hf(data, "x")[1] == config  # half of a head turns, if nothing is said
+    path = changed("glm4-like", tmp_path / "plain", attention_bias=False)
+    tensors = load_file(path / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if not name.endswith(".bias")}
+    save_file(kept, path / "model.safetensors")
+    assert converted(path, tmp_path / "checkpoint").config == replace(config, biases=())
+    (tmp_path / "x.gguf").write_bytes(gguf_of(str(path), "glm4"))
+    assert converted(tmp_path / "x.gguf", tmp_path / "gguf").config == replace(config, biases=())
+
+
+def test_configs_of_olmo_as_transformers_4_wrote_them() -> None:
+    """Base and scaling outside, which are of layers without a window; and what it may leave out."""
+    data = config_json("olmo3-like")
+    _, wanted = config_from_hf(data, "x")
+    older = dict(data) | {"rope_theta": YARN["rope_theta"], "rope_scaling": YARN}
+    for key in ("rope_parameters", "layer_types"):
+        del older[key]
+    assert config_from_hf(older, "x")[1] == wanted
+    assert [rope.scaling for rope in wanted.ropes] == ["yarn", "none"]
+    _, plain = config_from_hf(config_json("olmo2-like"), "x")
+    assert (len(plain.ropes), {layer.window for layer in plain.layers}) == (1, {0})
+
+
+def test_a_magnitude_that_a_gguf_of_olmo_does_not_give(tmp_path: Path) -> None:
+    """Given, it is all of it; else it is the usual one."""
+    for given, wanted in ((1.5, 1.5), (None, yarn_magnitude(8.0))):
+        rope = config_json("olmo3-like")["rope_parameters"]
+        rope[KINDS[0]]["attention_factor"] = given
+        (tmp_path / "x.gguf").write_bytes(gguf_of("olmo3-like", "olmo2", rope_parameters=rope))
+        config = converted(tmp_path / "x.gguf", tmp_path / f"{given}").config
+        assert config.ropes[0].magnitude == wanted
+
+
 @pytest.mark.parametrize("name", GGUF)
 def test_a_gguf_of_the_same_weights(tmp_path: Path, name: str) -> None:
     converted(FIXTURES / name, tmp_path / "checkpoint")
@@ -120,6 +228,9 @@ def test_a_gguf_of_the_same_weights(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
+        ("gemma2-like", {"attn_logit_softcapping": -1.0}, "softcapping is -1.0, and must"),
+        ("gemma2-like", {"use_bidirectional_attention": True}, "is True, which Doppler"),
+        ("llama32-like", {"attn_logit_softcapping": 50.0}, "is 50.0, which Doppler"),
         ("granite-like", {"attention_bias": True}, "attention_bias is True, which Doppler"),
         ("granite-like", {"mlp_bias": True}, "mlp_bias is True, which Doppler"),
         ("granite-like", {"residual_multiplier": 0.0}, "residual_multiplier is 0.0, and must"),
@@ -141,6 +252,7 @@ def test_a_gguf_of_the_same_weights(tmp_path: Path, name: str) -> None:
         ("phi3-like", with_rope("phi3-like", long_factor=[-1.0]), "a list of positive numbers"),
         ("phi3-like", with_rope("phi3-like", short_factor=[1.0]), "1 rope factors for 9 pairs"),
         ("ernie45-like", {"use_bias": True}, "use_bias is True, which Doppler"),
+        ("glm4-like", {"mlp_bias": True}, "mlp_bias is True, which Doppler"),
         ("hunyuan-like", {"use_cla": True}, "use_cla is True, which Doppler"),
         (
             "hunyuan-like",
@@ -168,6 +280,29 @@ def test_what_is_refused(name: str, changes: dict[str, Any], message: str) -> No
     told = str(error.value)
     has_a_limit = any(part in told for part in ("which Doppler", "knows", "does not know"))
     assert has_a_limit == isinstance(error.value, UnsupportedError)
+
+
+def test_what_files_of_gemma_2_leave_out(tmp_path: Path) -> None:
+    """The first GGUF files have no caps and no window; none has the scale of the 27B's scores."""
+    keys = metadata_of(config_json("gemma2-like"), "gemma2")
+    for key in ("attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window"):
+        del keys[f"gemma2.{key}"]
+    large = keys | {"gemma2.block_count": 46}
+    shape = (303, 60)
+    embedding: Tensors = {"token_embd.weight": ("F32", shape, bytes(4 * math.prod(shape)))}
+    for metadata, scalar in ((keys, 24), (large, 144)):
+        (tmp_path / "x.gguf").write_bytes(gguf_bytes(metadata, embedding))
+        header = asyncio.run(read_gguf(FileSource(tmp_path / "x.gguf"), MemoryBuffers()))
+        _, config = config_from_gguf(header, ())
+        assert (config.score_cap, config.logit_cap) == (50.0, 30.0)
+        assert [layer.window for layer in config.layers[:4]] == [4096, 0, 4096, 0]
+        assert config.query_scale == scalar**-0.5
+    data = config_json("gemma2-like")
+    for key in ("attn_logit_softcapping", "layer_types", "sliding_window"):
+        del data[key]
+    _, config = config_from_hf(data, "config.json")
+    assert config.score_cap == 50.0
+    assert [layer.window for layer in config.layers] == [4096, 0, 4096, 0]
 
 
 def test_a_window_that_mistral_does_not_name() -> None:
@@ -226,6 +361,15 @@ def test_one_share_of_the_growth_alone_counts_for_nothing() -> None:
     _, usual = config_from_hf(alone, "x")
     assert both.ropes[0].magnitude != usual.ropes[0].magnitude
     assert usual.ropes[0].magnitude == yarn_magnitude(usual.ropes[0].factor)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"post_norms": False}, {"qk_norm": False}, {"experts": Experts(4, 2)}]
+)
+def test_branches_that_must_read_what_is_normed(changes: dict[str, Any]) -> None:
+    _, config = config_from_hf(config_json("olmo2-like"), "x")
+    with pytest.raises(UnsupportedError, match=r"must read what is normed|come before rope"):
+        replace(config, **changes)
 
 
 def test_heads_that_are_normed_after_rope_have_no_magnitude() -> None:

@@ -19,6 +19,7 @@ from doppler.config.layer import Layer
 from doppler.config.model import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
 from expert_files import stacked
+from fixture_sets import reference
 from gguf_files import Tensors, gguf_bytes
 from numpy_model import NumpyModel
 
@@ -37,11 +38,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NumpyModel]:
     folder = tmp_path_factory.mktemp("gemma4")
     convert_all({name: FIXTURES / name for name in ALL}, folder)
     return {name: NumpyModel(folder / name) for name in ALL}
-
-
-def reference(name: str) -> tuple[list[int], np.ndarray]:
-    data = np.load(FIXTURES / name / "reference.npz")
-    return data["ids"].tolist(), data["logits"]
 
 
 @pytest.mark.parametrize("name", ALL)

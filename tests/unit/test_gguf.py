@@ -257,9 +257,9 @@ def test_gemma_files_may_say_which_layers_slide_and_their_base() -> None:
         config_from_gguf(header, ())
 
 
-def yarn_rope(given: float) -> Rope:
-    """Of a model of 64 tokens of context, that factor of the magnitude given."""
-    magnitude = given * (0.1 * math.log(4) + 1)
+def yarn_rope(given: float, whole: bool = False) -> Rope:
+    """Of a model of 64 tokens of context, that factor of the magnitude given, or all of it."""
+    magnitude = given if whole else given * (0.1 * math.log(4) + 1)
     return Rope(1e4, "yarn", 4.0, original_context=64, magnitude=magnitude)
 
 
@@ -377,11 +377,11 @@ def test_keys_that_change_the_arithmetic(key: str) -> None:
         ({"factor": 2}, Rope(1e4, "linear", 2.0)),
         ({"type": "yarn", "factor": 4.0}, yarn_rope(1.0)),
         ({"type": "yarn", "factor": 4.0, "original_context_length": 64}, yarn_rope(1.0)),
-        ({"type": "yarn", "factor": 4.0, "yarn_attn_factor": 0.5}, yarn_rope(0.5)),
+        ({"type": "yarn", "factor": 4.0, "yarn_attn_factor": 0.5}, yarn_rope(0.5, whole=True)),
         ({"type": "yarn", "factor": 4.0, "attn_factor": 0.5}, yarn_rope(0.5)),
         (
             {"type": "yarn", "factor": 4.0, "yarn_attn_factor": 0.5, "attn_factor": 0.5},
-            yarn_rope(0.25),
+            yarn_rope(0.5, whole=True),
         ),
         ({"type": "yarn", "factor": 4.0, "yarn_ext_factor": 1.0}, yarn_rope(1.0)),
         ({"type": "yarn", "factor": 4.0, "yarn_ext_factor": -1.0}, yarn_rope(1.0)),

@@ -13,6 +13,7 @@ from doppler.text.messages import Conversation
 from doppler.text.templates import ChatTemplate
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": [1, "é"]}'}}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 ASKED = {"role": "user", "content": "hi"}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 
@@ -33,11 +34,11 @@ def test_no_tools_and_no_documents_are_none() -> None:
     source = "{{ tools is none }}{{ documents is none }}{{ enable_thinking is defined }}"
     assert rendered(source, ASKED) == "TrueTrueFalse"
     assert rendered(source, ASKED, tools=[], documents=[]) == "TrueTrueFalse"
-    given = {"tools": [{"a": 1}], "documents": [{"title": "b"}]}
+    given = {"tools": [TOOL], "documents": [{"title": "b"}]}
     options = {"enable_thinking": False}
     assert rendered(source, ASKED, **given, template_options=options) == "FalseFalseTrue"
     own = "{{ tools | tojson }}{{ documents | tojson }}{{ enable_thinking }}"
-    text = '[{"a": 1}][{"title": "b"}]False'
+    text = json.dumps([TOOL]) + '[{"title": "b"}]False'
     assert rendered(own, ASKED, **given, template_options=options) == text
 
 
@@ -74,11 +75,31 @@ def test_parts_of_a_content_are_one_text() -> None:
         ({"messages": [{**ASKED, "tool_calls": {}}]}, "tool_calls must be a list"),
         ({"messages": [{**ASKED, "tool_calls": [1]}]}, "each of tool_calls must be an object"),
         (
-            {"messages": [{**ASKED, "tool_calls": [{"arguments": "{"}]}]},
-            "the arguments of a tool call are no JSON",
+            {"messages": [ASKED, {**ASKED, "tool_calls": [{"id": ["a"], "name": "f"}]}]},
+            "message 1: the id of each of tool_calls must be a text",
+        ),
+        (
+            {"messages": [{**ASKED, "tool_calls": [{"function": "g", "name": "f"}]}]},
+            "message 0: the function of each of tool_calls must be an object",
+        ),
+        (
+            {"messages": [{**ASKED, "tool_calls": [{"function": None, "name": "f"}]}]},
+            "message 0: the function of each of tool_calls must be an object",
+        ),
+        (
+            {"messages": [{**ASKED, "tool_calls": [{"name": "a", "arguments": "{"}]}]},
+            "message 0: a tool call's arguments: its JSON is damaged",
+        ),
+        (
+            {"messages": [{**ASKED, "tool_calls": [{"name": "a", "arguments": [1]}]}]},
+            "message 0: the arguments of a tool call must be an object",
+        ),
+        (
+            {"messages": [{**ASKED, "tool_calls": [{"function": {"arguments": {}}}]}]},
+            "must have a function with a name",
         ),
         ({"messages": [ASKED], "tools": {}}, "tools must be a list"),
-        ({"messages": [ASKED], "tools": ["a"]}, "tools must be a list of objects"),
+        ({"messages": [ASKED], "tools": ["a"]}, r"tools\[0\] must be"),
         ({"messages": [ASKED], "documents": "a"}, "documents must be a list"),
         ({"messages": [ASKED], "template_options": []}, "must be an object"),
         ({"messages": [ASKED], "template_options": {"tools": 1}}, "cannot set tools"),
@@ -170,3 +191,35 @@ def test_a_last_message_that_is_too_long_is_told() -> None:
     ):
         fitting(turns(3, 300), Letters(), 256, 100)
     assert fitting(turns(3, 240), Letters(), 256, 100) == (list(b"x" * 240), 4)
+
+
+def tools_of(*functions: Any, **more: Any) -> dict[str, Any]:
+    tools = [{"type": "function", "function": function, **more} for function in functions]
+    return {"messages": [ASKED], "tools": tools}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (tools_of({}), r"tools\[0\]: name is None"),
+        (tools_of({"name": "a"}, {"name": "a b"}), r"tools\[1\]: name is 'a b'; it must have"),
+        (tools_of({"name": "a" * 129}), "it must have 1 to 128 letters"),
+        (tools_of({"name": "a"}, {"name": "a"}), "two tools have one name"),
+        (tools_of({"name": "a", "descriptoin": ""}), "'descriptoin' is not one of name, descr"),
+        (tools_of({"name": "a", "description": 1}), "description must be a text"),
+        (tools_of({"name": "a", "parameters": []}), "parameters must be a JSON schema"),
+        (tools_of({"name": "a"}, own=1), r"tools\[0\] must be"),
+        ({"messages": [ASKED], "tools": [{"name": "a"}]}, r"tools\[0\] must be"),
+        (tools_of(*({"name": f"a{at}"} for at in range(129))), "129 tools: 128 can be given"),
+        (tools_of({"name": "a", "description": "x" * (1 << 18)}), "characters: 262,144 are read"),
+    ],
+)
+def test_what_is_no_tool_is_told(args: dict[str, Any], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        Conversation.from_json(args)
+
+
+def test_what_an_answer_wrote_is_not_given_to_a_template() -> None:
+    answered = {**CALLING, "tool_calls": [{**CALL, "raw": "<tool_call>"}]}
+    source = "{{ messages[0].tool_calls[0] | tojson }}"
+    assert rendered(source, answered) == rendered(source, CALLING)

@@ -54,13 +54,14 @@ def run(
     prompt: Sequence[int],
     config: GenerationConfig,
     during: During = lambda sequence, cancellation: None,
+    written: Sequence[int] = (),
 ) -> Generation:
-    """One generation. Its steps must give all ids but an end token."""
+    """One generation. Its steps must give all ids but an end token, and those `written` before."""
 
     async def steps() -> Generation:
         cancellation = Cancellation()
-        sequence = Generating(device.session, prompt, config, cancellation)
-        given: list[int] = []
+        sequence = Generating(device.session, prompt, config, cancellation, written)
+        given = list(written)
         while sequence.state != "done":
             given += await sequence.step()
             assert given == [token for token in sequence.ids if token not in config.ends]
@@ -99,6 +100,43 @@ def test_what_the_host_brings_is_there_for_every_token(
     ids = run(device, PROMPT, config(40, speculate)).ids
     assert ids == REPEATING.answer(PROMPT, 40, 0)
     assert device.ran == 39
+
+
+@pytest.mark.parametrize("model", [WINDOWED, REPEATING, ToyModel(recurs=True)])
+@pytest.mark.parametrize("speculate", MODES)
+@pytest.mark.parametrize("cut", [1, 2, 37, RING, 299])
+def test_an_answer_that_was_cut_off_goes_on_as_if_it_had_not_been(
+    toy: DeviceMaker, model: ToyModel, speculate: Speculate, cut: int
+) -> None:
+    """On a new device, and on one whose cache has it still."""
+    asked = GenerationConfig(Sampling(seed=5), 300, speculate=speculate)
+    memory = 0 if model is REPEATING else 5
+    asked = asked if memory else config(300, speculate)
+    ids = model.answer(PROMPT, 300, memory)
+    device, limit = toy(model), []
+    for reused in (False, True):
+        result = run(device, PROMPT, asked, lambda it, _: limit.append(len(it.ids)), ids[:cut])
+        assert (result.ids, result.finish_reason) == (ids, "length")
+        if not reused or model is REPEATING:  # others may have to look too far back
+            assert result.reused_tokens == reused * (len(PROMPT) + cut - 1)
+        assert min(limit) == cut
+    longer = [*PROMPT, *ids, 1, 2]
+    again = run(device, longer, config(10))
+    assert again.ids == model.answer(longer, 10)
+    assert again.reused_tokens == len(PROMPT) + 299 or model.recurs
+
+
+def test_an_answer_that_had_ended_does_not_go_on(toy: DeviceMaker) -> None:
+    ids = FULL.answer(PROMPT, 20)
+    device = toy(context=len(PROMPT) + 20)
+    for asked, reason in (
+        (config(20), "length"),
+        (config(30), "context"),
+        (config(30, ends={ids[-1]}), "stop"),
+    ):
+        result = run(device, PROMPT, asked, written=ids)
+        assert (result.ids, result.finish_reason) == (ids, reason)
+    assert device.chunks == []
 
 
 def test_the_seed_is_the_samplings(toy: DeviceMaker) -> None:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from doppler.api.progress import Progress
-from doppler.errors import CorruptError, SourceError
+from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
@@ -21,6 +21,7 @@ from storable import Storable, storable
 
 MODEL = storable()
 LAST = len(MODEL.manifest.blocks) - 1
+RUN = 3 * BLOCK_SIZE  # what the source gives at a time
 
 
 class AddressShards:
@@ -39,8 +40,8 @@ class AddressShards:
             async with self._session.get(self.where(shard), headers=headers) as response:
                 if response.status != 206:
                     raise SourceError(f"{self.where(shard)}: {response.status}")
-                for at in range(start, end, BLOCK_SIZE):
-                    size = min(BLOCK_SIZE, end - at)
+                for at in range(start, end, RUN):
+                    size = min(RUN, end - at)
                     self.pieces += 1
                     yield await response.content.readexactly(size)
         except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
@@ -169,7 +170,8 @@ def test_cancelled_download_goes_on(world: World) -> None:
     taken = world.run(cancel).pieces
     again = world.run(download).pieces
     world.check()
-    assert taken + again <= LAST + 1 + 3, "more than the pieces in flight came twice"
+    whole = 2 * (len(MODEL.manifest.shards) - 1) + 1  # pieces: of four blocks a shard, but the last
+    assert taken + again <= whole + 3, "more than the pieces in flight came twice"
 
 
 @pytest.mark.parametrize("index", [0, 5, LAST])
@@ -196,6 +198,54 @@ def test_a_block_is_repaired(world: World, index: int, damage: str) -> None:
     assert path.read_bytes()[at : end + 1] == MODEL.block(index)
 
 
+def test_blocks_in_one_piece_are_each_verified(world: World) -> None:
+    """One that is bad, and shards that are gone: all come, in order, and `fetched` counts them."""
+    world.run(download)
+    first = world.stored / MODEL.manifest.shards[0].name
+    flip(first, BLOCK_SIZE + 3)
+    (world.stored / MODEL.manifest.shards[1].name).unlink()
+
+    async def test(store: ShardStore) -> None:
+        for start, count in ((0, 3), (2, 4), (0, LAST + 1)):
+            wanted = b"".join(MODEL.block(index) for index in range(start, start + count))
+            assert bytes(await store.verified(start, count)) == wanted
+        assert store.fetched == 5
+
+    world.run(test)
+    world.check()
+
+
+def test_a_block_that_cannot_be_stored_is_still_given(world: World) -> None:
+    world.run(download)
+    flip(world.stored / MODEL.manifest.shards[0].name, 3)
+
+    class Full(FolderStorage):
+        async def write(self, name: str, offset: int, data: Buffer) -> None:
+            raise StorageError("no room")
+
+    async def test(store: ShardStore) -> None:
+        full = ShardStore(store.manifest, Full(world.stored), store._source, MemoryBuffers())
+        assert bytes(await full.block(0)) == MODEL.block(0)
+
+    world.run(test)
+
+
+def test_stored_bytes_of_several_places(world: World) -> None:
+    """Rows of a table: some lie in two shards."""
+    world.run(download)
+    ends = [shard.offset + shard.bytes for shard in MODEL.manifest.shards[:2]]
+
+    async def test(store: ShardStore) -> None:
+        offsets = [ends[0] - 7, 100, ends[1] - 1, 100]
+        wanted = b"".join(MODEL.data[at : at + 20] for at in offsets)
+        assert await store.stored(offsets, 20) == wanted
+        (world.stored / "shard-00001.bin").unlink()
+        with pytest.raises(SourceError, match=r"shard-00001\.bin"):
+            await store.stored(offsets, 20)
+
+    world.run(test)
+
+
 def test_a_damaged_server_is_named(world: World) -> None:
     flip(world.served / "shard-00001.bin", 2 * BLOCK_SIZE + 5)
 
@@ -207,7 +257,7 @@ def test_a_damaged_server_is_named(world: World) -> None:
 
     world.run(test)
     stored = (world.stored / "shard-00001.bin").read_bytes()
-    assert stored == MODEL.shard(1)[: len(stored)], "bad bytes were stored"
+    assert stored == MODEL.shard(1)[: 2 * BLOCK_SIZE], "bad bytes were stored, or good ones not"
 
 
 def test_a_short_file_is_named(world: World) -> None:

@@ -84,10 +84,12 @@ def test_tools_documents_and_options_are_shielded() -> None:
     """With Jinja itself, and a template that writes them as JSON."""
     source = (
         "<|im_start|>{{ tools | tojson }}{{ documents[0].text }}{{ model_identity }}"
-        "{% for key, value in tools[0].parameters | items %}{{ key }}{{ value }}{% endfor %}"
+        "{% for key, value in tools[0].function.parameters | items %}{{ key }}{{ value }}"
+        "{% endfor %}"
         "{{ messages[0].content | trim }}<|im_end|>"
     )
-    tool = {"name": EVIL, "parameters": {EVIL: EVIL}}
+    function = {"name": "add", "description": EVIL, "parameters": {EVIL: EVIL}}
+    tool = {"type": "function", "function": function}
     args = {
         "messages": [{"role": "user", "content": [{"type": "text", "text": EVIL}]}],
         "tools": [tool],

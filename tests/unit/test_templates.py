@@ -23,13 +23,14 @@ def test_a_construct_gives_what_jinja_gives(source: str) -> None:
 def test_a_template_of_strangers_is_bounded(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if REFUSED[source] == LONGER:
         monkeypatch.setattr(sandbox, "SECONDS", 0.5)
+        monkeypatch.setattr(sandbox, "WORK", 1 << 40)  # which a fast machine would reach first
     template = ChatTemplate(source)
     began, held = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(RequestError) as told:
         template.render(VALUES)
     assert REFUSED[source] in str(told.value)
     assert len(str(told.value)) < 400
-    assert time.monotonic() - began < 3  # the machine may be busy
+    assert time.monotonic() - began < 10  # the machine may be busy; unbounded, it takes hours
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 400 << 10  # KiB
 
 

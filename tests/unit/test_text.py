@@ -6,7 +6,7 @@ import pytest
 
 from doppler.api.request import Request
 from doppler.errors import RequestError
-from doppler.sampling import Sampling
+from doppler.sampling import ModelSampling, Sampling
 from doppler.store.manifest import TokenizerInfo
 from doppler.text.messages import Conversation
 from doppler.text.tokenizer import Added, Tokenizer
@@ -89,4 +89,4 @@ def test_temperature_zero_is_greedy() -> None:
 )
 def test_request_out_of_range_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong))):
-        Request.from_json(wrong)
+        Request.from_json(wrong, ModelSampling())

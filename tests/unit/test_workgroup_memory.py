@@ -36,6 +36,15 @@ def test_without_staging_every_device_has_enough(kernel: str) -> None:
         assert workgroup_bytes(parse(kernel, SOURCES), constants) <= LEAST
 
 
+def test_every_device_has_enough_for_a_walk_over_tokens() -> None:
+    """The most that are staged together, of keys of any width."""
+    shader = parse("delta", SOURCES)
+    for width in range(4, 257, 4):
+        each = 8 * -(-width // 32)  # vec4s of a key, padded
+        assert min(256 // each, 16) * each <= 256
+    assert workgroup_bytes(shader, {"VALUE_DIM": 128}) <= LEAST
+
+
 @pytest.mark.parametrize("tiling", MATRIX_TILES + EXPERT_MATRIX_TILES)
 def test_matrix_units_are_counted_as_they_are_declared(tiling: Tiling) -> None:
     shader = parse("matmul_subgroup_matrix", SOURCES)

@@ -2,7 +2,8 @@
 
 import { client } from "./client.js";
 import { create, remove, titleOf } from "./conversations.js";
-import { endWriting, failure, LAST_MODEL, refresh, useModel, wasCancelled } from "./engine.js";
+import { endWriting, failure, forget, LAST_MODEL } from "./engine.js";
+import { refresh, useModel, wasCancelled } from "./engine.js";
 import { deleteModel } from "./library.js";
 import { importFile } from "./export.js";
 import { bytes, plural } from "./format.js";
@@ -94,6 +95,21 @@ export function restartEngine() {
   });
 }
 
+/**
+ * Have a stored model loaded, also after its engine ended or its GPU was lost.
+ * @param {string} id
+ * @param {string} title
+ * @returns {Promise<boolean>} whether it is
+ */
+export async function haveLoaded(id, title) {
+  if (lost) await restartEngine();
+  const worked = await attempt(async () => {
+    await client.call("device", {}); // a lost one takes the model along
+    if (state.model?.id !== id) await useModel(title, id, null);
+  });
+  return worked && state.model?.id === id; // it is not while another one is on its way
+}
+
 /** Once the engine is up: what it can do, and what it has stored. */
 export async function settle() {
   const device = await client.ready;
@@ -159,6 +175,7 @@ export async function deleteConversation(conversation) {
   await endWriting(conversation);
   const wasOpen = state.current === conversation;
   const restore = await remove(conversation);
+  forget(conversation);
   const undo = async () => {
     const kept = restore();
     if (wasOpen) open(conversation); // at once: later the person may be elsewhere

@@ -1,9 +1,10 @@
 /** The chat view: messages, and the composer under them. */
 
-import { attempt, open } from "./actions.js";
+import { attempt, haveLoaded, open } from "./actions.js";
+import { saidIn } from "./calls.js";
 import { draftOf, hold, keepDraft, letGo, save } from "./conversations.js";
 import { byId, el, icon, iconButton } from "./dom.js";
-import { answer, endWriting, onText, stop } from "./engine.js";
+import { answer, endWriting, goOn, isCutOff, onText, stop } from "./engine.js";
 import { speed } from "./format.js";
 import { AssistantMessage, UserMessage } from "./message.js";
 import { Meter } from "./meter.js";
@@ -11,7 +12,7 @@ import { toast } from "./notices.js";
 import { nudge, renderNudge, welcome } from "./nudge.js";
 import { set, state, watch } from "./store.js";
 import { markWords } from "./search.js";
-import { finishSpeaking, speak } from "./speech.js";
+import { beginSpeaking, finishSpeaking, speak } from "./speech.js";
 import { add, before, choose, cut, path, under, versionsOf } from "./thread.js";
 
 /** @import {Conversation, Generation, Message} from "./types.js" */
@@ -70,8 +71,24 @@ const deeds = {
     if (!asked || !canAnswer()) return;
     await endWriting();
     if (state.generation) return; // two presses: the first one's answer
-    if (!message.content && !message.reasoning) cut(asked, message);
+    if (!saidIn(message) && !message.reasoning) cut(asked, message);
     answer(asked, before(asked, message).at(-1) ?? null);
+  },
+  /** The rest of an answer that was cut off, with the model that began it. */
+  async goOn(/** @type {Message} */ message) {
+    const from = conversation;
+    const pressed = document.activeElement; // it goes when the answer goes on
+    if (!from || !message.journal) return;
+    await endWriting();
+    const { journal, model } = message;
+    if (!journal || !(await haveLoaded(journal.model, model ?? "the model"))) return;
+    if (!canAnswer() || state.generation || state.elsewhere.has(message.id)) return;
+    if (!isCutOff(message)) return; // another tab was faster, or it was deleted
+    const known = shown.get(message.id);
+    const isFocused = known?.element.contains(pressed) && document.activeElement === pressed;
+    if (known instanceof AssistantMessage) beginSpeaking(known.prose.finished());
+    goOn(from, message);
+    if (isFocused) stopButton.focus();
   },
   async resend(/** @type {Message} */ message, /** @type {string} */ content) {
     const asked = conversation;
@@ -185,9 +202,10 @@ function renderControls() {
 }
 
 /** @param {Generation} generation */
-export function progressText({ tokens, firstAt, phase, stopping }) {
-  if (tokens < 2 || stopping) return phase;
-  return `${tokens} tokens · ${speed(((tokens - 1) * 1000) / (performance.now() - firstAt))}`;
+export function progressText({ tokens, before, firstAt, phase, stopping }) {
+  const timed = tokens - before - 1; // those after the first that came
+  if (timed < 1 || stopping) return phase;
+  return `${tokens} tokens · ${speed((timed * 1000) / (performance.now() - firstAt))}`;
 }
 
 let frame = 0;

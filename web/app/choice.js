@@ -1,9 +1,12 @@
 /** What can be chosen of a model before it is stored or loaded, and whether that fits here. */
 
+import { BudgetSlider } from "./budgets.js";
 import { button, el } from "./dom.js";
 import { sentence, table, tokens } from "./facts.js";
+import { ASKED_AFTER_MS, foresee, isBounded, isPaged, lacksRoom, wordsOf } from "./foresight.js";
 import { bytes } from "./format.js";
 import { messageOf } from "./names.js";
+import { set, state } from "./store.js";
 
 /** @import {Choice, Inspection, Quant} from "./types.js" */
 
@@ -13,8 +16,9 @@ const QUANTS = {
   q8_0: ["Q8_0", "hardly to be told from the original"],
   q4_0: ["Q4_0", "smallest and quickest, but worse, small models most of all"],
 };
-const NOT_KNOWN =
-  "How much memory the GPU has in all, no browser tells: where it is short, loading fails with a message, and a shorter context takes less.";
+const NOT_KNOWN = "How much memory the GPU has in all, no browser tells: where it is short,";
+const WHOLE_ONLY = "loading fails with a message, and a shorter context takes less.";
+const IN_PARTS = "parts of this model come when they are used. A budget shows how fast that is.";
 const ROUNDED = "Q8_0 and Q4_0 are computed here while it is imported, which takes longer.";
 
 export class ModelChoice {
@@ -27,6 +31,11 @@ export class ModelChoice {
   #quants = null;
   #select = el("select", { id: `context-${crypto.randomUUID()}`, "data-testid": "context" });
   #facts = el("dl", { class: "facts-table", "data-testid": "facts" });
+  #budgets = {
+    gpu_budget: new BudgetSlider("gpu_budget", () => this.#pick({})),
+    host_budget: new BudgetSlider("host_budget", () => this.#pick({})),
+  };
+  #asked = 0; // timer of what is asked about the budgets
   /** @type {Choice} */
   choice;
   /** Tokens. */
@@ -53,6 +62,8 @@ export class ModelChoice {
       this.#verdict,
       this.#quants,
       this.choice.fits.length > 0 && this.#contextField(),
+      this.#budgets.gpu_budget.element,
+      this.#budgets.host_budget.element,
       this.#facts,
     );
     this.#render();
@@ -66,7 +77,13 @@ export class ModelChoice {
   /** Whether it can be stored, and run. */
   get fits() {
     const { needed, free } = this.choice.storage;
-    return needed <= free && !!this.#fit?.memory;
+    const fit = this.#fit;
+    return needed <= free && !!fit?.memory && !(isBounded(fit) && lacksRoom(fit));
+  }
+
+  /** The settings have changed elsewhere. */
+  update() {
+    this.#render();
   }
 
   /** @param {{choice?: Choice, context?: number}} changes */
@@ -111,7 +128,9 @@ export class ModelChoice {
       el("p", { class: "quiet" }, el("strong", {}, "Note: "), messageOf(one)),
     );
     this.#warnings.replaceChildren(...warnings);
-    this.#verdict.replaceChildren(...(problems.length ? problems : [this.#fine()]));
+    const verdicts = problems.length ? problems : [this.#budgetVerdict() ?? this.#fine()];
+    this.#verdict.replaceChildren(...verdicts);
+    this.#renderBudgets();
     this.#facts.replaceChildren(...table(choice, this.#fit));
     const options = choice.fits.map(({ context, memory }) => {
       const text = `${tokens(context)} · ${memory ? bytes(memory.total) : "does not fit"}`;
@@ -125,8 +144,44 @@ export class ModelChoice {
 
   #fine() {
     const most = bytes(this.#inspection.gpu?.limits.maxBufferSize ?? 0);
-    const text = ` No part of it is above what this GPU takes at once (${most}). ${NOT_KNOWN}`;
+    const fit = this.#fit;
+    const then = isBounded(fit) && fit.least < fit.whole ? IN_PARTS : WHOLE_ONLY;
+    const text = ` No part of it is above what this GPU takes at once (${most}). ${NOT_KNOWN} ${then}`;
     return el("p", { class: "quiet" }, el("strong", {}, "It should fit."), text);
+  }
+
+  /** Sliders of the budgets, where the model can do with less than all of it takes. */
+  #renderBudgets() {
+    const { gpu_budget, host_budget } = this.#budgets;
+    const fit = this.#fit;
+    const { needs } = this.choice;
+    gpu_budget.element.hidden = !isBounded(fit) || fit.least === fit.whole;
+    host_budget.element.hidden = gpu_budget.element.hidden || !isPaged(fit) || lacksRoom(fit);
+    if (!isBounded(fit) || !needs) return;
+    gpu_budget.show(fit.least, fit.whole);
+    const experts = needs.experts * needs.units.reduce((sum, unit) => sum + unit, 0);
+    host_budget.show(0, experts || fit.whole);
+  }
+
+  /** How it runs within a budget that does not hold all of it; null where there is none such. */
+  #budgetVerdict() {
+    clearTimeout(this.#asked);
+    const fit = this.#fit;
+    const budget = state.settings.gpu_budget;
+    if (!isPaged(fit) || budget === null || lacksRoom(fit)) return null;
+    const verdict = el("strong", {}, "Does not fit as a whole: it runs by bringing parts.");
+    const whole = `All of it takes ${bytes(fit.whole)} of GPU memory, and your budget is ${bytes(budget)}.`;
+    const why = el("span", {}, ` ${whole}`);
+    this.#asked = setTimeout(async () => {
+      try {
+        const words = wordsOf(await foresee(this.choice, fit));
+        verdict.textContent = `Does not fit: ${words.verdict}.`;
+        why.textContent = ` ${whole} ${words.detail}`;
+      } catch {
+        // an engine that has ended tells itself
+      }
+    }, ASKED_AFTER_MS);
+    return el("p", { class: "quiet", "data-testid": "foresight" }, verdict, why);
   }
 
   #storageProblem() {
@@ -141,12 +196,24 @@ export class ModelChoice {
     const { gpu } = this.#inspection;
     if (gpu?.problem)
       return el("p", { class: "short" }, `It cannot run here. ${messageOf(gpu.problem)}`);
+    if (isBounded(this.#fit) && lacksRoom(this.#fit)) return this.#budgetProblem(this.#fit);
     const problem = this.#fit?.problem;
     if (!problem) return null;
     const text = `This GPU does not take it at a context of ${tokens(this.context)}.`;
     const why = el("p", { class: "quiet" }, messageOf(problem));
     const remedy = this.#shorter() ?? this.#smaller();
     return el("div", { class: "short" }, el("p", {}, text), why, remedy);
+  }
+
+  /** @param {import("./foresight.js").Bounded} fit */
+  #budgetProblem({ least }) {
+    const budget = bytes(state.settings.gpu_budget ?? 0);
+    const text = `Does not fit a budget of ${budget} of GPU memory: at a context of ${tokens(this.context)} it needs at least ${bytes(least)}.`;
+    const free = button("Set no budget", () => {
+      set({ settings: { ...state.settings, gpu_budget: null } });
+      this.#pick({});
+    });
+    return el("div", { class: "short" }, el("p", {}, text), free);
   }
 
   /** A button for the longest context that fits. */

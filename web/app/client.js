@@ -119,8 +119,14 @@ class Client extends EventTarget {
     const remote = await this.#booted;
     const call = { method, args: /** @type {Record<string, unknown>} */ (args) };
     if (this.#stops && endsAnswer(call)) Atomics.add(this.#stops, 0, 1);
-    const listener = this.#listener(call, onEvent);
-    return this.#observe(call, () => remote.call(method, args, listener, files));
+    let failed = false; // events of a worker that was ended may still be on their way
+    const listener = this.#listener(call, (event) => failed || onEvent?.(event));
+    try {
+      return await this.#observe(call, () => remote.call(method, args, listener, files));
+    } catch (error) {
+      failed = true;
+      throw error;
+    }
   }
 
   /**

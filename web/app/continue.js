@@ -13,7 +13,7 @@ import { adjust, adjustPlace, pieces } from "./ranges.js";
 import { pattern } from "./search.js";
 import { Switches } from "./switches.js";
 
-/** @import {Conversation} from "./types.js" */
+/** @import {Conversation, Message} from "./types.js" */
 
 const IDS = /^[\s,]*\d+(?:[\s,]+\d+)*[\s,]*$/;
 const SAVE_AFTER_MS = 300;
@@ -127,15 +127,18 @@ function forget() {
   save(conversation, false);
 }
 
-/** @param {number} [at] where the model goes on; else at the end */
-async function go(at) {
+/**
+ * @param {number} [at] where the model goes on; else at the end
+ * @param {Message} [replaced] the version that stands there
+ */
+async function go(at, replaced) {
   if (!conversation || !state.model || state.generation || elsewhere()) return;
   if (!conversation.text.slice(0, at)) return;
   if (state.model.tokenizer === false && !IDS.test(conversation.text)) {
     toast("Token ids are whole numbers, with commas between them.");
     return;
   }
-  const running = continueText(conversation, at);
+  const running = continueText(conversation, at, replaced);
   scroller.scrollTop = scroller.scrollHeight;
   await running;
   if (conversation?.last?.finish !== "error") announce("The continuation is finished.");
@@ -153,21 +156,13 @@ function undo() {
 }
 
 /** A further version of the last continuation; where nothing comes of it, that one stays. */
-async function again() {
-  const asked = conversation;
-  if (!asked || !state.model || state.generation || elsewhere()) return;
-  keep(asked);
-  const { versions, at } = versionsOf(asked);
-  const start = put(asked, null);
-  if (start === null) return;
+function again() {
+  if (!conversation) return;
+  const place = keep(conversation);
+  if (!place) return;
+  const { versions, at } = versionsOf(conversation);
   field.focus();
-  await go(start);
-  if (asked.place?.start !== start || asked.place.shown || !versions[at]) return;
-  const { last } = asked;
-  put(asked, versions[at]);
-  change(asked, "text", { last });
-  show();
-  save(asked);
+  go(place.start, versions[at]);
 }
 
 /** @param {number} at index of a version of the last continuation */

@@ -3,6 +3,7 @@
  * localStorage (written at once).
  */
 
+import { saidIn } from "./calls.js";
 import { read, readAll, write } from "./database.js";
 import { merge, stamp } from "./merge.js";
 import { nameOf } from "./names.js";
@@ -237,7 +238,8 @@ export function keepDraft(conversation, text) {
 /**
  * The messages that the model is given: no empty answers, and no two in a row of one role (chat
  * templates refuse those), which a failed answer would leave behind. What was thought goes beside an
- * answer: the template decides whether the model sees it again.
+ * answer: the template decides whether the model sees it again. Calls of tools stay in the text, as
+ * they were written: templates refuse those that no result follows.
  * @param {Conversation} conversation
  * @param {Message} answer the one to be written: what leads to it is given
  */
@@ -246,14 +248,15 @@ export const history = (conversation, answer) =>
 
 /**
  * @param {Conversation} conversation
- * @param {Pick<Message, "role" | "content" | "reasoning">[]} messages
+ * @param {Pick<Message, "role" | "content" | "reasoning" | "calls" | "calling">[]} messages
  */
 export function turnsOf(conversation, messages) {
   /** @type {(ChatMessage & {content: string})[]} */
   const turns = [];
   if (conversation.system.trim()) turns.push({ role: "system", content: conversation.system });
-  for (const { role, content, reasoning } of messages) {
+  for (const { role, reasoning, ...said } of messages) {
     const last = turns.at(-1);
+    const content = said.calls || said.calling ? saidIn(said) : said.content;
     if (!content) continue;
     if (last?.role === role) last.content += `\n\n${content}`;
     else turns.push({ role, content, ...(reasoning && { reasoning_content: reasoning }) });

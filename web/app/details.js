@@ -16,7 +16,11 @@ import { state, watch } from "./store.js";
  */
 const open = new Map();
 
+/** @type {Map<string, ModelChoice>} by the same ids */
+const shown = new Map();
+
 watch(["device"], () => open.clear()); // another device may take less
+watch(["settings"], () => shown.forEach((facts) => facts.update())); // budgets are for all models
 
 /** @param {StoredModel} stored @param {HTMLElement} place */
 async function fill(stored, place) {
@@ -31,13 +35,19 @@ async function fill(stored, place) {
     const reload = button("Load it again with this context", () =>
       attempt(() => useModel(stored.title, stored.id, null)),
     );
+    let chosen = facts.context;
     facts.onChange = () => {
-      chooseContext(stored.id, facts.context);
+      if (facts.context !== chosen) chooseContext(stored.id, (chosen = facts.context));
       const { model } = state;
-      reload.hidden = model?.id !== stored.id || model.context === facts.context || !facts.fits;
+      const isOther = model?.context !== facts.context;
+      const word = isOther ? "context" : "budget";
+      reload.textContent = `Load it again with this ${word}`;
+      const isSame = !isOther && model?.gpu_budget === state.settings.gpu_budget;
+      reload.hidden = model?.id !== stored.id || isSame || !facts.fits;
     };
     reload.hidden = true;
     place.replaceChildren(facts.element, reload);
+    shown.set(stored.id, facts);
   });
 }
 
@@ -50,6 +60,7 @@ export function details(stored) {
     if (element.open === open.has(stored.id)) return;
     if (!element.open) {
       open.delete(stored.id);
+      shown.delete(stored.id);
       return;
     }
     open.set(stored.id, place);

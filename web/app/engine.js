@@ -1,18 +1,19 @@
 /** What the page asks of the worker: fetch, load, delete models; answer and continue; stop. */
 
 import { client } from "./client.js";
-import { begin, keep } from "./continuations.js";
+import { begin, keep, put } from "./continuations.js";
 import { change, history, hold, letGo, save } from "./conversations.js";
-import { chooseContext, contextFor, obtain } from "./library.js";
+import { chooseContext, contextFor, obtain, roomToLoad } from "./library.js";
 import { stamp } from "./merge.js";
 import { named, nameOf } from "./names.js";
 import { toast } from "./notices.js";
 import { recall, remember, set, settingsFor, state, watch } from "./store.js";
 import { beginWriting, onTold, tell } from "./tabs.js";
 import { add } from "./thread.js";
+import { EMPTY, writerOf } from "./writer.js";
 
-/** @import {Conversation, Failure, Generation, GenerationResult} from "./types.js" */
-/** @import {Message, Methods, Source, TokenEvent} from "./types.js" */
+/** @import {Conversation, Failure, Generation, GenerationResult, Journal} from "./types.js" */
+/** @import {Message, MessageToolCall, Methods, Source, TokenEvent} from "./types.js" */
 
 export const LAST_MODEL = "doppler.lastModel";
 const SAVE_EVERY_MS = 1500;
@@ -53,7 +54,8 @@ export async function useModel(title, id, source, context = null) {
     const most = stored?.problem === null ? stored.context : Infinity;
     const asked = context ?? contextFor(model);
     const wanted = asked && Math.min(asked, most);
-    await client.call("load", { id: model, ...(wanted && { context: wanted }) });
+    const room = { ...(wanted && { context: wanted }), ...roomToLoad() };
+    await client.call("load", { id: model, ...room });
     if (context) chooseContext(model, context);
   } finally {
     set({ loading: null });
@@ -102,6 +104,23 @@ function samplingFor(kind) {
   return { temperature, top_k, top_p, min_p, repetition_penalty, greedy, seed };
 }
 
+/**
+ * What an answer is asked with, and its ids: they are stored with it while it is written, so that it
+ * goes on from them if it is cut off.
+ * @param {Generation} generation
+ * @returns {Journal}
+ */
+function journalOf({ conversation: { kind }, message }) {
+  const { max_tokens } = state.settings;
+  const model = state.model?.id ?? "";
+  const journal = message?.journal ?? { model, sampling: samplingFor(kind), max_tokens, ids: [] };
+  if (message) message.journal = journal;
+  return journal;
+}
+
+/** @param {Message} message whether it was cut off, and can go on */
+export const isCutOff = ({ journal, gone }) => !gone && Boolean(journal?.ids.length);
+
 /** @type {Set<(generation: Generation) => void>} called at each piece of text and at the end */
 const listeners = new Set();
 
@@ -130,8 +149,9 @@ function tellPiece({ conversation, message }) {
 }
 
 /**
- * Run `work` as the one generation of this tab. Its place is taken before anything is awaited; at
- * the end what came of it is stored.
+ * Run `work` as the one generation of this tab. Its place is taken before anything is awaited. An
+ * answer that was cut off goes on from what is stored of it once no other tab writes it; where that
+ * tab brought it to its end, nothing is done.
  * @param {Conversation} conversation
  * @param {Message | null} message
  * @param {(generation: Generation) => Promise<void>} work
@@ -139,15 +159,43 @@ function tellPiece({ conversation, message }) {
 async function generating(conversation, message, work) {
   let finished = () => {};
   const done = /** @type {Promise<void>} */ (new Promise((resolve) => (finished = resolve)));
-  const counts = { tokens: 0, firstAt: 0, stopping: false, done };
+  const cutOff = message && isCutOff(message) ? message : null;
+  const waiting = cutOff && new AbortController();
+  const counts = { tokens: 0, before: 0, firstAt: 0, stopping: false, waiting, done };
   /** @type {Generation} */
   const generation = { conversation, message, phase: "Starting…", ...counts };
-  if (!message) conversation.last = {};
-  recordOf(generation).finish = null;
-  touch(generation);
   hold(conversation);
   set({ generation });
-  const release = await beginWriting((message ?? conversation).id);
+  /** @type {(() => void) | null} */
+  let release = null;
+  let isDue = false;
+  try {
+    release = await beginWriting((message ?? conversation).id, waiting?.signal);
+    if (cutOff) await save(conversation, false); // and takes over what is stored
+    isDue = release !== null && (!cutOff || isCutOff(cutOff));
+    if (isDue) await recording(generation, work);
+  } finally {
+    set({ generation: null });
+    announcePiece(generation);
+    await save(conversation, isDue);
+    letGo(conversation);
+    release?.();
+    finished();
+  }
+}
+
+/**
+ * Run `work`, and note that it runs, and how it ended.
+ * @param {Generation} generation
+ * @param {(generation: Generation) => Promise<void>} work
+ */
+async function recording(generation, work) {
+  const { conversation, message } = generation;
+  if (!message) conversation.last = {};
+  const record = recordOf(generation);
+  record.finish = null;
+  delete record.failure;
+  touch(generation);
   try {
     await save(conversation);
     await work(generation);
@@ -156,15 +204,10 @@ async function generating(conversation, message, work) {
     const end = problem.name === "Restarted" ? STOPPED : { ...FAILED, failure: problem };
     Object.assign(recordOf(generation), end);
   } finally {
-    if (message?.gone) Object.assign(message, { content: "", reasoning: undefined }); // deleted meanwhile
+    if (message?.gone) Object.assign(message, EMPTY); // deleted meanwhile
+    if (conversation.gone) forget(conversation);
     if (!message) keep(conversation);
     touch(generation);
-    set({ generation: null });
-    announcePiece(generation);
-    await save(conversation);
-    letGo(conversation);
-    release();
-    finished();
   }
 }
 
@@ -174,25 +217,33 @@ async function generating(conversation, message, work) {
  * @param {M} method
  * @param {Methods[M]["args"]} args
  * @param {(text: string, part: TokenEvent["part"]) => void} append
+ * @param {(call: MessageToolCall) => void} [called]
  * @returns {Promise<GenerationResult | null>} null where it was stopped before it began
  */
-async function generate(generation, method, args, append) {
+async function generate(generation, method, args, append, called) {
   const { conversation } = generation;
   const record = recordOf(generation);
   if (generation.stopping) {
     Object.assign(record, STOPPED);
     return null;
   }
-  const settings = samplingFor(conversation.kind);
+  const journal = journalOf(generation);
+  const { sampling, max_tokens, ids } = journal;
+  const before = (generation.before = ids.length);
+  if (before && journal.model !== state.model?.id) throw otherModel(generation);
   let savedAt = performance.now();
   let toldAt = 0;
   /** @param {Methods[M]["events"]} event */
   const onEvent = (event) => {
     if (event.type === "prefill") {
       generation.phase = `Reading ${event.done} of ${event.total} tokens…`;
+    } else if (event.type === "tool_call") {
+      called?.(event.call);
+      touch(generation);
     } else {
       generation.firstAt ||= performance.now();
       generation.tokens = event.n;
+      if (event.id !== null && event.n === ids.length + 1) ids.push(event.id);
       append(state.model?.tokenizer === false ? idsText([event.id]) : event.text, event.part);
       touch(generation);
     }
@@ -206,8 +257,11 @@ async function generate(generation, method, args, append) {
       tellPiece(generation);
     }
   };
-  const request = { ...args, sampling: settings, max_tokens: state.settings.max_tokens, stop: [] };
-  const result = await client.call(method, request, onEvent);
+  const written = before ? { written: [...ids] } : {};
+  const asked = { sampling, max_tokens, stop: [], conversation: conversation.id, ...written };
+  const result = await client.call(method, { ...args, ...asked }, onEvent);
+  const hadNoRoom = result.finish_reason === "context" && result.generated_ids.length === before;
+  if (!hadNoRoom) delete record.journal; // else it goes on in a longer context
   record.finish = result.finish_reason;
   record.dropped = result.dropped_messages;
   record.stats = {
@@ -215,10 +269,17 @@ async function generate(generation, method, args, append) {
     reused: result.reused_tokens,
     rate: result.timings.decode_tok_s,
     first: result.timings.ttft_ms,
-    seed: settings.seed,
+    seed: /** @type {number} */ (sampling.seed),
   };
   if (state.model) set({ model: { ...state.model, memory: result.memory } });
   return result;
+}
+
+/** @param {Generation} generation that would go on with ids of another model than the loaded one */
+function otherModel({ message }) {
+  const began = message?.model ?? "another model";
+  const text = `This answer was begun by ${began}, which is not loaded: load it, then go on.`;
+  return Object.assign(new Error(text), { name: "RequestError" });
 }
 
 /** @param {(number | null)[]} ids as they follow others in a text: each after a comma */
@@ -228,55 +289,71 @@ const idsText = (ids) => ids.map((id) => (id === null ? "" : `, ${id}`)).join(""
 const parseIds = (text) => (text.match(/[^\s,]+/g) ?? []).map(Number);
 
 /**
- * @param {Message} message
- * @param {string} text
- * @param {number} since when it began to think
- */
-function think(message, text, since) {
-  message.reasoning = (message.reasoning ?? "") + text;
-  message.thought = performance.now() - since;
-}
-
-/**
  * @param {Conversation} conversation
  * @param {Message | null} asked the person's message; a further answer to it is a further version
  */
 export async function answer(conversation, asked) {
   const model = state.model?.title;
   const message = add(conversation, asked, { role: "assistant", content: "", model });
-  await generating(conversation, message, async (generation) => {
-    const messages = history(conversation, message);
-    const result = await generate(generation, "chat", { messages }, (text, part) => {
-      if (part === "answer") message.content += text;
-      else think(message, text, generation.firstAt);
-    });
-    if (!result) return;
-    message.content = result.text;
-    if (result.reasoning_content) message.reasoning = result.reasoning_content;
-  });
+  await writeAnswer(conversation, message);
 }
+
+/**
+ * Go on with an answer that was cut off, as if it had not been.
+ * @param {Conversation} conversation
+ * @param {Message} message
+ */
+export async function goOn(conversation, message) {
+  await writeAnswer(conversation, message);
+}
+
+/** @param {Conversation} conversation @param {Message} message with what was written of it before */
+const writeAnswer = (conversation, message) =>
+  generating(conversation, message, async (generation) => {
+    const messages = history(conversation, message);
+    const { append, called, end } = writerOf(message, generation);
+    const result = await generate(generation, "chat", { messages }, append, called);
+    if (result) end(result);
+  });
 
 /**
  * @param {Conversation} conversation
  * @param {number} [at] where the model's text goes: the end, or before what was typed since
+ * @param {Message} [replaced] the version that stands there; it is put back if nothing comes
  */
-export async function continueText(conversation, at = conversation.text.length) {
+export async function continueText(conversation, at = conversation.text.length, replaced) {
   const asIds = state.model?.tokenizer === false;
   keep(conversation);
+  if (replaced) put(conversation, null);
   await generating(conversation, null, async (generation) => {
     const prompt = conversation.text.slice(0, at);
     const write = begin(conversation, at);
     let written = "";
     const args = asIds ? { prompt_ids: parseIds(prompt) } : { prompt };
     const append = (/** @type {string} */ text) => write((written += text));
-    const result = await generate(generation, "complete", args, append);
-    if (result) write(asIds ? idsText(result.generated_ids) : result.text);
+    try {
+      const result = await generate(generation, "complete", args, append);
+      if (result) write(asIds ? idsText(result.generated_ids) : result.text);
+    } finally {
+      // Before the generation's end is shown and stored: nobody meets the text without either.
+      const { last, place } = conversation;
+      if (replaced && place?.start === at && !place.shown) {
+        put(conversation, replaced);
+        change(conversation, "text", { last });
+      }
+    }
   });
+}
+
+/** @param {Conversation} conversation that was deleted: nothing of it is kept for its next answer */
+export async function forget({ id }) {
+  await client.call("forget", { conversation: id }).catch(() => {}); // it goes when room is made
 }
 
 export async function stop() {
   if (!state.generation || state.generation.stopping) return;
   set({ generation: Object.assign(state.generation, { stopping: true, phase: "Stopping…" }) });
+  state.generation.waiting?.abort();
   await client.call("cancel", { what: "answer" }).catch(() => {}); // the answer itself says what became of it
 }
 

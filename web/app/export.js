@@ -1,8 +1,9 @@
 /** Conversations as files that the person keeps, and as files that come back. */
 
+import { argumentsOf } from "./calls.js";
 import { bring, titleOf } from "./conversations.js";
 import { saveAs } from "./dom.js";
-import { fileName } from "./names.js";
+import { fileName, nameOf } from "./names.js";
 import { FORMAT, ofExported } from "./stored.js";
 import { path } from "./thread.js";
 
@@ -24,15 +25,25 @@ export function exportJson(conversations, name) {
   saveAs(new Blob([text], { type: "application/json" }), fileName(name, "json"));
 }
 
+/** @param {string} text @returns {string} code, whatever is in it */
+const indented = (text) => text.replace(/^/gm, "    ");
+
 /** @param {Conversation} conversation @returns {string} what is shown of it */
 export function markdownOf(conversation) {
   const { kind, text, system } = conversation;
   if (kind === "text") return `${text}\n`;
   const parts = [`# ${titleOf(conversation)}`];
   if (system.trim()) parts.push("## System", system.trim());
-  for (const { role, model, content, reasoning } of path(conversation)) {
+  for (const { role, model, content, reasoning, calls = [], calling } of path(conversation)) {
     const thought = reasoning ? [reasoning.replace(/^/gm, "> ")] : [];
-    parts.push(role === "user" ? "## You" : `## ${model ?? "Model"}`, ...thought, content.trim());
+    const called = calls.flatMap((call) => [
+      `Tool call: ${nameOf(call.name)}`,
+      indented(argumentsOf(call)),
+    ]);
+    const begun = calling ? ["Unfinished tool call:", indented(calling)] : [];
+    const said = content.trim() || !(called.length || begun.length) ? [content.trim()] : [];
+    parts.push(role === "user" ? "## You" : `## ${model ?? "Model"}`);
+    parts.push(...thought, ...said, ...called, ...begun);
   }
   return `${parts.join("\n\n")}\n`;
 }

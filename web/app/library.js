@@ -1,5 +1,6 @@
 /** The models of this browser: where they come from, what they are, the context chosen for each. */
 
+import { budgets } from "./budgets.js";
 import { client } from "./client.js";
 import { named } from "./names.js";
 import { keepModels } from "./offline.js";
@@ -36,6 +37,15 @@ export async function obtain(source) {
 /** @param {string} id @returns {number | null} tokens: for this model, or as the settings say */
 export const contextFor = (id) => recall(CONTEXTS)?.[id] ?? state.settings.context;
 
+/** What else of a model's room is as the settings say, where all of it has some. */
+function roomBesides() {
+  const { kv } = state.settings;
+  return kv ? { kv } : {};
+}
+
+/** The same, within the budgets. */
+export const roomToLoad = () => ({ ...roomBesides(), ...budgets() });
+
 /**
  * @param {string} id
  * @param {number | null} context that the model is loaded with from now on; null: as settings say
@@ -57,7 +67,7 @@ export async function inspect(model) {
 /** @param {Source | string} model @returns {Promise<Inspection>} */
 function inspected(model) {
   const wanted = typeof model === "string" ? contextFor(model) : state.settings.context;
-  const args = wanted ? { context: wanted } : {};
+  const args = { ...(wanted && { context: wanted }), ...roomBesides() };
   if (typeof model === "string") return client.call("inspect", { ...args, id: model });
   if (model.kind !== "files") return client.call("inspect", { ...args, url: model.url });
   return client.call("inspect", { ...args, folder: model.folder ?? undefined }, null, model.files);

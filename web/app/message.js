@@ -1,6 +1,8 @@
 /** One message: its text, its tools, and what is known of how it was written. */
 
+import { CallList, saidIn } from "./calls.js";
 import { el, iconButton } from "./dom.js";
+import { isCutOff } from "./engine.js";
 import { duration, plural, speed } from "./format.js";
 import { copyText, Prose } from "./markdown.js";
 import { notice, problemOf } from "./notices.js";
@@ -13,6 +15,7 @@ import { Thought } from "./thought.js";
 /**
  * @typedef {object} Deeds
  * @property {(message: Message) => void} regenerate
+ * @property {(message: Message) => void} goOn
  * @property {(message: Message) => void} editAsked
  * @property {(message: Message, text: string) => void} resend
  * @property {(message: Message) => void} remove
@@ -26,6 +29,7 @@ const ENDINGS = {
   cancelled: "stopped",
   length: "reached the token limit (Settings: Longest answer)",
   context: "the context is full",
+  tool_calls: "ended with a tool call",
 };
 
 /** @param {Stats} stats */
@@ -48,10 +52,13 @@ export function endingText({ finish }) {
   return finish === null ? "interrupted" : (ENDINGS[finish ?? ""] ?? "");
 }
 
+/** @param {string} text */
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 /** @param {Message} message */
 function copyButton(message) {
   return iconButton("copy", "Copy", (event) =>
-    copyText(message.content, /** @type {HTMLElement} */ (event.currentTarget)),
+    copyText(saidIn(message), /** @type {HTMLElement} */ (event.currentTarget)),
   );
 }
 
@@ -80,7 +87,8 @@ class Foot {
   render(tools, note) {
     const versions = this.deeds.versions(this.message);
     const at = versions.indexOf(this.message);
-    const shown = JSON.stringify([at, versions.map(({ id }) => id), note?.outerHTML]);
+    const ids = versions.map(({ id }) => id);
+    const shown = JSON.stringify([at, ids, tools.length, note?.outerHTML]);
     if (shown === this.#shown) return;
     this.#shown = shown;
     const remove = iconButton("trash", "Delete", () => this.deeds.remove(this.message), {
@@ -190,6 +198,7 @@ export class UserMessage {
 export class AssistantMessage {
   prose = new Prose();
   #thought = new Thought();
+  #calls = new CallList();
   #before = el("div");
   #after = el("div");
   /** @type {Failure | null | undefined} whose notice is shown; null: none of this is */
@@ -212,7 +221,7 @@ export class AssistantMessage {
     this.foot = new Foot(message, deeds);
     const { element } = this.foot;
     const above = [speaker, this.#before, this.#thought.element];
-    const parts = [...above, this.prose.element, this.#after, element];
+    const parts = [...above, this.prose.element, this.#calls.element, this.#after, element];
     this.element = el("li", props, ...parts);
     this.render();
   }
@@ -226,7 +235,7 @@ export class AssistantMessage {
   }
 
   render() {
-    const { content, dropped } = this.message;
+    const { content, dropped, notes = [] } = this.message;
     const busy = this.#writing || this.#elsewhere;
     this.element.setAttribute("aria-busy", String(busy));
     const told = dropped
@@ -234,9 +243,11 @@ export class AssistantMessage {
       : "";
     this.#before.replaceChildren(
       ...(told ? [el("p", { class: "dropped", "data-testid": "dropped" }, told)] : []),
+      ...notes.map((note) => el("p", { class: "dropped" }, `${capital(note)}.`)),
     );
     this.#thought.render(this.message, busy);
     this.prose.render(content, busy);
+    this.#calls.render(this.message, busy);
     this.foot.element.hidden = this.#writing;
     if (busy) this.#pending();
     else this.#ending();
@@ -245,7 +256,8 @@ export class AssistantMessage {
   /** While it is written, before its first word. */
   #pending() {
     const phase = this.#writing ? state.generation?.phase : "Being written in another tab…";
-    const waits = !(this.message.content || this.message.reasoning) || !this.#writing;
+    const { content, reasoning, calls, calling } = this.message;
+    const waits = !(content || reasoning || calls || calling) || !this.#writing;
     this.#after.replaceChildren(...(waits ? [el("p", { class: "thinking" }, phase ?? "")] : []));
     this.#problem = null;
     if (!this.#writing) this.foot.render([copyButton(this.message), this.#regenerate()], null);
@@ -263,14 +275,21 @@ export class AssistantMessage {
     const text = [stats, endingText(message)].filter(Boolean).join(" · ");
     const more = message.stats ? moreStats(message.stats) : null;
     const note = el("span", { "data-testid": "stats", title: more }, text);
-    this.foot.render([copyButton(message), this.#regenerate()], note);
     const { failure } = message;
+    const further = () => this.deeds.goOn(message);
+    const props = { "data-testid": "go-on" };
+    const canGoOn = isCutOff(message);
+    const buttons = [copyButton(message), this.#regenerate()];
+    if (canGoOn && !failure) buttons.push(iconButton("text", "Go on", further, props));
+    this.foot.render(buttons, note);
     if (failure === this.#problem) return;
     this.#problem = failure;
+    const rest = canGoOn ? [{ label: "Go on", run: further }] : [];
     const retry = { label: "Answer again", run: again };
     const edit = { label: "Edit the message", run: () => this.deeds.editAsked(message) };
     const others = failure ? remedies(failure, again).filter(({ run }) => run !== again) : [];
-    const actions = failure?.name === "ContextError" ? [edit] : [retry, ...others];
+    const actions =
+      failure?.name === "ContextError" ? [...rest, edit] : [...rest, retry, ...others];
     const told = failure && notice(problemOf(failure, actions), null);
     if (told) told.dataset.testid = "message-error";
     this.#after.replaceChildren(...(told ? [told] : []));

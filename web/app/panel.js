@@ -92,7 +92,8 @@ function adapterRow(device) {
 
 function render() {
   const { device, model, storage } = state;
-  const context = model && row("Context", `${model.context.toLocaleString("en")} tokens`);
+  const bits = model?.kv === "q8" ? ", in 8 bits" : "";
+  const context = model && row("Context", `${model.context.toLocaleString("en")} tokens${bits}`);
   const used =
     storage && row("Storage used", bytes(storage.used), { "data-testid": "storage-used" });
   panel.replaceChildren(

@@ -1,5 +1,6 @@
 /** Finding conversations by words of their titles and messages. */
 
+import { saidIn } from "./calls.js";
 import { titleOf } from "./conversations.js";
 
 /** @import {Conversation, Message} from "./types.js" */
@@ -57,10 +58,10 @@ export function search(conversations, words) {
   return conversations.flatMap((conversation) => {
     const { kind, messages, text } = conversation;
     const inText = kind === "text" && all(folded(conversation, text));
-    const hit = !inText && messages.find((each) => all(folded(each, each.content)));
+    const hit = !inText && messages.find((each) => all(folded(each, saidIn(each))));
     const message = hit || null;
     if (!message && !inText && !all(titleOf(conversation).toLowerCase())) return [];
-    const found = message?.content ?? (inText ? text : "");
+    const found = message ? saidIn(message) : inText ? text : "";
     return [{ conversation, message, pieces: excerpt(found, words) }];
   });
 }

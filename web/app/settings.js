@@ -4,10 +4,11 @@ import { restartEngine, reloadModel } from "./actions.js";
 import { change as changeIn, isEmpty, save } from "./conversations.js";
 import { button, byId, el, iconButton } from "./dom.js";
 import { chooseContext } from "./library.js";
-import { DEFAULTS, set, settingsFor, state, watch } from "./store.js";
+import { memoryFields } from "./room.js";
+import { DEFAULTS, ownSampling, set, settingsFor, state, watch } from "./store.js";
 
-/** @import {Settings} from "./types.js" */
-/** @typedef {{key: keyof Settings, label: string, help: string, min: number, max: number, step: number}} Slider */
+/** @import {OwnSampling, Settings} from "./types.js" */
+/** @typedef {{key: Exclude<keyof OwnSampling, "greedy">, label: string, help: string, min: number, max: number, step: number}} Slider */
 
 const dialog = byId("settings", HTMLDialogElement);
 
@@ -16,7 +17,7 @@ const SLIDERS = [
   {
     key: "temperature",
     label: "Temperature",
-    help: "Low: the likeliest words. High: more surprising ones. By itself lower in chats than in texts.",
+    help: "Low: the likeliest words. High: more surprising ones.",
     min: 0.05,
     max: 2,
     step: 0.05,
@@ -48,7 +49,7 @@ const SLIDERS = [
   {
     key: "repetition_penalty",
     label: "Repetition penalty",
-    help: "Above 1 makes tokens that already occurred less likely. By itself 1 in chats, 1.1 in texts.",
+    help: "Above 1 makes tokens that already occurred less likely.",
     min: 1,
     max: 2,
     step: 0.01,
@@ -69,6 +70,28 @@ function fieldRow(id, label, help, control) {
   return el("div", { class: "field-row" }, el("label", { for: id }, label), control, note);
 }
 
+const kind = () => state.current?.kind ?? "chat";
+
+/**
+ * Says whose a value is, and gives back one of the person's.
+ * @param {keyof OwnSampling} key
+ */
+function originOf(key) {
+  const whose = el("span", { "data-testid": `origin-${key}` });
+  const back = el("button", { type: "button", onclick: () => change({ [key]: null }) });
+  watch(["settings", "current", "model"], () => {
+    const own = ownSampling(kind())[key];
+    const shown = typeof own === "boolean" ? (own ? "on" : "off") : own;
+    const from =
+      (state.model?.sampling[key] ?? null) === null ? "Doppler's default" : "the model's own";
+    const mine = state.settings[key] !== null;
+    whose.textContent = mine ? "Yours." : `${from[0].toUpperCase()}${from.slice(1)}.`;
+    back.textContent = `Back to ${shown}, ${from}`;
+    back.hidden = !mine;
+  });
+  return el("span", { class: "origin" }, whose, back);
+}
+
 /** @param {Slider} slider */
 function slider({ key, label, help, min, max, step }) {
   const id = `set-${key}`;
@@ -81,14 +104,16 @@ function slider({ key, label, help, min, max, step }) {
       if (input.validity.valid && input.value) change({ [key]: input.valueAsNumber });
     });
   }
-  const value = () => String(settingsFor(state.current?.kind ?? "chat")[key]);
+  const value = () => String(settingsFor(kind())[key]);
   number.addEventListener("blur", () => (number.value = value()));
-  watch(["settings", "current"], () => {
+  watch(["settings", "current", "model"], () => {
     range.value = value();
     if (document.activeElement !== number) number.value = value();
-    range.disabled = number.disabled = state.settings.greedy;
+    range.disabled = number.disabled = settingsFor(kind()).greedy;
   });
-  return fieldRow(id, label, help, el("div", { class: "pair" }, range, number));
+  const row = fieldRow(id, label, help, el("div", { class: "pair" }, range, number));
+  row.append(originOf(key));
+  return row;
 }
 
 /**
@@ -116,14 +141,15 @@ function numberField(key, label, help, limits) {
 function greedyField() {
   const input = el("input", { type: "checkbox", id: "set-greedy", "data-testid": "set-greedy" });
   input.addEventListener("change", () => change({ greedy: input.checked }));
-  watch(["settings"], () => (input.checked = state.settings.greedy));
+  watch(["settings", "model"], () => (input.checked = settingsFor(kind()).greedy));
   const label = el("label", { for: "set-greedy" }, "Greedy");
   const help = el(
     "span",
     { class: "help" },
     "Always the likeliest token: the same answer each time.",
   );
-  return el("div", { class: "field-row" }, el("div", { class: "check" }, input, label), help);
+  const check = el("div", { class: "check" }, input, label);
+  return el("div", { class: "field-row" }, check, help, originOf("greedy"));
 }
 
 /** New conversations begin with the prompt that was written last; each keeps its own. */
@@ -148,17 +174,31 @@ function contextField() {
   const help =
     "Tokens that the model can look back on. More takes more GPU memory. Empty: chosen for the model. Takes effect when a model is loaded.";
   const row = numberField("context", "Context", help, { min: 256, placeholder: "Automatic" });
+  row.addEventListener("input", () => state.model && chooseContext(state.model.id, null));
+  return row;
+}
+
+/** Where keys and values may take half the memory; what of that, or of the context, is not so yet. */
+function eightBitsField() {
+  const id = "set-kv";
+  const described = { "aria-describedby": `${id}-help`, "data-testid": id };
+  const input = el("input", { type: "checkbox", id, ...described });
+  input.addEventListener("change", () => change({ kv: input.checked ? "q8" : null }));
   const reload = button("Load the model again", () => {
     dialog.close();
     reloadModel();
   });
   watch(["model", "settings"], () => {
-    const { context } = state.settings;
-    reload.hidden = !state.model || !context || context === state.model.context;
+    const { model, settings } = state;
+    input.checked = settings.kv === "q8";
+    const isOther = settings.context && settings.context !== model?.context;
+    reload.hidden = !model || (!isOther && input.checked === (model.kv === "q8"));
   });
-  row.addEventListener("input", () => state.model && chooseContext(state.model.id, null));
-  row.append(reload);
-  return row;
+  const text =
+    "It then takes about half the GPU memory, so that twice as long a one fits; answers can differ in small ways. Takes effect when a model is loaded.";
+  const help = el("span", { class: "help", id: `${id}-help` }, text);
+  const check = el("div", { class: "check" }, input, el("label", { for: id }, "Context in 8 bits"));
+  return el("div", { class: "field-row" }, check, help, reload);
 }
 
 function resetAll() {
@@ -166,6 +206,7 @@ function resetAll() {
 }
 
 export function startSettings() {
+  const memory = memoryFields(dialog);
   const form = el(
     "form",
     { method: "dialog" },
@@ -184,6 +225,8 @@ export function startSettings() {
     ),
     numberField("max_tokens", "Longest answer", "In tokens.", { min: 1, max: 131072 }),
     contextField(),
+    eightBitsField(),
+    memory.element,
     el(
       "div",
       { class: "dialog-actions" },
@@ -206,5 +249,8 @@ export function startSettings() {
   );
   dialog.append(head, form);
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  byId("settings-open", HTMLButtonElement).addEventListener("click", () => dialog.showModal());
+  byId("settings-open", HTMLButtonElement).addEventListener("click", () => {
+    dialog.showModal();
+    memory.measure();
+  });
 }

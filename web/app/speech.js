@@ -7,6 +7,11 @@ const CLEAR_AFTER_MS = 5000;
 let spoken = 0;
 let clearing = 0;
 
+/** @param {string[]} paragraphs that were there before the answer went on: they are not read again */
+export function beginSpeaking(paragraphs) {
+  spoken = paragraphs.length;
+}
+
 /** @param {string[]} paragraphs that will not change any more, from the answer's first on */
 export function speak(paragraphs) {
   clearTimeout(clearing);

@@ -1,7 +1,7 @@
 /** What the page knows. Views subscribe to the fields that they show; only `set` changes a field. */
 
-/** @import {Conversation, DeviceReport, Generation, LoadedModel, Settings, StorageUse} from "./types.js" */
-/** @import {Listed} from "./types.js" */
+/** @import {Conversation, DeviceReport, Generation, LoadedModel, OwnSampling, Settings} from "./types.js" */
+/** @import {Listed, StorageUse} from "./types.js" */
 
 const SETTINGS_KEY = "doppler.settings";
 const MODELS_KEY = "doppler.models";
@@ -10,37 +10,62 @@ const MODELS_KEY = "doppler.models";
 export const DEFAULTS = {
   system: "",
   temperature: null,
-  top_k: 40,
-  top_p: 0.9,
-  min_p: 0,
+  top_k: null,
+  top_p: null,
+  min_p: null,
   repetition_penalty: null,
+  greedy: null,
   seed: null,
-  greedy: false,
   max_tokens: 512,
   context: null,
+  kv: null,
+  gpu_budget: null,
+  host_budget: null,
+  form: 2,
 };
 
 /**
- * What a null stands for. Small chat models are best near their likeliest answer; a text that is
- * continued so turns in circles, and wants surprises.
+ * Sampling where neither a person nor the model's files say anything. Small chat models are best
+ * near their likeliest answer; a text that is continued so turns in circles, and wants surprises.
  */
+const OURS = { top_k: 40, top_p: 0.9, min_p: 0, greedy: false };
 const FOR_KIND = {
-  chat: { temperature: 0.4, repetition_penalty: 1 },
-  text: { temperature: 0.8, repetition_penalty: 1.1 },
+  chat: { ...OURS, temperature: 0.4, repetition_penalty: 1 },
+  text: { ...OURS, temperature: 0.8, repetition_penalty: 1.1 },
 };
 
 /**
  * @param {Conversation["kind"]} kind
- * @returns the settings with a number for each that was left to the kind of conversation
+ * @returns {OwnSampling} what a setting of null stands for
+ */
+export function ownSampling(kind) {
+  const said = Object.entries(state.model?.sampling ?? {}).filter(([, value]) => value !== null);
+  return { ...FOR_KIND[kind], ...Object.fromEntries(said) };
+}
+
+/**
+ * @param {Conversation["kind"]} kind
+ * @returns {Settings & OwnSampling} the settings with a value for each that nobody chose
  */
 export function settingsFor(kind) {
   const { settings } = state;
-  const { temperature, repetition_penalty } = FOR_KIND[kind];
-  return {
-    ...settings,
-    temperature: settings.temperature ?? temperature,
-    repetition_penalty: settings.repetition_penalty ?? repetition_penalty,
-  };
+  const own = ownSampling(kind);
+  const chosen = Object.entries(own).map(([key, value]) => [
+    key,
+    settings[/** @type {keyof OwnSampling} */ (key)] ?? value,
+  ]);
+  const all = { ...settings, ...own, ...Object.fromEntries(chosen) };
+  const draws = [settings.temperature, settings.top_k, settings.top_p, settings.min_p];
+  // Who chose how to draw draws, also from a model whose files say greedy (as the engine has it).
+  const isDrawn = settings.greedy === null && draws.some((value) => value !== null);
+  return isDrawn ? { ...all, greedy: false } : all;
+}
+
+/** @returns {Settings} as they are kept; once, numbers were kept that nobody had chosen */
+function recallSettings() {
+  const kept = recall(SETTINGS_KEY) ?? {};
+  const unchosen = Object.entries(OURS).filter(([key, value]) => !kept.form && kept[key] === value);
+  return { ...DEFAULTS, ...kept, ...Object.fromEntries(unchosen.map(([key]) => [key, null])) };
 }
 
 /**
@@ -99,7 +124,7 @@ export const state = {
   received: null,
   elsewhere: new Set(),
   view: "models",
-  settings: { ...DEFAULTS, ...recall(SETTINGS_KEY) },
+  settings: recallSettings(),
 };
 
 /** @type {{fields: (keyof State)[], run: () => void}[]} */
@@ -117,7 +142,7 @@ export function watch(fields, run) {
 
 // Another tab's settings are these too.
 addEventListener("storage", ({ key }) => {
-  if (key === SETTINGS_KEY) set({ settings: { ...DEFAULTS, ...recall(SETTINGS_KEY) } });
+  if (key === SETTINGS_KEY) set({ settings: recallSettings() });
 });
 
 /** @param {Partial<State>} changes */

@@ -5,16 +5,17 @@
 
 import { nameOf } from "./names.js";
 
-/** @import {Conversation, Message} from "./types.js" */
+/** @import {Called, Conversation, Message} from "./types.js" */
 
 /** @typedef {Omit<Conversation, "shown" | "gone" | "stamps"> & {named: boolean}} OldConversation messages in a row */
 
 export const FORMAT = "doppler-conversations";
 const MOST_CONVERSATIONS = 10_000;
 const MOST_MESSAGES = 20_000;
+const MOST_CALLS = 1000; // of a message
 const LONGEST_TITLE = 300;
 const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
-const FINISHES = ["stop", "length", "cancelled", "context", "error", null, undefined];
+const FINISHES = ["stop", "tool_calls", "length", "cancelled", "context", "error", null, undefined];
 const COUNTS = ["tokens", "reused", "rate", "first", "seed"];
 
 /** @param {OldConversation} old */
@@ -105,6 +106,14 @@ class Fields {
     return list.map((value, index) => new Fields(value, `${this.where}, ${one} ${index + 1}`));
   }
 
+  /** @param {string} name @param {number} most @returns {string[]} */
+  texts(name, most) {
+    const list = this.all[name];
+    const holds = Array.isArray(list) && list.every((value) => typeof value === "string");
+    must(holds && list.length <= most, `${this.where}: ${name} must be at most ${most} texts`);
+    return list;
+  }
+
   /** @param {string} name @returns {Fields | null} null where there is none */
   part(name) {
     const value = this.all[name];
@@ -125,15 +134,25 @@ function ending(fields) {
   };
 }
 
+/** @param {Fields} fields @returns {Called} */
+function callOf(fields) {
+  const given = fields.part("arguments");
+  must(given !== null, `${fields.where}: arguments must be an object`);
+  return { name: fields.text("name"), arguments: given.all, raw: fields.text("raw") };
+}
+
 /** @param {Fields} fields @returns {Omit<Message, "parent" | "created" | "updated">} */
 function messageOf(fields) {
-  const { model, reasoning, thought, dropped, follows } = fields.all;
+  const { model, reasoning, calls, calling, notes, thought, dropped, follows } = fields.all;
   return {
     id: fields.id("id"),
     role: fields.one("role", "user", "assistant"),
     content: fields.text("content"),
     ...(model !== undefined && { model: nameOf(fields.text("model")) }),
     ...(reasoning !== undefined && { reasoning: fields.text("reasoning") }),
+    ...(calls !== undefined && { calls: fields.list("calls", MOST_CALLS).map(callOf) }),
+    ...(calling !== undefined && { calling: fields.text("calling") }),
+    ...(notes !== undefined && { notes: fields.texts("notes", MOST_CALLS) }),
     ...(thought !== undefined && { thought: fields.number("thought") }),
     ...(dropped !== undefined && { dropped: fields.number("dropped") }),
     ...(follows !== undefined && { follows: fields.text("follows") }),

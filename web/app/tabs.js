@@ -39,12 +39,15 @@ const lockOf = (id) => `doppler-writing-${id}`;
 
 /**
  * @param {string} id of a message, or of a text
- * @returns {Promise<() => void>} to be called when it is written
+ * @param {AbortSignal} [signal] ends the wait for another tab that writes it
+ * @returns {Promise<(() => void) | null>} to be called when it is written; null: the wait was ended
  */
-export function beginWriting(id) {
-  return new Promise((resolve) => {
+export function beginWriting(id, signal) {
+  return new Promise((resolve, reject) => {
     const hold = () => new Promise((release) => resolve(() => release(undefined)));
-    navigator.locks.request(lockOf(id), hold);
+    navigator.locks
+      .request(lockOf(id), { signal }, hold)
+      .catch((error) => (signal?.aborted ? resolve(null) : reject(error)));
   });
 }
 

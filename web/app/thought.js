@@ -23,8 +23,8 @@ export class Thought {
    * @param {Message} message
    * @param {boolean} writing whether it is being written now
    */
-  render({ reasoning = "", thought, content }, writing) {
-    const growing = writing && !content;
+  render({ reasoning = "", thought, content, calls, calling }, writing) {
+    const growing = writing && !content && !calls && !calling;
     this.element.hidden = !reasoning;
     this.element.classList.toggle("live", growing);
     const took = thought === undefined ? "Thoughts" : `Thought for ${duration(thought)}`;

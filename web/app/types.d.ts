@@ -2,6 +2,7 @@
 // worker.d.ts.
 
 import type {
+  CacheType,
   DeviceReport,
   GenerationResult,
   Methods,
@@ -14,16 +15,24 @@ import type { OnEvent } from "../runtime/worker.js";
 export type * from "../runtime/messages.js";
 export type * from "../runtime/worker.js";
 
+/** What can be said of sampling by a model's files. */
+export type OwnSampling = Required<Omit<Sampling, "seed">>;
+
 /**
- * A seed of null is drawn afresh for every answer; a context of null is the engine's choice; a
- * temperature or penalty of null depends on the kind of conversation.
+ * A seed of null is drawn afresh for every answer; a context of null is the engine's choice, and so is
+ * what keys and values are kept as (`kv`); any other null is of sampling: the model's own, or the page's
+ * where its files say nothing.
  */
-export type Settings = Required<Pick<Sampling, "top_k" | "top_p" | "min_p" | "greedy">> & {
-  temperature: number | null;
-  repetition_penalty: number | null;
+export type Settings = { [K in keyof OwnSampling]: OwnSampling[K] | null } & {
   seed: number | null;
+  /** of how settings are kept */
+  form: number;
   max_tokens: number;
   context: number | null;
+  kv: CacheType | null;
+  /** in bytes; null: the engine's choice */
+  gpu_budget: number | null;
+  host_budget: number | null;
   system: string;
 };
 
@@ -76,6 +85,18 @@ export type Failure = { name: string; message: string };
 
 export type Stats = { tokens: number; reused: number; rate: number; first: number; seed: number };
 
+/** What an answer that was cut off goes on from: what it was asked with, and its ids so far. */
+export type Journal = {
+  /** the stored model that writes it */
+  model: string;
+  sampling: Sampling;
+  max_tokens: number;
+  ids: number[];
+};
+
+/** A tool that a model called; `raw` is what it wrote. */
+export type Called = { name: string; arguments: Record<string, any>; raw: string };
+
 /** One version of a message. Messages with one parent are versions of each other. */
 export type Message = {
   id: string;
@@ -89,12 +110,20 @@ export type Message = {
   content: string;
   /** what the model thought before it answered */
   reasoning?: string;
+  /** calls of tools, in order */
+  calls?: Called[];
+  /** the call that is being written, or was when it ended */
+  calling?: string;
+  /** what is odd in the answer */
+  notes?: string[];
   /** ms that it thought */
   thought?: number;
   model?: string;
   /** null while it is being written, and for ever if the tab was closed then */
   finish?: GenerationResult["finish_reason"] | "error" | null;
   failure?: Failure;
+  /** until the answer has ended by itself, or was stopped; also where a context had no room for more */
+  journal?: Journal;
   dropped?: number;
   stats?: Stats;
   /** of a continuation: which text it follows (continuations.js) */
@@ -142,8 +171,12 @@ export type Generation = {
   message: Message | null;
   phase: string;
   tokens: number;
+  /** of the tokens, those that had come before it was cut off */
+  before: number;
   firstAt: number;
   stopping: boolean;
+  /** of an answer that goes on: ends its wait for another tab that writes it */
+  waiting: AbortController | null;
   /** once it has ended and is stored */
   done: Promise<void>;
 };

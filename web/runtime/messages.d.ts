@@ -32,6 +32,13 @@ export interface Methods {
   chat: { args: ChatArgs; result: GenerationResult; events: AnswerEvent };
   /** Goes on with a prompt; what comes is text in one part. */
   complete: { args: CompleteArgs; result: GenerationResult; events: AnswerEvent };
+  /** Removes what is kept of a conversation's keys and values. */
+  forget: { args: ConversationName; result: Empty; events: never };
+  /**
+   * Waits for what begins by itself after an answer in a conversation with a name: its keys and
+   * values are put into storage.
+   */
+  keep: { args: Empty; result: Empty; events: never };
   /**
    * The running chat or complete ends within one token, with finish_reason "cancelled"; running
    * downloads and imports end with a RequestError, and a download started again goes on from there.
@@ -49,12 +56,20 @@ export interface Methods {
   tune: { args: Empty; result: Empty; events: never };
   /** What is held on the GPU; nothing where none is open. */
   memory: { args: Empty; result: Memory; events: never };
+  /** Where the loaded model is, by tier and by expert, and what was brought. */
+  residency: { args: Empty; result: Residency; events: never };
+  /** What the loaded model keeps to from now on, while an answer is written too. */
+  set_budgets: { args: BudgetArgs; result: Empty; events: never };
+  /** How a model would run within budgets: simulated, before anything of it is loaded. */
+  foresee: { args: ForeseeArgs; result: Foresight; events: never };
   /** What the dispatches have to do. */
   plan: { args: PlanArgs; result: Work[]; events: never };
   /** The same with the GPU time of each; the KV cache is lost. */
   profile: { args: PlanArgs; result: Timing[]; events: never };
-  /** How fast the GPU reads its memory; takes some seconds. */
+  /** How fast the GPU reads its memory; takes some seconds, for which others wait. */
   bandwidth: { args: Empty; result: Bandwidth; events: UnloadedEvent };
+  /** How fast the loaded model is read from storage, with nothing done to it. */
+  storage_rate: { args: Empty; result: StorageRate; events: never };
   /** Every WGSL kernel: what it binds, its cases, and how it is compiled now. */
   kernels: { args: Empty; result: KernelReport[]; events: UnloadedEvent };
   /**
@@ -132,6 +147,8 @@ export interface Facts {
   chat_problem: string | null;
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;
+  /** Which holds for a setting that a request leaves out. */
+  sampling: ModelSampling;
   license: string | null;
 }
 
@@ -139,6 +156,16 @@ export interface Facts {
 export interface Experts {
   count: number;
   used: number;
+}
+
+/** How a model's files say that it is sampled; None where they say nothing. */
+export interface ModelSampling {
+  temperature?: number | null;
+  top_k?: number | null;
+  top_p?: number | null;
+  min_p?: number | null;
+  repetition_penalty?: number | null;
+  greedy?: boolean | null;
 }
 
 /** A stored model that cannot be used, since its manifest is damaged. */
@@ -204,8 +231,11 @@ export interface RoomArgs {
   context?: number;
   /** Tokens a prefill batch. */
   batch?: number;
-  /** What keys and values are kept as; f16 unless the adapter is a CPU. */
-  kv?: Bits;
+  /**
+   * What keys and values are kept as; f16 unless the adapter is a CPU. q8: 8 bits and a scale for
+   * every 32 numbers.
+   */
+  kv?: CacheType;
   /** What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32. */
   precision?: Bits;
   /**
@@ -213,8 +243,14 @@ export interface RoomArgs {
    * auto is the GPU, unless it has no room.
    */
   ple?: "gpu" | "host" | "auto";
+  /** Bytes of GPU memory that are never exceeded: what does not fit is brought when it is used. */
+  gpu_budget?: number;
+  /** Bytes of the host's memory for experts or layers that are not on the GPU. */
+  host_budget?: number;
   adapter?: AdapterOverride;
 }
+
+export type CacheType = "f32" | "f16" | "q8";
 
 export type Bits = "f16" | "f32";
 
@@ -251,6 +287,8 @@ export interface Choice extends Facts {
   wanted_context: number;
   /** At several lengths, rising; empty where there is no GPU. */
   fits: Fit[];
+  /** For `foresee`; null where there is no GPU, or it does not take the model. */
+  needs: Needs | null;
   storage: StorageNeed;
 }
 
@@ -267,10 +305,30 @@ export interface Fit {
   memory: Memory | null;
   /** Why it would be refused. */
   problem: string | null;
+  /** The least GPU budget that it runs in; null where that is not known. */
+  least: number | null;
+  /** The least GPU budget in which all of it is there. */
+  whole: number | null;
 }
 
 /** GPU bytes by kind, and their total. */
 export type Memory = Record<string, number>;
+
+/** What decides how fast a model runs that is not all on the GPU, as `foresee` takes it back. */
+export interface Needs {
+  /** Bytes that the GPU reads for a token. */
+  reads: number;
+  /** Kernels that it runs for one. */
+  dispatches: number;
+  /** Bytes of embeddings that layers have of their own: they may stay in storage. */
+  table: number;
+  /** In each layer that has some; 0 where none can be brought. */
+  experts: number;
+  /** Of them, by a token. */
+  used: number;
+  /** Bytes of an expert by layer, 0 in those that have none. */
+  units: number[];
+}
 
 /** Bytes that storing a model takes beyond what is stored, and how many of these are free. */
 export interface StorageNeed {
@@ -332,7 +390,7 @@ export interface LoadedModel {
   context: number;
   /** Tokens a prefill batch, at most. */
   batch: number;
-  kv: Bits;
+  kv: CacheType;
   precision: Bits;
   /** Where per-layer embeddings are, where there are some. */
   ple: "gpu" | "host" | null;
@@ -340,7 +398,11 @@ export interface LoadedModel {
   chat_problem: string | null;
   /** Without one the model takes and gives token ids only. */
   tokenizer: boolean;
+  sampling: ModelSampling;
   memory: Memory;
+  /** Bytes, as they were asked for. */
+  gpu_budget: number | null;
+  host_budget: number;
   /** Milliseconds by stage; stages overlap. */
   timings: Record<string, number>;
   timeline: Stage[];
@@ -361,6 +423,7 @@ export interface ChatArgs extends GenerateArgs, TemplateArgs {
 
 /** How an answer is written. */
 export interface GenerateArgs {
+  /** What it leaves out is the model's own, or else as it stands there. */
   sampling?: Sampling;
   max_tokens?: number;
   /** Texts that end the answer, where they come in it and not in the reasoning. */
@@ -373,6 +436,16 @@ export interface GenerateArgs {
   speculate?: Speculate;
   /** Go on past end tokens, to compare with references that do. */
   ignore_eos?: boolean;
+  /**
+   * Ids of this very answer, which was cut off after them: it goes on as it would have then, where
+   * prompt and sampling are the same. Events tell of what is new, the result of all.
+   */
+  written?: number[];
+  /**
+   * A name of letters, digits and -. Keys and values are kept in storage under it when the answer
+   * has ended, and used by later requests of that name whose prompts begin alike.
+   */
+  conversation?: string;
 }
 
 /**
@@ -397,10 +470,30 @@ export type Speculate = "auto" | "on" | "off";
 
 /** What a chat template is given beside the messages. */
 export interface TemplateArgs {
-  tools?: Record<string, any>[];
+  /** Refused where the template would leave them out. */
+  tools?: Tool[];
   documents?: Record<string, any>[];
   /** Values of the template's own: enable_thinking, reasoning_effort, … */
   template_options?: Record<string, any>;
+}
+
+/** A tool that a model may call, as OpenAI's API has them. */
+export interface Tool {
+  type: "function";
+  function: ToolFunction;
+}
+
+/** What a tool is to a model. */
+export interface ToolFunction {
+  /** Letters, digits and _ . : / - */
+  name: string;
+  description?: string;
+  /** A JSON schema of an object. */
+  parameters?: Record<string, any>;
+  /** A JSON schema of what it gives, for templates that tell it. */
+  response?: Record<string, any>;
+  /** Given to the template, and no promise. */
+  strict?: boolean;
 }
 
 /** One message of a conversation. */
@@ -409,8 +502,9 @@ export interface ChatMessage {
   /** null where tool calls stand in its place; of several parts, the texts are joined by lines. */
   content: string | ContentPart[] | null;
   reasoning_content?: string;
-  /** As a template reads them; arguments may be an object or JSON text. */
+  /** As answers have them, without `raw` too; arguments may also be JSON text. */
   tool_calls?: Record<string, any>[];
+  /** Of the call that a tool's message is the result of. */
   tool_call_id?: string;
   name?: string;
 }
@@ -425,9 +519,12 @@ export interface ContentPart {
 export interface GenerationResult {
   /** The answer alone. */
   text: string;
+  tool_calls: MessageToolCall[];
+  /** What is odd in the answer, in a sentence each: a call in its text could not be read. */
+  notes: string[];
   /** What the model thought before, as far as it came; null where there is none. */
   reasoning_content: string | null;
-  finish_reason: FinishReason;
+  finish_reason: AnswerEnd;
   prompt_ids: number[];
   generated_ids: number[];
   /** Of the prompt: tokens whose keys and values were still there. */
@@ -436,8 +533,29 @@ export interface GenerationResult {
   dropped_messages: number;
   timings: Speed;
   drafts: Drafts;
+  /** Of this answer; null where the whole model is on the GPU. */
+  paging: Paging | null;
   memory: Memory;
 }
+
+/** A call that a model wrote; a message of the assistant may have it in its tool_calls. */
+export interface MessageToolCall {
+  /** 9 letters and digits, for the tool_call_id of the message with the tool's result. */
+  id: string;
+  type: "function";
+  function: CalledFunction;
+  /** What the model wrote, with its markers; of several between two markers the first has it. */
+  raw: string;
+}
+
+/** A tool, and what it is called with. */
+export interface CalledFunction {
+  name: string;
+  arguments: Record<string, any>;
+}
+
+/** tool_calls: the model stopped after a call, and waits for its result. */
+export type AnswerEnd = FinishReason | "tool_calls";
 
 export type FinishReason = "stop" | "length" | "cancelled" | "context";
 
@@ -455,7 +573,39 @@ export interface Drafts {
   tokens: number;
 }
 
-export type AnswerEvent = PrefillEvent | TokenEvent;
+/** What it took that a mixture's experts, or a dense model's layers, are not all on the GPU. */
+export interface Paging {
+  /** Bytes, as they were set. */
+  gpu_budget: number | null;
+  host_budget: number;
+  /** Experts that have room on the GPU, of all layers. */
+  slots: number;
+  /** That there are in these layers. */
+  experts: number;
+  /** Uses of an expert by a token that found it there. */
+  hits: number;
+  /** Experts that were brought because they were missing. */
+  misses: number;
+  /** Experts that were brought since the router of the layer before chose them. */
+  ahead: number;
+  /** Times that a token or batch went on from a router, when they had come. */
+  replays: number;
+  /** Layers of a dense model that are brought for every token or batch: the last ones. */
+  layers: number;
+  bytes: Tiers;
+  waited_ms: Tiers;
+  /** Held in the host's memory now. */
+  host_bytes: number;
+}
+
+/** A number for each place that weights come from: the host's memory, storage, an address. */
+export interface Tiers {
+  host: number;
+  storage: number;
+  remote: number;
+}
+
+export type AnswerEvent = PrefillEvent | TokenEvent | ToolCallEvent;
 
 /** How much of the prompt is read. */
 export interface PrefillEvent {
@@ -473,11 +623,25 @@ export interface TokenEvent {
   text: string;
   /** Tokens generated so far. */
   n: number;
-  /** What a model thinks before it answers, or the answer; complete has answers only. */
+  /**
+   * What a model thinks before it answers, the answer, or a call of a tool as it is written;
+   * complete has answers only.
+   */
   part: Part;
 }
 
-export type Part = "answer" | "reasoning";
+export type Part = "answer" | "reasoning" | "tool_call";
+
+/**
+ * A call has been written whole and could be read. Its text came before, in parts tool_call; where
+ * these end without this event, it comes again as text.
+ */
+export interface ToolCallEvent {
+  type: "tool_call";
+  /** Among the calls of the answer, from 0. */
+  index: number;
+  call: MessageToolCall;
+}
 
 /** A prompt to go on with. */
 export interface CompleteArgs extends GenerateArgs, Prompt {}
@@ -487,6 +651,11 @@ export interface Prompt extends TemplateArgs {
   prompt?: string;
   prompt_ids?: number[];
   messages?: ChatMessage[];
+}
+
+/** A conversation, by the name that requests gave. */
+export interface ConversationName {
+  conversation: string;
 }
 
 /** What is to end; all of it where nothing is said. */
@@ -514,6 +683,82 @@ export interface LogitsFile {
   file: string;
 }
 
+/** Where the loaded model is now, and what brings the rest of it. */
+export interface Residency {
+  memory: Memory;
+  /** Bytes, as they were asked for. */
+  gpu_budget: number | null;
+  host_budget: number;
+  /** Held in the host's memory. */
+  host_bytes: number;
+  host_peak: number;
+  /** Of the model, as it is stored. */
+  bytes: number;
+  /** Since it was loaded; null where all of it is on the GPU. */
+  paging: Paging | null;
+  last: Answered | null;
+  layers: LayerExperts[];
+}
+
+/** What the last answer took. */
+export interface Answered {
+  /** Tokens of its prompt that were computed. */
+  read: number;
+  written: number;
+  reading: Paging;
+  writing: Paging;
+}
+
+/** Of a layer that has room for some of its experts. */
+export interface LayerExperts {
+  layer: number;
+  /**
+   * Of each expert, since the model was loaded; batches that wanted more of them than have room are
+   * not counted.
+   */
+  uses: number[];
+  /** Numbers of those that are on the GPU now. */
+  resident: number[];
+}
+
+/** Budgets that the loaded model keeps to from now on. That of the GPU is what a load takes. */
+export interface BudgetArgs {
+  /** Bytes; left out, what a load takes by itself. */
+  host_budget?: number;
+}
+
+/** A model, as `inspect` tells of it, and budgets. */
+export interface ForeseeArgs {
+  needs: Needs;
+  /** Bytes, as a `Fit` has them; `whole` too. */
+  least: number;
+  whole: number;
+  gpu_budget: number;
+  /** As a load takes it; left out, what that takes by itself. */
+  host_budget?: number;
+  /** What `bandwidth` measured of the GPU. */
+  gb_s?: number;
+}
+
+/** How a model would run within budgets, by the model of cost of docs/paging.md. */
+export interface Foresight {
+  way: Way;
+  /** The share of experts, or of what would be whole, that is on the GPU. */
+  resident: number;
+  /** Of the uses of an expert, those that would find it there. */
+  hit_rate: number | null;
+  /** Bytes a token. */
+  brought: number;
+  /** null where that is not known: without `gb_s`, or for the way `table`. */
+  tok_s: number | null;
+}
+
+/**
+ * All of a model on the GPU; all but embeddings that layers have of their own; with some of its
+ * experts there, and the others brought; with layers brought for every token; or not at all.
+ */
+export type Way = "whole" | "table" | "experts" | "layers" | "none";
+
 /** The dispatches of a token after `tokens` of context, or of a prefill batch. */
 export interface PlanArgs {
   tokens?: number;
@@ -539,6 +784,12 @@ export interface Bandwidth {
   bytes: number;
   gb_s: number;
   by: "timestamps" | "clock";
+}
+
+/** `gb_s` of reading all `bytes` of a model from where they are stored, and nothing else. */
+export interface StorageRate {
+  bytes: number;
+  gb_s: number;
 }
 
 /** A kernel, as its text says. */

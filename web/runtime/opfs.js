@@ -4,13 +4,27 @@
  *     doppler/models/<identity>/   one folder a model
  *     doppler/imports/<number>/    models that are being made from a file; leftovers are removed
  *     doppler/tmp/                 results that the page offers as downloads; removed likewise
+ *     doppler/kv/                  keys and values of conversations with models
  *
  * Whoever has a folder open shares a lock, so that tidying never meets a folder that is in use.
  */
 
 const LOCK = "doppler-folders";
+/**
+ * A read of so many bytes, on a machine of so many threads, is left to the browser's own process,
+ * where several go on side by side. Elsewhere this thread's reads take less of a processor.
+ */
+const LARGE = 4 << 20;
+const THREADS = 4;
 /** @type {Promise<() => void> | undefined} this tab's own share, which it never gives back */
 let held;
+
+/**
+ * @typedef {object} OpenFile
+ * @property {boolean} writable
+ * @property {Promise<FileSystemSyncAccessHandle>} handle
+ * @property {Promise<File>} [file] for large reads of what nobody writes to
+ */
 
 /** One folder of files. Handles stay open until `close`: reading shares a file, writing owns it. */
 class Folder {
@@ -21,7 +35,7 @@ class Folder {
   constructor(directory, release) {
     this.directory = directory;
     this.release = release;
-    /** @type {Map<string, {writable: boolean, handle: Promise<FileSystemSyncAccessHandle>}>} */
+    /** @type {Map<string, OpenFile>} */
     this.open = new Map();
   }
 
@@ -61,10 +75,51 @@ class Folder {
    * @returns {Promise<Uint8Array>} fewer bytes where the file ends
    */
   async read(name, offset, length) {
+    const large = length >= LARGE && navigator.hardwareConcurrency >= THREADS;
+    const beside = large && (await this.readBeside(name, offset, length));
+    if (beside) return beside;
     const handle = await this.handle(name, false);
     const data = new Uint8Array(length);
     const count = handle.read(data, { at: offset });
     return count === length ? data : data.subarray(0, count);
+  }
+
+  /**
+   * A read by the browser's own process. The handle is open all the same: it keeps writers out.
+   * @param {string} name
+   * @param {number} offset
+   * @param {number} length
+   * @returns {Promise<Uint8Array | undefined>} undefined where the handle is what can read: this
+   *   tab writes to the file, or has just written to it, or this browser refuses
+   */
+  async readBeside(name, offset, length) {
+    await this.handle(name, false);
+    const known = this.open.get(name);
+    if (!known || known.writable) return undefined;
+    known.file ??= this.directory.getFileHandle(name).then((handle) => handle.getFile());
+    try {
+      const part = (await known.file).slice(offset, offset + length);
+      return new Uint8Array(await part.arrayBuffer());
+    } catch (error) {
+      if (error instanceof DOMException) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * @param {[name: string, offset: number, length: number][]} pieces
+   * @returns {Promise<Uint8Array>} one after another; fewer bytes where a file ends
+   */
+  async gather(pieces) {
+    const data = new Uint8Array(pieces.reduce((sum, [, , length]) => sum + length, 0));
+    let at = 0;
+    for (const [name, offset, length] of pieces) {
+      const handle = await this.handle(name, false);
+      const count = handle.read(data.subarray(at, at + length), { at: offset });
+      at += count;
+      if (count < length) break;
+    }
+    return data.subarray(0, at);
   }
 
   /**
@@ -239,6 +294,26 @@ export async function folders(path) {
     }
   } catch (error) {
     ignoreAbsent(error);
+  }
+  return found;
+}
+
+/**
+ * The folders in the folders of a folder.
+ * @param {string} path
+ * @returns {Promise<{path: string, bytes: number, changed: number}[]>} below `path`; when a file of
+ *     it was written last, in ms
+ */
+export async function folderAges(path) {
+  const found = [];
+  for (const outer of await folders(path)) {
+    for (const name of await folders(`${path}/${outer}`)) {
+      const place = await directory(`${path}/${outer}/${name}`, false);
+      const all = await Promise.all((await files(place)).map((file) => file.getFile()));
+      const bytes = all.reduce((sum, { size }) => sum + size, 0);
+      const changed = Math.max(0, ...all.map(({ lastModified }) => lastModified));
+      found.push({ path: `${outer}/${name}`, bytes, changed });
+    }
   }
   return found;
 }

@@ -12,18 +12,24 @@ from inspect import iscoroutinefunction
 from typing import Any, Concatenate, Never, ParamSpec, TypeVar
 
 from doppler.api.asked import Asked
+from doppler.api.foresight import foreseen
 from doppler.api.host import Host, Stored
 from doppler.api.inspection import SeveralModels, inspection, offering, refusal
+from doppler.api.keeper import Keeper
 from doppler.api.messages import (
     AnswerEvent,
+    BudgetArgs,
     CancelArgs,
     ChatArgs,
     CompleteArgs,
+    ConversationName,
     DamagedModel,
     DeviceReport,
     DownloadArgs,
     Emit,
     Empty,
+    ForeseeArgs,
+    Foresight,
     GenerationResult,
     ImportFileArgs,
     ImportUrlArgs,
@@ -39,6 +45,7 @@ from doppler.api.messages import (
     ProgressEvent,
     Prompt,
     ReplaceKernelArgs,
+    Residency,
     RunKernelArgs,
     StorageUse,
     StoredModel,
@@ -46,11 +53,12 @@ from doppler.api.messages import (
     UnloadedEvent,
 )
 from doppler.api.model import Model
-from doppler.api.request import Room
+from doppler.api.request import Room, bytes_asked, conversation_name
 from doppler.api.timeline import Timeline
 from doppler.api.tuner import Tuner
 from doppler.api.turns import Turns
 from doppler.engine.engine import Engine
+from doppler.engine.fit import HOST_BUDGET
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import Bandwidth, measure_bandwidth
 from doppler.gpu.device import Gpu
@@ -58,6 +66,7 @@ from doppler.gpu.kernels import Device, Kernels
 from doppler.gpu.lanes import forgo_scattered_subgroups
 from doppler.gpu.profile import Timing, Work
 from doppler.gpu.sources import fetch_sources
+from doppler.weights.read_ahead import StorageRate, measure_reading
 from doppler.workbench.replace import replace
 from doppler.workbench.report import KernelReport, KernelRun
 
@@ -73,6 +82,8 @@ def alone(
     @wraps(method)
     async def guarded(self: Api, /, *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._turns.turn(method.__name__):
+            if self._model is not None and self._model.keeper is not None:
+                self._model.keeper.stop()
             try:
                 return await method(self, *args, **kwargs)
             finally:
@@ -219,12 +230,15 @@ class Api:
         if model is not None:
             if not self._turns.answering:
                 self._turns.refuse("delete")
-            if model.engine.table == "host":  # or the answer would open its files again
+            if model.engine.reads_storage:  # or the answer would open its files again
                 await self._end_answer()
-            await model.store.rest()
+            await model.rest()
         await self._library.delete(identity)  # where it is refused, the answer goes on
         if self._has(identity):
             await self.unload({}, emit, None)
+        if model is not None and model.keeper is not None:
+            await model.keeper.stopped()
+        await self._host.kept.drop(identity)
         return {}
 
     def _has(self, identity: str) -> bool:
@@ -256,6 +270,7 @@ class Api:
         emit: Emit[ProgressEvent | UnloadedEvent],
     ) -> LoadedModel:
         timeline = Timeline()
+        await self._rest()
         self._drop_model(emit)
         emit({"type": "progress", "stage": "tokenizer", "done": 0, "total": 1, "rate": 0})
         opening = asyncio.ensure_future(timeline.of("tokenizer", stored.tokenizer()))
@@ -271,6 +286,7 @@ class Api:
         except BaseException:
             model.unload()
             raise
+        model.keeper = Keeper(model.engine, self._host.kept, model.manifest.identity)
         self._model = model
         self._tuner.begin(model.engine, kept)
         return model.describe(timeline)
@@ -279,8 +295,16 @@ class Api:
         """Cancels what is being answered, and waits for its end."""
         await self._end_answer()
         async with self._turns.turn("unload"):
+            await self._rest()
             self._drop_model(emit)
         return {}
+
+    async def _rest(self) -> None:
+        """The loaded model lets its files go, which may be open for a while after they were read:
+        whoever deletes it next would be told that they are in use.
+        """
+        if self._model is not None:
+            await self._model.rest()
 
     def _drop_model(self, emit: Emit[UnloadedEvent]) -> None:
         self._tuner.end()
@@ -300,6 +324,22 @@ class Api:
     ) -> GenerationResult:
         """Goes on with a prompt; what comes is text in one part."""
         return await self._running(self._loaded().complete(args, emit))
+
+    async def forget(self, args: ConversationName, emit: Emit[Never], files: Any) -> Empty:
+        """Removes what is kept of a conversation's keys and values."""
+        name = conversation_name(args.get("conversation"))
+        if self._model is not None and self._model.keeper is not None:
+            await self._model.keeper.stopped()
+        await self._host.kept.forget(name)
+        return {}
+
+    async def keep(self, args: Empty, emit: Emit[Never], files: Any) -> Empty:
+        """Waits for what begins by itself after an answer in a conversation with a name: its keys
+        and values are put into storage.
+        """
+        if self._model is not None and self._model.keeper is not None:
+            await self._model.keeper.finished()
+        return {}
 
     async def cancel(self, args: CancelArgs, emit: Emit[Never], files: Any) -> Empty:
         """The running chat or complete ends within one token, with finish_reason "cancelled";
@@ -347,6 +387,21 @@ class Api:
         """What is held on the GPU; nothing where none is open."""
         return self._gpu.memory() if self._gpu is not None else {}
 
+    async def residency(self, args: Empty, emit: Emit[Never], files: Any) -> Residency:
+        """Where the loaded model is, by tier and by expert, and what was brought."""
+        return await self._running(self._loaded().residency())
+
+    async def set_budgets(self, args: BudgetArgs, emit: Emit[Never], files: Any) -> Empty:
+        """What the loaded model keeps to from now on, while an answer is written too."""
+        model = self._loaded()
+        budget = bytes_asked("host_budget", args.get("host_budget"))
+        model.set_host_budget(HOST_BUDGET if budget is None else budget)
+        return {}
+
+    async def foresee(self, args: ForeseeArgs, emit: Emit[Never], files: Any) -> Foresight:
+        """How a model would run within budgets: simulated, before anything of it is loaded."""
+        return foreseen(args)
+
     @alone
     async def plan(self, args: PlanArgs, emit: Emit[Never], files: Any) -> list[Work]:
         """What the dispatches have to do."""
@@ -370,11 +425,17 @@ class Api:
             )
         return engine, tokens, batch
 
-    @alone
     async def bandwidth(self, args: Empty, emit: Emit[UnloadedEvent], files: Any) -> Bandwidth:
-        """How fast the GPU reads its memory; takes some seconds."""
+        """How fast the GPU reads its memory; takes some seconds, for which others wait."""
         device = await self._any_device(emit)
-        return await self._running(measure_bandwidth(device))
+        self._turns.refuse("bandwidth")
+        async with self._tuner.turn, device.gpu.scope("measuring how fast the GPU reads"):
+            return await self._running(measure_bandwidth(device))
+
+    @alone
+    async def storage_rate(self, args: Empty, emit: Emit[Never], files: Any) -> StorageRate:
+        """How fast the loaded model is read from storage, with nothing done to it."""
+        return await measure_reading(self._loaded().store)
 
     async def kernels(
         self, args: Empty, emit: Emit[UnloadedEvent], files: Any

@@ -19,6 +19,13 @@ from doppler.gpu.kernels import Device, Kernels
 from doppler.store.manifest import Manifest
 
 
+class _Nothing:
+    """What a buffer on paper holds."""
+
+    def destroy(self) -> None:
+        """It takes no memory."""
+
+
 class PaperGpu(Gpu):
     """An adapter by its limits and features, whose buffers hold nothing: they are only counted."""
 
@@ -33,6 +40,7 @@ class PaperGpu(Gpu):
         self.limits, self.features = dict(limits), features
         self.subgroup_size, self.is_cpu = subgroup_size, is_cpu
         self.has_matrix_units = has_matrix_units
+        self.peak, self.lost = 0, None
         self._memory = dict.fromkeys(get_args(MemoryKind), 0)
 
     @classmethod
@@ -51,7 +59,8 @@ class PaperGpu(Gpu):
 
     def _create(self, size: int, kind: MemoryKind, label: str, usage: int) -> GpuBuffer:
         self._memory[kind] += size
-        return GpuBuffer(None, size, kind, None)
+        self.peak = max(self.peak, sum(self._memory.values()))
+        return GpuBuffer(self, size, kind, _Nothing())
 
 
 async def memory_needed(gpu: Gpu, manifest: Manifest, room: Room) -> Memory:

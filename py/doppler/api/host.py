@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate
 from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
+from doppler.engine.segments import SegmentFolder
 from doppler.gpu.kernels import Device
 from doppler.plan.matvec_configs import Cut, Cuts
 from doppler.store.shards import ShardStore
@@ -60,6 +61,28 @@ class Library(Protocol):
         """Writes float32 rows into a file that can be fetched; its name."""
 
 
+class Kept(Protocol):
+    """Keys and values of conversations with models; anything of it may be gone at any time."""
+
+    async def size(self, identity: str, conversation: str) -> int:
+        """Bytes that are kept of it."""
+
+    def open(self, identity: str, conversation: str) -> AbstractAsyncContextManager[SegmentFolder]:
+        """What is kept of it, to read and to write."""
+
+    async def most(self) -> int:
+        """Bytes that may be kept."""
+
+    async def make_room(self, identity: str, conversation: str) -> None:
+        """After something was kept of this one: others go where that is too much."""
+
+    async def forget(self, conversation: str) -> None:
+        """Nothing is kept of a conversation any more."""
+
+    async def drop(self, identity: str) -> None:
+        """Nothing is kept of conversations with that model any more."""
+
+
 class KeptCuts(Protocol):
     """The matvec cuts that were measured on one device with one set of kernels."""
 
@@ -88,6 +111,9 @@ class Host(Protocol):
 
     @property
     def stops(self) -> Stops: ...
+
+    @property
+    def kept(self) -> Kept: ...
 
     def kept_cuts(self, device: Device) -> KeptCuts:
         """Those of this device."""

@@ -7,12 +7,14 @@ contexts, so that whoever chooses one sees what it costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from doppler.api.estimate import memory_needed
-from doppler.api.messages import Choice, Facts, Fit, GpuLimits, Inspection, Offer, RoomArgs
+from doppler.api.foresight import needs_of
+from doppler.api.messages import Choice, Facts, Fit, GpuLimits, Inspection, Needs, Offer, RoomArgs
 from doppler.api.request import Room
 from doppler.config.model import ModelConfig
+from doppler.engine.fit import bounds
 from doppler.errors import DeviceError, DopplerError, RequestError, UnsupportedError
 from doppler.gpu.device import Gpu
 from doppler.quantization.block_types import Quant
@@ -76,6 +78,7 @@ def facts(
         "chat": chats,
         "chat_problem": chat_problem,
         "tokenizer": tokenizer,
+        "sampling": manifest.sampling,
         "license": manifest.license,
     }
 
@@ -129,9 +132,10 @@ async def _choice(
     if type(asked) is int:
         args = {**args, "context": min(asked, config.context)}
     wanted = Room.of(config, args).context
-    fits = []
+    fits, needs = list[Fit](), None
     if not isinstance(gpu, DeviceError):
         fits = [await _fit(manifest, gpu, args, length) for length in contexts(config, wanted)]
+        needs = await _add_bounds(fits, manifest, gpu, Room.of(config, args))
     template, problem = open_template(candidate.template)
     return {
         **facts(manifest, candidate.tokenizer, template is not None, problem),
@@ -139,6 +143,7 @@ async def _choice(
         "warnings": list(candidate.warnings),
         "wanted_context": wanted,
         "fits": fits,
+        "needs": needs,
         "storage": {"needed": candidate.bytes, "free": min(free, candidate.bytes)},
     }
 
@@ -146,11 +151,35 @@ async def _choice(
 async def _fit(manifest: Manifest, gpu: Gpu, args: RoomArgs, context: int) -> Fit:
     """What the model takes at a context, or why the device does not take it."""
     room = Room.of(manifest.config, {**args, "context": context})
+    memory, problem = None, None
     try:
         memory = await memory_needed(gpu, manifest, room)
     except (DeviceError, UnsupportedError) as error:
-        return {"context": context, "memory": None, "problem": str(error)}
-    return {"context": context, "memory": memory, "problem": None}
+        problem = str(error)
+    return {"context": context, "memory": memory, "problem": problem, "least": None, "whole": None}
+
+
+async def _add_bounds(
+    fits: Sequence[Fit], manifest: Manifest, gpu: Gpu, room: Room
+) -> Needs | None:
+    """Says of each fit which budgets it takes, and what a token asks for.
+
+    They are counted at one context: at another, what grows with it is all that differs.
+    """
+    room = replace(room, gpu_budget=None)
+    wanted = next(fit["memory"] for fit in fits if fit["context"] == room.context)
+    if wanted is None:
+        return None
+    try:
+        needs = await needs_of(gpu, manifest, room)
+        least, whole = bounds(gpu, manifest, room.options(gpu, {}))
+    except DeviceError:  # some of it has room, all of it has not
+        return None
+    for fit in fits:
+        if (memory := fit["memory"]) is not None:
+            more = sum(memory[kind] - wanted[kind] for kind in ("kv", "activations"))
+            fit["least"], fit["whole"] = least + more, whole + more
+    return needs
 
 
 def _device(gpu: Gpu | DeviceError) -> GpuLimits:

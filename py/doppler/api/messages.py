@@ -12,8 +12,9 @@ from typing import Any, Literal, Never, NotRequired, TypedDict, TypeVar
 
 from doppler.engine.speculate import Speculate
 from doppler.engine.stopping import FinishReason
+from doppler.plan.cache import CacheType
 from doppler.quantization.block_types import Quant
-from doppler.sampling import Sampling
+from doppler.sampling import ModelSampling, Sampling
 from doppler.text.parts import Part
 from doppler.workbench.report import GivenArray
 
@@ -64,10 +65,40 @@ class TokenEvent(TypedDict):
     n: int
     """Tokens generated so far."""
     part: Part
-    """What a model thinks before it answers, or the answer; complete has answers only."""
+    """What a model thinks before it answers, the answer, or a call of a tool as it is written;
+    complete has answers only."""
 
 
-AnswerEvent = PrefillEvent | TokenEvent
+class CalledFunction(TypedDict):
+    """A tool, and what it is called with."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class MessageToolCall(TypedDict):
+    """A call that a model wrote; a message of the assistant may have it in its tool_calls."""
+
+    id: str
+    """9 letters and digits, for the tool_call_id of the message with the tool's result."""
+    type: Literal["function"]
+    function: CalledFunction
+    raw: str
+    """What the model wrote, with its markers; of several between two markers the first has it."""
+
+
+class ToolCallEvent(TypedDict):
+    """A call has been written whole and could be read. Its text came before, in parts tool_call;
+    where these end without this event, it comes again as text.
+    """
+
+    type: Literal["tool_call"]
+    index: int
+    """Among the calls of the answer, from 0."""
+    call: MessageToolCall
+
+
+AnswerEvent = PrefillEvent | TokenEvent | ToolCallEvent
 
 
 class UnloadedEvent(TypedDict):
@@ -108,13 +139,18 @@ class RoomArgs(TypedDict, total=False):
     """Tokens; the model's own maximum or less."""
     batch: int
     """Tokens a prefill batch."""
-    kv: Bits
-    """What keys and values are kept as; f16 unless the adapter is a CPU."""
+    kv: CacheType
+    """What keys and values are kept as; f16 unless the adapter is a CPU. q8: 8 bits and a scale for
+    every 32 numbers."""
     precision: Bits
     """What weights and activations are multiplied as; f16 where a GPU has it. Sums are f32."""
     ple: Literal["gpu", "host", "auto"]
     """Where per-layer embeddings are: on the GPU, or in storage, of which a token's row is brought.
     auto is the GPU, unless it has no room."""
+    gpu_budget: int
+    """Bytes of GPU memory that are never exceeded: what does not fit is brought when it is used."""
+    host_budget: int
+    """Bytes of the host's memory for experts or layers that are not on the GPU."""
     adapter: AdapterOverride
 
 
@@ -164,6 +200,44 @@ class ImportFileArgs(Naming):
     """The name of the folder of which they are all the files, which may hold one model."""
 
 
+class Needs(TypedDict):
+    """What decides how fast a model runs that is not all on the GPU, as `foresee` takes it back."""
+
+    reads: int
+    """Bytes that the GPU reads for a token."""
+    dispatches: int
+    """Kernels that it runs for one."""
+    table: int
+    """Bytes of embeddings that layers have of their own: they may stay in storage."""
+    experts: int
+    """In each layer that has some; 0 where none can be brought."""
+    used: int
+    """Of them, by a token."""
+    units: list[int]
+    """Bytes of an expert by layer, 0 in those that have none."""
+
+
+class ForeseeArgs(TypedDict):
+    """A model, as `inspect` tells of it, and budgets."""
+
+    needs: Needs
+    least: int
+    """Bytes, as a `Fit` has them; `whole` too."""
+    whole: int
+    gpu_budget: int
+    host_budget: NotRequired[int]
+    """As a load takes it; left out, what that takes by itself."""
+    gb_s: NotRequired[float]
+    """What `bandwidth` measured of the GPU."""
+
+
+class BudgetArgs(TypedDict, total=False):
+    """Budgets that the loaded model keeps to from now on. That of the GPU is what a load takes."""
+
+    host_budget: int
+    """Bytes; left out, what a load takes by itself."""
+
+
 class ContentPart(TypedDict):
     """A text of several."""
 
@@ -179,15 +253,38 @@ class ChatMessage(TypedDict):
     """null where tool calls stand in its place; of several parts, the texts are joined by lines."""
     reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[dict[str, Any]]]
-    """As a template reads them; arguments may be an object or JSON text."""
+    """As answers have them, without `raw` too; arguments may also be JSON text."""
     tool_call_id: NotRequired[str]
+    """Of the call that a tool's message is the result of."""
     name: NotRequired[str]
+
+
+class ToolFunction(TypedDict):
+    """What a tool is to a model."""
+
+    name: str
+    """Letters, digits and _ . : / -"""
+    description: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
+    """A JSON schema of an object."""
+    response: NotRequired[dict[str, Any]]
+    """A JSON schema of what it gives, for templates that tell it."""
+    strict: NotRequired[bool]
+    """Given to the template, and no promise."""
+
+
+class Tool(TypedDict):
+    """A tool that a model may call, as OpenAI's API has them."""
+
+    type: Literal["function"]
+    function: ToolFunction
 
 
 class TemplateArgs(TypedDict, total=False):
     """What a chat template is given beside the messages."""
 
-    tools: list[dict[str, Any]]
+    tools: list[Tool]
+    """Refused where the template would leave them out."""
     documents: list[dict[str, Any]]
     template_options: dict[str, Any]
     """Values of the template's own: enable_thinking, reasoning_effort, …"""
@@ -205,6 +302,7 @@ class GenerateArgs(TypedDict, total=False):
     """How an answer is written."""
 
     sampling: Sampling
+    """What it leaves out is the model's own, or else as it stands there."""
     max_tokens: int
     stop: list[str]
     """Texts that end the answer, where they come in it and not in the reasoning."""
@@ -215,6 +313,12 @@ class GenerateArgs(TypedDict, total=False):
     digits."""
     ignore_eos: bool
     """Go on past end tokens, to compare with references that do."""
+    written: list[int]
+    """Ids of this very answer, which was cut off after them: it goes on as it would have then,
+    where prompt and sampling are the same. Events tell of what is new, the result of all."""
+    conversation: str
+    """A name of letters, digits and -. Keys and values are kept in storage under it when the answer
+    has ended, and used by later requests of that name whose prompts begin alike."""
 
 
 class ChatArgs(GenerateArgs, TemplateArgs):
@@ -233,6 +337,12 @@ class LogitsArgs(Prompt):
 
     batch: NotRequired[int]
     """Tokens a prefill batch."""
+
+
+class ConversationName(TypedDict):
+    """A conversation, by the name that requests gave."""
+
+    conversation: str
 
 
 class CancelArgs(TypedDict, total=False):
@@ -335,6 +445,8 @@ class Facts(TypedDict):
     """Why its chat template cannot be used; `models` does not look, `inspect` and `load` do."""
     tokenizer: bool
     """Without one the model takes and gives token ids only."""
+    sampling: ModelSampling
+    """Which holds for a setting that a request leaves out."""
     license: str | None
 
 
@@ -384,6 +496,10 @@ class Fit(TypedDict):
     """Exactly what `load` would report, but for transfers; null where it would be refused."""
     problem: str | None
     """Why it would be refused."""
+    least: int | None
+    """The least GPU budget that it runs in; null where that is not known."""
+    whole: int | None
+    """The least GPU budget in which all of it is there."""
 
 
 class StorageNeed(TypedDict):
@@ -403,7 +519,28 @@ class Choice(Facts):
     """Tokens: what was asked for, or what a load chooses by itself."""
     fits: list[Fit]
     """At several lengths, rising; empty where there is no GPU."""
+    needs: Needs | None
+    """For `foresee`; null where there is no GPU, or it does not take the model."""
     storage: StorageNeed
+
+
+Way = Literal["whole", "table", "experts", "layers", "none"]
+"""All of a model on the GPU; all but embeddings that layers have of their own; with some of its
+experts there, and the others brought; with layers brought for every token; or not at all."""
+
+
+class Foresight(TypedDict):
+    """How a model would run within budgets, by the model of cost of docs/paging.md."""
+
+    way: Way
+    resident: float
+    """The share of experts, or of what would be whole, that is on the GPU."""
+    hit_rate: float | None
+    """Of the uses of an expert, those that would find it there."""
+    brought: float
+    """Bytes a token."""
+    tok_s: float | None
+    """null where that is not known: without `gb_s`, or for the way `table`."""
 
 
 class GpuLimits(TypedDict):
@@ -455,7 +592,7 @@ class LoadedModel(TypedDict):
     context: int
     batch: int
     """Tokens a prefill batch, at most."""
-    kv: Bits
+    kv: CacheType
     precision: Bits
     ple: Literal["gpu", "host"] | None
     """Where per-layer embeddings are, where there are some."""
@@ -463,7 +600,11 @@ class LoadedModel(TypedDict):
     chat_problem: str | None
     tokenizer: bool
     """Without one the model takes and gives token ids only."""
+    sampling: ModelSampling
     memory: Memory
+    gpu_budget: int | None
+    """Bytes, as they were asked for."""
+    host_budget: int
     timings: dict[str, float]
     """Milliseconds by stage; stages overlap."""
     timeline: list[Stage]
@@ -485,14 +626,94 @@ class Drafts(TypedDict):
     tokens: int
 
 
+AnswerEnd = FinishReason | Literal["tool_calls"]
+"""tool_calls: the model stopped after a call, and waits for its result."""
+
+
+class Tiers(TypedDict):
+    """A number for each place that weights come from: the host's memory, storage, an address."""
+
+    host: float
+    storage: float
+    remote: float
+
+
+class Paging(TypedDict):
+    """What it took that a mixture's experts, or a dense model's layers, are not all on the GPU."""
+
+    gpu_budget: int | None
+    """Bytes, as they were set."""
+    host_budget: int
+    slots: int
+    """Experts that have room on the GPU, of all layers."""
+    experts: int
+    """That there are in these layers."""
+    hits: int
+    """Uses of an expert by a token that found it there."""
+    misses: int
+    """Experts that were brought because they were missing."""
+    ahead: int
+    """Experts that were brought since the router of the layer before chose them."""
+    replays: int
+    """Times that a token or batch went on from a router, when they had come."""
+    layers: int
+    """Layers of a dense model that are brought for every token or batch: the last ones."""
+    bytes: Tiers
+    waited_ms: Tiers
+    host_bytes: int
+    """Held in the host's memory now."""
+
+
+class LayerExperts(TypedDict):
+    """Of a layer that has room for some of its experts."""
+
+    layer: int
+    uses: list[int]
+    """Of each expert, since the model was loaded; batches that wanted more of them than have room
+    are not counted."""
+    resident: list[int]
+    """Numbers of those that are on the GPU now."""
+
+
+class Answered(TypedDict):
+    """What the last answer took."""
+
+    read: int
+    """Tokens of its prompt that were computed."""
+    written: int
+    reading: Paging
+    writing: Paging
+
+
+class Residency(TypedDict):
+    """Where the loaded model is now, and what brings the rest of it."""
+
+    memory: Memory
+    gpu_budget: int | None
+    """Bytes, as they were asked for."""
+    host_budget: int
+    host_bytes: int
+    """Held in the host's memory."""
+    host_peak: int
+    bytes: int
+    """Of the model, as it is stored."""
+    paging: Paging | None
+    """Since it was loaded; null where all of it is on the GPU."""
+    last: Answered | None
+    layers: list[LayerExperts]
+
+
 class GenerationResult(TypedDict):
     """What an answer or a continuation came to."""
 
     text: str
     """The answer alone."""
+    tool_calls: list[MessageToolCall]
+    notes: list[str]
+    """What is odd in the answer, in a sentence each: a call in its text could not be read."""
     reasoning_content: str | None
     """What the model thought before, as far as it came; null where there is none."""
-    finish_reason: FinishReason
+    finish_reason: AnswerEnd
     prompt_ids: list[int]
     generated_ids: list[int]
     reused_tokens: int
@@ -501,6 +722,8 @@ class GenerationResult(TypedDict):
     """Oldest messages left out so that the rest fits."""
     timings: Speed
     drafts: Drafts
+    paging: Paging | None
+    """Of this answer; null where the whole model is on the GPU."""
     memory: Memory
 
 

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from doppler.api.keeper import Keeper
 from doppler.api.messages import (
+    Answered,
     AnswerEvent,
     ChatArgs,
     CompleteArgs,
     Emit,
     GenerationResult,
     LoadedModel,
+    MessageToolCall,
+    Paging,
     ProgressEvent,
     Prompt,
+    Residency,
     TokenEvent,
+    ToolCallEvent,
 )
+from doppler.api.paging import answered, layers_of, paging_of, paging_since_load
 from doppler.api.progress import Progress
-from doppler.api.request import Request
+from doppler.api.request import Request, whole_numbers
 from doppler.api.timeline import Timeline
-from doppler.engine.build import Options, build
+from doppler.engine.build import build
 from doppler.engine.engine import Engine
+from doppler.engine.fit import Options
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Device
+from doppler.store.config_fields import data_of
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 from doppler.text.answer import Output, Shown
@@ -33,6 +43,7 @@ from doppler.text.fitting import fitting
 from doppler.text.messages import Conversation
 from doppler.text.parts import Reader
 from doppler.text.tokenizer import Tokenizer
+from doppler.text.tools import ToolCall, Tools
 from doppler.weights.upload import prepare_upload, upload_weights
 
 if TYPE_CHECKING:
@@ -61,10 +72,14 @@ class Model:
     `store` has the weights where they are stored: they can be read for as long as it is loaded.
     """
 
-    def __init__(self, gpu: Gpu, store: ShardStore, engine: Engine) -> None:
-        self.store, self.engine = store, engine
+    def __init__(self, gpu: Gpu, store: ShardStore, engine: Engine, options: Options) -> None:
+        self.store, self.engine, self._options = store, engine, options
         self.tokenizer: Tokenizer | None = None  # opened beside the rest of a load
+        self.answered: Answered | None = None
+        self.keeper: Keeper | None = None  # of keys and values, where they can be kept
         self._gpu = gpu
+        self._filling: asyncio.Future[None] | None = None  # of the host; None while it answers
+        self._fill_host()
 
     @classmethod
     async def load(
@@ -76,39 +91,79 @@ class Model:
         timeline: Timeline,
     ) -> Model:
         """Makes room, then uploads verified weights while the kernels are compiled."""
+        device.gpu.reset_peak()
         with timeline.stage("memory"):
             engine = await build(device, store.manifest, options)
-        engine.feed(store)
         try:
-            await _fill(engine, store, emit, timeline)
+            engine.feed(store, options.host_budget)
+            await _fill(engine, store, options, emit, timeline)
         except BaseException:
             engine.destroy()
             raise
-        return cls(device.gpu, store, engine)
+        return cls(device.gpu, store, engine, options)
 
     @property
     def manifest(self) -> Manifest:
         return self.store.manifest
 
+    async def rest(self) -> None:
+        """Lets its files go, where no answer is being written that reads them."""
+        filling, self._filling = self._filling, None
+        if filling is not None:
+            filling.cancel()
+            await asyncio.wait([filling])
+        await self.engine.rest()
+        await self.store.rest()
+
     def unload(self) -> None:
         """Gives the GPU memory back."""
+        self._stop_filling()
+        if self.keeper is not None:
+            self.keeper.stop()
         self.engine.destroy()
+
+    async def residency(self) -> Residency:
+        """Where it is now, and what was brought. An answer may be written meanwhile."""
+        # Both are asked for at once: the model may be unloaded meanwhile.
+        counts, layers = await asyncio.gather(self.engine.paging(), self.engine.experts())
+        return {
+            "memory": self._gpu.memory(),
+            "gpu_budget": self._options.gpu_budget,
+            "host_budget": self._options.host_budget,
+            "host_bytes": 0 if counts is None else counts.host_bytes,
+            "host_peak": self.engine.host_peak,
+            "bytes": self.manifest.bytes,
+            "paging": paging_since_load(counts, self._options.gpu_budget),
+            "last": self.answered,
+            "layers": layers_of(layers),
+        }
+
+    def set_host_budget(self, budget: int) -> None:
+        """Bytes that the host keeps from now on of what is not on the GPU."""
+        self._options = replace(self._options, host_budget=budget)
+        self.engine.set_host_budget(budget)
+        if self._filling is not None:
+            self._stop_filling()
+            self._fill_host()
 
     def describe(self, timeline: Timeline) -> LoadedModel:
         """What the page shows of the model, and of its load."""
         return {
             "id": self.manifest.identity,
             "title": self.manifest.title,
-            "config": self.manifest.config.to_json(),
+            "config": data_of(self.manifest.config),
             "context": self.engine.context,
             "batch": self.engine.batch,
-            "kv": "f16" if self.engine.half_cache else "f32",
+            "kv": self.engine.kv,
             "precision": "f16" if self.engine.adapter.half else "f32",
             "ple": self.engine.table,
             "chat": self.tokenizer is not None and self.tokenizer.chats,
             "chat_problem": None if self.tokenizer is None else self.tokenizer.chat_problem,
             "tokenizer": self.tokenizer is not None,
+            "sampling": self.manifest.sampling,
             "memory": self._gpu.memory(),
+            "gpu_budget": self._options.gpu_budget,
+            "host_budget": self._options.host_budget,
             "timings": timeline.durations(),
             "timeline": timeline.stages,
         }
@@ -120,7 +175,7 @@ class Model:
 
         stopped: tells of a stop while the prompt is made, when no `cancel` is heard.
         """
-        request = Request.from_json(args)
+        request = Request.from_json(args, self.manifest.sampling)
         conversation = Conversation.from_json(args)
         text = self._text()
         try:
@@ -134,22 +189,22 @@ class Model:
             if stopped():
                 return self._nothing()
             raise
-        result = await self._generate(ids, request, self._text().reader(ids), emit)
+        reader = self._text().reader(ids, Tools.of(conversation.tools))
+        result = await self._generate(ids, request, reader, emit)
         return {**result, "dropped_messages": dropped}
 
     async def complete(self, args: CompleteArgs, emit: Emit[AnswerEvent]) -> GenerationResult:
         """Continues `prompt` or `prompt_ids`; its text is as it comes, in one part."""
         ids = self.prompt_ids(args)
         reader = None if self.tokenizer is None else self.tokenizer.plain_reader(ids)
-        return await self._generate(ids, Request.from_json(args), reader, emit)
+        return await self._generate(
+            ids, Request.from_json(args, self.manifest.sampling), reader, emit
+        )
 
     def prompt_ids(self, args: Prompt) -> list[int]:
         """The ids of `prompt_ids`, `prompt` or `messages`, whichever is there."""
         if args.get("prompt_ids") is not None:
-            ids = args["prompt_ids"]
-            if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-                raise RequestError("prompt_ids must be a list of whole numbers")
-            return list(ids)
+            return whole_numbers("prompt_ids", args["prompt_ids"])
         if args.get("messages") is not None:
             return self._text().encode_chat(Conversation.from_json(args))
         if not isinstance(args.get("prompt"), str):
@@ -172,12 +227,38 @@ class Model:
         self, ids: list[int], request: Request, reader: Reader | None, emit: Emit[AnswerEvent]
     ) -> GenerationResult:
         """Drives a sequence: its ids go to the text as they come, and a stop text ends it."""
-        sequence = self.engine.start(ids, self._config(request))
-        output = Output(reader, request.stop, lambda shown: emit(_token(shown)))
+        self._stop_filling()
+        try:
+            return await self._answer(ids, request, reader, emit)
+        finally:
+            self._fill_host()
+
+    def _fill_host(self) -> None:
+        """While nothing is asked for, what may be needed next comes nearer."""
+        self._filling = asyncio.ensure_future(self.engine.fill_host())
+
+    def _stop_filling(self) -> None:
+        if self._filling is not None:
+            self._filling.cancel()
+            self._filling = None
+
+    async def _answer(
+        self, ids: list[int], request: Request, reader: Reader | None, emit: Emit[AnswerEvent]
+    ) -> GenerationResult:
+        before = await self.engine.paging()
+        name, keeper = request.conversation, self.keeper
+        if name is not None and keeper is not None:
+            await keeper.restore(name, [*ids, *request.written])
+        sequence = self.engine.start(ids, self._config(request), request.written)
+        output = Output(reader, request.stop, lambda shown: emit(_event(shown, output)))
+        output.repeat(request.written)
+        if output.stopped:
+            sequence.stop(output.count)
         while sequence.state == "prefill":
             await sequence.step()
             done, total = sequence.prefill_progress
             emit({"type": "prefill", "done": done, "total": total})
+        between = await self.engine.paging()
         while sequence.state == "decode":
             for token in await sequence.step():
                 output.push(token)
@@ -185,7 +266,13 @@ class Model:
                     sequence.stop(output.count)
                     break
         output.finish()
-        return self._result(output, ids, sequence.result())
+        if name is not None and keeper is not None:
+            keeper.begin(name, len(ids))
+        result, after = sequence.result(), await self.engine.paging()
+        budget = self._options.gpu_budget
+        tokens = len(ids) - result.reused_tokens, len(result.ids)
+        self.answered = answered(tokens, (before, between, after), budget)
+        return self._result(output, ids, result, paging_of(before, after, budget))
 
     def _config(self, request: Request) -> GenerationConfig:
         info = self.manifest.tokenizer
@@ -195,13 +282,18 @@ class Model:
     def _nothing(self) -> GenerationResult:
         """The answer that was stopped before it began."""
         output = Output(None, (), lambda shown: None)
-        return self._result(output, [], Generation([], "cancelled"))
+        return self._result(output, [], Generation([], "cancelled"), None)
 
-    def _result(self, output: Output, ids: list[int], result: Generation) -> GenerationResult:
+    def _result(
+        self, output: Output, ids: list[int], result: Generation, paging: Paging | None
+    ) -> GenerationResult:
+        called = result.finish_reason == "stop" and output.ends_with_call
         return {
             "text": output.text,
             "reasoning_content": output.reasoning,
-            "finish_reason": result.finish_reason,
+            "tool_calls": [_call(call) for call in output.calls],
+            "notes": list(output.notes),
+            "finish_reason": "tool_calls" if called else result.finish_reason,
             "prompt_ids": ids,
             "generated_ids": result.ids,
             "reused_tokens": result.reused_tokens,
@@ -212,12 +304,17 @@ class Model:
                 "prefill_tok_s": result.prefill_tok_s,
                 "decode_tok_s": result.decode_tok_s,
             },
+            "paging": paging,
             "memory": self._gpu.memory(),
         }
 
 
 async def _fill(
-    engine: Engine, store: ShardStore, emit: Emit[ProgressEvent], timeline: Timeline
+    engine: Engine,
+    store: ShardStore,
+    options: Options,
+    emit: Emit[ProgressEvent],
+    timeline: Timeline,
 ) -> None:
     """Uploads the weights, and compiles the kernels meanwhile."""
     compiled = _Compiling(emit)
@@ -226,7 +323,8 @@ async def _fill(
         compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(compiled)))
         try:
             progress = Progress(emit, "verify")
-            await upload_weights(engine.binder, engine.weights, store, on_gpu, progress)
+            parts = engine.binder, engine.weights, store, on_gpu, progress
+            await upload_weights(*parts, options.gpu_budget)
         except BaseException:
             await asyncio.wait([compiling])
             raise
@@ -234,11 +332,22 @@ async def _fill(
     await compiling
 
 
-def _token(shown: Shown) -> TokenEvent:
+def _event(shown: Shown | ToolCall, output: Output) -> TokenEvent | ToolCallEvent:
+    if isinstance(shown, ToolCall):
+        return {"type": "tool_call", "index": len(output.calls) - 1, "call": _call(shown)}
     return {
         "type": "token",
         "id": shown.token,
         "text": shown.text,
         "n": shown.count,
         "part": shown.part,
+    }
+
+
+def _call(call: ToolCall) -> MessageToolCall:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": dict(call.arguments)},
+        "raw": call.raw,
     }

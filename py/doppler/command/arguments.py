@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import re
+from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 from doppler.command.wheel import ROOT
 
 MODELS = ROOT / "models"
 PORT = 8642
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def byte_count(text: str) -> int:
-    """16777216, 16384K or 16M as a number."""
-    match = re.fullmatch(r"([0-9]{1,18})([KMG]?)", text.upper())
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 16M")
-    return int(match[1]) * UNITS[match[2]]
+    """16777216, 16384K, 16M, 16MiB (all the same) or 1.5GB (of 1000 MB) as a number."""
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([KMG]?(?:I?B)?)", text.upper())
+    if not match or ("." in match[1] and not match[2].strip("IB")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 16M or 1.5GB")
+    unit = match[2].replace("IB", "") if "I" in match[2] else match[2]
+    return int(Decimal(match[1]) * UNITS["" if unit == "B" else unit])
 
 
 def path(text: str) -> Path:
@@ -69,14 +72,24 @@ def host_name(text: str) -> str:
 def add_page_options(command: argparse.ArgumentParser) -> None:
     """What commands take that load a model in the page: its room, and the browser."""
     from doppler.command.browser import ADAPTERS
+    from doppler.plan.cache import CacheType
 
     command.add_argument("--context", type=positive, metavar="N", help="tokens to keep room for")
-    command.add_argument("--kv", choices=("f16", "f32"), help="keys and values (f16 on a GPU)")
+    command.add_argument(
+        "--kv", choices=get_args(CacheType), help="keys and values (f16 on a GPU; q8 takes half)"
+    )
     command.add_argument("--precision", choices=("f16", "f32"), help="products (f16 on a GPU)")
     places = ("gpu", "host", "auto")
     command.add_argument(
         "--ple", choices=places, help="per-layer embeddings (auto: the GPU, if it has room)"
     )
+    for where, what in (("gpu", "GPU memory"), ("host", "host memory for what is not there")):
+        command.add_argument(
+            f"--{where}-budget",
+            type=byte_count,
+            metavar="SIZE",
+            help=f"{what} at most, such as 6GB or 512MiB",
+        )
     command.add_argument(
         "--browser",
         metavar="PATH",

@@ -7,6 +7,7 @@ as it does for a person, and this module prints what comes.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from doppler.command.models import find_model
 from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
-from doppler.errors import RequestError
+from doppler.errors import RequestError, SourceError
 from doppler.sampling import Sampling
 from doppler.store.manifest import Manifest
+from doppler.text.tools import check_tools
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,18 @@ class Job:
     kv: str | None = None
     precision: str | None = None
     ple: str | None = None
+    gpu_budget: int | None = None
+    host_budget: int | None = None
     ignore_eos: bool = False
     speculate: str = "auto"
     logits: Path | None = None
+    tools: list[dict[str, Any]] | None = None
 
     def prompt_args(self) -> dict[str, Any]:
         """The prompt as the page's methods take it."""
         if self.chat:
-            return {"messages": [{"role": "user", "content": self.prompt}]}
+            tools = {"tools": self.tools} if self.tools else {}
+            return {"messages": [{"role": "user", "content": self.prompt}], **tools}
         return (
             {"prompt": self.prompt} if isinstance(self.prompt, str) else {"prompt_ids": self.prompt}
         )
@@ -75,16 +81,34 @@ def job_of(args: argparse.Namespace) -> Job:
         kv=args.kv,
         precision=args.precision,
         ple=args.ple,
+        gpu_budget=args.gpu_budget,
+        host_budget=args.host_budget,
         ignore_eos=args.ignore_eos,
         speculate=args.speculate,
         logits=args.logits,
+        tools=None if args.tools is None else _tools(args.tools),
     )
+
+
+def _tools(file: Path) -> list[dict[str, Any]] | None:
+    """The tools that a file lists. Raises DopplerError where it cannot be read, or lists others."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        return check_tools(json.loads(text))
+    except OSError as error:
+        raise SourceError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{file} is no JSON: {error}") from error
+    except RequestError as error:
+        raise RequestError(f"{file}: {error}") from error
 
 
 def _check(args: argparse.Namespace, sampling: dict[str, Any]) -> None:
     """Raises RequestError for options that say nothing, or the opposite of each other."""
     if args.chat and args.prompt_ids is not None:
         raise RequestError("--chat takes --prompt: it puts a template around the text")
+    if args.tools is not None and not args.chat:
+        raise RequestError("--tools goes with --chat: a template tells the model of them")
     if args.prompt == "" or (args.chat and not args.prompt.strip()):
         raise RequestError("--prompt is empty: give it some text")
     random = sampling.keys() & {"temperature", "top_k", "top_p", "min_p"}
@@ -127,12 +151,12 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             stages["boot_ms"], start = _since(start), time.monotonic()
             identity = client.fetch(folder, terminal)
             stages["download_ms"], start = _since(start), time.monotonic()
-            names = ("context", "batch", "kv", "precision", "ple")
+            names = ("context", "batch", "kv", "precision", "ple", "gpu_budget", "host_budget")
             room = {name: getattr(job, name) for name in names}
             loaded = client.load(identity, terminal, **room)
             stages["load_ms"] = _since(start)
             result: dict[str, Any] = {"prompt_ids": [], "generated_ids": [], "text": ""}
-            result["reasoning_content"] = None
+            result |= {"reasoning_content": None, "tool_calls": [], "notes": []}
             if job.logits:
                 saved = client.save_logits(job.prompt_args(), job.logits)
                 result |= {"prompt_ids": saved["prompt_ids"], "logits": str(job.logits)}
@@ -144,26 +168,46 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
 
 
 def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
-    thinking = False
-
-    def on_event(event: Event) -> None:
-        nonlocal thinking
-        if event["type"] != "token":
-            return
-        answers, thought = event["part"] == "answer", thinking
-        thinking = not answers
-        if answers and thought:
-            terminal.aside("\n\n")
-        (terminal.write if answers else terminal.aside)(event["text"])
-
     args = job.prompt_args() | {
         "sampling": job.sampling,
         "max_tokens": job.max_tokens,
         "ignore_eos": job.ignore_eos,
         "speculate": job.speculate,
     }
-    answer: dict[str, Any] = client.call("chat" if job.chat else "complete", args, on_event)
+    shown = _Shown(terminal)
+    answer: dict[str, Any] = client.call("chat" if job.chat else "complete", args, shown.event)
+    for note in answer["notes"]:
+        terminal.log(f"\n{note}")
     return answer
+
+
+class _Shown:
+    """An answer on the terminal as it comes: what was thought beside it, calls a line each."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._thinking = False
+        self._line = False  # whether one has begun
+
+    def event(self, event: Event) -> None:
+        """Shows what an event tells."""
+        if event["type"] == "tool_call":
+            called = event["call"]["function"]
+            given = json.dumps(called["arguments"], ensure_ascii=False)
+            begins = "\n" if self._line else ""
+            self._write(f"{begins}tool call: {called['name']} {given}\n")
+        elif event["type"] == "token" and event["part"] == "reasoning":
+            self._thinking = True
+            self._terminal.aside(event["text"])
+        elif event["type"] == "token" and event["part"] == "answer":
+            self._write(event["text"])  # of a call nothing is shown until it is one
+
+    def _write(self, text: str) -> None:
+        if self._thinking:
+            self._terminal.aside("\n\n")
+        self._thinking = False
+        self._terminal.write(text)
+        self._line = not text.endswith("\n") if text else self._line
 
 
 def _report(
@@ -171,13 +215,15 @@ def _report(
 ) -> dict[str, Any]:
     """The fields that DESIGN names; `stages_ms` and `timeline` say where time went before."""
     timings = result.get("timings", {})
-    told = ("prompt_ids", "generated_ids", "text", "reasoning_content", "finish_reason")
+    said = ("text", "reasoning_content", "tool_calls", "notes")
+    told = ("prompt_ids", "generated_ids", *said, "finish_reason")
     report = {key: result[key] for key in told}
     report["timings"] = {"load_ms": stages["load_ms"], **timings}
     if "drafts" in result:
         report["drafts"] = result["drafts"]
     report["stages_ms"] = {**stages, "load": loaded["timings"]}
     report["timeline"] = result["timeline"]
+    report["paging"] = result.get("paging")
     report["memory"] = {"gpu_bytes": result.get("memory", loaded["memory"])}
     if "logits" in result:
         report["logits"] = result["logits"]

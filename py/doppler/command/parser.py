@@ -66,6 +66,7 @@ def build(runs: Mapping[str, Run]) -> Parser:
         _add_verify,
         _add_generate,
         _add_bench,
+        _add_quality,
         _add_synth,
     ):
         add(commands, runs)
@@ -149,6 +150,9 @@ def _add_generate(commands: Any, runs: Mapping[str, Run]) -> None:
     )
     command.add_argument("--max-tokens", type=int, default=128, metavar="N", help="at most (128)")
     command.add_argument("--chat", action="store_true", help="the prompt is a user's message")
+    command.add_argument(
+        "--tools", type=path, metavar="FILE", help="JSON: tools that a chat's model may call"
+    )
     command.add_argument("--logits", type=path, metavar="OUT.npy", help="of the prompt's tokens")
     command.add_argument(
         "--batch", type=arguments.positive, metavar="N", help="tokens prefilled at once, at most"
@@ -158,6 +162,7 @@ def _add_generate(commands: Any, runs: Mapping[str, Run]) -> None:
     command.add_argument(
         "--speculate", choices=MODES, default="auto", help="drafts from what was said (auto)"
     )
+    sampling = command.add_argument_group("sampling", "without them as the model's files say")
     for name, kind, metavar, about in (
         ("temperature", float, "X", "what logits are divided by (1)"),
         ("top-k", int, "N", "choose among the N likeliest; 0: all (0)"),
@@ -166,7 +171,7 @@ def _add_generate(commands: Any, runs: Mapping[str, Run]) -> None:
         ("repetition-penalty", float, "X", "divides logits of tokens already seen (1)"),
         ("seed", int, "N", "of the random choice (0)"),
     ):
-        command.add_argument(f"--{name}", type=kind, metavar=metavar, help=about)
+        sampling.add_argument(f"--{name}", type=kind, metavar=metavar, help=about)
     add_page_options(command)
 
 
@@ -187,6 +192,17 @@ def _add_bench(commands: Any, runs: Mapping[str, Run]) -> None:
     command.add_argument("--runs", type=int, default=5, metavar="N", help="of each figure (5)")
     command.add_argument("--profile", action="store_true", help="time every kernel, too")
     command.add_argument("--plot", type=path, metavar="FILE.svg", help="draw the figures")
+    add_page_options(command)
+
+
+def _add_quality(commands: Any, runs: Mapping[str, Run]) -> None:
+    about = "Measure what keys and values in fewer bits cost a model: KL divergence and memory."
+    command = _command(commands, runs, "quality", about)
+    command.add_argument("model", metavar="DIR", help=MODEL_HELP)
+    command.add_argument("--text", type=path, metavar="FILE", help="to measure on (one of ours)")
+    command.add_argument(
+        "--tokens", type=arguments.positive, default=256, metavar="N", help="of it, at most (256)"
+    )
     add_page_options(command)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from doppler.config.layer import EXPERT_PARTS, Experts, Layer
+from doppler.config.mixers import DeltaNet, Mixer, ShortConv
 from doppler.config.model import ModelConfig
 from doppler.config.rope import STANDING, Rope, yarn_magnitude
 
@@ -104,14 +106,73 @@ def _llama(hidden: int, heads: int, head_dim: int, layers: int) -> ModelConfig:
     )
 
 
-_MIXTRAL = ModelConfig(
-    architecture="mixtral",
+def _lfm2(hidden: int, ffn: int, attending: tuple[int, ...], layers: int) -> ModelConfig:
+    """LFM2 or LFM2.5: all layers but those `attending` have a convolution of three taps."""
+    mixers: list[Mixer] = ["attention" if i in attending else "conv" for i in range(layers)]
+    return ModelConfig(
+        architecture="lfm2",
+        hidden=hidden,
+        heads=hidden // 64,
+        kv_heads=8,
+        head_dim=64,
+        ffn=ffn,
+        vocab=65536,
+        context=128_000,
+        norm_eps=1e-5,
+        query_scale=64**-0.5,
+        activation="silu",
+        ropes=(Rope(1e6),),
+        layers=tuple(Layer(mixer=mixer) for mixer in mixers),
+        qk_norm=True,
+        short_conv=ShortConv(3),
+    )
+
+
+def _lfm2_moe() -> ModelConfig:
+    """LFM2 8B-A1B: two layers have a dense FFN, four times as wide as an expert."""
+    plain = _lfm2(2048, 1792, (2, 6, 10, 14, 18, 21), 24)
+    first = (replace(layer, dense=True, ffn=7168) for layer in plain.layers[:2])
+    return replace(
+        plain,
+        architecture="lfm2moe",
+        layers=(*first, *plain.layers[2:]),
+        experts=Experts(32, 4, sigmoid=True, biased=True),
+    )
+
+
+def _qwen35(hidden: int, heads: int, ffn: int, value_heads: int, layers: int) -> ModelConfig:
+    """Qwen3.5, dense, as GGUF has it: three layers of Gated DeltaNet, then one of attention.
+
+    config.json of Qwen3.5-0.8B, 2B and 4B; a quarter of each head's dimensions turn.
+    """
+    return ModelConfig(
+        architecture="qwen35",
+        hidden=hidden,
+        heads=heads,
+        kv_heads=heads // 4,
+        head_dim=256,
+        ffn=ffn,
+        vocab=248320,
+        context=262144,
+        norm_eps=1e-6,
+        query_scale=256**-0.5,
+        activation="silu",
+        ropes=(Rope(1e7, width=64),),
+        layers=tuple(Layer() if i % 4 == 3 else Layer(mixer="delta") for i in range(layers)),
+        qk_norm=True,
+        output_gate=True,
+        delta_net=DeltaNet(16, value_heads, 128, 128, 4, tiled=True),
+    )
+
+
+_MISTRAL = ModelConfig(
+    architecture="mistral",
     hidden=4096,
     heads=32,
     kv_heads=8,
     head_dim=128,
     ffn=14336,
-    vocab=32000,
+    vocab=32768,
     context=32768,
     norm_eps=1e-5,
     query_scale=128**-0.5,
@@ -120,8 +181,8 @@ _MIXTRAL = ModelConfig(
     layers=(Layer(),) * 32,
     tied=False,
     rope_pairs="interleaved",
-    experts=Experts(8, 2),
 )
+_MIXTRAL = replace(_MISTRAL, architecture="mixtral", vocab=32000, experts=Experts(8, 2))
 _GPT_OSS = ModelConfig(
     architecture="gpt-oss",
     hidden=2880,
@@ -176,6 +237,14 @@ SHAPES: Mapping[str, ModelConfig] = {
     "gemma-4-31b": _gemma4(5376, 32, 16, 21504, layers=60, every=6, global_kv_heads=4),
     "llama-3.2-1b": _llama(2048, 32, 64, 16),
     "llama-3.2-3b": _llama(3072, 24, 128, 28),
+    "lfm2-350m": _lfm2(1024, 4608, (2, 5, 8, 10, 12, 14), 16),
+    "lfm2-1.2b": _lfm2(2048, 8192, (2, 5, 8, 10, 12, 14), 16),
+    "lfm2.5-230m": _lfm2(1024, 2560, (2, 4, 6, 8, 10, 12), 14),
+    "qwen3.5-0.8b": _qwen35(1024, 8, 3584, 16, 24),
+    "qwen3.5-2b": _qwen35(2048, 8, 6144, 16, 24),
+    "qwen3.5-4b": _qwen35(2560, 16, 9216, 32, 32),
+    "lfm2-8b-a1b": _lfm2_moe(),
+    "mistral-7b": _MISTRAL,
     "mixtral-8x7b": _MIXTRAL,
     "gpt-oss-20b": _GPT_OSS,
 }

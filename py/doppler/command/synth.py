@@ -17,6 +17,7 @@ import numpy as np
 
 from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
+from doppler.config.mixers import is_filter
 from doppler.config.model import ModelConfig
 from doppler.convert.convert import write_outline
 from doppler.convert.outline import Outline
@@ -76,20 +77,31 @@ async def synth(
     if layers is not None:
         if not 1 <= layers <= len(config.layers):
             raise RequestError(f"{shape} has 1 to {len(config.layers)} layers, not {layers}")
-        config = replace(config, layers=config.layers[:layers])
+        config = _first(config, layers)
     manifest, pieces = lay_out(config, _places(config), name, f"{shape}, random weights")
     outline = Outline(manifest, pieces, vocabulary=None)
     return await write_outline(outline, storage, buffers, SHARD_SIZE, progress)
 
 
+def _first(config: ModelConfig, count: int) -> ModelConfig:
+    """That many layers of a model, with the ropes that they use."""
+    layers = config.layers[:count]
+    used = sorted({layer.rope for layer in layers})
+    return replace(
+        config,
+        ropes=tuple(config.ropes[number] for number in used),
+        layers=tuple(replace(layer, rope=used.index(layer.rope)) for layer in layers),
+    )
+
+
 def _places(config: ModelConfig) -> dict[str, Place]:
     """Each tensor's run, which those of the same kind share: others begin at other blocks of it."""
-    runs: dict[tuple[str, int, bool], _Repeated] = {}
+    runs: dict[tuple[str, int, int], _Repeated] = {}
     places: dict[str, Place] = {}
     for number, (key, extents) in enumerate(config.tensor_shapes().items()):
         block = BLOCK_TYPES[type_of(config, key, extents)]
-        is_about_one = "norm" in key or "scale" in key
-        kind = block.name, extents[-1], is_about_one
+        mean = int("norm" in key or "scale" in key) - int(key.endswith(".ssm_a.weight"))
+        kind = block.name, extents[-1], mean
         if kind not in runs:
             runs[kind] = _Repeated(str(kind), _run(block, *kind[1:], np.random.default_rng(number)))
         places[key] = (runs[kind], number * SHIFT_BLOCKS * block.bytes, block)
@@ -102,7 +114,7 @@ def type_of(config: ModelConfig, name: str, extents: tuple[int, ...]) -> str:
     with sinks, which is trained with experts in MXFP4, has everything else in Q8_0 (GPT-OSS).
     """
     layers = len(config.layers)
-    if len(extents) == 1 or "ffn_gate_inp" in name:
+    if len(extents) == 1 or "ffn_gate_inp" in name or is_filter(name):
         return "F32"
     if config.sinks:
         return "MXFP4" if "ffn_" in name else "Q8_0"
@@ -131,13 +143,11 @@ class _Repeated:
         return memoryview(self._run * copies)[start : start + length]
 
 
-def _run(block: BlockType, columns: int, is_about_one: bool, rng: np.random.Generator) -> bytes:
+def _run(block: BlockType, columns: int, mean: int, rng: np.random.Generator) -> bytes:
     """Random blocks of one type whose weights have the deviation 1/sqrt(columns)."""
-    if block.name == "F32":  # norms and scales are about 1; the router, biases and sinks about 0
-        spread = 0.1 if is_about_one else columns**-0.5
-        return (
-            (int(is_about_one) + spread * rng.standard_normal(RUN_BLOCKS)).astype("<f4").tobytes()
-        )
+    if block.name == "F32":  # norms and scales are about 1; the router, biases and sinks about 0;
+        spread = 0.1 if mean else columns**-0.5  # what says how memories fade, about -1
+        return (mean + spread * rng.standard_normal(RUN_BLOCKS)).astype("<f4").tobytes()
     raw = rng.integers(0, 256, (RUN_BLOCKS, block.bytes), dtype=np.uint8)
     if block.name in SMALL_SCALES:
         raw[:, SMALL_SCALES[block.name]] &= 0x0F
@@ -149,9 +159,9 @@ def _run(block: BlockType, columns: int, is_about_one: bool, rng: np.random.Gene
         return raw.tobytes()
     if block.name == "Q4_K":  # w = d · scale · q - dmin · least: dmin such that the mean is 0
         _set_scales(sample, block.name, 1.0, 0.0)
-        mean = _weights(block, sample).mean()
+        plain = _weights(block, sample).mean()
         _set_scales(sample, block.name, 0.0, 1.0)
-        ratio = float(-mean / _weights(block, sample).mean())
+        ratio = float(-plain / _weights(block, sample).mean())
     else:
         ratio = 1.0
     _set_scales(sample, block.name, 1.0, ratio)

@@ -22,18 +22,21 @@ from doppler.formats.gguf_config import (
     config_from_gguf,
 )
 from doppler.formats.gguf_split import read_model
-from doppler.formats.hf_config import config_from_hf
-from doppler.formats.hf_tokenizer import no_tokenizer, vocabulary_from_files
+from doppler.formats.hf_config import config_from_hf, ties_differ
+from doppler.formats.hf_tokenizer import no_tokenizer, read_optional, vocabulary_from_files
 from doppler.formats.rows import with_own_rows
 from doppler.formats.safetensors import read_checkpoint, read_json
+from doppler.formats.sampling_defaults import sampling_from_gguf, sampling_from_hf
 from doppler.formats.tensor_names import (
     check_tensors,
     gguf_names,
+    is_of_layers,
     is_of_text_model,
     our_name,
     without_unread,
 )
 from doppler.formats.vocabulary import Vocabulary, vocabulary_from_gguf
+from doppler.formats.xielu import with_xielu, xielu_of_gguf
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
 from doppler.inputs.source import Source
@@ -76,19 +79,23 @@ async def outline_gguf(sources: Sequence[Source], buffers: Buffers, name: str) -
         )
     with _naming(gguf.name):
         architecture, config = config_from_gguf(gguf, factors or short, long)
+    layers = len(config.layers) if "nextn_predict_layers" in architecture.reads else None
     contents = _by_name(
         (our_name(architecture, key), Content(key, t.type, t.shape, t.source, t.offset))
         for key, t in gguf.tensors.items()
-        if is_of_text_model(key)
+        if is_of_text_model(key) and is_of_layers(key, layers)
     )
+    if not config.has_gates:
+        contents |= xielu_of_gguf(gguf, len(config.layers), buffers)
     places = _places(config, contents, buffers, gguf.name)
     title = gguf.metadata.get("general.name")
     license_ = gguf.metadata.get("general.license")
     vocabulary = _within(config.vocab, vocabulary_from_gguf(gguf.metadata, gguf.name))
     manifest, pieces = lay_out(config, places, name, title if isinstance(title, str) else name)
     manifest = replace(manifest, license=license_ if isinstance(license_, str) else None)
+    sampling, odd = sampling_from_gguf(gguf.metadata, gguf.name)
     warnings = (_NO_TOKENIZER,) if vocabulary is None else vocabulary.warnings
-    return Outline(manifest, pieces, vocabulary, warnings)
+    return Outline(replace(manifest, sampling=sampling), pieces, vocabulary, (*warnings, *odd))
 
 
 async def outline_safetensors(
@@ -101,10 +108,12 @@ async def outline_safetensors(
     config, floats = await read_places(files, buffers)
     vocabulary = _within(config.vocab, await vocabulary_from_files(files, buffers))
     warnings = (no_tokenizer(files),) if vocabulary is None else vocabulary.warnings
+    sampling, odd = sampling_from_hf(await read_optional(files, "generation_config.json", buffers))
     shapes, outlines = config.tensor_shapes(), {}
     for quant in quants:
-        places = quantized(floats, shapes, quant, buffers)
-        outlines[quant] = Outline(*lay_out(config, places, name, name), vocabulary, warnings)
+        manifest, pieces = lay_out(config, quantized(floats, shapes, quant, buffers), name, name)
+        manifest = replace(manifest, sampling=sampling)
+        outlines[quant] = Outline(manifest, pieces, vocabulary, (*warnings, *odd))
     return outlines
 
 
@@ -126,8 +135,12 @@ async def read_places(
         (name, checkpoint[key].content)
         for key, name in gguf_names(architecture, checkpoint, where).items()
     )
-    if config.tied:
+    if config.tied and "output.weight" in contents and ties_differ(data):
+        config = replace(config, tied=False)
+    elif config.tied:
         contents.pop("output.weight", None)
+    if not config.has_gates:
+        contents = with_xielu(contents, buffers)
     return config, _places(config, contents, buffers, where)
 
 

@@ -22,6 +22,8 @@ _ROUTER = "ffn_gate_inp"  # picks a mixture's experts: small, and an error takes
 # of KL divergence (all else in Q4_0: 0.3); GGML gives it more bits, too. An untied embedding costs
 # 0.01 to 0.02, and a token reads one row of it, so that its bits cost room and no time.
 _OUTER = ("token_embd.weight", "output.weight")
+# So do the few rows that say how fast a memory fades and learns: what is wrong there adds up.
+_RATES = (".ssm_alpha.weight", ".ssm_beta.weight")
 
 
 def quantized(
@@ -47,7 +49,8 @@ def quantized(
 def _place(
     name: str, place: Place, shape: tuple[int, ...], quant: Quant, buffers: Buffers
 ) -> Place:
-    target = BLOCK_TYPES["Q8_0" if name in _OUTER else quant.upper()]
+    is_fine = name in _OUTER or name.endswith(_RATES)
+    target = BLOCK_TYPES["Q8_0" if is_fine else quant.upper()]
     whole = len(shape) == 2 and shape[1] % target.elements == 0
     if not whole or place[2].elements > 1 or _ROUTER in name:
         return place

@@ -15,10 +15,12 @@ class ChunkSizes:
 
     Twice the tokens take less than twice the time, the more so where each expert of a mixture has
     few of them. So the next larger size is tried even where so many times the time would be too
-    long, and left again if it is.
+    long, and left again if it is. Where weights are brought for every chunk (`are_few`), that is
+    most of its time, and chunks are as large as they can be.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, are_few: bool = False) -> None:
+        self._are_few = are_few
         self._sizes = sorted(
             {size for size in (1, 16, 64, 256, 512, 1024) if size <= most} | {most}
         )
@@ -34,6 +36,8 @@ class ChunkSizes:
         self._ms[size] = ms * size / tokens
 
     def _is_quick(self, size: int) -> bool:
+        if self._are_few:
+            return True
         if size <= LEAST or not self._ms:
             return size <= FIRST
         smaller = max((other for other in self._ms if other < size), default=None)

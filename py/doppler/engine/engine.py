@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.generation import GenerationConfig
+from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
+from doppler.engine.paged_runner import ExpertUse, PagedRunner, Paging
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.runner import GpuRunner
 from doppler.engine.sequence import Ids, Sequence, Session
 from doppler.engine.speculate import StepTimes
 from doppler.engine.stopping import Cancellation
-from doppler.errors import ContextError, RequestError
+from doppler.engine.streamed_runner import StreamedRunner
+from doppler.errors import ContextError, DopplerError, RequestError
 from doppler.gpu.binder import Binder
 from doppler.gpu.profile import Timing, Work, profile, work
 from doppler.gpu.step import Step
@@ -27,7 +30,10 @@ from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec_configs import Cuts, unknown
 from doppler.sampling import Sampling
 from doppler.store.shards import ShardStore
+from doppler.weights.expert_pools import ExpertPools
 from doppler.weights.host_rows import HostRows
+from doppler.weights.host_tier import HostTier, expert_spans
+from doppler.weights.layer_stream import LayerStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,18 +46,38 @@ class Engine:
     def __init__(self, binder: Binder, memory: EngineMemory, model: PlannedModel) -> None:
         layout = model.layout
         self.config, self.context, self.batch = layout.config, layout.context, layout.batch
-        self.half_cache, self.adapter = layout.half_cache, model.adapter
+        self.kv, self.adapter = layout.kv, model.adapter
         self.binder, self.weights, self._memory = binder, model.weights, memory
         self._gpu, self._rows = binder.device.gpu, list[HostRows]()
+        self._pools: ExpertPools | None = None
+        self._stream: LayerStream | None = None
         self._plan(model)
         self.cancellation = Cancellation()
-        self._cache = PrefixCache(self.config.layers, layout.capacities, self.context)
-        self._chunks = ChunkSizes(self.batch)
+        layers, slots = self.config.layers, len(layout.checkpoints)
+        self._cache = PrefixCache(layers, layout.capacities, self.context, slots)
+        self._chunks = ChunkSizes(self.batch, are_few=self._brings(model))
         self._times = StepTimes()
+
+    @staticmethod
+    def _brings(model: PlannedModel) -> bool:
+        """Whether each chunk of a prompt brings weights: the fewer there are, the better."""
+        return model.weights.streamed is not None or bool(model.layout.slots)
+
+    @property
+    def reads_storage(self) -> bool:
+        """Whether it needs the stored weights while it runs."""
+        return self.weights.on_host is not None or self._brings(self._model)
 
     def _plan(self, model: PlannedModel) -> None:
         self._model = model
-        self._runner = GpuRunner(self.binder, self._memory, model, self._rows)
+        parts = self.binder, self._memory, model, self._rows
+        self._runner: GpuRunner
+        if self._pools is not None:
+            self._runner = PagedRunner(*parts, self._pools)
+        elif self._stream is not None:
+            self._runner = StreamedRunner(*parts, self._stream)
+        else:
+            self._runner = GpuRunner(*parts)
 
     @property
     def table(self) -> Literal["gpu", "host"] | None:
@@ -60,15 +86,66 @@ class Engine:
             return None
         return "gpu" if self.weights.on_host is None else "host"
 
-    def feed(self, store: ShardStore) -> None:
-        """Rows of a table that is not on the GPU come from there from now on."""
+    def feed(self, store: ShardStore, host_budget: int) -> None:
+        """What is not on the GPU comes from there from now on: rows of a table, and experts or
+        layers, of which the host keeps so many bytes.
+        """
         if (table := self.weights.on_host) is not None:
             self._rows.append(HostRows(self.binder, table, store))
+        layout = self._model.layout
+        if layout.slots:
+            tables = {layer: layout.slot_table(layer) for layer in layout.slots}
+            tier = HostTier(store, host_budget, expert_spans(store.manifest.experts))
+            self._pools = ExpertPools(self.binder, self.weights, tables, tier)
+            self._pools.reset(layout.slots)
+            self._plan(self._model)
+        if (streamed := self.weights.streamed) is not None:
+            self._stream = LayerStream(self.binder, self.weights, streamed, store, host_budget)
+            self._plan(self._model)
+
+    async def fill_host(self) -> None:
+        """Brings what is not on the GPU into the host's memory, as far as its budget goes.
+
+        Cancel it at any time. Raises nothing: what is damaged is said when it is needed.
+        """
+        source = self._pools or self._stream
+        if source is not None:
+            with suppress(DopplerError):
+                await source.tier.fill()
+
+    async def rest(self) -> None:
+        """Ends what is being read ahead of a token that may not come."""
+        if self._stream is not None:
+            await self._stream.rest()
+
+    async def paging(self) -> Paging | None:
+        """What was brought since the model was loaded; None where all of it is on the GPU."""
+        runner = self._runner
+        return await runner.paging() if isinstance(runner, PagedRunner | StreamedRunner) else None
+
+    async def experts(self) -> dict[int, ExpertUse]:
+        """Of each layer that has slots for some of its experts."""
+        return await self._runner.experts() if isinstance(self._runner, PagedRunner) else {}
+
+    @property
+    def host_peak(self) -> int:
+        """Bytes that the host has held at once of what is not on the GPU."""
+        source = self._pools or self._stream
+        return 0 if source is None else source.tier.peak
+
+    def set_host_budget(self, budget: int) -> None:
+        """What the host keeps from now on of what is not on the GPU, in bytes."""
+        if self._pools is not None:
+            self._pools.tier.resize(budget)
+        if self._stream is not None:
+            self._stream.resize(budget)
 
     @property
     def can_tune(self) -> bool:
         """Whether something is to be measured, and can be."""
         can = not self._gpu.is_cpu and "timestamp-query" in self._gpu.features
+        if self._model.layout.slots:  # which expert a matvec reads is the lookup's to say
+            return False
         return can and bool(unknown(self._runner.steps_to_tune(), self._model.cuts))
 
     async def tune(self, turn: asyncio.Lock) -> Cuts:
@@ -106,13 +183,25 @@ class Engine:
         self._runner.destroy()
         for rows in self._rows:
             rows.destroy()
+        if self._pools is not None:
+            self._pools.forget_recordings()
+        if self._stream is not None:
+            self._stream.forget_recordings()
         self._cache.cut(0)
+
+    def keeping(self) -> KeptCache:
+        """What saves the KV cache and restores it."""
+        return KeptCache(self.binder, self._model, self._cache)
 
     def destroy(self) -> None:
         """Gives the GPU memory back; the engine is of no use afterwards."""
         self._runner.destroy()
         for rows in self._rows:
             rows.destroy()
+        if self._pools is not None:
+            self._pools.release()
+        if self._stream is not None:
+            self._stream.release()
         self.binder.destroy()
 
     def check(self, ids: Ids) -> None:
@@ -124,18 +213,30 @@ class Engine:
                 f"the prompt has {len(ids)} tokens and the context holds {self.context}: "
                 "shorten it, or load the model with a longer context"
             )
+        self._check_vocab(ids)
+
+    def _check_vocab(self, ids: Ids) -> None:
         wrong = next((i for i in ids if not 0 <= i < self.config.vocab), None)
         if wrong is not None:
             raise RequestError(f"token id {wrong} is not in the vocabulary of {self.config.vocab}")
 
-    def start(self, ids: Ids, config: GenerationConfig) -> Sequence:
-        """A sequence that continues `ids`; it must be done before the next one starts."""
+    def start(self, ids: Ids, config: GenerationConfig, written: Ids = ()) -> Sequence:
+        """A sequence that continues `ids`; it must be done before the next one starts.
+
+        written: what it generated before it was cut off.
+        """
         self.check(ids)
+        self._check_vocab(written)
+        if len(ids) + len(written) > self.context:
+            raise ContextError(
+                f"the prompt has {len(ids)} tokens, {len(written)} were written after it, and the "
+                f"context holds {self.context}: load the model with a longer context"
+            )
         if self.batch == 1:  # there is room for one token only
             config = replace(config, speculate="off")
         vocab, cache = self.config.vocab, self._cache
         session = Session(self._runner, self.context, vocab, cache, self._chunks, self._times)
-        return Sequence(session, ids, config, self.cancellation)
+        return Sequence(session, ids, config, self.cancellation, written)
 
     async def logits(self, ids: Ids, batch: int) -> AsyncIterator[npt.NDArray[np.float32]]:
         """Logits of every position, in order, as arrays [a few rows, vocab]; prefills anew.
@@ -149,7 +250,7 @@ class Engine:
         for start in range(0, len(ids), batch):
             piece = ids[start : start + batch]
             await self._runner.bring(piece)
-            self._runner.prefill(piece, start, batch, 0, is_end=False)
+            await self._runner.prefill(piece, start, batch, 0, is_end=False)
             for row in range(0, len(piece), HEAD_ROWS):
                 yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
 

@@ -1,17 +1,17 @@
 """The running state of a model on the GPU: allocated once, then written and read by the host.
 
 plan/bindings.py says what there is: activations for the largest batch, the KV cache for the whole
-context, or for what a layer's window makes of it, rope tables, the state that decode steps share,
-and the ring of sampled ids.
+context, or for what a layer's window makes of it, the recurrent state of layers that have one, and
+copies of it, rope tables, the state that decode steps share, and the ring of sampled ids.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from doppler.config.rope import Rope
@@ -50,10 +50,28 @@ def rope_table(rope: Rope, head_dim: int, context: int) -> array[float]:
 
 
 @dataclass(frozen=True)
+class Halt:
+    """A plan that was halted at the router of `layer`, after `sampled` tokens."""
+
+    layer: int
+    sampled: int
+
+
+def _distinct(expected: Sequence[int]) -> Sequence[int]:
+    """Nothing where nothing was foreseen: then all are the same."""
+    return expected if len({*expected}) == len(expected) else ()
+
+
+@dataclass(frozen=True)
 class Reading:
     """A copy of state and ring that the GPU makes after what was queued before it."""
 
     data: Awaitable[bytes]
+
+    async def halt(self) -> Halt | None:
+        """Why nothing was computed any more, if so."""
+        words = array("I", await self.data)
+        return Halt(words[4] - 1, words[2]) if words[4] else None
 
     async def tokens(self, known: int) -> list[int]:
         """Ids sampled in this generation after the first `known`, as far as logits were numbers.
@@ -72,6 +90,18 @@ class Reading:
         return list(takewhile(lambda token: token != BROKEN, ids))
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What a batch wants of a layer: its experts, with the pairs of each; when each of all was used
+    last, by a clock, and how often so far, of this layer and the next; and what a token is
+    expected to want of the next, the likeliest first.
+    """
+
+    wanted: Mapping[int, int]
+    uses: Mapping[int, tuple[Sequence[int], Sequence[int]]]
+    expected: Sequence[int]
+
+
 class EngineMemory:
     """The running state of one loaded model, in buffers that its binder has."""
 
@@ -84,7 +114,7 @@ class EngineMemory:
         layout = self._layout
         for name, size in layout.activations.items():
             self._own([name], size, "activations")
-        for name, size in layout.cache.items():
+        for name, size in (layout.cache | layout.states).items():
             self._own([name], size, "kv")
         for group in groups:
             self._own(group, layout.batch_activations[group[0]], "activations")
@@ -104,10 +134,12 @@ class EngineMemory:
             )
         self._binder.allocate(names, aligned(size, 16), kind)
 
-    def write_batch(self, ids: Sequence[int], position: int, seed: int) -> None:
-        """Sets the batch that the next recording runs on, and starts a new generation."""
+    def write_batch(self, ids: Sequence[int], position: int, seed: int, step: int = 0) -> None:
+        """Sets the batch that the next recording runs on, and starts a new generation; or goes on
+        with one of which `step` tokens were sampled before.
+        """
         self._write("tokens", array("I", ids))
-        self._write("state", array("I", (position, len(ids), 0, seed, 0)))
+        self._write("state", array("I", (position, len(ids), step, seed, 0)))
 
     def write_count(self, count: int) -> None:
         """Sets how many tokens of the batch there are."""
@@ -141,6 +173,44 @@ class EngineMemory:
     def start_read(self) -> Reading:
         """Queues a copy of state and ring now; await its tokens later."""
         return Reading(self._binder.start_read(self._shared["control"]))
+
+    async def read_demand(self, layer: int) -> Demand:
+        """Of the layer that halted the plan, by one reading: a halt waits for it."""
+        layers = [it for it in (layer, layer + 1) if it in self._layout.slots]
+        views = [self._shared[name] for name in ("demand", "expected")]
+        views += [self._layout.uses(it) for it in layers]
+        words = array("I", (await self._binder.start_gather(views)).to_bytes())
+        ends = accumulate(view.size // 4 for view in views)
+        counts, ahead, *uses = (
+            words[end - it.size // 4 : end] for it, end in zip(views, ends, strict=True)
+        )
+        experts = len(self._config.expert_numbers(layer))
+        return Demand(
+            {expert: count for expert, count in enumerate(counts) if count},
+            {
+                it: (of[: 2 * experts : 2], of[1 : 2 * experts : 2])
+                for it, of in zip(layers, uses, strict=True)
+            },
+            _distinct(ahead[: self._layout.widths.used]),
+        )
+
+    async def read_pairs(self) -> int:
+        """Of a token and an expert that it uses: all that lookups have found since the start."""
+        return sum(map(sum, (await self.read_uses()).values()))
+
+    async def read_uses(self) -> dict[int, Sequence[int]]:
+        """How often lookups have found each expert since the start, by the layers with slots."""
+        words = array("I", await self._binder.start_read(self._shared["uses"]))
+        found = dict[int, Sequence[int]]()
+        for layer in self._layout.slots:
+            start = self._layout.uses(layer).offset // 4
+            experts = len(self._config.expert_numbers(layer))
+            found[layer] = words[start + 1 : start + 2 * experts : 2]
+        return found
+
+    def write_pass_table(self, table: bytes) -> None:
+        """Sets which experts the next pass has, and where."""
+        self._write("pass table", array("I", table))
 
     def head_rows(self, row: int) -> tuple[View, View]:
         """(normed states from `row` on, room for their logits), for HEAD_ROWS positions."""

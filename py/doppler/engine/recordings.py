@@ -16,6 +16,7 @@ class Plan(StrEnum):
 
     DECODE = "decode"  # a token's body, for contexts up to `size`
     PREFILL = "prefill"  # the layers of a chunk of `size` that fill the cache
+    PASS = "pass"  # some experts of the layers of such a chunk that do not hold all
     REST = "rest"  # of the same: the others, which read others' keys
     LAST = "last"  # those of its last token alone, for contexts up to `size`
     HEAD = "head"  # logits after a chunk of `size`, of which more than 1 are the same
@@ -23,6 +24,8 @@ class Plan(StrEnum):
     SAMPLE = "sample"
     MASKED_SAMPLE = "masked sample"  # of the tokens that are allowed
     DRAFT = "draft"  # a whole batch with drafts
+    KEEP = "keep"  # the recurrent state -> the checkpoint in slot `size`
+    RESTORE = "restore"  # and back
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,31 @@ class Recordings:
     def __init__(self, binder: Binder, build: Callable[[Key], list[Segment]]) -> None:
         self._binder, self._build = binder, build
         self._segments: dict[Key, dict[Place, Recording]] = {}
-        self._joined: dict[tuple[tuple[Key, ...], Place | None], Recording] = {}
+        self._joined: dict[tuple[tuple[Key, ...], Place | None, Place | None], Recording] = {}
 
-    def get(self, keys: Sequence[Key], start: Place | None = None) -> Recording:
-        """Plans one after another; those behind a halt from `start`, a place of the first, on."""
-        wanted = (tuple(keys), start)
+    def get(
+        self, keys: Sequence[Key], start: Place | None = None, stop: Place | None = None
+    ) -> Recording:
+        """Plans one after another: from `start`, a place of the first, on, and up to `stop`, which
+        is not run.
+        """
+        wanted = (tuple(keys), start, stop)
         if wanted not in self._joined:
             segments = [item for key in keys for item in self._recorded(key).items()]
             places = [place for place, _ in segments]
             first = 0 if start is None else places.index(start)
-            parts = [recording for _, recording in segments[first:]]
+            end = len(places) if stop is None else places.index(stop, first)
+            parts = [recording for _, recording in segments[first:end]]
             self._joined[wanted] = self._binder.device.kernels.join(parts)
         return self._joined[wanted]
+
+    def places(self, keys: Sequence[Key]) -> list[Place]:
+        """Of all segments of plans one after another."""
+        return [place for key in keys for place in self._recorded(key)]
+
+    def of(self, key: Key, place: Place) -> Recording:
+        """One segment of a plan."""
+        return self._recorded(key)[place]
 
     def destroy(self) -> None:
         """Gives all of it back."""

@@ -16,7 +16,10 @@ from doppler.sampling import mask_bytes
 
 
 class LogitRule(Protocol):
-    """Asked before each id of an answer, once and in order."""
+    """Asked before each id of an answer, once and in order.
+
+    Of an answer that goes on after it was cut off, the first time behind all that was written.
+    """
 
     def mask(self, ids: Sequence[int]) -> bytes | None:
         """The tokens that may follow `ids`, all that were generated; None where every token may.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from doppler.engine.memory import EngineMemory, Reading
+from doppler.engine.memory import EngineMemory
 from doppler.engine.recordings import Key, Plan, Recordings
 from doppler.gpu.binder import Binder
 from doppler.gpu.step import Step
@@ -15,6 +16,7 @@ from doppler.plan.decode import DecodePlan
 from doppler.plan.draft import draft_plan
 from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
+from doppler.plan.recurrent import keep, restore
 from doppler.plan.segments import Place, Segment, steps_of
 from doppler.sampling import Sampling
 from doppler.weights.host_rows import HostRows
@@ -26,10 +28,20 @@ if TYPE_CHECKING:
 BUCKETS = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
 
 
+class Sampled(Protocol):
+    """The ids that were sampled when it was queued."""
+
+    async def tokens(self, known: int) -> list[int]:
+        """Those of this generation after the first `known`.
+
+        Raises DopplerError where a logit of the next was no number.
+        """
+
+
 class Runner(Protocol):
     """What a sequence asks of a device. Raises DeviceError, at once or when something is awaited.
 
-    All but `done`, `bring` and the tokens of a reading only queue.
+    All but `done`, `bring`, `prefill`, `decode` and the tokens of a reading only queue.
     """
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
@@ -39,16 +51,33 @@ class Runner(Protocol):
     def is_fed(self) -> bool:
         """Whether tokens can only be run after they were brought."""
 
+    @property
+    def can_draft(self) -> bool:
+        """Whether batches with drafts can be run."""
+
     async def bring(self, ids: Sequence[int]) -> None:
         """Queues what the host has of the tokens that are run next, where it has something."""
 
-    def prefill(
-        self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
+    async def prefill(
+        self,
+        ids: Sequence[int],
+        position: int,
+        size: int,
+        seed: int,
+        is_end: bool = True,
+        step: int = 0,
     ) -> None:
         """Runs `ids`, the first of them at `position` of the cache, as a chunk of `size` tokens.
 
-        A token can be sampled after one that `is_end` of its prompt.
+        A token can be sampled after one that `is_end` of its prompt: number `step` of the answer,
+        from 0, where so many were generated before and stand in what is run.
         """
+
+    def keep(self, slot: int) -> None:
+        """Copies the recurrent state, as it is after what was queued, into that checkpoint."""
+
+    def restore(self, slot: int) -> None:
+        """Goes on from that checkpoint: the next tokens are those behind what it was kept after."""
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
         """Samples the token after a chunk of `size`, which was just run.
@@ -56,7 +85,7 @@ class Runner(Protocol):
         It is one of those that `mask` allows, as rules.py gives it (None: every token).
         """
 
-    def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
+    async def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
         """Runs the last token and samples the next, `steps` times, with the same mask; the last of
         them goes at most to the place before `end` in the cache.
         """
@@ -70,7 +99,7 @@ class Runner(Protocol):
     async def compile_masked(self) -> None:
         """Compiles, unless it is there, what samples with a mask."""
 
-    def start_read(self) -> Reading:
+    def start_read(self) -> Sampled:
         """Copies what was sampled so far; await its tokens later."""
 
     async def done(self) -> None:
@@ -103,6 +132,10 @@ class GpuRunner:
         if batch > 1:
             ends = [key for bucket in buckets for key in self._chunk(bucket - batch, batch)]
             steps += self._steps(*ends, self._head(batch))
+            if self._model.layout.slots:
+                steps += self._steps(Key(Plan.PASS, batch))
+        if self._model.layout.checkpoints:
+            steps += self._steps(Key(Plan.KEEP), Key(Plan.RESTORE))
         await self._compile(steps, progress)
 
     def destroy(self) -> None:
@@ -116,38 +149,61 @@ class GpuRunner:
     def is_fed(self) -> bool:
         return len(self._rows) > 0
 
+    @property
+    def can_draft(self) -> bool:
+        return not self.is_fed and not self._model.layout.slots
+
     async def bring(self, ids: Sequence[int]) -> None:
         for rows in self._rows:
             await rows.bring(ids)
 
-    def prefill(
-        self, ids: Sequence[int], position: int, size: int, seed: int, is_end: bool = True
+    async def prefill(
+        self,
+        ids: Sequence[int],
+        position: int,
+        size: int,
+        seed: int,
+        is_end: bool = True,
+        step: int = 0,
     ) -> None:
-        self._memory.write_batch(ids, position, seed)
-        self._run(self._chunk(position, size, is_end))
+        self._memory.write_batch(ids, position, seed, step)
+        await self._pass(self._chunk(position, size, is_end))
         self._needs_rest = not is_end and self._has_rest(size)
 
-    def resume_prefill(self, place: Place, position: int, size: int, count: int) -> None:
+    def resume_prefill(
+        self, place: Place, position: int, size: int, count: int, is_end: bool = True
+    ) -> None:
         """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on; `count`
-        tokens of its `size` are real. It is the end of its prompt.
+        tokens of its `size` are real.
+
+        States of layers below have moved on before the halt; whatever was queued behind the chunk,
+        to keep them or to sample, is queued again by the caller.
         """
         is_alone = self._has_rest(size) and place.layer >= self._model.config.own_layers
         self._memory.end_halt(1 if is_alone else count)
-        self._run(self._chunk(position, size), start=place)
+        self._run(self._chunk(position, size, is_end), start=place)
+
+    def keep(self, slot: int) -> None:
+        self._run([Key(Plan.KEEP, slot)])
+
+    def restore(self, slot: int) -> None:
+        self._memory.end_halt(0)  # of a sequence that was given up while it was halted
+        self._run([Key(Plan.RESTORE, slot)])
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
         self._run([self._head(size), Key(self._sampler(mask))])
 
-    def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
-        self._run(self._token(self._bucket(end), self._sampler(mask)), steps)
+    async def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
+        await self._pass(self._keys(end, mask), steps)
 
-    def resume_decode(self, place: Place, steps: int, end: int) -> None:
+    def resume_decode(self, place: Place, steps: int, end: int, mask: bytes | None = None) -> None:
         """Ends the halt, and runs the rest of the token that it stopped, from `place` on, and those
         behind it: `steps` in all.
         """
         self._memory.end_halt(1)
-        self._run(self._token(self._bucket(end)), start=place)
-        self._run(self._token(self._bucket(end)), steps - 1)
+        keys = self._keys(end, mask)
+        self._run(keys, start=place)
+        self._run(keys, steps - 1)
 
     def draft(self, steps: int) -> None:
         self._run([Key(Plan.DRAFT)], steps)
@@ -161,7 +217,7 @@ class GpuRunner:
     async def compile_masked(self) -> None:
         await self._compile(self._steps(Key(Plan.MASKED_SAMPLE)))
 
-    def start_read(self) -> Reading:
+    def start_read(self) -> Sampled:
         return self._memory.start_read()
 
     async def done(self) -> None:
@@ -177,17 +233,24 @@ class GpuRunner:
             self._run([Key(Plan.HEAD, 1)])
             return await memory.read_logits(self._model.layout.of_token["logits"], 1)
         if self._needs_rest:
-            self._run([Key(Plan.REST, size)])
+            await self._pass([Key(Plan.REST, size)])
             self._needs_rest = False
         memory.write_count(rows)  # or the head would do the whole batch
         self._run([Key(Plan.ROWS, row)])
         return await memory.read_logits(self._model.layout.rows_of_logits, rows)
 
     def steps(self, tokens: int, batch: int) -> list[Step]:
-        """The dispatches of a token after `tokens` of context, or of a prefill batch."""
+        """The dispatches of a token after `tokens` of context, or of a prefill batch.
+
+        Lookups among them do not halt what comes after them: who measures it brings nothing.
+        """
+        keys = self._token(self._bucket(tokens + 1))
         if batch > 1:
-            return self._steps(*self._chunk(tokens, batch), self._head(batch))
-        return self._steps(*self._token(self._bucket(tokens + 1)))
+            keys = [*self._chunk(tokens, batch), self._head(batch)]
+        return [
+            replace(step, constants={"HALTS": 0}) if step.kernel == "lookup" else step
+            for step in self._steps(*keys)
+        ]
 
     def steps_to_tune(self) -> list[Step]:
         """Those in which every matvec is whose cut is measured."""
@@ -215,6 +278,10 @@ class GpuRunner:
         """All of a token of decode."""
         return [Key(Plan.DECODE, bucket), Key(Plan.HEAD, 1), Key(sampler)]
 
+    def _keys(self, end: int, mask: bytes | None) -> list[Key]:
+        """A token of decode before place `end` of the cache, of those that the mask allows."""
+        return self._token(self._bucket(end), self._sampler(mask))
+
     def _sampler(self, mask: bytes | None) -> Plan:
         """What samples the next tokens, once they are queued; writes the mask for it."""
         if mask is None:
@@ -229,6 +296,8 @@ class GpuRunner:
                 return self._decode_plan.body(size)
             case Plan.PREFILL:
                 return self._prefill_plan.caches(size)
+            case Plan.PASS:
+                return self._prefill_plan.passes(size)
             case Plan.REST:
                 return self._prefill_plan.rest(size)
             case Plan.LAST:
@@ -241,6 +310,10 @@ class GpuRunner:
                 return [model.sample()]
             case Plan.MASKED_SAMPLE:
                 return [model.masked_sample()]
+            case Plan.KEEP:
+                return [keep(model, size)]
+            case Plan.RESTORE:
+                return [restore(model, size)]
             case Plan.DRAFT:
                 return draft_plan(model, self._prefill_plan, *self._memory.head_rows(0))
 
@@ -252,8 +325,19 @@ class GpuRunner:
         whole = self._model.layout.context
         return next((bucket for bucket in BUCKETS if tokens <= bucket < whole), whole)
 
-    def _run(self, keys: Sequence[Key], times: int = 1, start: Place | None = None) -> None:
-        self._kernels.run(*[self._recordings.get(keys, start)] * times)
+    async def _pass(self, keys: Sequence[Key], times: int = 1) -> None:
+        """Queues plans that pass through layers."""
+        self._run(keys, times)
+
+    def _run(
+        self,
+        keys: Sequence[Key],
+        times: int = 1,
+        start: Place | None = None,
+        stop: Place | None = None,
+    ) -> None:
+        if times:
+            self._kernels.run(*[self._recordings.get(keys, start, stop)] * times)
 
     async def _compile(
         self, steps: list[Step], progress: Callable[[int, int], None] = lambda *_: None

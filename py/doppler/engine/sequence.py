@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
+from doppler.engine.checkpoints import TAIL
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.engine.prefix_cache import PrefixCache
@@ -50,7 +51,11 @@ class Sequence:
     """A prompt and the ids that follow it. One of a session at a time.
 
     Keys and values of the longest prefix of `prompt` that the cache holds are reused, unless what
-    its end sees was overwritten. `step` until `state` is "done"; `finish_reason` then says why.
+    its end sees was overwritten; of a model with a recurrent state, the longest after which that
+    was kept. `step` until `state` is "done"; `finish_reason` then says why.
+
+    written: ids that were generated after this prompt before, with the same sampling. They are run
+    with the prompt, and count as generated: what follows is what would have followed then.
     """
 
     def __init__(
@@ -59,19 +64,25 @@ class Sequence:
         prompt: Ids,
         config: GenerationConfig,
         cancellation: Cancellation,
+        written: Ids = (),
     ) -> None:
-        self.ids: list[int] = []  # generated, the end token too
+        self.ids: list[int] = list(written)  # generated, the end token too
         self._began = self._first = self._last = perf_counter()  # of the ids
         self._session, self._runner, self._cache = session, session.runner, session.cache
-        self._prompt, self._seed = prompt, config.sampling.seed
+        self._asked, self._written = len(prompt), len(written)
+        self._prompt, self._seed = [*prompt, *written], config.sampling.seed  # what is run first
         self._limit = TokenLimit.of(config.max_tokens, session.context - len(prompt))
         self._stop_rules = (EndTokens(config.ends), cancellation, self._limit)
         self._logit_rules = config.rules
-        mode = "off" if config.rules or self._runner.is_fed else config.speculate
-        self._speculation = Speculation(mode, prompt, session.times)
+        # A recurrent state that drafts have changed could not be cut back.
+        is_plain = config.rules or not self._runner.can_draft or self._cache.is_recurrent
+        mode = "off" if is_plain else config.speculate
+        self._speculation = Speculation(mode, self._prompt, session.times)
         self._in_flight = NOTHING  # what is read next
-        self._reused = self._prefilled = self._cache.rewind(prompt)
-        self._runner.begin(prompt, config.sampling)
+        self._reused = self._prefilled = self._cache.rewind(self._prompt)
+        if (slot := self._cache.checkpoint) is not None:
+            self._runner.restore(slot)
+        self._runner.begin(self._prompt, config.sampling)
         self.finish_reason: FinishReason | None = self._reason()
 
     @property
@@ -104,7 +115,7 @@ class Sequence:
     def stop(self, count: int) -> None:
         """Ends it after the first `count` ids, as if no more had come."""
         del self.ids[count:]
-        self._cache.cut(len(self._prompt) + max(count - 1, 0))
+        self._cache.cut(self._asked + max(count - 1, 0))
         self.finish_reason = "stop"
 
     def result(self) -> Generation:
@@ -117,27 +128,31 @@ class Sequence:
             reused_tokens=self._reused,
             ttft_ms=1000 * ttft,
             prefill_tok_s=(len(self._prompt) - self._reused) / ttft if ttft else 0.0,
-            decode_tok_s=(len(self.ids) - 1) / decoding if decoding else 0.0,
+            decode_tok_s=(len(self.ids) - self._written - 1) / decoding if decoding else 0.0,
             batches=self._speculation.batches,
             batch_tokens=self._speculation.batch_tokens,
         )
 
     async def _prefill(self) -> None:
-        """Queues a chunk and waits for it; the last one is only queued, and a token after it."""
+        """Queues a chunk and waits for it; the last is only queued, and a token after it."""
         start, chunks, began = self._prefilled, self._session.chunks, perf_counter()
-        size = chunks.size(len(self._prompt) - start)
-        chunk = self._prompt[start : start + size]
-        is_end = start + len(chunk) == len(self._prompt)
+        end = len(self._prompt)
+        stop = self._cache.stop(end)
+        size = chunks.size(stop - start)
+        chunk = self._prompt[start : min(start + size, stop)]
+        is_end = start + len(chunk) == end
         await self._runner.bring(chunk)
-        self._runner.prefill(chunk, start, size, self._seed, is_end)
+        await self._runner.prefill(chunk, start, size, self._seed, is_end, self._written)
         self._cache.extend(chunk)
+        if (slot := self._cache.keep(end)) is not None:
+            self._runner.keep(slot)
         self._prefilled += len(chunk)
-        if self._prefilled < len(self._prompt):
+        if end - self._prefilled > TAIL:  # what is less is queued behind it at once
             await self._runner.done()
             chunks.note(size, len(chunk), 1000 * (perf_counter() - began))
-        elif self._logit_rules:
+        elif is_end and self._logit_rules:
             await self._runner.compile_masked()
-        elif self._speculation.mode == "on":
+        elif is_end and self._speculation.mode == "on":
             await self._runner.compile_drafts()
         self.finish_reason = self._reason()
         if self.state == "decode":
@@ -149,17 +164,18 @@ class Sequence:
         flight = self._in_flight
         if not flight.steps:
             await self._runner.bring(self.ids[-1:])
-            flight = self._queue(1, NOTHING)
+            flight = await self._queue(1, NOTHING)
         reading = self._runner.start_read()
-        self._in_flight = self._queue(0, flight)
+        self._in_flight = await self._queue(0, flight)
         before = len(self.ids)
         self._take(await reading.tokens(before))
         self._last = perf_counter()
-        if not before:
+        if before == self._written:
             self._first = self._last
         if not self._logit_rules:  # with them the host's time is in it
             self._speculation.note(flight, self.ids[before:], self._last)
-        self._cache.extend(self.ids[max(before - 1, 0) : -1])  # the last id may not have been run
+        # The last id may not have been run; those before the first of these are in the prompt.
+        self._cache.extend(self.ids[max(before - 1, self._written) : -1])
         return self.ids[before : -1 if self.finish_reason == "stop" else None]
 
     def _take(self, sampled: Ids) -> None:
@@ -177,18 +193,21 @@ class Sequence:
         """What the rules allow after the ids so far, all of which must have been read."""
         return allowed(self._logit_rules, self.ids, self._session.vocab)
 
-    def _queue(self, least: int, behind: InFlight) -> InFlight:
+    async def _queue(self, least: int, behind: InFlight) -> InFlight:
         """Queues `least` steps behind those, or as many as the host has time to look away for."""
         drafts = self._carries_drafts()
         most = self._limit.most - len(self.ids) - behind.steps
         flight = InFlight(max(min(self._ahead(drafts), most), least), drafts)
         if flight.steps > 0:
-            end = len(self._prompt) + len(self.ids) + behind.most + flight.most
+            end = self._asked + len(self.ids) + behind.most + flight.most
             self._cache.mark(end)
             if drafts:
                 self._runner.draft(flight.steps)
             else:
-                self._runner.decode(flight.steps, end, self._mask())
+                await self._runner.decode(flight.steps, end, self._mask())
+                # The id that is sampled last is not run.
+                if (slot := self._cache.keep_of_answer(end - 1, flight.steps)) is not None:
+                    self._runner.keep(slot)
         return flight
 
     def _ahead(self, drafts: bool) -> int:

@@ -1,88 +1,72 @@
 """The architectures that Doppler runs, as a table; nothing else knows their names.
 
 `gguf_config` and `hf_config` read the two kinds of metadata with it; what an architecture computes
-(which norms, which scale, which layers slide) are its fields.
+(which norms, which scale, which layers slide) are its fields (architecture.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from doppler.config.layer import Experts, Layer
-from doppler.config.model import Activation, RopePairs
 from doppler.errors import UnsupportedError
+from doppler.formats.architecture import Architecture, ExpertKeys
+from doppler.formats.layer_names import (
+    APERTUS_LAYER,
+    DELTA_LAYER,
+    ERNIE_MOE_LAYER,
+    EXPERTS_LAYER,
+    FUSED_LAYER,
+    GEMMA3_LAYER,
+    GEMMA4_EXPERTS,
+    GEMMA4_LAYER,
+    GLM4_LAYER,
+    GLM4_MOE_LAYER,
+    GPT_OSS_LAYER,
+    HEAD_NORMS,
+    LFM2_LAYER,
+    LFM2_MOE_LAYER,
+    LLAMA_LAYER,
+    MIXTRAL_LAYER,
+    OLMO_LAYER,
+    SHARED_EXPERT_LAYER,
+)
 from doppler.formats.unknown import unknown
 
-_LLAMA_LAYER = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+_DELTA_GGUF = {
+    "post_attention_norm": "ffn_norm",
+    "ssm_a": "ssm_a.weight",
+    "ssm_dt.bias": "ssm_dt.weight",
 }
-# Of experts, "*" being the number of one; stacked ones have the names of formats/experts.py.
-_EXPERTS_LAYER = _LLAMA_LAYER | {
-    "mlp.gate": "ffn_gate_inp",
-    "mlp.experts.*.gate_proj": "ffn_gate.*",
-    "mlp.experts.*.up_proj": "ffn_up.*",
-    "mlp.experts.*.down_proj": "ffn_down.*",
-    "mlp.experts.gate_up_proj": "ffn_gate_up_exps",
-    "mlp.experts.down_proj": "ffn_down_exps",
+_DELTA_DEFAULTS = {
+    "num_attention_heads": 16,
+    "head_dim": 256,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
+    "partial_rotary_factor": 0.25,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
 }
-_SHARED_EXPERT_LAYER = _EXPERTS_LAYER | {
-    "mlp.shared_expert.gate_proj": "ffn_gate",
-    "mlp.shared_expert.up_proj": "ffn_up",
-    "mlp.shared_expert.down_proj": "ffn_down",
-    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+# What such a model always does, if its config says so or not.
+_DELTA_NEEDS = {"attn_output_gate": (True,), "output_gate_type": ("swish", "silu")}
+_DELTA_READS = (
+    *("partial_rotary_factor", "rope.dimension_count"),
+    *("full_attention_interval", "nextn_predict_layers"),
+)
+_SEEING_READS = ("mrope_section", "rope.dimension_sections")
+_SHARED_READS = ("shared_expert_intermediate_size", "expert_shared_feed_forward_length")
+_SHARED_GGUF = {
+    "ffn_gate_shexp": "ffn_gate",
+    "ffn_up_shexp": "ffn_up",
+    "ffn_down_shexp": "ffn_down",
 }
-_MIXTRAL_LAYER = _EXPERTS_LAYER | {
-    "block_sparse_moe.gate": "ffn_gate_inp",
-    "block_sparse_moe.experts.*.w1": "ffn_gate.*",
-    "block_sparse_moe.experts.*.w3": "ffn_up.*",
-    "block_sparse_moe.experts.*.w2": "ffn_down.*",
-}
-_GPT_OSS_LAYER = _LLAMA_LAYER | {
-    "self_attn.sinks": "attn_sinks",
-    "mlp.router": "ffn_gate_inp",
-    "mlp.experts.gate_up_proj": "ffn_gate_up_columns",
-    "mlp.experts.down_proj": "ffn_down_columns",
-}
-_GEMMA3_LAYER = _LLAMA_LAYER | {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
-_GEMMA4_LAYER = _GEMMA3_LAYER | {
-    "per_layer_input_gate": "inp_gate",
-    "per_layer_projection": "proj",
-    "post_per_layer_input_norm": "post_norm",
-    "layer_scalar": "layer_output_scale",
-}
-_GEMMA4_EXPERTS = {
-    "router.proj": "ffn_gate_inp",
-    "router.scale": "ffn_gate_inp_norm",
-    "router.per_expert_scale": "ffn_exps_scale",
-    "experts.gate_up_proj": "ffn_gate_up_exps",
-    "experts.down_proj": "ffn_down_exps",
-    "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
-    "post_feedforward_layernorm_1": "post_ffw_norm_1",
-    "post_feedforward_layernorm_2": "post_ffw_norm_2",
-}
-_FUSED_LAYER = {
-    "input_layernorm": "attn_norm",
-    "self_attn.qkv_proj": "attn_qkv",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_up_proj": "ffn_gate_up",
-    "mlp.down_proj": "ffn_down",
-}
-_HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+_BIASED_GGUF = {"exp_probs_b.bias": "exp_probs_b.weight"}  # of routers, which no product adds
 _QWEN_DEFAULTS = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
@@ -93,112 +77,61 @@ _QWEN_DEFAULTS = {
     "sliding_window": 4096,
     "max_window_layers": 28,
 }
-
-
-@dataclass(frozen=True)
-class ExpertKeys:
-    """Where metadata says how many experts there are, how wide, and how they are added up.
-
-    Keys are config.json's, but for those of `gguf`.
-    """
-
-    enabled: str | None = None  # a flag without which there are none; None: there always are
-    count: tuple[str, ...] = ("num_local_experts", "num_experts")  # whichever is there
-    used: str = "num_experts_per_tok"
-    ffn: str = "intermediate_size"
-    normed: str | None = None  # None: shares of those used always add up to one
-    gguf_normed: bool = True  # where GGUF says nothing
-    # Width of a dense FFN beside them; None: there is none.
-    beside: str | None = None
-    gguf_beside: str = "feed_forward_length"
-    gated: bool = False  # as config.Experts has it, like the next
-    own_norms: bool = False
-    scaled: bool = False
-
-    def experts(self, count: int, used: int, normed: bool, beside: int) -> Experts:
-        """Those of a model with such numbers."""
-        return Experts(count, used, normed, beside, self.gated, self.own_norms, self.scaled)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a checkpoint's metadata leaves to be known. Bases are of rope, windows in tokens."""
-
-    name: str
-    hf_types: tuple[str, ...]  # model_type in config.json
-    hf_layer: Mapping[str, str]  # module of a layer -> its GGUF name
-    hf_defaults: Mapping[str, Any]  # what config.json may omit
-    gguf_pairs: RopePairs
-    activation: Activation
-    hf_pairs: RopePairs = "half"
-    gguf: str = ""  # general.architecture, and the prefix of its keys; empty: the name
-    # Tensors of a layer, by name or by name and kind ("ffn_gate_inp.scale" -> "NAME.weight").
-    gguf_renamed: Mapping[str, str] = field(default_factory=dict)
-    hf_ffn: str = "intermediate_size"  # where there are no experts
-    hf_needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # settings it must have
-    hf_norm_offset: float = 0.0  # GGUF has the offset added already
-    hf_activation: str = ""  # what config.json calls the activation; empty: as all do
-    biases: tuple[str, ...] = ()  # matrices of a layer that have one
-    embedding_scaled: bool = False  # embeddings × √hidden
-    scaled: bool = False  # the metadata has four numbers of formats/scales.py
-    qk_norm: bool = False
-    norm_after_rope: bool = False
-    post_norms: bool = False
-    sinks: bool = False
-    experts: ExpertKeys | None = None
-    # Which layers see a window only, where there is one: all but every n-th, all, or those from
-    # config.json's max_window_layers on (of which GGUF knows nothing).
-    sliding: Literal["none", "pattern", "all", "later"] = "none"
-    global_every: int = 0  # the n of the pattern
-    local_base: float = 0.0  # of the layers with a window; 0: there is one rope for all
-    yarn_whole_pairs: bool = True  # where GGUF says nothing
-    query_scalars: Mapping[int, float] = field(default_factory=dict)  # by layers; else head_dim
-    scores_scaled: bool = True  # by that; else not at all
-    rope_factors: bool = False  # its GGUF files always have divisors of the frequencies
-    value_norm: bool = False
-    layer_scales: bool = False
-    layers_differ: bool = False  # in widths, where metadata says so, and in whose keys they read
-    still_every: int = 0  # n of every n-th layer that is without rope, where nothing says which
-    reads: tuple[str, ...] = ()  # keys of metadata that must be neutral of other architectures
-
-    def allows(self, has_experts: bool) -> bool:
-        """Whether there are such models with experts, or without."""
-        if self.experts is None:
-            return not has_experts
-        return has_experts or self.experts.enabled is not None
-
-    def may_have(self, key: str, scales: Collection[str]) -> bool:
-        """Whether a key that is neutral of others may not be; `scales` are those of scales.py."""
-        return key in self.reads or (self.scaled and key in scales)
-
-    @property
-    def gguf_name(self) -> str:
-        """general.architecture."""
-        return self.gguf or self.name
-
-    def layers(self, count: int, window: int, every: int | None = None) -> tuple[Layer, ...]:
-        """Those of a pattern, where layer i (from 0) is global if (i + 1) % every == 0."""
-        every = every or self.global_every
-        return tuple(self.layer(0 if (i + 1) % every == 0 else window) for i in range(count))
-
-    def turned(self, count: int, every: int | None = None) -> list[int]:
-        """Of each layer: 1 where it has rope, 0 where not, as layer i has if (i + 1) % every == 0.
-
-        For architectures that have such layers.
-        """
-        every = every or self.still_every
-        return [int((i + 1) % every != 0) for i in range(count)]
-
-    def layer(self, window: int) -> Layer:
-        """One that sees a window, or all keys (0); of two ropes, the first is for windows."""
-        return Layer(window, int(self.local_base > 0 and window == 0))
+_OLMO_DEFAULTS = {
+    "vocab_size": 50304,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
 
 
 ARCHITECTURES = (
     Architecture(
+        name="gemma2",
+        hf_types=("gemma2",),
+        hf_layer=GEMMA3_LAYER,
+        hf_defaults={
+            "vocab_size": 256000,
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 4096,
+            "rope_theta": 10_000.0,
+            "final_logit_softcapping": 30.0,
+            "attn_logit_softcapping": 50.0,
+        },
+        hf_norm_offset=1.0,
+        gguf_pairs="half",
+        gguf_defaults={
+            "attention.sliding_window": 4096,
+            "final_logit_softcapping": 30.0,
+            "attn_logit_softcapping": 50.0,
+        },
+        activation="gelu_tanh",
+        embedding_scaled=True,
+        post_norms=True,
+        sliding="pattern",
+        global_every=2,
+        query_scalars={46: 144.0},  # the 27B: hidden / heads
+        reads=("final_logit_softcapping", "attn_logit_softcapping"),
+    ),
+    Architecture(
         name="gemma3",
         hf_types=("gemma3_text", "gemma3"),
-        hf_layer=_GEMMA3_LAYER | _HEAD_NORMS,
+        hf_layer=GEMMA3_LAYER | HEAD_NORMS,
         hf_defaults={
             "vocab_size": 262208,
             "hidden_size": 2304,
@@ -229,7 +162,7 @@ ARCHITECTURES = (
     Architecture(
         name="gemma4",
         hf_types=("gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
-        hf_layer=_GEMMA4_LAYER | _GEMMA4_EXPERTS | _HEAD_NORMS,
+        hf_layer=GEMMA4_LAYER | GEMMA4_EXPERTS | HEAD_NORMS,
         hf_defaults={
             "vocab_size": 262144,
             "hidden_size": 2304,
@@ -291,7 +224,7 @@ ARCHITECTURES = (
     Architecture(
         name="llama",
         hf_types=("llama",),
-        hf_layer=_LLAMA_LAYER,
+        hf_layer=LLAMA_LAYER,
         hf_defaults={
             "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-6,
@@ -305,7 +238,7 @@ ARCHITECTURES = (
     Architecture(  # whose GGUF files are llama's
         name="mistral",
         hf_types=("mistral",),
-        hf_layer=_LLAMA_LAYER,
+        hf_layer=LLAMA_LAYER,
         hf_defaults={
             "vocab_size": 32000,
             "hidden_size": 4096,
@@ -328,7 +261,7 @@ ARCHITECTURES = (
     Architecture(
         name="qwen2",
         hf_types=("qwen2",),
-        hf_layer=_LLAMA_LAYER,
+        hf_layer=LLAMA_LAYER,
         hf_defaults=_QWEN_DEFAULTS,
         gguf_pairs="half",
         activation="silu",
@@ -338,7 +271,7 @@ ARCHITECTURES = (
     Architecture(
         name="qwen2moe",
         hf_types=("qwen2_moe",),
-        hf_layer=_SHARED_EXPERT_LAYER,
+        hf_layer=SHARED_EXPERT_LAYER,
         hf_defaults={
             **_QWEN_DEFAULTS,
             "num_experts": 60,
@@ -348,11 +281,7 @@ ARCHITECTURES = (
             "norm_topk_prob": False,
         },
         gguf_pairs="half",
-        gguf_renamed={
-            "ffn_gate_shexp": "ffn_gate",
-            "ffn_up_shexp": "ffn_up",
-            "ffn_down_shexp": "ffn_down",
-        },
+        gguf_renamed=_SHARED_GGUF,
         activation="silu",
         biases=("attn_q", "attn_k", "attn_v"),
         experts=ExpertKeys(
@@ -363,13 +292,13 @@ ARCHITECTURES = (
             gguf_beside="expert_shared_feed_forward_length",
             gated=True,
         ),
-        sliding="later",
-        reads=("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+        sliding="alternate",
+        reads=_SHARED_READS,
     ),
     Architecture(
         name="qwen3",
         hf_types=("qwen3",),
-        hf_layer=_LLAMA_LAYER | _HEAD_NORMS,
+        hf_layer=LLAMA_LAYER | HEAD_NORMS,
         hf_defaults={**_QWEN_DEFAULTS, "head_dim": 128},
         gguf_pairs="half",
         activation="silu",
@@ -379,7 +308,7 @@ ARCHITECTURES = (
     Architecture(
         name="qwen3moe",
         hf_types=("qwen3_moe",),
-        hf_layer=_EXPERTS_LAYER | _HEAD_NORMS,
+        hf_layer=EXPERTS_LAYER | HEAD_NORMS,
         hf_defaults={
             **_QWEN_DEFAULTS,
             "num_experts": 128,
@@ -394,9 +323,100 @@ ARCHITECTURES = (
         sliding="all",
     ),
     Architecture(
+        name="qwen35",
+        hf_types=("qwen3_5_text", "qwen3_5"),
+        hf_layer=LLAMA_LAYER | HEAD_NORMS | DELTA_LAYER,
+        hf_defaults={
+            **_DELTA_DEFAULTS,
+            "vocab_size": 248320,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 4,
+        },
+        hf_needs=_DELTA_NEEDS,
+        hf_norm_offset=1.0,
+        gguf_pairs="half",
+        gguf_renamed=_DELTA_GGUF,
+        activation="silu",
+        qk_norm=True,
+        output_gate=True,
+        mixers={"linear_attention": "delta"},
+        attends_every=4,
+        gguf_tiled=True,
+        reads=_DELTA_READS + _SEEING_READS,
+    ),
+    Architecture(
+        name="qwen35moe",
+        hf_types=("qwen3_5_moe_text", "qwen3_5_moe"),
+        hf_layer=SHARED_EXPERT_LAYER | HEAD_NORMS | DELTA_LAYER,
+        hf_defaults={
+            **_DELTA_DEFAULTS,
+            "vocab_size": 248320,
+            "hidden_size": 2048,
+            "num_hidden_layers": 40,
+            "num_key_value_heads": 2,
+            "num_experts": 256,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+        },
+        hf_needs=_DELTA_NEEDS,
+        hf_norm_offset=1.0,
+        gguf_pairs="half",
+        gguf_renamed=_DELTA_GGUF | _SHARED_GGUF,
+        activation="silu",
+        qk_norm=True,
+        output_gate=True,
+        experts=ExpertKeys(
+            ffn="moe_intermediate_size",
+            beside="shared_expert_intermediate_size",
+            gguf_beside="expert_shared_feed_forward_length",
+            gated=True,
+        ),
+        mixers={"linear_attention": "delta"},
+        attends_every=4,
+        gguf_tiled=True,
+        reads=_DELTA_READS + _SEEING_READS + _SHARED_READS,
+    ),
+    Architecture(
+        name="qwen3next",
+        hf_types=("qwen3_next",),
+        hf_layer=SHARED_EXPERT_LAYER | HEAD_NORMS | DELTA_LAYER,
+        hf_defaults={
+            **_DELTA_DEFAULTS,
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "num_hidden_layers": 48,
+            "num_key_value_heads": 2,
+            "num_experts": 512,
+            "num_experts_per_tok": 10,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+            "norm_topk_prob": True,
+        },
+        hf_needs=_DELTA_NEEDS,
+        hf_norm_offset=1.0,
+        gguf_pairs="half",
+        gguf_renamed=_DELTA_GGUF | _SHARED_GGUF,
+        activation="silu",
+        qk_norm=True,
+        output_gate=True,
+        experts=ExpertKeys(
+            ffn="moe_intermediate_size",
+            normed="norm_topk_prob",
+            beside="shared_expert_intermediate_size",
+            gguf_beside="expert_shared_feed_forward_length",
+            gated=True,
+        ),
+        mixers={"linear_attention": "delta"},
+        attends_every=4,
+        reads=_DELTA_READS + _SHARED_READS,
+    ),
+    Architecture(
         name="mixtral",
         hf_types=("mixtral",),
-        hf_layer=_MIXTRAL_LAYER,
+        hf_layer=MIXTRAL_LAYER,
         hf_defaults={
             "max_position_embeddings": 131072,
             "rms_norm_eps": 1e-5,
@@ -415,7 +435,7 @@ ARCHITECTURES = (
     Architecture(
         name="granite",
         hf_types=("granite",),
-        hf_layer=_LLAMA_LAYER,
+        hf_layer=LLAMA_LAYER,
         hf_defaults={
             "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-6,
@@ -432,7 +452,7 @@ ARCHITECTURES = (
     Architecture(  # Granite 4 without Mamba, whose GGUF files are granite's
         name="granitemoehybrid",
         hf_types=("granitemoehybrid",),
-        hf_layer=_LLAMA_LAYER
+        hf_layer=LLAMA_LAYER
         | {"shared_mlp.input_linear": "ffn_gate_up", "shared_mlp.output_linear": "ffn_down"},
         hf_defaults={
             "max_position_embeddings": 2048,
@@ -452,10 +472,43 @@ ARCHITECTURES = (
         scaled=True,
         reads=("position_embedding_type",),
     ),
+    Architecture(  # whose GGUF files may be olmo3's, with windows
+        name="olmo2",
+        hf_types=("olmo2",),
+        hf_layer=OLMO_LAYER | HEAD_NORMS,
+        hf_defaults=_OLMO_DEFAULTS | {"rope_theta": 10_000.0, "sliding_window": 0},
+        gguf_pairs="half",
+        gguf_defaults={"attention.sliding_window": 0},
+        activation="silu",
+        qk_norm=True,
+        norm_over_heads=True,
+        pre_norms=False,
+        post_norms=True,
+        sliding="pattern",
+        global_every=4,
+        full_scaled=True,
+        yarn_magnitude_given=True,
+    ),
+    Architecture(
+        name="olmo3",
+        hf_types=("olmo3",),
+        hf_layer=OLMO_LAYER | HEAD_NORMS,
+        hf_defaults=_OLMO_DEFAULTS | {"rope_theta": 500_000.0, "sliding_window": 4096},
+        gguf="olmo2",
+        gguf_pairs="half",
+        activation="silu",
+        qk_norm=True,
+        norm_over_heads=True,
+        pre_norms=False,
+        post_norms=True,
+        sliding="pattern",
+        global_every=4,
+        full_scaled=True,
+    ),
     Architecture(
         name="smollm3",
         hf_types=("smollm3",),
-        hf_layer=_LLAMA_LAYER,
+        hf_layer=LLAMA_LAYER,
         hf_defaults={
             "vocab_size": 128256,
             "hidden_size": 2048,
@@ -478,7 +531,7 @@ ARCHITECTURES = (
     Architecture(
         name="phi3",
         hf_types=("phi3",),
-        hf_layer=_FUSED_LAYER,
+        hf_layer=FUSED_LAYER,
         hf_defaults={
             "vocab_size": 32064,
             "hidden_size": 3072,
@@ -501,7 +554,7 @@ ARCHITECTURES = (
     Architecture(
         name="ernie4_5",
         hf_types=("ernie4_5",),
-        hf_layer=_LLAMA_LAYER,
+        hf_layer=LLAMA_LAYER,
         hf_defaults={
             "vocab_size": 103424,
             "hidden_size": 1024,
@@ -521,9 +574,174 @@ ARCHITECTURES = (
         activation="silu",
     ),
     Architecture(
+        name="apertus",
+        hf_types=("apertus",),
+        hf_layer=APERTUS_LAYER | HEAD_NORMS,
+        hf_defaults={
+            "vocab_size": 131072,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 65536,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "xielu",
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 12_000_000.0,
+                "factor": 8.0,
+                "original_max_position_embeddings": 8192,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+        },
+        gguf_pairs="half",
+        hf_activation="xielu",
+        activation="xielu",
+        qk_norm=True,
+    ),
+    Architecture(
+        name="glm4",
+        hf_types=("glm4",),
+        hf_layer=GLM4_LAYER,
+        hf_defaults={
+            "vocab_size": 151552,
+            "hidden_size": 4096,
+            "intermediate_size": 13696,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1.5625e-7,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+        },
+        hf_pairs="interleaved",
+        gguf_pairs="interleaved",
+        gguf_renamed={"ffn_up": "ffn_gate_up"},
+        activation="silu",
+        biases=("attn_q", "attn_k", "attn_v"),
+        biases_if="attention_bias",
+        post_norms=True,
+        reads=("partial_rotary_factor", "rope.dimension_count"),
+    ),
+    Architecture(
+        name="glm4moe",
+        hf_types=("glm4_moe",),
+        hf_layer=GLM4_MOE_LAYER | HEAD_NORMS,
+        hf_defaults={
+            "vocab_size": 151552,
+            "hidden_size": 4096,
+            "intermediate_size": 10944,
+            "num_hidden_layers": 46,
+            "num_attention_heads": 96,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": False,
+            "use_qk_norm": False,
+            "moe_intermediate_size": 1408,
+            "num_experts_per_tok": 8,
+            "n_shared_experts": 1,
+            "n_routed_experts": 128,
+            "routed_scaling_factor": 1.0,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+        },
+        hf_needs={"scoring_func": ("sigmoid",)},
+        gguf_pairs="half",
+        gguf_renamed={
+            "post_attention_norm": "ffn_norm",
+            **_BIASED_GGUF,
+            **_SHARED_GGUF,
+        },
+        gguf_defaults={"expert_gating_func": 2},
+        activation="silu",
+        biases=("attn_q", "attn_k", "attn_v"),
+        biases_if="attention_bias",
+        qk_norm=True,
+        qk_norm_if="use_qk_norm",
+        experts=ExpertKeys(
+            ffn="moe_intermediate_size",
+            normed="norm_topk_prob",
+            gguf_normed=False,
+            shared="n_shared_experts",
+            first_dense="first_k_dense_replace",
+            factor="routed_scaling_factor",
+            sigmoid=True,
+            biased=True,
+        ),
+        reads=(
+            "partial_rotary_factor",
+            "use_qk_norm",
+            "n_shared_experts",
+            "routed_scaling_factor",
+            "first_k_dense_replace",
+            "rope.dimension_count",
+            "expert_shared_count",
+            "expert_weights_scale",
+            "expert_gating_func",
+            "leading_dense_block_count",
+            "nextn_predict_layers",
+        ),
+    ),
+    Architecture(
+        name="ernie4_5-moe",
+        hf_types=("ernie4_5_moe",),
+        hf_layer=ERNIE_MOE_LAYER,
+        hf_defaults={
+            "vocab_size": 103424,
+            "hidden_size": 2560,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 20,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "rope_theta": 500_000.0,
+            "moe_intermediate_size": 1536,
+            "moe_k": 6,
+            "moe_num_experts": 64,
+            "moe_num_shared_experts": 2,
+            "moe_layer_start_index": 1,
+        },
+        hf_needs={"moe_layer_interval": (1,), "moe_norm_min": (1e-12, 0)},
+        hf_pairs="interleaved",
+        gguf_pairs="interleaved",
+        gguf_renamed={
+            **_BIASED_GGUF,
+            **_SHARED_GGUF,
+        },
+        activation="silu",
+        experts=ExpertKeys(
+            used="moe_k",
+            ffn="moe_intermediate_size",
+            shared="moe_num_shared_experts",
+            first_dense="moe_layer_start_index",
+            last="moe_layer_end_index",
+            biased=True,
+        ),
+        reads=(
+            "expert_shared_count",
+            "expert_shared_feed_forward_length",
+            "leading_dense_block_count",
+        ),
+    ),
+    Architecture(
         name="hunyuan-dense",
         hf_types=("hunyuan_v1_dense",),
-        hf_layer=_LLAMA_LAYER
+        hf_layer=LLAMA_LAYER
         | {"self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm"},
         hf_defaults={
             "max_position_embeddings": 2048,
@@ -541,7 +759,7 @@ ARCHITECTURES = (
     Architecture(
         name="mistral3",
         hf_types=("ministral3",),
-        hf_layer=_LLAMA_LAYER,
+        hf_layer=LLAMA_LAYER,
         hf_defaults={
             "vocab_size": 131072,
             "hidden_size": 4096,
@@ -553,6 +771,17 @@ ARCHITECTURES = (
             "max_position_embeddings": 262144,
             "rms_norm_eps": 1e-5,
             "hidden_act": "silu",
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1_000_000.0,
+                "factor": 16.0,
+                "original_max_position_embeddings": 16384,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale_all_dim": 1.0,
+                "mscale": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
             "tie_word_embeddings": False,
         },
         gguf_pairs="interleaved",
@@ -565,9 +794,93 @@ ARCHITECTURES = (
         ),
     ),
     Architecture(
+        name="lfm2",
+        hf_types=("lfm2",),
+        hf_layer=LFM2_LAYER,
+        hf_defaults={
+            "vocab_size": 65536,
+            "hidden_size": 2560,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 128_000,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "rope_theta": 1_000_000.0,
+            "conv_L_cache": 3,
+            "block_auto_adjust_ff_dim": True,
+            "block_multiple_of": 256,
+            "block_ffn_dim_multiplier": 1.0,
+        },
+        hf_renamed={
+            "norm_eps": "rms_norm_eps",
+            "block_ff_dim": "intermediate_size",
+            "tie_embedding": "tie_word_embeddings",
+        },
+        hf_needs={"conv_bias": (False,)},
+        hf_ffn_adjusted=True,
+        gguf_pairs="half",
+        gguf_renamed={"token_embd_norm": "output_norm"},
+        activation="silu",
+        qk_norm=True,
+        mixers={"conv": "conv"},
+    ),
+    Architecture(
+        name="lfm2moe",
+        hf_types=("lfm2_moe",),
+        hf_layer=LFM2_MOE_LAYER,
+        hf_defaults={
+            "vocab_size": 65536,
+            "hidden_size": 2048,
+            "intermediate_size": 7168,
+            "moe_intermediate_size": 1792,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 128_000,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "rope_theta": 1_000_000.0,
+            "conv_L_cache": 3,
+            "num_dense_layers": 2,
+            "num_experts": 32,
+            "num_experts_per_tok": 4,
+            "routed_scaling_factor": 1.0,
+            "norm_topk_prob": True,
+        },
+        hf_renamed={"norm_eps": "rms_norm_eps", "tie_embedding": "tie_word_embeddings"},
+        hf_needs={"conv_bias": (False,), "use_expert_bias": (True,)},
+        gguf_pairs="half",
+        gguf_renamed={
+            "token_embd_norm": "output_norm",
+            **_BIASED_GGUF,
+        },
+        gguf_defaults={"expert_gating_func": 2},
+        activation="silu",
+        qk_norm=True,
+        experts=ExpertKeys(
+            ffn="moe_intermediate_size",
+            normed="norm_topk_prob",
+            first_dense="num_dense_layers",
+            factor="routed_scaling_factor",
+            sigmoid=True,
+            biased=True,
+        ),
+        mixers={"conv": "conv"},
+        reads=(
+            "routed_scaling_factor",
+            "expert_weights_scale",
+            "expert_gating_func",
+            "leading_dense_block_count",
+        ),
+    ),
+    Architecture(
         name="gpt-oss",
         hf_types=("gpt_oss",),
-        hf_layer=_GPT_OSS_LAYER,
+        hf_layer=GPT_OSS_LAYER,
         hf_defaults={
             "head_dim": 64,
             "max_position_embeddings": 131072,
@@ -575,6 +888,14 @@ ARCHITECTURES = (
             "hidden_act": "silu",
             "tie_word_embeddings": False,
             "rope_theta": 150_000.0,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+                "original_max_position_embeddings": 4096,
+            },
             "sliding_window": 128,
             "num_local_experts": 128,
             "num_experts_per_tok": 4,

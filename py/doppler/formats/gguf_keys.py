@@ -42,9 +42,10 @@ class Keys(Fields):
                 f"{self.where}: {self.prefix}{key} is {shown(value)}, which Doppler cannot do"
             )
 
-    def widths(self, key: str, count: int) -> list[int]:
-        """A whole number above 0 for each of `count` layers, which may have one together."""
+    def widths(self, key: str, count: int, least: int = 1) -> list[int]:
+        """A whole number from `least` on for each of `count` layers; they may have one together."""
         values = self.each(key, count)
         if values is None:
-            return [self.integer(key, least=1)] * count
-        return [Fields({key: it}, self.where, self.prefix).integer(key, least=1) for it in values]
+            return [self.integer(key, least=least)] * count
+        each = (Fields({key: value}, self.where, self.prefix) for value in values)
+        return [it.integer(key, least=least) for it in each]

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from doppler.config.layer import Layer
 from doppler.errors import UnsupportedError
-from doppler.formats.architectures import Architecture
+from doppler.formats.architecture import Architecture
+from doppler.formats.dense_layers import with_dense_layers
 from doppler.formats.gguf import Gguf
 from doppler.formats.gguf_keys import Keys
 from doppler.formats.hf_layers import Sources, reading
@@ -38,10 +39,27 @@ def widths_of(
     heads = keys.integer("attention.head_count", least=1)
     default = keys.integer("embedding_length", least=1) // heads
     own = keys.integer(_EXPERT_FFN, 0) if architecture.experts else 0
-    kv_heads, ffn = keys.integer(_KV_HEADS, heads), own or keys.integer(_FFN)
+    ffn = own or keys.integer(_FFN)
+    if "conv" in architecture.mixers.values():
+        kv_heads, layers = _with_convolutions(keys, layers)
+    else:
+        kv_heads = keys.integer(_KV_HEADS, heads)
+    if architecture.experts and architecture.experts.first_dense:
+        dense = keys.integer("leading_dense_block_count", 0)
+        layers = with_dense_layers(layers, dense, keys.integer(_FFN), ffn)
     if architecture.experts is None:
         keys.need("expert_shared_feed_forward_length", (0, ffn))
     return Widths(_head_dim(architecture, keys, default), kv_heads, ffn, layers)
+
+
+def _with_convolutions(keys: Keys, layers: tuple[Layer, ...]) -> tuple[int, tuple[Layer, ...]]:
+    """(key heads of those that attend, layers): those without key heads convolve instead."""
+    counts = keys.widths(_KV_HEADS, len(layers), least=0)
+    kinds = {*counts} - {0}
+    if len(kinds) > 1:
+        raise UnsupportedError(f"{keys.where}: {keys.prefix}{_KV_HEADS} differs between layers")
+    found = (layer if n else Layer(mixer="conv") for layer, n in zip(layers, counts, strict=True))
+    return max(kinds, default=1), tuple(found)
 
 
 def _head_dim(architecture: Architecture, keys: Keys, default: int) -> int:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from doppler.config.layer import MOST_LAYERS, Experts, Layer, need_head_dim
+from doppler.config.layer import MOST_EXPERTS, MOST_LAYERS, Experts, Layer
+from doppler.config.mixers import DeltaNet
 from doppler.config.model import Activation, ModelConfig
-from doppler.config.rope import STANDING, Rope, yarn_magnitude
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.architectures import Architecture, ExpertKeys, of_hf
+from doppler.formats.architecture import Architecture, ExpertKeys
+from doppler.formats.architectures import of_hf
+from doppler.formats.delta_net import delta_of_hf
+from doppler.formats.dense_layers import with_dense_layers
 from doppler.formats.hf_layers import with_own_widths
+from doppler.formats.hf_lfm2 import adjusted, layer_types, short_conv
 from doppler.formats.hf_quantization import refuse_quantised
+from doppler.formats.hf_ropes import ropes_of
+from doppler.formats.hf_settings import need
 from doppler.formats.scales import Scales
 from doppler.formats.still_layers import with_still_layers
-from doppler.inputs.fields import LARGEST_INT, SMALLEST_FLOAT, Fields, shown
+from doppler.inputs.fields import SMALLEST_FLOAT, Fields, shown
 
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when it does not
@@ -54,13 +59,15 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the arithmetic -> when i
     "mlp_only_layers": ([],),
     "shared_expert_intermediate_size": (0,),
     "n_shared_experts": (0,),
+    "n_group": (1,),
+    "topk_group": (1,),
     "num_kv_shared_layers": (0,),
     "hidden_size_per_layer_input": (0,),
     "enable_moe_block": (False,),
 }
 SCALES = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
-_RECURRENT = ("mamba", "linear_attention")  # types of layers that attend to nothing
-_CLAMP = 7.0  # of the activation that has one
+_RECURRENT = ("mamba", "linear_attention", "conv")  # types of layers that attend to nothing
+_CLAMP, _ALPHA = 7.0, 1.702  # of the activation that is clamped
 
 
 def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, ModelConfig]:
@@ -76,9 +83,19 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
     refuse_quantised(data, where, ("mxfp4",) if model_type == "gpt_oss" else ())
     architecture = of_hf(model_type, where)
     tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
-    fields = Fields({**architecture.hf_defaults, **tied, **text}, where)
+    if ties_differ(data):
+        tied, text = {}, {**text, "tie_word_embeddings": True}
+    others = architecture.hf_renamed.items()
+    renamed = {ours: text[key] for key, ours in others if text.get(key) is not None}
+    defaults = dict(architecture.hf_defaults)
+    if text.get("rope_scaling") is not None:  # which says all of a rope but its base
+        usual = defaults.pop("rope_parameters", {})
+        defaults = {"rope_theta": usual.get("rope_theta")} | defaults
+    fields = Fields({**defaults, **tied, **text, **renamed}, where)
     clamped = architecture.activation == "swiglu_clamped"
     neutral = NEUTRAL | {"swiglu_limit": (_CLAMP,) if clamped else (0,)}
+    if clamped:
+        neutral |= {"swiglu_alpha": (_ALPHA,)}
     neutral |= architecture.hf_needs
     if "attn_q" not in architecture.biases:  # those that always have some do not look at it
         neutral |= {"attention_bias": (False,), "qkv_bias": (False,)}
@@ -86,18 +103,19 @@ def config_from_hf(data: Mapping[str, Any], where: str) -> tuple[Architecture, M
         neutral |= {"attention_bias": (True,)}
     for key, known in neutral.items():
         if not architecture.may_have(key, SCALES):
-            _need(fields, key, known)
+            need(fields, key, known)
     config = _config(architecture, fields)
     return architecture, with_still_layers(config, _turned(architecture, fields, config))
 
 
-def _need(fields: Fields, key: str, known: tuple[Any, ...]) -> None:
-    """Raises UnsupportedError for a setting that changes the arithmetic."""
-    if fields.has(key) and fields.get(key) not in known:
-        raise UnsupportedError(
-            f"{fields.where}: {fields.prefix}{key} is {shown(fields.get(key))}, which Doppler "
-            "cannot do"
-        )
+def ties_differ(data: Mapping[str, Any]) -> bool:
+    """Whether a wrapper and its text part say differently if the head is the embedding.
+
+    What is saved follows one or the other: the checkpoint has a head, or it has none.
+    """
+    text, key = data.get("text_config"), "tie_word_embeddings"
+    said = [it.get(key) for it in (data, text) if isinstance(it, dict)]
+    return said in ([True, False], [False, True])
 
 
 def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
@@ -106,23 +124,31 @@ def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
     layers = _layers(architecture, fields)
     if architecture.layers_differ:
         layers = with_own_widths(fields, layers)
+    ffn = _ffn(architecture, fields, keys)
+    if keys and keys.first_dense:
+        dense = fields.integer(keys.first_dense), fields.integer(architecture.hf_ffn)
+        layers = with_dense_layers(layers, *dense, ffn)
+    if keys and keys.last:
+        need(fields, keys.last, (-1, len(layers) - 1))
     return ModelConfig(
         architecture=architecture.name,
         hidden=hidden,
         heads=heads,
         kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=head_dim,
-        ffn=fields.integer(keys.ffn if keys else architecture.hf_ffn),
+        ffn=ffn,
         vocab=fields.integer("vocab_size"),
         context=fields.integer("max_position_embeddings"),
         **_scales(architecture, fields, head_dim).fields(fields.number("rms_norm_eps")),
         activation=_activation(architecture, fields),
-        ropes=_ropes(architecture, fields, head_dim, layers),
+        ropes=ropes_of(architecture, fields, head_dim, layers),
         layers=layers,
         norm_offset=architecture.hf_norm_offset,
-        biases=architecture.biases,
-        qk_norm=architecture.qk_norm,
+        biases=_biases(architecture, fields),
+        qk_norm=architecture.qk_norm and _has(fields, architecture.qk_norm_if),
         norm_after_rope=architecture.norm_after_rope,
+        norm_over_heads=architecture.norm_over_heads,
+        pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
         tied=fields.flag("tie_word_embeddings", False),
         rope_pairs=architecture.hf_pairs,
@@ -132,7 +158,34 @@ def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
         per_layer=fields.integer("hidden_size_per_layer_input", 0, least=0),
         layer_scales=architecture.layer_scales,
         logit_cap=fields.number("final_logit_softcapping", 0.0, least=0),
+        score_cap=fields.number("attn_logit_softcapping", 0.0, least=0),
+        output_gate=architecture.output_gate,
+        delta_net=_delta_net(fields, layers),
+        short_conv=short_conv(fields, layers),
     )
+
+
+def _delta_net(fields: Fields, layers: Sequence[Layer]) -> DeltaNet | None:
+    """That of a model some of whose layers have it; their convolutions have no other activation."""
+    if all(layer.mixer != "delta" for layer in layers):
+        return None
+    need(fields, "hidden_act", ("silu",))
+    return delta_of_hf(fields)
+
+
+def _ffn(architecture: Architecture, fields: Fields, keys: ExpertKeys | None) -> int:
+    """The width of an FFN, or of each expert."""
+    width = fields.integer(keys.ffn if keys else architecture.hf_ffn)
+    return adjusted(fields, width) if architecture.hf_ffn_adjusted else width
+
+
+def _biases(architecture: Architecture, fields: Fields) -> tuple[str, ...]:
+    return architecture.biases if _has(fields, architecture.biases_if) else ()
+
+
+def _has(fields: Fields, setting: str) -> bool:
+    """Whether that is set; where there is no such setting, what it is about is always there."""
+    return not setting or fields.flag(setting, False)
 
 
 def _expert_keys(architecture: Architecture, fields: Fields) -> ExpertKeys | None:
@@ -148,7 +201,10 @@ def _experts(keys: ExpertKeys | None, fields: Fields) -> Experts | None:
     count = next((key for key in keys.count if fields.has(key)), keys.count[0])
     normed = keys.normed is None or fields.flag(keys.normed, False)
     beside = fields.integer(keys.beside) if keys.beside else 0
-    return keys.experts(fields.integer(count), fields.integer(keys.used), normed, beside)
+    if keys.shared:
+        beside = fields.integer(keys.shared, most=MOST_EXPERTS) * fields.integer(keys.ffn)
+    factor = fields.number(keys.factor, 1.0) if keys.factor else 1.0
+    return keys.experts(fields.integer(count), fields.integer(keys.used), normed, beside, factor)
 
 
 def _scales(architecture: Architecture, fields: Fields, head_dim: int) -> Scales:
@@ -183,15 +239,23 @@ def _layers(architecture: Architecture, fields: Fields) -> tuple[Layer, ...]:
     """`layer_types` says it layer by layer; older files have the pattern's length, or nothing."""
     count = fields.integer("num_hidden_layers", least=1, most=MOST_LAYERS)
     if fields.has("layer_types"):
-        return _typed_layers(architecture, fields, count)
+        return _typed_layers(architecture, fields, fields.texts("layer_types"), count)
+    if "conv" in architecture.mixers:
+        return _typed_layers(architecture, fields, layer_types(fields, count), count)
     if architecture.sliding == "pattern":
         every = fields.integer("_sliding_window_pattern", architecture.global_every, least=1)
         every = fields.integer("sliding_window_pattern", every, least=1)
         return architecture.layers(count, fields.integer("sliding_window"), every)
+    if architecture.attends_every:
+        every = fields.integer("full_attention_interval", architecture.attends_every, least=1)
+        return architecture.mixed((i + 1) % every == 0 for i in range(count))
     slides = architecture.sliding != "none" and fields.flag("use_sliding_window", True)
     window = fields.integer("sliding_window", 0) if slides else 0
-    first = fields.integer("max_window_layers") if architecture.sliding == "later" else 0
-    return tuple(architecture.layer(window if i >= first else 0) for i in range(count))
+    if architecture.sliding not in ("later", "alternate"):
+        return (architecture.layer(window),) * count
+    first, is_later = fields.integer("max_window_layers"), architecture.sliding == "later"
+    seen = (i >= first if is_later else i % 2 == 0 and i < first for i in range(count))
+    return tuple(architecture.layer(window if has_window else 0) for has_window in seen)
 
 
 def _turned(architecture: Architecture, fields: Fields, config: ModelConfig) -> list[int]:
@@ -205,154 +269,21 @@ def _turned(architecture: Architecture, fields: Fields, config: ModelConfig) -> 
     return fields.integers("no_rope_layers", architecture.turned(count, every), most=1)
 
 
-def _typed_layers(architecture: Architecture, fields: Fields, count: int) -> tuple[Layer, ...]:
-    types, known = fields.texts("layer_types"), ("sliding_attention", "full_attention")
+def _typed_layers(
+    architecture: Architecture, fields: Fields, types: Sequence[str], count: int
+) -> tuple[Layer, ...]:
+    known, mixers = ("sliding_attention", "full_attention"), architecture.mixers
     types = [known[1] if kind == "attention" else kind for kind in types]
-    if odd := {*types} & {*_RECURRENT}:
+    if odd := {*types} & {*_RECURRENT} - {*mixers}:
         kinds = " and ".join(sorted(odd))
         raise UnsupportedError(f"{fields.where}: Doppler does not know layers of type {kinds}")
-    if len(types) != count or not {*types} <= {*known}:
-        raise FormatError(f"{fields.where}: layer_types must name {count} layers of {list(known)}")
+    if len(types) != count or not {*types} <= {*known, *mixers}:
+        named = [*known, *mixers]
+        raise FormatError(f"{fields.where}: layer_types must name {count} layers of {named}")
     window = fields.integer("sliding_window") if known[0] in types else 0
-    return tuple(architecture.layer(window if kind == known[0] else 0) for kind in types)
-
-
-def _ropes(
-    architecture: Architecture, fields: Fields, head_dim: int, layers: tuple[Layer, ...]
-) -> tuple[Rope, ...]:
-    """(local, global) where layers differ, one rope otherwise.
-
-    transformers 5 has `rope_parameters`, by layer type or plain; 4 has `rope_theta`, `rope_scaling`
-    (of the global layers) and `rope_local_base_freq`. Where both are there, people added
-    `rope_scaling` for longer contexts, and it counts.
-    """
-    old, new = fields.table("rope_scaling"), fields.table("rope_parameters")
-    plain = Fields({"rope_theta": fields.get("rope_theta")}, fields.where)
-    local_base = fields.get("rope_local_base_freq") or architecture.local_base
-    local = Fields({"rope_theta": local_base}, fields.where)
-    if new.has("full_attention"):
-        plain = new.table("full_attention")
-        local = new.table("sliding_attention") if new.has("sliding_attention") else local
-        if not architecture.local_base and new.has("sliding_attention"):
-            _need(new, "sliding_attention", (new.get("full_attention"),))
-    elif len(new):
-        plain = new.over(plain)
-    if len(old):
-        plain = old.over(Fields({"rope_theta": plain.get("rope_theta")}, fields.where))
-    if not architecture.local_base:
-        return (_rope(architecture, plain, fields, head_dim),)
-    wide = (layer.head_dim for layer in layers if layer.rope == 1 and layer.head_dim)
-    full = _rope(architecture, plain, fields, next(wide, head_dim))
-    return _rope(architecture, local, fields, head_dim), full
-
-
-def _rope(architecture: Architecture, data: Fields, fields: Fields, head_dim: int) -> Rope:
-    """The rope of heads of that width."""
-    if data.get("rope_type") == "proportional":
-        need_head_dim(fields.where, head_dim)  # or there might be any number of factors
-        share = data.number("partial_rotary_factor", 1.0, least=0, most=1)
-        turned = int(share * head_dim // 2)
-        factor = data.number("factor", 1.0, least=SMALLEST_FLOAT)
-        factors = (factor,) * turned + (STANDING,) * (head_dim // 2 - turned)
-        return Rope(data.number("rope_theta"), "factors", factors=factors)
-    if "alpha" in architecture.reads and data.has("alpha"):
-        return _stretched_rope(data, head_dim)
-    rope, key = _whole_rope(data, fields), "llama_4_scaling_beta"
-    growth = data.number(key, 0.0) if key in architecture.reads and rope.scaling == "yarn" else 0.0
-    _need(data, key, (growth,))
-    return replace(rope, width=_rope_width(architecture, data, fields, head_dim), growth=growth)
-
-
-def _rope_width(architecture: Architecture, data: Fields, fields: Fields, head_dim: int) -> int:
-    """Dimensions of a head that turn: 0 where all do, as they must in most architectures."""
-    key = "partial_rotary_factor"
-    if key not in architecture.reads:
-        _need(data, key, (1,))
-        return 0
-    width = int(head_dim * data.number(key, fields.number(key, 1.0), least=0, most=1))
-    if width == 0:
-        raise data.error(key, "so large that two dimensions of a head turn")
-    return 0 if width == head_dim else width
-
-
-def _stretched_rope(data: Fields, head_dim: int) -> Rope:
-    """One whose base alone is changed, by `alpha`; that is called dynamic and is not."""
-    data.choice("rope_type" if data.has("rope_type") else "type", ("dynamic",))
-    alpha = data.number("alpha", least=SMALLEST_FLOAT)
-    return Rope(data.number("rope_theta") * alpha ** (head_dim / max(head_dim - 2, 1)))
-
-
-def _whole_rope(data: Fields, fields: Fields) -> Rope:
-    _need(data, "mrope_section", (1,))
-    base = data.number("rope_theta")
-    kind = data.text("rope_type", data.text("type", ""))
-    if not kind and data.number("factor", 1.0) != 1:
-        raise data.error("rope_type", "given where there is a factor")
-    if kind in ("", "default"):
-        return Rope(base)
-    if kind == "linear":
-        return Rope(base, "linear", data.number("factor"))
-    if kind == "llama3":
-        return Rope(
-            base,
-            "llama3",
-            data.number("factor"),
-            data.number("low_freq_factor"),
-            data.number("high_freq_factor"),
-            int(data.number("original_max_position_embeddings", most=LARGEST_INT)),
-        )
-    if kind in ("longrope", "su") or data.has("long_factor"):
-        return _longrope(base, data, fields)
-    if kind == "yarn":
-        return _yarn(base, data, fields)
-    raise UnsupportedError(f"{data.where}: rope type {shown(kind)} is not one that Doppler knows")
-
-
-def _longrope(base: float, data: Fields, fields: Fields) -> Rope:
-    """A divisor for each pair, another one for contexts that are longer than the original.
-
-    In either, cos and sin are as large as is given, or follows from how much longer one may be.
-    """
-    key, longest = "original_max_position_embeddings", fields.integer("max_position_embeddings")
-    original = data.integer(key, fields.integer(key, longest), least=2)
-    factor = data.number("factor", longest / original)
-    usual = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(original))
-    return Rope(
-        base,
-        "factors",
-        original_context=original,
-        factors=_divisors(data, "short_factor"),
-        long_factors=_divisors(data, "long_factor"),
-        magnitude=data.number("attention_factor", usual),
+    return tuple(
+        Layer(mixer=mixers[kind])
+        if kind in mixers
+        else architecture.layer(window if kind == known[0] else 0)
+        for kind in types
     )
-
-
-def _divisors(data: Fields, key: str) -> tuple[float, ...]:
-    divisors = data.numbers(key)
-    if not divisors or min(divisors) <= 0:
-        raise data.error(key, "a list of positive numbers")
-    return tuple(divisors)
-
-
-def _yarn(base: float, data: Fields, fields: Fields) -> Rope:
-    """YaRN as transformers reads it: what makes scores larger is given, or follows the factor."""
-    factor, key = data.number("factor"), "original_max_position_embeddings"
-    context = fields.integer("max_position_embeddings")
-    return Rope(
-        base,
-        "yarn",
-        factor,
-        original_context=int(data.number(key, context, most=LARGEST_INT)),
-        beta_fast=data.number("beta_fast", 32.0),
-        beta_slow=data.number("beta_slow", 1.0),
-        whole_pairs=data.flag("truncate", True),
-        magnitude=data.number("attention_factor", _usual_magnitude(data, factor)),
-    )
-
-
-def _usual_magnitude(data: Fields, factor: float) -> float:
-    """That of YaRN, or a quotient of two, where shares of the growth are given for both."""
-    over, under = (data.number(key, 0.0, least=0) for key in ("mscale", "mscale_all_dim"))
-    if over and under:
-        return yarn_magnitude(factor, over) / yarn_magnitude(factor, under)
-    return yarn_magnitude(factor)

@@ -54,12 +54,12 @@ async def vocabulary_from_files(files: Mapping[str, Source], buffers: Buffers) -
     source = files[_TOKENIZER]
     data = await read_small(source, _TOKENIZER, buffers)
     tokens = _Tokens(Fields(await read_json(source, _TOKENIZER, buffers), _TOKENIZER))
-    settings = await _optional(files, _SETTINGS, buffers)
+    settings = await read_optional(files, _SETTINGS, buffers)
     begin = tokens.begin()
     bos = begin if begin is not None else tokens.named(settings, "bos_token")
     given = [tokens.named(settings, "eos_token")]
     for name in ("generation_config.json", "config.json"):
-        config = await _optional(files, name, buffers)
+        config = await read_optional(files, name, buffers)
         for place in (config, config.table("text_config")):
             given += [token for token in _ids(place, "eos_token_id") if token >= 0]
     # Without a step that adds tokens the settings say whether there is one before a text.
@@ -73,7 +73,8 @@ async def vocabulary_from_files(files: Mapping[str, Source], buffers: Buffers) -
     )
 
 
-async def _optional(files: Mapping[str, Source], name: str, buffers: Buffers) -> Fields:
+async def read_optional(files: Mapping[str, Source], name: str, buffers: Buffers) -> Fields:
+    """The fields of one of the folder's files of JSON; none where it is not there."""
     return Fields(await read_json(files[name], name, buffers) if name in files else {}, name)
 
 

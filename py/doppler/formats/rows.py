@@ -1,10 +1,11 @@
 """Rows of matrices, where a file has them otherwise than a model's tensors are.
 
 By their names here: attn_qkv has the rows of q, k and v one below another, ffn_gate_up those of
-gates and ups; ffn_gate_inp_shexp has one row, and is a vector in some. And where rope turns only
-the first `width` dimensions of a head, in halves of these, a file has its rows in that order.
-Kernels turn pairs that are half a head apart: rows of q and k are put so that each half begins with
-dimensions that turn, which changes no score.
+gates and ups; ffn_gate_inp_shexp has one row, and is a vector in some; exp_probs_b is a vector, and
+has one row in some; the taps of a convolution are [channels, 1, taps] in some. And where rope turns
+only the first `width` dimensions of a head, in halves of these, a file has its rows in that order.
+Kernels turn pairs that are half a head apart: rows of q and k, and the weights of their norms, are
+put so that each half begins with dimensions that turn, which changes no score.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from itertools import accumulate
 
 import numpy as np
 
+from doppler.config.mixers import is_filter
 from doppler.config.model import ModelConfig
-from doppler.errors import FormatError
-from doppler.formats.content import Computed, Content, Latest
+from doppler.errors import FormatError, UnsupportedError
+from doppler.formats.content import Content, Latest
+from doppler.formats.delta_net import parts_of, taken
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
 
@@ -26,9 +29,9 @@ _STACKED = {
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_gate_up": ("ffn_gate", "ffn_up"),
 }
-_TENSOR = re.compile(r"blk\.([0-9]{1,6})\.(\w+)\.weight")
-_ONE_ROW = "ffn_gate_inp_shexp"
-_TURNED = ("attn_q", "attn_k")
+_TENSOR = re.compile(r"blk\.([0-9]{1,6})\.(\w+)\.(weight|bias)")
+_ONE_ROW, _VECTOR = "ffn_gate_inp_shexp", "exp_probs_b"
+_TURNED = ("attn_q", "attn_k", "attn_q_norm", "attn_k_norm")
 
 
 def with_own_rows(
@@ -36,11 +39,12 @@ def with_own_rows(
 ) -> dict[str, Content]:
     """All tensors by name, each with the rows that it has in the model.
 
-    Raises FormatError where a tensor that holds others has not the rows of all of them.
+    Raises FormatError where a tensor that holds others has not the rows of all of them, and
+    UnsupportedError for one whose rows cannot be moved.
     """
     found: dict[str, Content] = {}
     latest = Latest()
-    for name, content in tensors.items():
+    for name, content in parts_of(config, tensors, buffers).items():
         for own, part in _parts(config, name, content):
             order = _order(config, own)
             found[own] = _reordered(part, order, latest, buffers) if order else part
@@ -52,13 +56,17 @@ def _parts(config: ModelConfig, name: str, content: Content) -> Iterator[tuple[s
     match = _TENSOR.fullmatch(name)
     if match is not None and match[2] == _ONE_ROW and len(content.shape) == 1:
         content = replace(content, shape=(1, *content.shape))
-    is_stack = match is not None and match[2] in _STACKED and int(match[1]) < len(config.layers)
-    if match is None or not is_stack:
+    if match is not None and match[2] == _VECTOR and content.shape[:-1] == (1,):
+        content = replace(content, shape=content.shape[1:])
+    if is_filter(name) and len(content.shape) == 3 and content.shape[1] == 1:
+        content = replace(content, shape=content.shape[::2])
+    is_stack = match is not None and _is_stack(config, int(match[1]), match[2])
+    if match is None or not is_stack or match[3] != "weight":
         yield name, content
         return
     shape, members = config.shape(int(match[1])), _STACKED[match[2]]
     heights = {"attn_q": shape.q_width, "attn_k": shape.kv_width, "attn_v": shape.kv_width}
-    rows = [heights.get(member, shape.ffn) for member in members]
+    rows = [heights.get(member, shape.dense) for member in members]
     if content.shape != (sum(rows), config.hidden):
         raise FormatError(
             f"{content.source.name}: tensor {shown(content.name)} has shape {content.shape}; with "
@@ -69,6 +77,13 @@ def _parts(config: ModelConfig, name: str, content: Content) -> Iterator[tuple[s
         offset = content.offset + (end - count) * each
         own = replace(content, shape=(count, config.hidden), offset=offset)
         yield f"blk.{match[1]}.{member}.weight", own
+
+
+def _is_stack(config: ModelConfig, index: int, name: str) -> bool:
+    """Whether a layer's tensor has the rows of several; those of other mixers are one matrix."""
+    if name not in _STACKED or index >= len(config.layers):
+        return False
+    return config.layers[index].attends or name != "attn_qkv"
 
 
 def _order(config: ModelConfig, name: str) -> list[int]:
@@ -87,15 +102,17 @@ def _order(config: ModelConfig, name: str) -> list[int]:
 
 
 def _reordered(content: Content, order: Sequence[int], latest: Latest, buffers: Buffers) -> Content:
-    """A tensor with the rows of each head in another order."""
-    if content.shape[0] % len(order):
+    """A tensor with the rows of each head in another order.
+
+    Raises UnsupportedError for a vector of blocks, the numbers of which cannot be moved.
+    """
+    if len(content.shape) == 1 and content.type.elements > 1:
+        raise UnsupportedError(
+            f"{content.source.name}: tensor {shown(content.name)} is a norm in blocks of type "
+            f"{content.type.name}, which Doppler cannot do"
+        )
+    heads, rest = divmod(content.shape[0] if content.shape else 0, len(order))
+    if rest or not heads:
         return content  # its shape is refused later
-
-    async def make() -> bytes:
-        data = buffers.to_bytes(await content.source.read(content.offset, content.bytes))
-        rows = np.frombuffer(data, np.uint8)
-        heads = rows.reshape(content.shape[0] // len(order), len(order), -1)
-        return heads[:, list(order)].tobytes()
-
-    source = Computed(content.source.name, content.bytes, make, latest, buffers)
-    return replace(content, source=source, offset=0)
+    firsts = len(order) * np.arange(heads)[:, None]
+    return taken(content, (firsts + np.array(order)).reshape(-1), latest, buffers)

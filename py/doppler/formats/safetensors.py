@@ -145,11 +145,11 @@ def _tensor(name: str, fields: Fields, source: Source, start: int) -> SafeTensor
         raise FormatError(f"{source.name}: the header's entry of tensor {shown(name)} is damaged")
     first, end = offsets
     tensor = SafeTensor(name, kind, shape, source, start + first, end - first)
-    is_known = (kind in _KINDS or tensor.is_part) and len(shape) > 0
-    if is_known and tensor.bytes != tensor.type.tensor_bytes(shape):
+    is_known, extents = kind in _KINDS or tensor.is_part, shape or (1,)
+    if is_known and tensor.bytes != tensor.type.tensor_bytes(extents):
         raise FormatError(
             f"{source.name}: tensor {shown(name)} of shape {shape} and type {kind} has "
-            f"{tensor.bytes} bytes instead of {tensor.type.tensor_bytes(shape)}"
+            f"{tensor.bytes} bytes instead of {tensor.type.tensor_bytes(extents)}"
         )
     return tensor
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from doppler.config.model import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
-from doppler.formats.architectures import Architecture
+from doppler.formats.architecture import Architecture
 from doppler.formats.hf_quantization import quantised_as, what_to_do
 from doppler.inputs.fields import shown
 
@@ -17,6 +17,7 @@ T = TypeVar("T")
 _OUTER = {
     "embed_tokens.weight": "token_embd.weight",
     "norm.weight": "output_norm.weight",
+    "embedding_norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
     "embed_tokens_per_layer.weight": "per_layer_token_embd.weight",
     "per_layer_model_projection.weight": "per_layer_model_proj.weight",
@@ -29,12 +30,12 @@ _TEXT_PREFIXES = (
     "language_model.",
     "model.",
 )
-# Of what sees or hears beside the text model; and what is computed, not learnt.
+# Of what sees or hears beside the text model, or drafts its tokens; and what is computed.
 _OTHER_PARTS = (
     *("vision_tower.", "vision_model.", "vision_encoder.", "visual.", "vision_embed_tokens."),
     *("multi_modal_projector.", "mm_projector.", "vision_projector.", "mlp1.", "connector."),
     *("audio_tower.", "audio_model.", "audio_encoder.", "audio_projector.", "image_newline"),
-    *("embed_vision.", "embed_audio.", "vision_embedder."),
+    *("embed_vision.", "embed_audio.", "vision_embedder.", "mtp."),
 )
 _COMPUTED = (
     *("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"),
@@ -46,6 +47,8 @@ _COMPUTED_GGUF = (
     *("rope_factors_short.weight", "rope_factors_long.weight"),
 )
 _LAYER = re.compile(r"layers\.([0-9]{1,6})\.(.+)")
+_PREDICTS = re.compile(r"(layers\.[0-9]{1,6})\.eh_proj\.weight")
+_BLOCK = re.compile(r"blk\.([0-9]{1,6})\.")
 _KEYS = ("attn_k", "attn_v", "attn_k_norm")
 _KINDS = {".": ("weight", "bias"), "_": ("bias", "blocks", "scales")}
 _EXPERT = re.compile(r"(?<=experts\.)[0-9]{1,6}(?=\.)")
@@ -58,9 +61,12 @@ def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> 
     it out would change the model.
     """
     renamed: dict[str, str] = {}
-    for name in names:
-        short = _without_prefix(name)
+    shorts = {name: _without_prefix(name) for name in names}
+    beyond = _predicting(shorts.values())
+    for name, short in shorts.items():
         if short.startswith(_OTHER_PARTS) or short.endswith(_COMPUTED):
+            continue
+        if beyond and _is_of(short, beyond):
             continue
         gguf = _OUTER.get(short) or _layer_name(architecture, short)
         if gguf is None:
@@ -69,6 +75,16 @@ def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> 
             raise UnsupportedError(f"{where}: {_odd(architecture.name, name)}")
         renamed[name] = gguf
     return renamed
+
+
+def _predicting(names: Iterable[str]) -> set[str]:
+    """Layers, as names begin, that predict further tokens: from embeddings beside states."""
+    return {match[1] for name in names if (match := _PREDICTS.fullmatch(name))}
+
+
+def _is_of(name: str, layers: Collection[str]) -> bool:
+    """Whether a tensor is of one of those layers."""
+    return ".".join(name.split(".", 2)[:2]) in layers
 
 
 def is_of_other_part(name: str) -> bool:
@@ -81,6 +97,14 @@ def is_of_text_model(name: str) -> bool:
     return not is_of_other_part(name) and not name.endswith(_COMPUTED_GGUF)
 
 
+def is_of_layers(name: str, count: int | None) -> bool:
+    """Whether a GGUF file's tensor is of the first `count` layers, or of none: others may follow,
+    which draft tokens (None: no others may).
+    """
+    match = _BLOCK.match(name)
+    return match is None or count is None or int(match[1]) < count
+
+
 def our_name(architecture: Architecture, name: str) -> str:
     """A GGUF file's tensor name -> ours, which are GGUF's, but that a few mean something else."""
     parts, renamed = name.split("."), architecture.gguf_renamed
@@ -89,6 +113,8 @@ def our_name(architecture: Architecture, name: str) -> str:
         parts[2] = renamed.get(parts[2], parts[2])
         if own in renamed:
             parts[2:] = [renamed[own]]
+    elif len(parts) == 2:
+        parts[0] = renamed.get(parts[0], parts[0])
     return ".".join(parts)
 
 
@@ -104,7 +130,8 @@ def _layer_name(architecture: Architecture, short: str) -> str | None:
         return None
     layer, path = match.groups()
     expert = _EXPERT.search(path)
-    path, kind = _kind_of(_EXPERT.sub("*", path))
+    path = _EXPERT.sub("*", path)
+    path, kind = (path, "weight") if path in architecture.hf_layer else _kind_of(path)
     module = architecture.hf_layer.get(path)
     if module is None or (kind == "bias" and not _has_bias(architecture, module)):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any
 
 from doppler.gpu.device import GpuBuffer, MemoryKind, Slice
 from doppler.gpu.kernels import Device, Dispatch, Recording
@@ -43,6 +44,15 @@ class Binder:
     def start_read(self, view: View) -> Awaitable[bytes]:
         """Queues a copy of a view now; the result gives its bytes."""
         return self.device.gpu.start_read(self.slice(view))
+
+    def start_gather(self, views: Sequence[View]) -> Awaitable[Any]:
+        """Queues copies of views now, one behind the other; the result is a Uint8Array of them."""
+        return self.device.gpu.start_gather([self.slice(view) for view in views])
+
+    def upload(self, view: View, array: Any, start: int) -> None:
+        """Fills a view with bytes of a Uint8Array, from `start` on."""
+        part = self.slice(view)
+        self.device.gpu.write(part.buffer, part.offset, array.subarray(start, start + part.size))
 
     def record(self, steps: Iterable[Step]) -> Recording:
         """A plan, ready to be run any number of times."""

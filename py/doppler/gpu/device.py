@@ -7,13 +7,14 @@ that plans, which name buffers but touch none, can be built and tested on CPytho
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from doppler.errors import DeviceError
 
+T = TypeVar("T")
 MemoryKind = Literal["weights", "kv", "activations", "staging"]
 
 MATRIX_UNITS = "chromium-experimental-subgroup-matrix"
@@ -29,10 +30,10 @@ LEAST = {  # what kernels take for granted, and how much of it; asked for as lar
     "maxComputeWorkgroupsPerDimension": 65535,
 }
 # GPUBufferUsage and GPUMapMode are numbers fixed by the WebGPU standard.
-MAP_READ, COPY_SRC, COPY_DST, UNIFORM, STORAGE = 1, 4, 8, 64, 128
+MAP_READ, MAP_WRITE, COPY_SRC, COPY_DST, UNIFORM, STORAGE = 1, 2, 4, 8, 64, 128
 USAGE = COPY_SRC | COPY_DST | STORAGE
 MOST_CPU_LANES = 8  # of a subgroup
-LOSS_SECONDS = 0.5  # how long after a reading fails the browser may tell that the device is lost
+LOSS_SECONDS = 0.5  # how long after mapping fails the browser may tell that the device is lost
 
 
 class GpuBuffer:
@@ -79,6 +80,7 @@ class Gpu:
         self.lost: str | None = None  # why the device is gone
         self.on_lost: Callable[[str], None] | None = None
         self._memory: dict[MemoryKind, int] = dict.fromkeys(get_args(MemoryKind), 0)
+        self.peak = 0  # bytes held at once
         self._lost_event = asyncio.Event()
         self._uncaptured: str | None = None
         self._readers: list[GpuBuffer] = []  # mappable buffers that no reading holds
@@ -114,25 +116,32 @@ class Gpu:
             )
         return self._create(size, kind, label, USAGE | (UNIFORM if kind == "activations" else 0))
 
+    def mapped_buffer(self, size: int, label: str) -> GpuBuffer:
+        """A buffer for staging: it is mapped, to be written to, and then copied from."""
+        return self._create(size, "staging", label, MAP_WRITE | COPY_SRC)
+
     def forget(self, buffer: GpuBuffer) -> None:
         """Stops counting a buffer; its `destroy` calls this."""
         self._memory[buffer.kind] -= buffer.size
 
     def memory(self) -> dict[str, int]:
-        """Bytes held, by kind, and their `total`."""
+        """Bytes held, by kind, and their `total`; and the most that were (`peak`)."""
         held: dict[str, int] = dict(self._memory.items())
-        return {**held, "total": sum(self._memory.values())}
+        return {**held, "total": sum(self._memory.values()), "peak": self.peak}
+
+    def reset_peak(self) -> None:
+        """Counts the most that is held from what is held now."""
+        self.peak = sum(self._memory.values())
 
     def write(self, buffer: GpuBuffer, offset: int, data: bytes | Any) -> None:
-        """Copies bytes or a JavaScript Uint8Array into a buffer. Multiples of 4 both."""
+        """Copies bytes or a JavaScript Uint8Array into a buffer. Multiples of 4 both.
+
+        For what is small: a StagingRing brings megabytes several times as fast.
+        """
         from pyodide.ffi import to_js
 
         array = to_js(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
         self.queue.writeBuffer(buffer.js, offset, array)
-
-    def upload(self, buffer: GpuBuffer, offset: int, array: Any, start: int, length: int) -> None:
-        """Copies `length` bytes of a JavaScript Uint8Array, from `start` on, into a buffer."""
-        self.queue.writeBuffer(buffer.js, offset, array, start, length)
 
     def copy(self, part: Slice, target: GpuBuffer, at: int) -> None:
         """Queues a copy of a slice to byte `at` of another buffer. Multiples of 4 all."""
@@ -146,17 +155,46 @@ class Gpu:
 
     def start_read(self, part: Slice) -> Awaitable[bytes]:
         """Queues a copy of a slice now; the result gives its bytes."""
-        reader = self._reader(part.size)
+        return self._start_read([part], lambda mapped: mapped.to_bytes())
+
+    def start_gather(self, parts: Sequence[Slice]) -> Awaitable[Any]:
+        """Queues copies of slices now, one behind the other; the result is a JavaScript Uint8Array
+        of them. Multiples of 4 all.
+        """
+        import js
+
+        return self._start_read(parts, lambda mapped: js.Uint8Array.new(mapped).slice())
+
+    def _start_read(self, parts: Sequence[Slice], copy: Callable[[Any], T]) -> Awaitable[T]:
+        size = sum(part.size for part in parts)
+        reader, at = self._reader(size), 0
         encoder = self.device.createCommandEncoder()
-        encoder.copyBufferToBuffer(part.buffer.js, part.offset, reader.js, 0, part.size)
+        for part in parts:
+            encoder.copyBufferToBuffer(part.buffer.js, part.offset, reader.js, at, part.size)
+            at += part.size
         self.queue.submit([encoder.finish()])
-        mapped = reader.js.mapAsync(MAP_READ, 0, part.size)
-        return asyncio.ensure_future(self._mapped(mapped, reader, part.size))
+        mapped = reader.js.mapAsync(MAP_READ, 0, size)
+        return asyncio.ensure_future(self._mapped(mapped, reader, size, copy))
 
     async def done(self) -> None:
         """Returns when everything queued so far has been computed."""
         await self.queue.onSubmittedWorkDone()
-        self._check()
+        self.check()
+
+    def check(self) -> None:
+        """Raises DeviceError where the device is lost, or refused work since the last check."""
+        if self.lost is not None:
+            raise DeviceError(f"the GPU device was lost ({self.lost}); load the model again")
+        if self._uncaptured is not None:
+            message, self._uncaptured = self._uncaptured, None
+            raise DeviceError(f"the GPU refused work: {message}")
+
+    async def not_mapped(self, what: str, error: Exception) -> DeviceError:
+        """The error of a buffer that could not be mapped; raises that of a lost device instead."""
+        with suppress(TimeoutError):  # a device that is lost aborts mapping before it says so
+            await asyncio.wait_for(self.until_lost(), LOSS_SECONDS)
+        self.check()
+        return DeviceError(f"{what}: {error}")
 
     async def until_lost(self) -> None:
         """Returns when the device is lost; `lost` then says why."""
@@ -201,11 +239,14 @@ class Gpu:
     def _create(self, size: int, kind: MemoryKind, label: str, usage: int) -> GpuBuffer:
         from pyodide.ffi import JsException
 
+        mapped = bool(usage & MAP_WRITE)
+        descriptor = js_object(size=size, usage=usage, label=label, mappedAtCreation=mapped)
         try:
-            js = self.device.createBuffer(js_object(size=size, usage=usage, label=label))
+            js = self.device.createBuffer(descriptor)
         except JsException as error:
             raise DeviceError(f"{label}: no buffer of {size} bytes: {error}") from error
         self._memory[kind] += size
+        self.peak = max(self.peak, sum(self._memory.values()))
         return GpuBuffer(self, size, kind, js)
 
     def _reader(self, size: int) -> GpuBuffer:
@@ -214,20 +255,24 @@ class Gpu:
                 return self._readers.pop(index)
         return self._create(size, "staging", "reader", MAP_READ | COPY_DST)
 
-    async def _mapped(self, mapped: Awaitable[Any], reader: GpuBuffer, size: int) -> bytes:
+    async def _mapped(
+        self, mapped: Awaitable[Any], reader: GpuBuffer, size: int, copy: Callable[[Any], T]
+    ) -> T:
+        """The bytes of a reader, as `copy` takes them of the ArrayBuffer that they lie in."""
         from pyodide.ffi import JsException
 
         try:
             await mapped
-            data: bytes = reader.js.getMappedRange(0, size).to_bytes()
+            data = copy(reader.js.getMappedRange(0, size))
         except JsException as error:
-            with suppress(TimeoutError):  # a device that is lost aborts readings before it says so
-                await asyncio.wait_for(self.until_lost(), LOSS_SECONDS)
-            self._check()
-            raise DeviceError(f"reading {size} bytes from the GPU: {error}") from error
+            reader.destroy()
+            raise await self.not_mapped(f"reading {size} bytes from the GPU", error) from error
+        except BaseException:  # nobody waits for it any more
+            reader.destroy()
+            raise
         reader.js.unmap()
         self._keep(reader)
-        self._check()
+        self.check()
         return data
 
     def _keep(self, reader: GpuBuffer) -> None:
@@ -236,13 +281,6 @@ class Gpu:
             self._readers.append(reader)
         else:
             reader.destroy()
-
-    def _check(self) -> None:
-        if self.lost is not None:
-            raise DeviceError(f"the GPU device was lost ({self.lost}); load the model again")
-        if self._uncaptured is not None:
-            message, self._uncaptured = self._uncaptured, None
-            raise DeviceError(f"the GPU refused work: {message}")
 
     def _lose(self, info: Any) -> None:
         self.lost = f"{info.reason}: {info.message}"

@@ -103,7 +103,8 @@ def _least(step: Step, seen: int) -> tuple[int, int]:
         keys = min(seen + step.tokens, int(p["window"]) or seen + step.tokens)
         each = bound["keys"].size // int(p["capacity"])  # bytes of a key, of all heads bound
         group = int(p["heads"]) // int(p["kv_heads"])
-        return keys * 2 * each, 4 * step.tokens * keys * group * each // 4
+        numbers = int(p["kv_count"]) * int(step.constants["HEAD_DIM"])
+        return keys * 2 * each, 4 * step.tokens * keys * group * numbers
     if step.kernel.startswith("mat"):
         planes = sum(bound[name].size for name in ("codes", "scales") if name in bound)
         columns, rows = int(step.constants.get("COLS") or p["cols"]), step.tokens

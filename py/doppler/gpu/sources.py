@@ -28,13 +28,14 @@ SHARED = (
     "rope_math",
     "cache",
     "cache_write",
+    "score_cap",
     "logits",
     "compress",
 )
 FOLDERS = {
     "include": SHARED,
     "load": ("blake3", "blake3_tree", "relayout"),
-    "layer": ("gather", "norm", "gate", "last"),
+    "layer": ("gather", "norm", "gate", "xielu", "last"),
     "matmul": (
         "matvec",
         "matvec_subgroup",
@@ -45,13 +46,15 @@ FOLDERS = {
         "matmul_subgroup_matrix",
     ),
     "attention": (
+        "heads_norm",
         "rope",
         "attention",
         "attention_flash",
         "attention_decode",
         "attention_join",
     ),
-    "moe": ("route", "align", "sum"),
+    "recurrent": ("conv", "delta", "head_gate", "copy"),
+    "moe": ("route", "lookup", "align", "sum"),
     "sample": ("cap", "draft", "sample_blocks", "sample"),
     "device": ("lanes", "bandwidth"),
 }
@@ -60,6 +63,7 @@ PATHS = {name: f"kernels/{folder}/{name}.wgsl" for folder, it in FOLDERS.items()
 OPTIONAL = frozenset(
     {
         "scales",
+        "biases",
         "branch",
         "post",
         "weight",

@@ -26,6 +26,7 @@ LARGEST_SIZE = 2**53 - 1  # bytes, as a page can count them
 # tokenizer.json has one for each merge, which are 30 bytes or more.
 _MOST_PARTS, _PART_BYTES = 1 << 20, 16
 _SHOWN = 60  # characters of a stranger's value in a message
+_TOO_LONG = "int_max_str_digits"  # in what Python says of such an integer, to programmers
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _short = Repr()
@@ -55,7 +56,8 @@ def parse_json(data: bytes | str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: its JSON is damaged: {error}") from error
+        told = "a number has too many digits" if _TOO_LONG in str(error) else error
+        raise FormatError(f"{where}: its JSON is damaged: {told}") from error
     if not isinstance(value, dict):
         raise FormatError(f"{where}: its JSON is no object")
     return value

@@ -7,6 +7,7 @@ from pyodide.ffi import JsException
 
 from doppler.errors import SourceError
 from doppler.gpu.kernels import Device
+from doppler.page.kept import OpfsKept
 from doppler.page.library import OpfsLibrary
 from doppler.page.stops import SharedStops
 from doppler.page.tuned import OpfsCuts
@@ -17,6 +18,7 @@ class PageHost:
 
     def __init__(self) -> None:
         self.library, self.stops = OpfsLibrary(load_numpy), SharedStops()
+        self.kept = OpfsKept()
 
     def kept_cuts(self, device: Device) -> OpfsCuts:
         return OpfsCuts(device.gpu, device.kernels.digest())

@@ -35,6 +35,7 @@ PAGE = 8 << 20  # and while weights are: tensors are small, and each request is 
 PAGES_KEPT = 3  # neighbouring tensors are not always read in the order in which they lie
 SECONDS = 60.0  # that a server may take to answer, and for each LEAST of a body
 LEAST = 64 << 10  # bytes
+RUN_BYTES = 1 << 20  # of a shard, verified and stored at once: blocks of mixtures are smaller
 
 Pages: TypeAlias = "OrderedDict[tuple[str, int], Buffer]"  # by address and start
 
@@ -181,25 +182,29 @@ class HttpShards:
         return self._folder + shard.name
 
     async def blocks(self, shard: Shard, start: int, end: int) -> AsyncGenerator[Buffer, None]:
-        """Bytes [start, end) of the shard a block at a time; the last one may be shorter.
+        """Bytes [start, end) of the shard, whole blocks of about RUN_BYTES together at a time.
 
         A server that ignores ranges and sends the whole shard will do: its start is skipped.
         """
-        url, size = self.where(shard), self._block_size
+        url, block = self.where(shard), self._block_size
+        run = max(RUN_BYTES // block, 1) * block
         async with _opened(url, start, end) as (stream, answer):
             if answer.status == 200:
                 check_whole(url, answer, shard.bytes)
                 await stream.skip(start)
             else:
                 check_range(url, answer, start, end, shard.bytes)
-            for at in range(start, end, size):
-                piece = await stream.next(min(size, end - at))
-                if piece.length != min(size, end - at):
-                    raise SourceError(
-                        f"{url}: the server ended at byte {at + piece.length} of {shard.bytes}; "
-                        "what came is kept: try again, or get the whole file put there"
-                    )
-                yield piece
+            for at in range(start, end, run):
+                piece = await stream.next(min(run, end - at))
+                if piece.length == min(run, end - at):
+                    yield piece
+                    continue
+                if whole := piece.length // block * block:
+                    yield piece.subarray(0, whole)
+                raise SourceError(
+                    f"{url}: the server ended at byte {at + piece.length} of {shard.bytes}; "
+                    "what came is kept: try again, or get the whole file put there"
+                )
 
 
 async def fetch_small(url: str, kind: str) -> tuple[Answer, Buffer | None]:

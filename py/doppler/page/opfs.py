@@ -3,18 +3,19 @@
 doppler/models/<identity>/   manifest.json, tokenizer.json, shard-00000.bin, …
 doppler/imports/<number>/    a model that is being made from a file; moved when it is whole
 doppler/tmp/                 results that the page offers as downloads
+doppler/kv/                  keys and values of conversations (kept.py)
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import doppler_runtime as runtime
-from pyodide.ffi import JsException
+from pyodide.ffi import JsException, to_js
 
 from doppler.api.messages import StorageUse
 from doppler.errors import DopplerError, FormatError, RequestError, SourceError, StorageError
@@ -22,7 +23,10 @@ from doppler.inputs.buffers import Buffer
 from doppler.inputs.small import LIMITS, too_long
 from doppler.store.folder import plain_name
 from doppler.store.manifest import MANIFEST_FILE
+from doppler.store.storage import Piece
 from doppler.store.stored import damaged_title, read_manifest
+
+KEPT = "kv"  # the folder of kept.py
 
 
 class OpfsStorage:
@@ -44,6 +48,19 @@ class OpfsStorage:
             raise SourceError(
                 f"{name} in the browser's storage is too short: {length} bytes were expected at "
                 f"{offset}, {data.length} are there"
+            )
+        return data
+
+    async def gather(self, pieces: Sequence[Piece]) -> Buffer:
+        for name, _, _ in pieces:
+            plain_name(name)
+        with explained(self._path):
+            data = await self._folder.gather(to_js(pieces))
+        length = sum(length for _, _, length in pieces)
+        if data.length != length:
+            raise SourceError(
+                f"files of {self._path} in the browser's storage are too short: {length} bytes of "
+                f"{len(pieces)} pieces were expected, {data.length} are there"
             )
         return data
 
@@ -187,7 +204,20 @@ async def reserve(needed: int, what: str) -> None:
     """Raises StorageError where `needed` bytes do not fit, before any of them is fetched."""
     free = await free_bytes(needed)
     if free < needed:
+        await drop_kept()
+        free = await free_bytes(needed)
+    if free < needed:
         raise await full(f"{what} does not fit", needed, free)
+
+
+async def drop_kept() -> None:
+    """Removes the keys and values of conversations: they can be computed again."""
+    identities: list[str] = []
+    with suppress(DopplerError), explained(KEPT):
+        identities = list(await runtime.folders(KEPT))
+    for identity in identities:  # one that another tab uses stays, and the others go
+        with suppress(DopplerError), explained(KEPT):
+            await runtime.removeFolder(KEPT, identity)
 
 
 async def full(what: str, needed: int, free: int) -> StorageError:

@@ -9,11 +9,12 @@ step binds never shares.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from doppler.gpu.step import Step
 from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
-from doppler.plan.segments import steps_of
+from doppler.plan.segments import Part, steps_of
 
 OUTPUT = "out"  # the binding that kernels only write; others are read, and some written too
 
@@ -26,11 +27,36 @@ def batch_groups(model: PlannedModel) -> list[list[str]]:
     layout = model.layout
     if layout.batch == 1:
         return [["logits"]]
-    groups = share(steps_of(PrefillPlan(model).all(layout.batch)), layout.batch_activations)
+    groups = share(_whole_batch(model), layout.batch_activations)
     if model.widths.are_whole:
         return groups
     # What is beyond a row's end must stay zero: no other activation may lie there.
     return [[name] for group in groups for name in group]
+
+
+def _whole_batch(model: PlannedModel) -> list[Step]:
+    """Every step of a batch. Experts that have slots are run in passes, as many as it takes: each
+    reads what the first read, and leaves what those before it gave.
+    """
+    layout = model.layout
+    segments = PrefillPlan(model).all(layout.batch)
+    if not layout.slots:
+        return steps_of(segments)
+    steps = list[Step]()
+    for segment in segments:
+        steps += segment.steps
+        if segment.place.part == Part.EXPERTS:
+            steps += [_kept(step, "downs") for step in segment.steps]
+    return steps
+
+
+def _kept(step: Step, name: str) -> Step:
+    """The step as one that adds to its output, if that is the activation of this name."""
+    bindings = step.bindings
+    if OUTPUT not in bindings or bindings[OUTPUT].buffer != name:
+        return step
+    rest = {key: view for key, view in bindings.items() if key != OUTPUT}
+    return replace(step, bindings={**rest, "kept": bindings[OUTPUT]})
 
 
 def share(steps: Sequence[Step], sizes: Mapping[str, int]) -> list[list[str]]:

@@ -10,9 +10,23 @@ from collections.abc import Iterator
 
 from doppler.gpu.step import Step, View
 from doppler.gpu.wgsl import Number
-from doppler.plan.bindings import CacheSlice, rope_table
+from doppler.plan.bindings import rope_table
+from doppler.plan.cache import KV_TYPES, CacheSlice
 from doppler.plan.layer import PlannedModel
 from doppler.plan.tiles import tile_of
+
+
+def heads_norm(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
+    """Norms all heads of q at once, and all of k, where the model has such norms."""
+    c, m, vectors = model.config, model.memory(batch), model.weights.vectors
+    if not c.norm_over_heads:
+        return
+    shape = c.shape(index)
+    bindings = {"qkv": m["qkv"], "state": m["state"]}
+    bindings |= {name: vectors[f"blk.{index}.attn_{name}.weight"] for name in ("q_norm", "k_norm")}
+    params: dict[str, Number] = {"eps": c.norm_eps, "offset": c.norm_offset}
+    params |= {"q_width": shape.q_width, "k_width": shape.kv_width, "stride": model.widths.qkv}
+    yield Step("heads_norm", {}, bindings, params, batch, f"blk.{index}.heads norm")
 
 
 def rope(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
@@ -29,7 +43,7 @@ def rope_bindings(model: PlannedModel, batch: int, index: int) -> dict[str, View
     c, m, vectors = model.config, model.memory(batch), model.weights.vectors
     angles = m[rope_table(c.layers[index].rope)]
     bindings = {"qkv": m["qkv"], "angles": angles, "state": m["state"]}
-    if c.qk_norm:
+    if _norms_heads(model):
         bindings["q_norm"] = vectors[f"blk.{index}.attn_q_norm.weight"]
         if c.shape(index).key_heads:
             bindings["k_norm"] = vectors[f"blk.{index}.attn_k_norm.weight"]
@@ -45,9 +59,14 @@ def rope_constants(model: PlannedModel, index: int) -> dict[str, Number]:
         "PROJECTED": 0 if shape.value_heads else 1 if shape.key_heads else 2,
         "VALUE_NORM": int(c.value_norm and shape.key_heads > 0),
         "PAIRS": int(c.rope_pairs == "interleaved"),
-        "QK_NORM": int(c.qk_norm) + int(c.norm_after_rope),
+        "QK_NORM": int(_norms_heads(model)) + int(c.norm_after_rope),
         **cached(model, index),
     }
+
+
+def _norms_heads(model: PlannedModel) -> bool:
+    """Whether each head is normed by itself, as it is rotated."""
+    return model.config.qk_norm and not model.config.norm_over_heads
 
 
 def rope_params(model: PlannedModel, index: int, part: CacheSlice) -> dict[str, Number]:
@@ -66,7 +85,8 @@ def rope_params(model: PlannedModel, index: int, part: CacheSlice) -> dict[str, 
 def attention(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
     """Rotated q and layer `index`'s cache -> attended."""
     c, m, shape = model.config, model.memory(batch), model.config.shape(index)
-    constants = {"HEAD_DIM": shape.head_dim, "SINKS": int(c.sinks), **cached(model, index)}
+    constants: dict[str, Number] = {"HEAD_DIM": shape.head_dim, "SINKS": int(c.sinks)}
+    constants |= {"SCORE_CAP": c.score_cap, **cached(model, index)}
     kernel = "attention"
     if batch > 1 and not model.adapter.is_cpu:
         kernel = "attention_flash"
@@ -100,7 +120,7 @@ def heads(model: PlannedModel, index: int, part: CacheSlice) -> dict[str, Number
 def cached(model: PlannedModel, index: int) -> dict[str, Number]:
     """Constants of cache.wgsl for layer `index`."""
     is_ring = model.layout.capacities[index] < model.layout.context
-    return {"KV_HALF": int(model.layout.half_cache), "RING": int(is_ring)}
+    return {"KV_TYPE": KV_TYPES[model.layout.kv], "RING": int(is_ring)}
 
 
 def sinks(model: PlannedModel, index: int) -> dict[str, View]:

@@ -6,11 +6,14 @@ cache, the state, and what sampling needs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from doppler.config.layer import LayerShape
 from doppler.config.model import ModelConfig
 from doppler.gpu.step import View
+from doppler.plan.cache import CacheSlice, CacheType, row_bytes
 from doppler.sampling import blocks_of, mask_bytes
 from doppler.weights.placement import aligned
 
@@ -21,6 +24,8 @@ MOST_AHEAD = RING // 4  # tokens queued at once: two such batches may be unread
 HEAD_ROWS = 16  # positions whose logits are computed at once when all are asked for
 ROPE_STEP = 64  # positions in the fine rope table (rope.wgsl)
 CAPACITY_STEP = 64  # positions by which the cache of a layer with a window grows
+LEAST_CHECKPOINTS, MOST_CHECKPOINTS = 4, 6  # copies of the recurrent state
+CHECKPOINT_BYTES = 128 << 20  # up to which there are more of them than the least
 MOST_SPLITS = 128  # runs into which attention cuts the keys of a token
 TILE, CPU_TILE = 64, 16  # slots: what the matmuls of GPUs, and of processors, take at least
 
@@ -32,6 +37,7 @@ class Widths:
     hidden: int
     qkv: int  # of the layer that has most
     ffn: int  # likewise, of a token's rows together; gate_up has twice as many
+    convolved: int  # queries, keys and values of Gated DeltaNet
     attended: int
     own: int  # embeddings that a layer has of its own
     all_own: int  # those of all layers
@@ -43,12 +49,13 @@ class Widths:
     @classmethod
     def of(cls, config: ModelConfig) -> Widths:
         shapes, experts = config.shapes, config.experts
-        each, gates = (experts.used, 4 * experts.gated) if experts else (1, 0)
+        gates = 4 * experts.gated if experts else 0
         return cls(
             hidden=aligned(config.hidden, 4),
-            qkv=max(shape.qkv_width for shape in shapes),
-            ffn=max(max(each * aligned(shape.ffn, 4), aligned(shape.dense, 4)) for shape in shapes),
-            attended=max(shape.q_width for shape in shapes),
+            qkv=max(aligned(shape.projected, 4) for shape in shapes),
+            ffn=max(max(it.used * aligned(it.ffn, 4), aligned(it.dense, 4)) for it in shapes),
+            convolved=config.delta_net.channels if config.delta_net else 0,
+            attended=max(shape.mixed for shape in shapes),
             own=config.per_layer,
             all_own=config.per_layer * len(shapes),
             routes=aligned(experts.count, 4) + gates if experts else 0,
@@ -71,6 +78,7 @@ class Widths:
             "normed": self.hidden,
             "branch": self.hidden,
             "qkv": self.qkv,
+            "convolved": self.convolved,
             "attended": self.attended,
             "gate_up": 2 * self.ffn,
             "gated": self.ffn,
@@ -85,18 +93,28 @@ class Widths:
 
 
 @dataclass(frozen=True)
-class CacheSlice:
-    """Keys and values of some of a layer's heads, [heads, capacity, head_dim] each."""
+class RecurrentState:
+    """What a layer keeps that does not attend, as float32, and what is all of it.
 
-    head0: int
-    heads: int
-    capacity: int  # positions
-    keys: View
-    values: View
+    recent: the last inputs of its convolution, [taps - 1, channels], that of position p in row
+    p % (taps - 1). matrices: [heads, value_dim, key_dim], where it has some. Before position 0
+    all of it counts as zero, whatever it holds.
+    """
 
-    def bindings(self) -> dict[str, View]:
-        """As kernels bind them."""
-        return {"keys": self.keys, "values": self.values}
+    recent: View
+    matrices: View | None
+    whole: View
+
+    @classmethod
+    def of(cls, shape: LayerShape, buffer: str) -> RecurrentState:
+        """That of a layer of such a shape, in a buffer of its own."""
+        recent, matrices = _whole(buffer, 4 * shape.recent), None
+        size = recent.size
+        if shape.matrices:
+            at = aligned(recent.size)
+            matrices = View(buffer, at, aligned(4 * shape.matrices, 16))
+            size = at + matrices.size
+        return cls(recent, matrices, View(buffer, 0, size))
 
 
 @dataclass(frozen=True)
@@ -106,8 +124,10 @@ class MemoryLayout:
     config: ModelConfig
     context: int  # positions that there can be
     batch: int  # tokens of a batch at most; with 1, prompts are run as tokens
-    half_cache: bool  # keys and values are f16
+    kv: CacheType  # what keys and values are kept as
     most_bound: int  # bytes that the adapter binds at once
+    # Layers whose experts are not all on the GPU: how many of them are, each in a slot.
+    slots: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def widths(self) -> Widths:
@@ -116,10 +136,15 @@ class MemoryLayout:
 
     @cached_property
     def capacities(self) -> tuple[int, ...]:
-        """Positions that each layer's cache holds: position p lies at p % capacity."""
+        """Positions that each layer's cache holds: position p lies at p % capacity.
+
+        0 of a layer that keeps a state instead.
+        """
         layers, context, batch = self.config.layers, self.context, self.batch
         # Of a layer that reads another's, those are as many: their windows are the same.
-        return tuple(capacity_of(layer.window, context, batch) for layer in layers)
+        return tuple(
+            capacity_of(layer.window, context, batch) if layer.attends else 0 for layer in layers
+        )
 
     @cached_property
     def of_token(self) -> dict[str, View]:
@@ -152,8 +177,9 @@ class MemoryLayout:
 
     @cached_property
     def cache(self) -> dict[str, int]:
-        """Bytes of the keys and values of each layer's slices: [heads, its capacity, head_dim]."""
-        own = [index for index, layer in enumerate(self.config.layers) if layer.shares < 0]
+        """Bytes of the keys and values of each layer's slices: rows [heads, its capacity]."""
+        layers = enumerate(self.config.layers)
+        own = [index for index, layer in layers if layer.attends and layer.shares < 0]
         slices = [it for index in own for it in self.cache_slices(index)]
         return {view.buffer: view.size for it in slices for view in (it.keys, it.values)}
 
@@ -162,7 +188,8 @@ class MemoryLayout:
         shape, shares = self.config.shape(index), self.config.layers[index].shares
         index = index if shares < 0 else shares
         capacity, heads = self.capacities[index], shape.kv_heads
-        each = (2 if self.half_cache else 4) * shape.head_dim * capacity
+        row = row_bytes(self.kv, shape.head_dim)
+        each = row * capacity
         slices = -(-heads // max(self.most_bound // each, 1))
         at_once = -(-heads // slices)
         found = []
@@ -171,8 +198,40 @@ class MemoryLayout:
             which = f"head {head0}" if count == 1 else f"heads {head0} to {head0 + count - 1}"
             name = f"{index}" if slices == 1 else f"{index}, {which}"
             views = (_whole(f"{kind} {name}", count * each) for kind in ("keys", "values"))
-            found.append(CacheSlice(head0, count, capacity, *views))
+            found.append(CacheSlice(head0, count, capacity, row, *views))
         return found
+
+    def cache_rows(self, index: int, first: int, stop: int) -> list[View]:
+        """Where layer `index` has what it keeps of positions first .. stop - 1: ranges of bytes.
+
+        They go by slices of heads, then keys before values, heads, positions. There can be no more
+        positions than the layer's capacity. A layer that shares another's has that one's rows.
+        """
+        return [rows for part in self.cache_slices(index) for rows in part.rows(first, stop)]
+
+    @cached_property
+    def recurrent(self) -> dict[int, RecurrentState]:
+        """The state of each layer that has one, by its index."""
+        return self._states("recurrent state")
+
+    @cached_property
+    def checkpoints(self) -> list[dict[int, RecurrentState]]:
+        """Copies of all that, as it was after some token: as many as there is room for."""
+        bytes_ = sum(it.whole.size for it in self.recurrent.values())
+        if not bytes_:
+            return []
+        count = max(min(MOST_CHECKPOINTS, CHECKPOINT_BYTES // bytes_), LEAST_CHECKPOINTS)
+        return [self._states(f"checkpoint {slot} of state") for slot in range(count)]
+
+    @cached_property
+    def states(self) -> dict[str, int]:
+        """Bytes of the recurrent state and of its copies, by buffer."""
+        views = [it.whole for of in (self.recurrent, *self.checkpoints) for it in of.values()]
+        return {view.buffer: view.size for view in views}
+
+    def _states(self, name: str) -> dict[int, RecurrentState]:
+        shapes = enumerate(self.config.shapes)
+        return {i: RecurrentState.of(it, f"{name} {i}") for i, it in shapes if it.recent}
 
     @property
     def rows_of_logits(self) -> View:
@@ -231,7 +290,39 @@ class MemoryLayout:
             "topk_weights": 4 * slots,  # of a slot in its token's output
             "order": 4 * slots,  # slots by expert
             "tiles": 16 * most_tiles(slots, experts.count, CPU_TILE),  # of `order`, one expert each
+            **self._paging(experts.count, slots),
         }
+
+    def _paging(self, experts: int, pairs: int) -> dict[str, int]:
+        """Bytes of what says where experts lie that are not all on the GPU (lookup.wgsl)."""
+        if not self.slots:
+            return {}
+        each, layers = aligned(4 * experts), len(self.config.layers)
+        return {
+            "routed": 4 * pairs,  # experts; topk_ids has their slots
+            "expected routes": 4 * self.widths.routes,  # of the next layer's router, for a token
+            "expected": 4 * self.widths.used,  # experts
+            "expected weights": 4 * self.widths.used,
+            "demand": 4 * experts,  # pairs of an expert, of the layer that was run last
+            "slot tables": each * layers,
+            "uses": 2 * each * layers,
+            "pass table": each,
+        }
+
+    def slot_table(self, index: int) -> View:
+        """Of layer `index`: the slot of each of its experts."""
+        size = 4 * self._experts
+        return View("slot tables", index * aligned(size), aligned(size, 16))
+
+    def uses(self, index: int) -> View:
+        """Of layer `index`: when each of its experts was used last, and how often."""
+        size = 8 * self._experts
+        return View("uses", index * 2 * aligned(size // 2), aligned(size, 16))
+
+    @property
+    def _experts(self) -> int:
+        assert self.config.experts is not None, "only a mixture has slots"
+        return self.config.experts.count
 
 
 def of_a_token(name: str) -> str:

@@ -1,8 +1,9 @@
 """The plan of decode: one token through every layer, in as few dispatches as there can be.
 
-A layer takes five: q, k and v; attention; its output; gate, up and activation; down. Two more where
-it has embeddings of its own; a mixture takes more. Norms and
-residuals are folded into the matvecs that read them (matvec_common.wgsl).
+A layer takes five: q, k and v; attention, or what is there instead; its output; gate, up and
+activation; down. Attention with gates takes two more, Gated DeltaNet too, and a layer that has
+embeddings of its own; a mixture takes more. Norms and residuals are folded into the matvecs that
+read them (matvec_common.wgsl).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from doppler.gpu.step import Step, View
 from doppler.plan.attention import (
     attention,
+    heads_norm,
     rope,
     rope_bindings,
     rope_constants,
@@ -24,9 +26,10 @@ from doppler.plan.bindings import MOST_SPLITS
 from doppler.plan.layer import ACTIVATIONS, Ffn, PlannedModel
 from doppler.plan.matmul import multiply
 from doppler.plan.matvec import power, staged
-from doppler.plan.moe import experts_of, join, route, sum_experts
+from doppler.plan.moe import chosen, experts_of, foresee, sum_of_experts
 from doppler.plan.per_layer import last_token, own_branch, own_embeddings
 from doppler.plan.product import Operand, Product, Prologue, Rows
+from doppler.plan.recurrent import output, output_gate, projection, recur
 from doppler.plan.segments import Part, Place, Segment
 from doppler.weights.placement import Matrix, aligned
 
@@ -90,15 +93,20 @@ class DecodePlan:
         """The first of them reads x alone, the others what the one before left beside it."""
         model, segments = self._model, list[Segment]()
         for index in indices:
-            qkv = self._project_heads(index, is_first=index == indices[0])
-            attention = (*qkv, *self._attend(index, bucket), *self._ffn_norm(index))
+            projected = self._project_mixer(index, is_first=index == indices[0])
+            mixed = self._attend if model.config.layers[index].attends else self._recur
+            attention = (*projected, *mixed(index, bucket), *self._ffn_norm(index))
             segments.append(Segment(Place(Part.ATTENTION, index), attention))
-            if model.config.experts is None:
+            if model.config.mixture(index) is None:
                 ffn = self._dense(index, self._ffn_fold(index), "branch")
             else:
                 router = tuple(self._router(index))
                 segments.append(Segment(Place(Part.ROUTER, index), router))
-                ffn = self._mixture(index)
+                beside = tuple(self._beside(index))
+                segments.append(Segment(Place(Part.BESIDE, index), beside))
+                experts = tuple(self._experts(index))
+                segments.append(Segment(Place(Part.EXPERTS, index), experts))
+                ffn = sum_of_experts(model, 1, index)
             segments.append(Segment(Place(Part.FFN, index), (*ffn, *self._own(index))))
         return segments
 
@@ -120,7 +128,7 @@ class DecodePlan:
         """Those of a layer."""
         return 3 if self._model.config.per_layer else 2
 
-    def _end_of(self, index: int, weight: str) -> Fold:
+    def _end_of(self, index: int, weight: str | None) -> Fold:
         """What is made of x and the last branch of layer `index`."""
         number = self._sums * (index + 1) - 1
         return self._sum(number, weight, self._model.last_norm(index))
@@ -130,23 +138,29 @@ class DecodePlan:
         buffer = "x_next" if self._folds and self._sums * index % 2 else "x"
         return self._memory[buffer]
 
-    def _project_heads(self, index: int, is_first: bool) -> Iterator[Step]:
-        """x (and branch of the layer before) -> qkv."""
-        model, m, prefix = self._model, self._memory, f"blk.{index}"
-        fold = Fold(self._x_before(index), f"{prefix}.attn_norm")
-        if not is_first:
-            fold = self._end_of(index - 1, f"{prefix}.attn_norm")
-        name = f"{prefix}.attn_qkv"
-        yield from self._project(model.weights.stacks[name], fold, m["qkv"], name)
+    def _project_mixer(self, index: int, is_first: bool) -> Iterator[Step]:
+        """x (and branch of the layer before) -> qkv, or what another mixer reads."""
+        model, m, norm = self._model, self._memory, self._model.attention_norm(index)
+        fold = Fold(self._x_before(index), norm) if is_first else self._end_of(index - 1, norm)
+        name, stack = projection(model, index)
+        yield from self._project(stack, fold, m["qkv"], name)
+        if model.config.layers[index].attends:
+            yield from heads_norm(model, 1, index)
+
+    def _recur(self, index: int, _: int) -> list[Step]:
+        """What is projected -> branch, of a layer with a state: no context is long for it."""
+        model = self._model
+        steps = recur(model, 1, index)
+        return [*steps, *self._plain(output(model, index), self._memory["attended"])]
 
     def _attend(self, index: int, bucket: int) -> list[Step]:
         """qkv -> branch; where it can be, the keys are shared among workgroups."""
-        model, m, output = self._model, self._memory, f"blk.{index}.attn_output"
+        model, m, back = self._model, self._memory, output(self._model, index)
         shape, lanes = model.config.shape(index), model.adapter.subgroup_size
         turns = shape.head_dim / 8 / min(lanes, MOST_TURNING) if lanes else math.inf
         if turns > MOST_TURNS or shape.head_dim % 8:
             steps = [*rope(model, 1, index), *attention(model, 1, index)]
-            return [*steps, *self._plain(output, m["attended"])]
+            return [*steps, *self._project_back(index)]
         c, window = model.config, model.config.layers[index].window
         # attention_decode does four heads
         groups = shape.kv_heads * -(-shape.heads // shape.kv_heads // 4)
@@ -154,10 +168,10 @@ class DecodePlan:
         splits = splits_of(keys, groups)
         runs = {"heads": c.heads, "splits": splits}
         steps = list(self._attend_runs(index, splits, keys))
-        matrix = model.weights.matrices[f"{output}.weight"]
-        if splits <= MOST_FOLDED and staged(model, matrix):
+        matrix = model.weights.matrices[f"{back}.weight"]
+        if splits <= MOST_FOLDED and staged(model, matrix) and not c.output_gate:
             x = Operand({"x": m["partial_out"], "branch": m["partial_lse"]}, Prologue.JOIN, splits)
-            return [*steps, *multiply(model, Product((matrix,), x, m["branch"], output))]
+            return [*steps, *multiply(model, Product((matrix,), x, m["branch"], back))]
         bindings = {
             "partial_out": m["partial_out"],
             "partial_lse": m["partial_lse"],
@@ -166,7 +180,12 @@ class DecodePlan:
         }
         label = f"blk.{index}.attention join"
         steps.append(Step("attention_join", {"HEAD_DIM": shape.head_dim}, bindings, runs, 1, label))
-        return [*steps, *self._plain(output, m["attended"])]
+        return [*steps, *self._project_back(index)]
+
+    def _project_back(self, index: int) -> Iterator[Step]:
+        """attended -> branch, through gates first where there are some."""
+        yield from output_gate(self._model, 1, index)
+        yield from self._plain(output(self._model, index), self._memory["attended"])
 
     def _attend_runs(self, index: int, splits: int, keys: int) -> Iterator[Step]:
         """qkv -> what each of `splits` runs of up to `keys` keys gives alone."""
@@ -177,6 +196,7 @@ class DecodePlan:
             "LANES": min(model.adapter.subgroup_size, KEY_LANES),
             "PARTS": parts_of(model.config.shape(index).head_dim, keys),
             "SINKS": int(model.config.sinks),
+            "SCORE_CAP": model.config.score_cap,
         }
         shared = {
             **rope_bindings(model, 1, index),
@@ -205,7 +225,10 @@ class DecodePlan:
 
     def _dense(self, index: int, fold: Fold, out: str) -> Iterator[Step]:
         """What `fold` makes of x -> what is called `out`."""
-        yield from self._gate_up(self._model.dense(index), fold)
+        if self._model.config.has_gates:
+            yield from self._gate_up(self._model.dense(index), fold)
+        else:
+            yield from self._up(index, fold)
         yield from self._plain(f"blk.{index}.ffn_down", self._memory["gated"], out)
 
     def _own(self, index: int) -> Iterator[Step]:
@@ -222,34 +245,62 @@ class DecodePlan:
         model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_inp"
         stack, x = model.weights.stacks[name], self._operand(self._ffn_fold(index))
         yield from multiply(model, Product(stack, x, m["routes"], name, is_exact=True))
-        yield route(model, 1, index)
+        yield from self._foreseen(index)
+        yield from chosen(model, 1, index)
 
-    def _mixture(self, index: int) -> Iterator[Step]:
-        """x -> branch; a dense FFN beside the experts first. The router has added up x."""
-        model, experts, prefix = self._model, experts_of(self._model), f"blk.{index}"
-        added = self._ffn_fold(index)
-        assert added.next is not None
-        dense = of_experts = Fold(added.next, f"{prefix}.ffn_norm")
+    def _foreseen(self, index: int) -> Iterator[Step]:
+        """x -> the experts that the next layer is expected to use, if it may have to wait for them.
+
+        Its router reads what this layer's does: most of it will still be so.
+        """
+        model, following = self._model, index + 1
+        if not self._folds or following not in model.layout.slots:
+            return
+        norm = model.norm_after_attention(following)
+        if norm is None:
+            return
+        name, x = f"blk.{following}.ffn_gate_inp", self._operand(self._mixture_fold(index, norm))
+        out, stack = self._memory["expected routes"], model.weights.stacks[name]
+        yield from multiply(model, Product(stack, x, out, f"{name} ahead", is_exact=True))
+        yield foresee(model, following)
+
+    def _beside(self, index: int) -> Iterator[Step]:
+        """x -> what experts read, and a dense FFN beside them gives. The router has added up x."""
+        experts, prefix = experts_of(self._model), f"blk.{index}"
+        dense = self._mixture_fold(index, f"{prefix}.ffn_norm")
         if experts.own_norms:
-            of_experts = Fold(added.next, f"{prefix}.pre_ffw_norm_2")
             yield from self._norm(dense, f"{prefix}.dense")
         if experts.beside:
             yield from self._dense(index, dense, "beside")
         if experts.own_norms:
-            yield from self._norm(of_experts, f"{prefix}.experts")
-        yield from self._experts(index, of_experts)
-        yield sum_experts(model, 1, index)
-        if experts.own_norms:
-            yield join(model, 1, index)
+            yield from self._norm(self._experts_fold(index), f"{prefix}.experts")
 
-    def _experts(self, index: int, fold: Fold) -> Iterator[Step]:
-        """What `fold` makes of x -> downs, by the experts that the token uses."""
+    def _mixture_fold(self, index: int, norm: str) -> Fold:
+        added = self._ffn_fold(index)
+        assert added.next is not None
+        return Fold(added.next, norm)
+
+    def _experts_fold(self, index: int) -> Fold:
+        """What is made of x for experts."""
+        own_norms = experts_of(self._model).own_norms
+        name = "pre_ffw_norm_2" if own_norms else "ffn_norm"
+        return self._mixture_fold(index, f"blk.{index}.{name}")
+
+    def _experts(self, index: int) -> Iterator[Step]:
+        """x -> downs, by the experts that the token uses."""
         model, m, down = self._model, self._memory, f"blk.{index}.ffn_down_exps"
-        yield from self._gate_up(model.mixture(index), fold)
+        yield from self._gate_up(model.mixture(index), self._experts_fold(index))
         stack, gated = model.weights.stacks[down], Operand({"x": m["gated"]})
         stride = model.widths.hidden
         downs = Product(stack, gated, m["downs"], down, stride, rows=Rows.OF_SLOTS)
         yield from multiply(model, downs)
+
+    def _up(self, index: int, fold: Fold) -> Iterator[Step]:
+        """What `fold` makes of x -> gated, where there are no gates."""
+        model, stack = self._model, self._model.weights.stacks[self._model.dense(index).gate_up]
+        x, out = self._operand(fold), self._memory["gate_up"]
+        yield from multiply(model, Product(stack, x, out, f"blk.{index}.ffn_up"))
+        yield model.xielu(1, index)
 
     def _gate_up(self, ffn: Ffn, fold: Fold) -> Iterator[Step]:
         """One step where gate and up are one matrix that is bound at once, three where not."""
@@ -302,7 +353,7 @@ class DecodePlan:
         if fold.weight is not None:
             bindings["weight"] = vectors[f"{fold.weight}.weight"]
         if fold.next is None:
-            return Operand(bindings, Prologue.NORM)
+            return Operand(bindings, Prologue.NORM if fold.weight is not None else Prologue.NONE)
         bindings |= {"branch": self._memory["branch"], "next": fold.next}
         if fold.post is None:
             return Operand(bindings, Prologue.ADD_NORM)

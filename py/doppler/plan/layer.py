@@ -148,16 +148,26 @@ class PlannedModel:
         is_last = post is not None and post.endswith(f".{self.config.last_norm}")
         return self.config.layer_scales and is_last
 
-    def norm_after_attention(self, index: int) -> str:
+    def attention_norm(self, index: int) -> str | None:
+        """The norm of what attention reads, where there is one."""
+        return f"blk.{index}.attn_norm" if self.config.pre_norms else None
+
+    def read(self, batch: int) -> View:
+        """What branches read: what was normed, or x where that is not."""
+        return self.memory(batch)["normed" if self.config.pre_norms else "x"]
+
+    def norm_after_attention(self, index: int) -> str | None:
         """The norm that comes next: the FFN's, or the router's where that has one of its own."""
+        if not self.config.pre_norms:
+            return None
         experts = self.config.experts
         own = experts is not None and experts.own_norms
         return f"blk.{index}.{'ffn_gate_inp_norm' if own else 'ffn_norm'}"
 
-    def following(self, index: int) -> str:
+    def following(self, index: int) -> str | None:
         """The norm that comes after layer `index`."""
         last = index == len(self.config.layers) - 1
-        return "output_norm" if last else f"blk.{index + 1}.attn_norm"
+        return "output_norm" if last else self.attention_norm(index + 1)
 
     def is_apart(self, name: str) -> bool:
         """Whether a stack is several matrices, or one that is cut by slices."""
@@ -184,6 +194,14 @@ class PlannedModel:
         bindings = {"gate_up": m["gate_up"], "out": m["gated"], "state": m["state"]}
         label = ffn.gate_up.replace("gate_up", "gate")
         return Step("gate", constants, bindings, params, each * batch, label)
+
+    def xielu(self, batch: int, index: int) -> Step:
+        """gate_up, which has the ups alone -> gated, where the FFN has no gates."""
+        m, ffn = self.memory(batch), self.dense(index)
+        numbers = self.weights.vectors[f"blk.{index}.xielu.weight"]
+        bindings = {"x": m["gate_up"], "out": m["gated"], "state": m["state"], "numbers": numbers}
+        params = {"ffn": ffn.width, "stride": ffn.stride}
+        return Step("xielu", {}, bindings, params, batch, f"blk.{index}.xielu")
 
     def capped(self, logits: View) -> list[Step]:
         """Logits that were computed -> within the cap, where the model has one."""

@@ -7,10 +7,12 @@ weights are unpacked once for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from doppler.config.layer import Experts
 from doppler.gpu.step import Step, View
+from doppler.gpu.wgsl import Number
 from doppler.plan.bindings import CPU_TILE, TILE, most_tiles
 from doppler.plan.layer import PlannedModel
 from doppler.weights.placement import aligned
@@ -27,18 +29,64 @@ def experts_of(model: PlannedModel) -> Experts:
     return model.config.experts
 
 
+def chosen(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
+    """The router's logits -> the experts of each token, and where these lie."""
+    yield route(model, batch, index)
+    if index in model.layout.slots:
+        yield lookup(model, batch, index)
+
+
+def sum_of_experts(model: PlannedModel, batch: int, index: int) -> Iterator[Step]:
+    """Outputs of the slots, and of a dense FFN beside -> branch."""
+    yield sum_experts(model, batch, index)
+    if experts_of(model).own_norms:
+        yield join(model, batch, index)
+
+
 def route(model: PlannedModel, batch: int, index: int) -> Step:
     """The router's logits -> the experts of each token, and their shares."""
-    m, experts = model.memory(batch), experts_of(model)
-    bindings = {
-        "logits": m["routes"],
-        **{name: m[name] for name in ("topk_ids", "topk_weights", "state")},
-    }
+    m = model.memory(batch)
+    ids = m["routed" if index in model.layout.slots else "topk_ids"]
+    out = {"topk_ids": ids, "topk_weights": m["topk_weights"]}
+    return _route(model, batch, index, {"logits": m["routes"], **out})
+
+
+def foresee(model: PlannedModel, index: int) -> Step:
+    """Logits that the router of layer `index` is expected to give -> the experts of one token."""
+    m = model.memory(1)
+    out = {"topk_ids": m["expected"], "topk_weights": m["expected weights"]}
+    return _route(model, 1, index, {"logits": m["expected routes"], **out})
+
+
+def _route(model: PlannedModel, batch: int, index: int, bound: Mapping[str, View]) -> Step:
+    experts = experts_of(model)
+    bindings = {**bound, "state": model.memory(batch)["state"]}
     if experts.scaled:
         bindings["scales"] = model.weights.vectors[f"blk.{index}.ffn_exps_scale.weight"]
-    params = {"experts": experts.count, "used": experts.used, "stride": model.widths.routes}
+    if experts.biased:
+        bindings["biases"] = model.weights.vectors[f"blk.{index}.exp_probs_b.weight"]
+    params: dict[str, Number] = {"experts": experts.count, "used": experts.used}
+    params |= {"stride": model.widths.routes, "factor": experts.factor}
     constants = {"NORMED": int(experts.normed), "SCALED": int(experts.scaled)}
+    constants |= {"SIGMOID": int(experts.sigmoid), "BIASED": int(experts.biased)}
     return Step("route", constants, bindings, params, batch, f"blk.{index}.route")
+
+
+def lookup(model: PlannedModel, batch: int, index: int, *, in_pass: bool = False) -> Step:
+    """Experts -> the slots where they lie, of a layer that has slots.
+
+    A missing one halts the plan; in a pass, which is one of several with some experts each, what
+    it has in its own table is all there is.
+    """
+    m, experts, layout = model.memory(batch), experts_of(model), model.layout
+    names = ("routed", "topk_ids", "demand", "state")
+    bindings = {name: m[name] for name in names}
+    bindings |= {"table": m["pass table"] if in_pass else layout.slot_table(index)}
+    bindings |= {"uses": layout.uses(index)}
+    params: dict[str, Number] = {"experts": experts.count, "used": experts.used}
+    params |= {"slots": layout.slots[index], "cause": 1 + index}
+    constants = {"HALTS": int(not in_pass)}
+    return Step("lookup", constants, bindings, params, batch, f"blk.{index}.lookup")
 
 
 def align(model: PlannedModel, batch: int, index: int) -> Step:
@@ -62,7 +110,9 @@ def places(model: PlannedModel, batch: int) -> dict[str, View]:
 
 
 def sum_experts(model: PlannedModel, batch: int, index: int) -> Step:
-    """Outputs of the slots, and of a dense FFN with a gate -> branch, or normed, to be joined."""
+    """Outputs of the slots, and of a dense FFN that is not normed -> branch; else normed, to be
+    joined.
+    """
     m, w, experts = model.memory(batch), model.widths, experts_of(model)
     bindings = {
         "x": m["downs"],
@@ -70,11 +120,13 @@ def sum_experts(model: PlannedModel, batch: int, index: int) -> Step:
         "out": m["normed" if experts.own_norms else "branch"],
         "state": m["state"],
     }
-    if experts.gated:
-        bindings |= {"beside": m["beside"], "gates": m["routes"]}
+    beside = 0
+    if experts.beside and not experts.own_norms:
+        beside = 1 if experts.gated else 2
+        bindings |= {"beside": m["beside"]} | ({"gates": m["routes"]} if experts.gated else {})
     gate = aligned(experts.count, 4)  # behind the router's logits
     params = {"stride": w.hidden, "used": experts.used, "routes": w.routes, "gate": gate}
-    constants = {"BESIDE": int(experts.gated)}
+    constants = {"BESIDE": beside}
     return Step("sum", constants, bindings, params, batch, f"blk.{index}.sum")
 
 

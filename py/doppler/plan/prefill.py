@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doppler.gpu.step import Step, View
-from doppler.plan.attention import attention, rope
+from doppler.plan.attention import attention, heads_norm, rope
 from doppler.plan.layer import ACTIVATIONS, Ffn, PlannedModel
 from doppler.plan.matmul import multiply, takes_matvecs
-from doppler.plan.moe import align, experts_of, join, route, sum_experts
+from doppler.plan.moe import align, chosen, experts_of, lookup, sum_of_experts
 from doppler.plan.per_layer import own_branch, own_embeddings
 from doppler.plan.product import Operand, Product, Rows
+from doppler.plan.recurrent import output, output_gate, projection, recur
 from doppler.plan.segments import Part, Place, Segment
 from doppler.weights.placement import aligned
 
@@ -26,19 +27,20 @@ class PrefillPlan:
         return [*self.body(batch), self.head()]
 
     def body(self, batch: int) -> list[Segment]:
-        """Token ids -> normed hidden states of up to `batch` tokens; fills the KV cache."""
+        """Token ids -> normed hidden states of up to `batch` tokens; fills the KV cache.
+
+        States of layers that have one move on by as many.
+        """
         return [*self.caches(batch), *self.rest(batch)]
 
     def caches(self, batch: int) -> list[Segment]:
         """Token ids -> x after the layers that fill the KV cache."""
         model = self._model
-        embedding = (
-            *model.embed(batch),
-            *own_embeddings(model, batch),
-            model.norm_alone(batch, "embedding", "blk.0.attn_norm"),
-        )
+        embedding = [*model.embed(batch), *own_embeddings(model, batch)]
+        if (norm := model.attention_norm(0)) is not None:
+            embedding.append(model.norm_alone(batch, "embedding", norm))
         layers = self._layers(batch, range(model.config.own_layers))
-        return [Segment(Place(Part.EMBEDDING), embedding), *layers]
+        return [Segment(Place(Part.EMBEDDING), tuple(embedding)), *layers]
 
     def rest(self, batch: int) -> list[Segment]:
         """The layers that read others' keys: x -> normed hidden states."""
@@ -48,17 +50,32 @@ class PrefillPlan:
     def _layers(self, batch: int, indices: range) -> list[Segment]:
         model, segments = self._model, list[Segment]()
         for index in indices:
-            attention = tuple(self._attention(batch, index))
+            attention = tuple(self._mixer(batch, index))
             segments.append(Segment(Place(Part.ATTENTION, index), attention))
-            if model.config.experts is None:
+            if model.config.mixture(index) is None:
                 ffn = self._dense(batch, index, "branch")
             else:
                 router = tuple(self._router(batch, index))
                 segments.append(Segment(Place(Part.ROUTER, index), router))
-                ffn = self._mixture(batch, index)
+                beside = tuple(self._beside(batch, index))
+                segments.append(Segment(Place(Part.BESIDE, index), beside))
+                experts = tuple(self._experts(batch, index))
+                segments.append(Segment(Place(Part.EXPERTS, index), experts))
+                ffn = sum_of_experts(model, batch, index)
             end = self._end(batch, index)
             segments.append(Segment(Place(Part.FFN, index), (*ffn, *end)))
         return segments
+
+    def passes(self, batch: int) -> list[Segment]:
+        """What experts give that are in the pass table, of each layer that has slots."""
+        model, slots = self._model, self._model.layout.slots
+        return [
+            Segment(
+                Place(Part.EXPERTS, index),
+                (lookup(model, batch, index, in_pass=True), *self._experts(batch, index)),
+            )
+            for index in sorted(slots)
+        ]
 
     def head(self) -> Segment:
         """Normed hidden state of the batch's last token -> logits."""
@@ -74,14 +91,19 @@ class PrefillPlan:
         product = Product((model.head_matrix,), x, logits, "head", stride, rows)
         return Segment(Place(Part.HEAD), (*multiply(model, product), *model.capped(logits)))
 
-    def _attention(self, batch: int, index: int) -> Iterator[Step]:
+    def _mixer(self, batch: int, index: int) -> Iterator[Step]:
         model, m, prefix = self._model, self._model.memory(batch), f"blk.{index}"
-        name, x = f"{prefix}.attn_qkv", Operand({"x": m["normed"]})
-        stack, stride = model.weights.stacks[name], model.widths.qkv
+        name, stack = projection(model, index)
+        x, stride = Operand({"x": model.read(batch)}), model.widths.qkv
         yield from multiply(model, Product(stack, x, m["qkv"], name, stride, batch))
-        yield from rope(model, batch, index)
-        yield from attention(model, batch, index)
-        yield from self._plain(batch, f"{prefix}.attn_output", m["attended"], "branch")
+        if model.config.layers[index].attends:
+            yield from heads_norm(model, batch, index)
+            yield from rope(model, batch, index)
+            yield from attention(model, batch, index)
+            yield from output_gate(model, batch, index)
+        else:
+            yield from recur(model, batch, index)
+        yield from self._plain(batch, output(model, index), m["attended"], "branch")
         post = model.post_norm(index, "post_attention_norm")
         yield model.norm(batch, f"{prefix}.attention", model.norm_after_attention(index), post)
 
@@ -97,14 +119,25 @@ class PrefillPlan:
 
     def _dense(self, batch: int, index: int, out: str) -> Iterator[Step]:
         """normed -> what is called `out`."""
-        yield from self._gate_up(batch, self._model.dense(index))
+        if self._model.config.has_gates:
+            yield from self._gate_up(batch, self._model.dense(index))
+        else:
+            yield from self._up(batch, index)
         gated = self._model.memory(batch)["gated"]
         yield from self._plain(batch, f"blk.{index}.ffn_down", gated, out)
+
+    def _up(self, batch: int, index: int) -> Iterator[Step]:
+        model, ffn = self._model, self._model.dense(index)
+        x, stack, out = model.read(batch), model.weights.stacks[ffn.gate_up], model.memory(batch)
+        name = f"blk.{index}.ffn_up"
+        ups = Product(stack, Operand({"x": x}), out["gate_up"], name, ffn.stride, batch)
+        yield from multiply(model, ups)
+        yield model.xielu(batch, index)
 
     def _gate_up(self, batch: int, ffn: Ffn) -> Iterator[Step]:
         model, name, rows = self._model, ffn.gate_up, ffn.rows
         m, stack = model.memory(batch), model.weights.stacks[name]
-        x = Operand({"x": m["normed"]})
+        x = Operand({"x": model.read(batch)})
         if model.is_apart(name):
             apart = Product(stack, x, m["gate_up"], name, 2 * ffn.stride, batch, rows=rows)
             yield from multiply(model, apart)
@@ -122,10 +155,10 @@ class PrefillPlan:
         yield from multiply(
             model, Product(stack, x, m["routes"], name, stride, batch, is_exact=True)
         )
-        yield route(model, batch, index)
+        yield from chosen(model, batch, index)
 
-    def _mixture(self, batch: int, index: int) -> Iterator[Step]:
-        """normed, or x where there are more norms -> branch; a dense FFN comes first."""
+    def _beside(self, batch: int, index: int) -> Iterator[Step]:
+        """normed, or x where there are more norms -> what experts read, and a dense FFN gives."""
         model, experts, prefix = self._model, experts_of(self._model), f"blk.{index}"
         if experts.own_norms:
             yield model.norm_alone(batch, f"{prefix}.dense", f"{prefix}.ffn_norm")
@@ -133,10 +166,6 @@ class PrefillPlan:
             yield from self._dense(batch, index, "beside")
         if experts.own_norms:
             yield model.norm_alone(batch, f"{prefix}.experts", f"{prefix}.pre_ffw_norm_2")
-        yield from self._experts(batch, index)
-        yield sum_experts(model, batch, index)
-        if experts.own_norms:
-            yield join(model, batch, index)
 
     def _experts(self, batch: int, index: int) -> Iterator[Step]:
         """normed -> downs, through the experts that each token uses."""

@@ -18,12 +18,15 @@ class Part(StrEnum):
 
     DRAFT = "draft"  # what may come next, looked up
     EMBEDDING = "embedding"  # token ids -> residual stream
-    ATTENTION = "attention"  # of one layer, its norm and projections with it
+    ATTENTION = "attention"  # of one layer, or its other mixer; norm and projections with it
     ROUTER = "router"  # of a mixture's layer: which experts its tokens use
-    FFN = "ffn"  # of one layer, or its experts
+    BESIDE = "beside"  # of the same: what its experts read, and a dense FFN beside them
+    EXPERTS = "experts"  # of the same: what they give for each token that uses them
+    FFN = "ffn"  # of one layer, or the sum of what its experts give
     LAST = "last"  # of a chunk's tokens: it goes on alone
     HEAD = "head"  # last hidden state -> logits
     SAMPLE = "sample"  # logits -> the next token
+    COPY = "copy"  # the recurrent state -> a checkpoint, or back
 
 
 @dataclass(frozen=True, order=True)
@@ -39,7 +42,7 @@ class Segment:
     """Steps that are recorded as one.
 
     It runs once a token: it may add to what it reads. A ROUTER does not, and may be run again as
-    long as nothing behind it was.
+    long as nothing behind it was. EXPERTS may be run any number of times.
     """
 
     place: Place

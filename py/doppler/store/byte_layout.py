@@ -63,7 +63,8 @@ class _Layout:
         self._owner: tuple[int, int] | None = None  # layer and number of the expert being added
         self.block_size = BLOCK_SIZE
         if config.experts is not None:
-            self.block_size = self._block_size(config.expert_shapes(0, 0))
+            first = next(i for i in range(len(config.layers)) if config.mixture(i))
+            self.block_size = self._block_size(config.expert_shapes(first, 0))
 
     def add(self, name: str, shape: tuple[int, ...]) -> None:
         source, offset, block = self._places[name]
@@ -106,6 +107,6 @@ def _owners(config: ModelConfig) -> dict[str, tuple[int, int]]:
     return {
         name: (layer, expert)
         for layer in range(len(config.layers))
-        for expert in range(config.experts.count if config.experts else 0)
+        for expert in config.expert_numbers(layer)
         for name in config.expert_shapes(layer, expert)
     }

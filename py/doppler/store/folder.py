@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from doppler.errors import RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer
+from doppler.store.storage import Piece
 
 
 class FolderStorage:
@@ -38,6 +39,9 @@ class FolderStorage:
                 "are there"
             )
         return data
+
+    async def gather(self, pieces: Sequence[Piece]) -> Buffer:
+        return b"".join([bytes(await self.read(*piece)) for piece in pieces])
 
     async def write(self, name: str, offset: int, data: Buffer) -> None:
         with self._opened(name) as descriptor:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,8 @@ from doppler.config.model import ModelConfig
 from doppler.errors import DopplerError, FormatError
 from doppler.inputs.fields import LARGEST_SIZE, Fields, parse_json, shown
 from doppler.quantization.block_types import block_type
-from doppler.store.config_fields import config_of
+from doppler.sampling import ModelSampling
+from doppler.store.config_fields import config_of, data_of
 from doppler.store.digest import blake3_hex
 
 MANIFEST_FILE = "manifest.json"
@@ -79,7 +80,10 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`bytes` is the length of the byte space, `blocks` the BLAKE3 of each of its blocks."""
+    """`bytes` is the length of the byte space, `blocks` the BLAKE3 of each of its blocks.
+
+    sampling: how answers are drawn where nobody says otherwise.
+    """
 
     name: str
     title: str
@@ -92,6 +96,7 @@ class Manifest:
     blocks: tuple[str, ...]
     shards: tuple[Shard, ...]
     experts: tuple[ExpertRange, ...] = ()  # by layer and number
+    sampling: ModelSampling = field(default_factory=ModelSampling)
 
     @cached_property
     def identity(self) -> str:
@@ -142,9 +147,11 @@ class Manifest:
 
     def _description(self) -> dict[str, Any]:
         experts = {"experts": [vars(expert) for expert in self.experts]} if self.experts else {}
+        sampling = {"sampling": own} if (own := self.sampling.to_json()) else {}
         return {
             **experts,
-            "config": self.config.to_json(),
+            **sampling,
+            "config": data_of(self.config),
             "tokenizer": None if self.tokenizer is None else vars(self.tokenizer),
             "tensors": [vars(tensor) for tensor in self.tensors],
             "bytes": self.bytes,
@@ -189,6 +196,7 @@ def _parse(fields: Fields) -> Manifest:
         blocks=tuple(description.texts("blocks")),
         shards=tuple(_shard(item) for item in fields.tables("shards")),
         experts=tuple(_expert(item) for item in description.tables("experts")),
+        sampling=ModelSampling.read(description.table("sampling")),
     )
 
 
@@ -279,12 +287,13 @@ def _check_blocks(manifest: Manifest) -> None:
 
 def _check_experts(manifest: Manifest) -> None:
     config, size = manifest.config, manifest.block_size
-    count = config.experts.count if config.experts else 0
-    many = len(config.layers) * count
+    layers = range(len(config.layers))
+    many = sum(len(config.expert_numbers(layer)) for layer in layers)
     if len(manifest.experts) != many:
         raise FormatError(f"there are ranges of {len(manifest.experts)} experts, not of {many}")
-    for index, e in enumerate(manifest.experts):
-        if (e.layer, e.expert) != divmod(index, count):
+    known = ((layer, expert) for layer in layers for expert in config.expert_numbers(layer))
+    for e, own in zip(manifest.experts, known, strict=True):
+        if (e.layer, e.expert) != own:
             raise FormatError(f"the ranges of experts are not those of {many}, by layer")
         end = e.offset + e.bytes
         if e.offset < 0 or e.offset % size or e.bytes % size or end > manifest.bytes:

@@ -6,12 +6,12 @@ An open file shuts out whoever would delete or mend the model: in a browser, eve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from doppler.errors import DopplerError
 from doppler.inputs.buffers import Buffer
-from doppler.store.storage import Storage
+from doppler.store.storage import Piece, Storage
 
 IDLE = 1.0  # seconds without use after which the files are let go
 
@@ -37,6 +37,10 @@ class ReopeningStorage:
     async def read(self, name: str, offset: int, length: int) -> Buffer:
         async with self._used() as storage:
             return await storage.read(name, offset, length)
+
+    async def gather(self, pieces: Sequence[Piece]) -> Buffer:
+        async with self._used() as storage:
+            return await storage.gather(pieces)
 
     async def write(self, name: str, offset: int, data: Buffer) -> None:
         async with self._used() as storage:

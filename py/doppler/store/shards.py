@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, takewhile
 from typing import Any, Protocol
 
-from doppler.errors import CorruptError, SourceError
+from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
 from doppler.store.manifest import Manifest, Shard
-from doppler.store.storage import Storage
+from doppler.store.storage import Piece, Storage
 
 AT_ONCE = 3  # shards that are downloaded side by side
 
@@ -31,7 +31,8 @@ class ShardSource(Protocol):
         ...
 
     def blocks(self, shard: Shard, start: int, end: int) -> AsyncGenerator[Buffer, None]:
-        """Bytes [start, end) of a shard, a block at a time; `start` lies on a block's boundary.
+        """Bytes [start, end) of a shard, some whole blocks at a time (the shard's last one may be
+        shorter); `start` lies on a block's boundary.
 
         Raises SourceError where bytes are missing. Closing the generator ends the request.
         """
@@ -65,6 +66,7 @@ class ShardStore:
         self._source = source
         self.buffers = buffers
         self._offsets = [shard.offset for shard in manifest.shards]
+        self.fetched = 0  # blocks that were bad or missing, and came from the source
 
     async def rest(self) -> None:
         """Lets the files go, for others to delete or mend them; a later read opens them again."""
@@ -123,8 +125,7 @@ class ShardStore:
                     "model again"
                 ) from None
         else:
-            digest = self.buffers.blake3(data)
-            if digest == self._expected(place):
+            if self._is_good(place, data):
                 return data
             if self._source is None:
                 raise CorruptError(
@@ -150,19 +151,43 @@ class ShardStore:
             at += self.buffers.length(part)
         return whole
 
-    async def stored(self, offset: int, length: int) -> bytes:
-        """Bytes of the model's byte space as they are stored, for what was verified before.
+    async def verified(self, first: int, count: int) -> Buffer:
+        """Blocks first .. first + count - 1 in one piece, each as `block` gives it."""
+        places = [self._place(index) for index in range(first, first + count)]
+        ends = list(accumulate(place.end - place.start for place in places))
+        starts = [0, *ends[:-1]]
+        try:
+            data = await self.unverified(first, count)
+        except SourceError:  # some of it is missing
+            data, bad = None, list(range(count))
+        else:
+            parts = [self.buffers.part(data, *it) for it in zip(starts, ends, strict=True)]
+            bad = [i for i, part in enumerate(parts) if not self._is_good(places[i], part)]
+        if not bad:
+            return data
+        whole = self.buffers.empty(ends[-1])
+        if data is not None:
+            self.buffers.put(whole, 0, data)
+        for index in bad:
+            self.buffers.put(whole, starts[index], await self.block(first + index))
+        return whole
+
+    async def stored(self, offsets: Sequence[int], length: int) -> bytes:
+        """`length` bytes from each of these offsets of the model's byte space on, one after
+        another, as they are stored: for what was verified before.
 
         Raises SourceError where some are missing.
         """
-        found, end = bytearray(), offset + length
-        while offset < end:
-            shard = self.manifest.shards[bisect_right(self._offsets, offset) - 1]
-            count = min(end, shard.offset + shard.bytes) - offset
-            data = await self._storage.read(shard.name, offset - shard.offset, count)
-            found += self.buffers.to_bytes(data)
-            offset += count
-        return bytes(found)
+        pieces = [piece for offset in offsets for piece in self._pieces(offset, offset + length)]
+        return self.buffers.to_bytes(await self._storage.gather(pieces))
+
+    def _pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """Where bytes start .. end of the byte space lie."""
+        while start < end:
+            shard = self.manifest.shards[bisect_right(self._offsets, start) - 1]
+            count = min(end, shard.offset + shard.bytes) - start
+            yield shard.name, start - shard.offset, count
+            start += count
 
     async def _complete(
         self, source: ShardSource, shard: Shard, add: Callable[[int], None]
@@ -172,12 +197,11 @@ class ShardStore:
         if await self._storage.size(shard.name) not in (start, None):
             await self._storage.truncate(shard.name, start)
         if start < shard.bytes:
-            places = self._places(shard, start)
             async with aclosing(source.blocks(shard, start, shard.bytes)) as pieces:
                 async for piece in pieces:
-                    place = next(places)
-                    await self._keep(source, place, piece)
-                    add(place.end - place.start)
+                    await self._keep(source, shard, start, piece)
+                    start += self.buffers.length(piece)
+                    add(self.buffers.length(piece))
         await self._storage.flush(shard.name)
 
     async def _good_bytes(self, shard: Shard, add: Callable[[int], None]) -> int:
@@ -186,31 +210,40 @@ class ShardStore:
         for place in self._places(shard, 0):
             if place.end > stored:
                 return place.start
-            if self.buffers.blake3(await self._read(place)) != self._expected(place):
+            if not self._is_good(place, await self._read(place)):
                 return place.start
             add(place.end - place.start)
         return shard.bytes
 
     async def _fetch_block(self, source: ShardSource, place: Place) -> Buffer:
+        """Verified; and stored, unless there is no room: whoever needs it has it all the same."""
         async with aclosing(source.blocks(place.shard, place.start, place.end)) as pieces:
             async for piece in pieces:
-                await self._keep(source, place, piece)
+                with suppress(StorageError):
+                    await self._keep(source, place.shard, place.start, piece)
+                self.fetched += 1
                 return piece
         raise SourceError(f"{place} from {source.where(place.shard)}: nothing came; try again")
 
-    async def _keep(self, source: ShardSource, place: Place, data: Buffer) -> None:
-        """Verifies bytes of the source, then stores them."""
-        digest = self.buffers.blake3(data)
-        if digest != self._expected(place):
+    async def _keep(self, source: ShardSource, shard: Shard, start: int, data: Buffer) -> None:
+        """Verifies blocks of the source, then stores them: those before a bad one in any case."""
+        end = start + self.buffers.length(data)
+        places = takewhile(lambda place: place.start < end, self._places(shard, start))
+        blocks = ((it, self.buffers.part(data, it.start - start, it.end - start)) for it in places)
+        bad = next((it for it, block in blocks if not self._is_good(it, block)), None)
+        good = end if bad is None else bad.start
+        if good > start:
+            await self._storage.write(shard.name, start, self.buffers.part(data, 0, good - start))
+        if bad is not None:
             raise CorruptError(
-                f"{place} from {source.where(place.shard)}: its BLAKE3 is not the manifest's; the "
+                f"{bad} from {source.where(shard)}: its BLAKE3 is not the manifest's; the "
                 "file there is damaged or belongs to another model. Have it mended there, or get "
                 "the model from elsewhere"
             )
-        await self._storage.write(place.shard.name, place.start, data)
 
-    def _expected(self, place: Place) -> str:
-        return self.manifest.blocks[place.index]
+    def _is_good(self, place: Place, block: Buffer) -> bool:
+        """Whether a block is what it should be."""
+        return self.buffers.blake3(block) == self.manifest.blocks[place.index]
 
     async def _read(self, place: Place) -> Buffer:
         return await self._storage.read(place.shard.name, place.start, place.end - place.start)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
 
 from doppler.inputs.buffers import Buffer
+
+Piece: TypeAlias = tuple[str, int, int]  # of a file: its name, an offset, a length
 
 
 class Storage(Protocol):
@@ -16,6 +19,10 @@ class Storage(Protocol):
 
     async def read(self, name: str, offset: int, length: int) -> Buffer:
         """Exactly `length` bytes. Raises SourceError where the file is absent or shorter."""
+        ...
+
+    async def gather(self, pieces: Sequence[Piece]) -> Buffer:
+        """Those bytes of files, one piece after another. Raises as `read` does."""
         ...
 
     async def write(self, name: str, offset: int, data: Buffer) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
+from doppler.text.call_grammars import read_one
+from doppler.text.calls import Calls
 from doppler.text.markers import Markers
 from doppler.text.parts import LOOK_BACK, Part, Parts, Piece
 from doppler.text.textstream import REPLACEMENT, TextStream
+from doppler.text.tools import Tools
 
 _HARMONY_PARTS: Mapping[str, Part] = {"analysis": "reasoning"}  # all others are for people
 _LONGEST_HEADER = 64  # tokens of a message's header
+_RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 
 
 class Harmony:
     """GPT-OSS's messages: <|start|>role<|channel|>name<|message|>text<|end|>.
 
-    A call of a tool, whose header says to whom it goes, stays in the answer as it was written.
+    A message whose header says to whom it goes is a call of a tool, with its arguments as text.
     """
 
-    def __init__(self, markers: Markers, prompt: Sequence[int]) -> None:
-        self._markers, self._parts = markers, Parts()
+    def __init__(self, markers: Markers, tools: Tools, prompt: Sequence[int]) -> None:
+        self._markers = markers
+        self._parts = Calls(Parts(), markers.called, tools, prompt)
+        self.notes = self._parts.notes
         self._names = {token: name for name, token in markers.harmony.items()}
         self._header: list[int] | None = None  # ids since a message began; None in its text
         self._stream = TextStream(markers.decoder, prompt)
@@ -52,7 +59,8 @@ class Harmony:
 
     def finish(self) -> list[Piece]:
         pieces = self._parts.say(self._stream.finish())
-        return pieces if self._header is None else pieces + self._plain(last=True)
+        pieces += [] if self._header is None else self._plain(last=True)
+        return pieces + self._parts.finish()
 
     def _close(self) -> list[Piece]:
         pieces = self.finish()
@@ -67,9 +75,11 @@ class Harmony:
         header = self._markers.text(self._header or [])
         self._header = None
         self._stream = TextStream(self._markers.decoder)
-        if "to=" in header:
+        if to := _RECIPIENT.search(header):
             self._parts.turn("answer")
-            return self._parts.say(header.removeprefix("assistant") + "<|message|>")
+            opens = header.removeprefix("assistant") + "<|message|>"
+            name = to[1].removeprefix("functions.")
+            return pieces + self._parts.open(opens, read=lambda body: read_one(name, body))
         channel = header.partition("<|channel|>")[2].split()
         self._parts.turn(_HARMONY_PARTS.get(channel[0] if channel else "", "answer"))
         return pieces

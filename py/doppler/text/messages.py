@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import keyword
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from doppler.errors import RequestError
+from doppler.errors import FormatError, RequestError
+from doppler.inputs.fields import parse_json
 from doppler.text.sandbox import Exceeded
+from doppler.text.tools import check_tools
 
 Message = dict[str, Any]
 
@@ -41,7 +43,7 @@ class Conversation:
             raise RequestError("messages must be a list of at least one {role, content}")
         return cls(
             [_message(message, f"message {index}") for index, message in enumerate(messages)],
-            _objects(args, "tools"),
+            check_tools(args.get("tools")),
             _objects(args, "documents"),
             _options(args.get("template_options")),
         )
@@ -59,6 +61,18 @@ class Conversation:
             "documents": self.documents,
             "add_generation_prompt": True,
         }
+
+    def without(self) -> Iterator[tuple[str, Conversation]]:
+        """The same without each thing that a template may not know, and what that is."""
+        if self.tools:
+            yield "tools", replace(self, tools=None)
+        if any(message.get("tool_calls") for message in self.messages):
+            bare = [{k: v for k, v in m.items() if k != "tool_calls"} for m in self.messages]
+            filled = [{**message, "content": message["content"] or ""} for message in bare]
+            yield "calls of tools (tool_calls)", self.of(filled)
+        others = [message for message in self.messages if message["role"] != "tool"]
+        if len(others) < len(self.messages):
+            yield "results of tools (messages of role tool)", self.of(others)
 
     def rendered(self, render: Callable[[Conversation], str]) -> str:
         """What `render` gives. Templates differ in what they can read:
@@ -112,23 +126,35 @@ def _content(value: Any, where: str) -> str | None:
 
 
 def _call(value: Any, where: str) -> dict[str, Any]:
-    """A tool call, its arguments as an object also where they came as JSON text."""
+    """A tool call, its arguments as an object also where they came as JSON text.
+
+    What an answer wrote (`raw`) is left out: the template writes it anew.
+    """
     if not isinstance(value, dict):
         raise RequestError(f"{where}: each of tool_calls must be an object")
-    function = value.get("function")
-    if isinstance(function, dict):
-        return {**value, "function": {**function, **_arguments(function, where)}}
-    return {**value, **_arguments(value, where)}
+    value = {key: part for key, part in value.items() if key != "raw"}
+    if not isinstance(value.get("id"), (str, type(None))):
+        raise RequestError(f"{where}: the id of each of tool_calls must be a text")
+    if "function" not in value:
+        return {**value, **_arguments(value, where)}
+    function = value["function"]
+    if not isinstance(function, dict):
+        raise RequestError(f"{where}: the function of each of tool_calls must be an object")
+    return {**value, "function": {**function, **_arguments(function, where)}}
 
 
 def _arguments(function: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise RequestError(f"{where}: each of tool_calls must have a function with a name")
     given = function.get("arguments")
-    if not isinstance(given, str):
-        return {} if given is None else {"arguments": given}
-    try:
-        return {"arguments": json.loads(given) if given.strip() else {}}
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{where}: the arguments of a tool call are no JSON: {error}") from error
+    if isinstance(given, str):
+        try:
+            given = parse_json(given, "a tool call's arguments") if given.strip() else {}
+        except FormatError as error:
+            raise RequestError(f"{where}: {error}") from error
+    if given is not None and not isinstance(given, dict):
+        raise RequestError(f"{where}: the arguments of a tool call must be an object")
+    return {} if given is None else {"arguments": given}
 
 
 def _with_text(message: Message) -> Message:

@@ -1,12 +1,15 @@
-"""Reasoning between two markers: tokens, or where the vocabulary lacks them, text."""
+"""Reasoning, or a call, between two markers: tokens, or where the vocabulary lacks them, text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from doppler.text.call_values import QUOTE
+from doppler.text.calls import Calls
 from doppler.text.markers import PAIRS, Markers, Pair
 from doppler.text.parts import LOOK_BACK, Part, Parts, Piece
 from doppler.text.textstream import StopText, TextStream
+from doppler.text.tools import Tools
 
 _LONGEST_NAME = 64  # characters of a channel's name: more is text
 
@@ -14,7 +17,7 @@ _LONGEST_NAME = 64  # characters of a channel's name: more is text
 class Spelled:
     """Markers that are written as text: reasoning at the beginning of an answer."""
 
-    def __init__(self, parts: Parts, pairs: Sequence[Pair]) -> None:
+    def __init__(self, parts: Calls, pairs: Sequence[Pair]) -> None:
         self._parts, self._pairs = parts, pairs
         self._start: str | None = "" if pairs else None  # of the answer, while it may be a marker
         self._until: StopText | None = None
@@ -53,10 +56,14 @@ class Spelled:
 
 
 class Pairs:
-    """Reasoning between two tokens, which may come more than once."""
+    """Reasoning and calls of tools between two tokens each, which may come more than once."""
 
-    def __init__(self, markers: Markers, prompt: Sequence[int]) -> None:
-        self._markers, self._parts = markers, Parts()
+    def __init__(self, markers: Markers, tools: Tools, prompt: Sequence[int]) -> None:
+        self._markers = markers
+        self._parts = Calls(Parts(), markers.called, tools, prompt)
+        self.notes = self._parts.notes
+        self._structure = markers.tokens
+        self._call: int | None = None  # the token that began the call that is being written
         self._spelled = Spelled(self._parts, markers.spelled)
         self._stream = TextStream(markers.decoder, prompt)
         self._name: str | None = None  # of a channel, while its line is written
@@ -68,6 +75,15 @@ class Pairs:
         return self._parts.part
 
     def push(self, token: int) -> list[Piece]:
+        called = self._markers.called
+        if self._call is not None:
+            if token not in called.opens:
+                return self._in_call(self._call, token)
+            pieces = self._end_call("")
+        else:
+            pieces = []
+        if token in called.opens:
+            return pieces + self._begin_call(token)
         opened = self._markers.opens.get(token)
         if opened is None and token not in self._markers.closes:
             return self._say(self._stream.push(token))
@@ -80,12 +96,49 @@ class Pairs:
         self._parts.turn("reasoning" if opened else "answer")
         return pieces
 
+    def _begin_call(self, token: int) -> list[Piece]:
+        mark = self._markers.called.opens[token]
+        pieces = self._say(self._stream.finish()) + self._end_name()
+        self._stream = TextStream(self._markers.decoder)
+        self._call = token
+        return pieces + self._parts.open(mark.opens, mark.quote)
+
+    def _in_call(self, call: int, token: int) -> list[Piece]:
+        """A token of a call, which ends with a marker, or with the answer."""
+        known = self._markers
+        if token == known.called.closes[call]:
+            return self._end_call(known.called.opens[call].closes)
+        if token in known.ends:
+            return self._end_call("")
+        text = known.called.inside.get(token)
+        if token == known.called.quotes[call]:
+            text = QUOTE
+        elif text is None and token in self._structure:
+            text = known.text([token])
+        if text is None:
+            return self._parts.say(self._stream.push(token))
+        pieces = self._parts.say(self._stream.finish() + text)
+        self._stream = TextStream(known.decoder)
+        return pieces
+
+    def _end_call(self, closes: str) -> list[Piece]:
+        pieces = self._parts.say(self._stream.finish()) + self._parts.close(closes)
+        self._stream = TextStream(self._markers.decoder)
+        self._call = None
+        return pieces
+
     def finish(self) -> list[Piece]:
-        pieces = self._say(self._stream.finish())
-        if self._name and not any(name.startswith(self._name) for name in self._named):
-            pieces += self._parts.say(self._name)
-        self._name = None
-        return pieces + self._spelled.finish()
+        if self._call is not None:
+            return self._end_call("")
+        pieces = self._say(self._stream.finish()) + self._end_name()
+        return pieces + self._spelled.finish() + self._parts.finish()
+
+    def _end_name(self) -> list[Piece]:
+        """A channel's line that did not end: what cannot be the beginning of a name is text."""
+        line, self._name = self._name, None
+        if not line or any(name.startswith(line) for name in self._named):
+            return []
+        return self._parts.say(line)
 
     def _say(self, text: str) -> list[Piece]:
         if self._name is None:
@@ -103,7 +156,7 @@ class Pairs:
     def _begin(self, tail: Sequence[int]) -> None:
         """Reads from the end of the prompt whether the template has begun the reasoning."""
         known = self._markers
-        markers = [at for at, token in enumerate(tail) if token in known.tokens]
+        markers = [at for at, token in enumerate(tail) if token in self._structure]
         if markers:
             at = markers[-1]
             pair = known.opens.get(tail[at])

@@ -1,4 +1,4 @@
-"""The parts of an answer, and what reads them: what a model thought, and what it says."""
+"""The parts of an answer, and what reads them: what a model thought, says, and calls."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from doppler.text.textstream import Decoder, TextStream
+from doppler.text.tools import ToolCall
 
-Part = Literal["answer", "reasoning"]
-Piece = tuple[Part, str]
+Part = Literal["answer", "reasoning", "tool_call"]
+Piece = tuple[Part, str] | ToolCall  # text of a part; a call once it has ended
 LOOK_BACK = 32  # tokens at the end of a prompt in which the template may begin the answer
 
 
 class Reader(Protocol):
-    """Generated ids -> pieces of parts."""
+    """Generated ids -> pieces of parts, and calls among them, in order."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What of the answer could not be read as what it begins like, in a sentence each."""
 
     @property
     def part(self) -> Part:
@@ -30,6 +35,7 @@ class Plain:
     """All that comes is the answer: of a text that is continued, nothing is read but text."""
 
     part: Part = "answer"
+    notes: Sequence[str] = ()
 
     def __init__(self, decoder: Decoder, prompt: Sequence[int]) -> None:
         self._stream = TextStream(decoder, prompt)
@@ -49,10 +55,16 @@ class Parts:
         self._begun: set[Part] = set()  # which have text
         self._strip = False  # the white space at the beginning of a part
         self._held = ""  # white space that may be the end of reasoning
+        self._left: tuple[Part, bool, str] = (self.part, self._strip, self._held)
 
     def turn(self, part: Part) -> None:
         """A part begins."""
+        self._left = (self.part, self._strip, self._held)
         self.part, self._strip, self._held = part, True, ""
+
+    def back(self) -> None:
+        """The part that was left last goes on as if it had not been."""
+        self.part, self._strip, self._held = self._left
 
     def say(self, text: str) -> list[Piece]:
         if self._strip:

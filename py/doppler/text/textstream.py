@@ -110,7 +110,8 @@ class StopText:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
         self.stopped = False
-        self.rest = ""  # what had come with the stop string, after it
+        self.found = ""  # the stop string that came
+        self.rest = ""  # what had come with it, after it
 
     def push(self, piece: str) -> str:
         """Text that is safe to show; nothing once a stop string has come."""
@@ -121,6 +122,7 @@ class StopText:
         if found:
             at, size = min(found)
             self.stopped, self._held, self.rest = True, "", text[at + size :]
+            self.found = text[at : at + size]
             return text[:at]
         keep = self._partial(text)
         self._held = text[len(text) - keep :]

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 from doppler.errors import RequestError
 from doppler.store.manifest import TokenizerInfo
 from doppler.text.channels import Channels
+from doppler.text.dialects import adapted
 from doppler.text.messages import Conversation
 from doppler.text.parts import Plain, Reader
 from doppler.text.shield import Shield
 from doppler.text.textstream import REPLACEMENT, Decoder
+from doppler.text.tools import NO_TOOLS, Tools
 
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens of one byte
 
@@ -85,7 +87,11 @@ class Tokenizer:
     @cached_property
     def _channels(self) -> Channels:
         return Channels.of(
-            self._encoding.ids, self.decoder, lambda ids: self._encoding.decode(ids, False)
+            self._encoding.ids,
+            self.decoder,
+            lambda ids: self._encoding.decode(ids, False),
+            self._info.chat_template or "",
+            self._info.eos,
         )
 
     @cached_property
@@ -99,9 +105,9 @@ class Tokenizer:
             if token.special or token.id in markers or token.text in template
         )
 
-    def reader(self, prompt: Sequence[int]) -> Reader:
-        """Reads the answer to a chat's prompt in its parts."""
-        return self._channels.reader(prompt)
+    def reader(self, prompt: Sequence[int], tools: Tools = NO_TOOLS) -> Reader:
+        """Reads the answer to a chat's prompt in its parts. tools: those that it may call."""
+        return self._channels.reader(prompt, tools)
 
     def plain_reader(self, prompt: Sequence[int]) -> Reader:
         """Reads how a text goes on."""
@@ -131,7 +137,14 @@ class Tokenizer:
         if self._template is None:
             why = self.chat_problem or "this model has no chat template: it continues text"
             raise RequestError(f"{why}; use complete instead of chat")
-        return self.encode(conversation.rendered(lambda it: self._rendered(it, stopped)))
+
+        def render(some: Conversation) -> str:
+            own = adapted(some, self._info.chat_template or "")
+            return own.rendered(lambda it: self._rendered(it, stopped))
+
+        text = render(conversation)
+        _need_nothing_left_out(conversation, text, render)
+        return self.encode(text)
 
     def _rendered(self, conversation: Conversation, stopped: Callable[[], bool]) -> str:
         assert self._template is not None
@@ -148,3 +161,19 @@ class Tokenizer:
 
     def _special(self, token: int | None) -> str:
         return "" if token is None else self._encoding.decode([token], False)
+
+
+def _need_nothing_left_out(
+    conversation: Conversation, text: str, render: Callable[[Conversation], str]
+) -> None:
+    """Raises RequestError where a template gives the same text without tools, or what they did."""
+    for what, other in conversation.without():
+        try:
+            same = render(other) == text
+        except RequestError:
+            continue  # so it looks at them
+        if same:
+            raise RequestError(
+                f"the model's chat template does not know {what}: it would leave them out; say in "
+                "words what the model should know, or use a model that was taught to call tools"
+            )

@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from doppler.errors import UnsupportedError
 from doppler.store.manifest import Manifest, Tensor
 
 STACKS: Mapping[str, tuple[str, ...]] = {
-    "attn_qkv": ("attn_q", "attn_k", "attn_v"),
+    "attn_qkv": (
+        *("attn_q", "attn_k", "attn_v"),
+        *("attn_qkv", "attn_gate", "ssm_beta", "ssm_alpha"),  # of Gated DeltaNet, the gate of both
+    ),
     "ffn_gate_up": ("ffn_gate", "ffn_up"),
     "ffn_gate_inp": ("ffn_gate_inp", "ffn_gate_inp_shexp"),
 }
@@ -55,9 +59,12 @@ class Run:
         return zip(self.tensors, itertools.accumulate(heights, initial=0), strict=False)
 
 
-def stacks(manifest: Manifest) -> Iterator[tuple[str, list[Run]]]:
+def stacks(
+    manifest: Manifest, slots: Mapping[int, int] = MappingProxyType({})
+) -> Iterator[tuple[str, list[Run]]]:
     """Each stack's name ("blk.0.attn_qkv") and its runs, as few as types allow.
 
+    Of layers that have `slots`, their experts' have the first so many only.
     Raises UnsupportedError where the experts of a layer have different types.
     """
     config = manifest.config
@@ -68,13 +75,14 @@ def stacks(manifest: Manifest) -> Iterator[tuple[str, list[Run]]]:
             names = (f"{prefix}.{member}.weight" for member in members)
             if parts := [manifest.tensor(it) for it in names if it in present]:
                 yield f"{prefix}.{name}", _runs(parts)
-        if config.experts is not None:
+        if numbers := config.expert_numbers(index):
             for name, members in EXPERT_STACKS.items():
                 each = [
                     [manifest.tensor(f"{prefix}.{m}.{expert}.weight") for m in members]
-                    for expert in range(config.experts.count)
+                    for expert in numbers
                 ]
-                yield f"{prefix}.{name}", _expert_runs(each, manifest.name)
+                count = slots.get(index, len(each))
+                yield f"{prefix}.{name}", _expert_runs(each, manifest.name, count)
 
 
 def _runs(parts: Sequence[Tensor]) -> list[Run]:
@@ -90,8 +98,10 @@ def _runs(parts: Sequence[Tensor]) -> list[Run]:
     return [Run(tuple(run)) for run in runs]
 
 
-def _expert_runs(parts: Sequence[Sequence[Tensor]], where: str) -> list[Run]:
-    """One run, or one for each member where the types of an expert's matrices differ."""
+def _expert_runs(parts: Sequence[Sequence[Tensor]], where: str, count: int) -> list[Run]:
+    """Of the first `count`: one run, or one for each member where the types of an expert's matrices
+    differ.
+    """
     for alike in zip(*parts, strict=True):
         other = next((tensor for tensor in alike if tensor.type != alike[0].type), None)
         if other is not None:
@@ -99,9 +109,10 @@ def _expert_runs(parts: Sequence[Sequence[Tensor]], where: str) -> list[Run]:
                 f"{where}: tensor {other.name} has block type {other.type} and {alike[0].name} "
                 f"{alike[0].type}; the experts of a layer must be quantised alike"
             )
+    first = parts[:count]
     if _common_type(parts[0]) is not None:
-        return [Run(tuple(tensor for expert in parts for tensor in expert), len(parts))]
-    return [Run(alike, len(parts)) for alike in zip(*parts, strict=True)]
+        return [Run(tuple(tensor for expert in first for tensor in expert), count)]
+    return [Run(alike, count) for alike in zip(*first, strict=True)]
 
 
 def _common_type(tensors: Sequence[Tensor]) -> str | None:

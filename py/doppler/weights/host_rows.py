@@ -6,7 +6,6 @@ moved into a small matrix that has one for each token of a batch.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from doppler.gpu.binder import Binder
@@ -34,11 +33,8 @@ class HostRows:
 
     async def bring(self, ids: Sequence[int]) -> None:
         """Queues that row t of the matrix becomes that of ids[t]. Raises SourceError."""
-        tensor, each = self._table.tensor, self._row_bytes
-        various = list(dict.fromkeys(ids))
-        reads = (self._store.stored(tensor.offset + token * each, each) for token in various)
-        found = dict(zip(various, await asyncio.gather(*reads), strict=True))
-        data = b"".join(found[token] for token in ids)
+        first, each = self._table.tensor.offset, self._row_bytes
+        data = await self._store.stored([first + token * each for token in ids], each)
         self._binder.write(self._table.raw, data + bytes(-len(data) % 4))
         self._binder.device.kernels.run(self._recording(len(ids)))
 

@@ -9,9 +9,12 @@ buffer limit is cut by rows into slices, each with planes of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from doppler.config.mixers import is_filter
 from doppler.config.model import ModelConfig
 from doppler.errors import DeviceError, FormatError, UnsupportedError
 from doppler.gpu.step import View
@@ -134,8 +137,22 @@ class HostTable:
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """Layers whose matrices are on the GPU only while they are used, in the same buffers by turns.
+
+    shared: names of buffers that are one. `raw` is room for some rows as they are stored.
+    """
+
+    layers: Mapping[int, tuple[Tensor, ...]]  # matrices of each, as they follow in the byte space
+    shared: tuple[tuple[str, ...], ...]
+    raw: View
+
+
+@dataclass(frozen=True)
 class Weights:
     """Where a model's tensors lie: matrices as planes, vectors as float32, by GGUF name.
+
+    The taps of a layer's convolution, [channels, taps], are a vector here.
 
     `stacks` has what multiplies the same activations, by STACKS' names ("blk.0.attn_qkv"): the
     matrices one below another, as few as their types allow. With experts it also has theirs, by
@@ -148,17 +165,33 @@ class Weights:
     places: dict[str, tuple[Matrix, int]]  # of each tensor: its matrix, and its first row there
     buffers: dict[str, int]  # bytes of each, by name
     on_host: HostTable | None = None
+    elsewhere: frozenset[str] = frozenset()  # tensors that are not there when it is loaded
+    streamed: Streamed | None = None
+
+    @property
+    def allocations(self) -> list[tuple[tuple[str, ...], int]]:
+        """The names of what lies in one buffer, and its bytes."""
+        shared = () if self.streamed is None else self.streamed.shared
+        alone = self.buffers.keys() - {name for names in shared for name in names}
+        groups = [*((name,) for name in self.buffers if name in alone), *shared]
+        return [(names, max(self.buffers[name] for name in names)) for names in groups]
 
 
-def place_weights(manifest: Manifest, limits: Mapping[str, int], host_rows: int = 0) -> Weights:
+def place_weights(
+    manifest: Manifest,
+    limits: Mapping[str, int],
+    host_rows: int = 0,
+    slots: Mapping[int, int] = MappingProxyType({}),
+) -> Weights:
     """A place for every tensor of a manifest, in buffers that a device of these limits has.
 
     The table of embeddings that layers have of their own has room for `host_rows` of its rows, or
-    for all (0).
+    for all (0). Layers that have `slots` have room for so many experts: each of the first lies in
+    the slot of its number.
     Raises UnsupportedError for a block type without a form, FormatError for tensors that are
     neither vectors nor matrices, DeviceError for rows that are too long to be bound.
     """
-    placement = _Placement(manifest, limits, host_rows)
+    placement = _Placement(manifest, limits, host_rows, slots)
     for tensor in manifest.tensors:
         placement.add(tensor)
     return placement.weights()
@@ -174,13 +207,29 @@ def _scales(config: ModelConfig) -> dict[str, str]:
     }
 
 
+def _beyond(manifest: Manifest, layer: int, slots: int) -> Iterator[str]:
+    """Names of the tensors of a layer's experts that have no slot at first."""
+    config = manifest.config
+    for expert in config.expert_numbers(layer)[slots:]:
+        yield from config.expert_shapes(layer, expert)
+
+
 class _Placement:
     """The places of a model's tensors while they are found."""
 
-    def __init__(self, manifest: Manifest, limits: Mapping[str, int], host_rows: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        limits: Mapping[str, int],
+        host_rows: int,
+        slots: Mapping[int, int],
+    ) -> None:
         self._manifest, self._limits, self._host_rows = manifest, limits, host_rows
         self._on_host: HostTable | None = None
-        self._stacks = dict(stacks(manifest))
+        self._stacks = dict(stacks(manifest, slots))
+        self._elsewhere = frozenset(
+            name for layer, count in slots.items() for name in _beyond(manifest, layer, count)
+        )
         runs = [run for runs in self._stacks.values() for run in runs]
         self._runs = {tensor.name: run for run in runs for tensor in run.tensors}
         self._matrices: dict[str, Matrix] = {}
@@ -196,7 +245,15 @@ class _Placement:
             name: tuple(made[run.first] for run in runs if run.first in made)
             for name, runs in self._stacks.items()
         }
-        return Weights(made, stacked, self._vectors, self._places, self._buffers, self._on_host)
+        return Weights(
+            made,
+            stacked,
+            self._vectors,
+            self._places,
+            self._buffers,
+            self._on_host,
+            self._elsewhere,
+        )
 
     def add(self, tensor: Tensor) -> None:
         if tensor.type not in FORMS:
@@ -204,9 +261,11 @@ class _Placement:
                 f"{self._manifest.name}: tensor {tensor.name} has block type {tensor.type}; "
                 f"this version runs {', '.join(FORMS)}"
             )
+        if tensor.name in self._elsewhere:
+            return
         if tensor.name.endswith(".bias") or tensor.name in self._scales.values():
             return  # lies with its matrix, or norm
-        if len(tensor.shape) == 1:
+        if len(tensor.shape) == 1 or is_filter(tensor.name):
             self._add_vector(tensor)
         elif len(tensor.shape) == 2 and tensor.name == TABLE and self._host_rows:
             self._add_rows(tensor)
@@ -219,7 +278,7 @@ class _Placement:
             )
 
     def _add_vector(self, tensor: Tensor) -> None:
-        size, scale = aligned(4 * tensor.shape[0], 16), self._scales.get(tensor.name)
+        size, scale = aligned(4 * math.prod(tensor.shape), 16), self._scales.get(tensor.name)
         view = self._own(tensor.name, size + 16 * (scale is not None))
         self._vectors[tensor.name] = view
         if scale is not None:

@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
 
 from doppler.config.model import ModelConfig
 from doppler.gpu.binder import Binder
-from doppler.gpu.device import GpuBuffer, Slice
+from doppler.gpu.device import GpuBuffer
 from doppler.gpu.kernels import Device
+from doppler.gpu.staging import BUFFERS
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
-from doppler.store.manifest import Tensor
+from doppler.store.manifest import Manifest, Tensor
 from doppler.store.shards import ShardStore
-from doppler.weights.placement import MatrixSlice, Weights, aligned, relayout_of
-from doppler.weights.verified import Feed, GpuFeed, HostFeed, is_quicker_on_gpu
+from doppler.weights.moves import moves
+from doppler.weights.placement import Weights, aligned, relayout_of
+from doppler.weights.verified import (
+    Feed,
+    GpuFeed,
+    HostFeed,
+    hashing_bytes,
+    is_quicker_on_gpu,
+    ring_bytes,
+)
 
 STAGING_BYTES = 8 << 20
+LEAST_STAGING = 64 << 10
+STAGING_SHARE = 32  # of a budget at most one part in so many
 
 
 async def prepare_upload(device: Device, weights: Weights, store: ShardStore) -> bool:
@@ -36,38 +48,74 @@ async def prepare_upload(device: Device, weights: Weights, store: ShardStore) ->
     return await is_quicker_on_gpu(device, store.manifest.block_size, store.buffers)
 
 
+def staging_bytes(budget: int | None) -> int:
+    """What each staging buffer of an upload has, where the GPU's memory is limited to a budget."""
+    if budget is None:
+        return STAGING_BYTES
+    return min(max(budget // STAGING_SHARE // 256 * 256, LEAST_STAGING), STAGING_BYTES)
+
+
+def staging_needed(manifest: Manifest, budget: int | None) -> int:
+    """Bytes on the GPU that an upload takes at most besides the weights."""
+    size, block = staging_bytes(budget), manifest.block_size
+    rows = (BLOCK_TYPES[it.type].row_bytes(it.shape[1]) for it in manifest.tensors if it.shape[1:])
+    raw = max(size, aligned(4 * max(rows, default=0)))
+    ring = BUFFERS * ring_bytes(size)
+    return raw + ring + hashing_bytes(max(size // block, 1), block, len(manifest.blocks))
+
+
 async def upload_weights(
     binder: Binder,
     weights: Weights,
     store: ShardStore,
     hash_on_gpu: bool,
     progress: Callable[[int, int], None],
+    budget: int | None = None,
 ) -> None:
     """Reads, verifies, uploads and re-lays out every tensor of a model, in file order.
 
-    The weights' buffers are those of `binder`. `progress` gets bytes done and bytes in all. Raises
-    CorruptError or SourceError from `store`, and DeviceError; the weights are of no use then.
+    The weights' buffers are those of `binder`. `progress` gets bytes done and bytes in all. Staging
+    keeps to its share of a `budget`. Raises CorruptError or SourceError from `store`, and
+    DeviceError; the weights are of no use then.
     """
     device, manifest = binder.device, store.manifest
-    host = HostFeed(device.gpu, store)
-    uploader = _Uploader(binder, weights, manifest.config)
-    tensors = sorted(manifest.tensors, key=lambda t: t.offset)
+    size = staging_bytes(budget)
+    here = [tensor for tensor in manifest.tensors if tensor.name not in weights.elsewhere]
+    tensors = sorted(here, key=lambda t: t.offset)
+    uploader = _Uploader(binder, weights, manifest.config, size)
+
+    def report(done: int) -> None:
+        progress(done, manifest.bytes)
+
     try:
         async with device.gpu.scope("upload of the weights"):
             if not hash_on_gpu:
-                await uploader.load(tensors, host, lambda done: progress(done, manifest.bytes))
+                async with aclosing(HostFeed(device.gpu, store, size)) as host:
+                    await uploader.load(tensors, host, report)
                 return
-            feed = GpuFeed(device, store)
-            try:
-                await uploader.load(tensors, feed, lambda done: progress(done, manifest.bytes))
+            apart = _between_streamed(weights)
+            async with aclosing(GpuFeed(device, store, size)) as feed:
+                await uploader.load([t for t in tensors if t.name not in apart], feed, report)
                 bad = await feed.bad_blocks()
-            finally:
-                feed.release()
             # The host hashes those again, mends what is stored, or says what is wrong with it.
-            again = [t for t in tensors if not bad.isdisjoint(_blocks(t, manifest.block_size))]
-            await uploader.load(again, host, lambda done: None)
+            again = {t.name for t in tensors if bad & {*_blocks(t, manifest.block_size)}} | apart
+            if again:
+                async with aclosing(HostFeed(device.gpu, store, size)) as host:
+                    await uploader.load(
+                        [t for t in tensors if t.name in again], host, lambda done: None
+                    )
     finally:
         uploader.release()
+
+
+def _between_streamed(weights: Weights) -> set[str]:
+    """Vectors of streamed layers: for a few bytes each, windows of matrices that are not wanted yet
+    would come to the GPU.
+    """
+    if weights.streamed is None:
+        return set()
+    prefixes = tuple(f"blk.{layer}." for layer in weights.streamed.layers)
+    return {name for name in weights.vectors if name.startswith(prefixes)}
 
 
 def _scaled(values: bytes, config: ModelConfig, scale: float) -> bytes:
@@ -94,9 +142,10 @@ def _blocks(tensor: Tensor, size: int) -> range:
 class _Uploader:
     """Holds the staging buffer while tensors are loaded one after another."""
 
-    def __init__(self, binder: Binder, weights: Weights, config: ModelConfig) -> None:
+    def __init__(self, binder: Binder, weights: Weights, config: ModelConfig, size: int) -> None:
         self._gpu, self._kernels = binder.device.gpu, binder.device.kernels
         self._binder, self._weights, self._config = binder, weights, config
+        self._size = size
         self._staging: GpuBuffer | None = None
 
     def release(self) -> None:
@@ -119,46 +168,11 @@ class _Uploader:
             progress(tensor.offset + tensor.bytes)
 
     async def _load_matrix(self, tensor: Tensor, feed: Feed) -> None:
-        matrix, row = self._weights.places[tensor.name]
-        for part in matrix.slices:
-            start = max(part.row0, row)
-            end = min(part.row0 + part.rows, row + tensor.shape[0])
-            if start < end:
-                wanted, constants = (start - row, end - row), relayout_of(tensor, matrix)
-                await self._fill(tensor, feed, part, wanted, start - part.row0, constants)
-
-    async def _fill(
-        self,
-        tensor: Tensor,
-        feed: Feed,
-        part: MatrixSlice,
-        wanted: tuple[int, int],
-        row0: int,
-        constants: Mapping[str, int],
-    ) -> None:
-        """Moves rows wanted[0] .. wanted[1] of a tensor into rows row0 .. of a slice."""
-        block, planes = BLOCK_TYPES[tensor.type], self._binder.slices(part.bindings())
-        row_bytes = block.row_bytes(tensor.shape[1])
+        row_bytes = BLOCK_TYPES[tensor.type].row_bytes(tensor.shape[1])
         staging = self._staging_for(4 * row_bytes)
-        step = staging.size // row_bytes // 4 * 4
-        for row in range(*wanted, step):
-            rows = min(step, wanted[1] - row)
-            length = aligned(rows * row_bytes, 4)  # the byte space is padded: never past its end
-            await feed.stage(staging, tensor.offset + row * row_bytes, length)
-            params = {
-                "rows": rows,
-                "cols": tensor.shape[1],
-                "row_bytes": row_bytes,
-                "row0": row0 + row - wanted[0],
-            }
-            dispatch = self._kernels.dispatch(
-                "relayout",
-                constants,
-                {"raw": Slice(staging, 0, aligned(length, 16)), **planes},
-                params,
-                self._kernels.grid("relayout", params),
-                f"relayout {tensor.name}",
-            )
+        for move in moves(tensor, *self._weights.places[tensor.name], staging.size):
+            await feed.stage(staging, move.offset, move.length)
+            dispatch = move.dispatch(self._binder, staging, f"relayout {tensor.name}")
             recording = self._kernels.record([dispatch])
             self._kernels.run(recording)
             recording.destroy()
@@ -167,6 +181,6 @@ class _Uploader:
         if self._staging is None or self._staging.size < least:
             if self._staging is not None:
                 self._staging.destroy()
-            size = aligned(max(least, STAGING_BYTES))
+            size = aligned(max(least, self._size))
             self._staging = self._gpu.buffer(size, "staging", "raw weights")
         return self._staging

@@ -7,23 +7,22 @@ loads asks it for the bad ones before anything is computed with the weights.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from doppler.errors import SourceError
 from doppler.gpu.device import Gpu, GpuBuffer, Slice
 from doppler.gpu.kernels import Device, Dispatch, Recording
+from doppler.gpu.staging import BUFFER_BYTES, BUFFERS, StagingRing
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.store.shards import ShardStore
+from doppler.weights.read_ahead import ReadAhead, Windows
 
 CHUNK = 1024  # bytes: BLAKE3's
 MOST_CHUNKS = 1024  # of a block, for blake3_tree.wgsl
-WINDOW = 8  # blocks that are uploaded and hashed at once
-WINDOWS_AHEAD = 4  # of uploads that the GPU has not worked off
 DIGEST = 32
+PARAMETERS = 256  # bytes that a dispatch's take
 TRIAL = 2  # blocks on which host and GPU are compared
 
 
@@ -42,19 +41,27 @@ class Feed(Protocol):
         """Verifies bytes that stay where they are stored."""
         ...
 
+    async def aclose(self) -> None:
+        """Ends what is being read, and gives the GPU's memory back."""
+        ...
+
 
 class HostFeed:
-    """Blocks that the store has verified (and mended, where they were bad)."""
+    """Blocks that the store has verified (and mended, where they were bad).
 
-    def __init__(self, gpu: Gpu, store: ShardStore) -> None:
-        self._gpu, self._store = gpu, store
-        self._manifest, self._buffers = store.manifest, store.buffers
-        self._block: tuple[int, Buffer] | None = None
+    Its ring has BUFFERS · ring_bytes(size) bytes.
+    """
+
+    def __init__(self, gpu: Gpu, store: ShardStore, size: int) -> None:
+        self._block_size, self._buffers = store.manifest.block_size, store.buffers
+        self._blocks = ReadAhead(store.block, len(store.manifest.blocks))
+        each = min(self._block_size, ring_bytes(size))  # a buffer of the ring takes a block
+        self._ring = StagingRing(gpu, each, BUFFERS * ring_bytes(size) // each)
 
     async def stage(self, target: GpuBuffer, offset: int, length: int) -> None:
         at = 0
         async for block, start, end in self._parts(offset, length):
-            self._gpu.upload(target, at, block, start, end - start)
+            await self._ring.upload(target, at, block, start, end - start)
             at += end - start
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -67,50 +74,54 @@ class HostFeed:
         async for _ in self._parts(offset, length):
             pass
 
+    async def aclose(self) -> None:
+        await self._blocks.aclose()
+        self._ring.destroy()
+
     async def _parts(self, offset: int, length: int) -> AsyncIterator[tuple[Buffer, int, int]]:
         """(verified block, start, end) pieces that together are `length` bytes from `offset` on."""
-        for index, start, end in pieces(self._manifest.block_size, offset, length):
-            if self._block is None or self._block[0] != index:
-                self._block = (index, await self._store.block(index))
-            yield self._block[1], start, end
+        for index, start, end in pieces(self._block_size, offset, length):
+            yield await self._blocks.get(index), start, end
 
 
 class GpuFeed:
-    """Windows of a few blocks, uploaded once: hashed where they lie, and copied from there."""
+    """Windows of some blocks, uploaded once: hashed where they lie, and copied from there.
 
-    def __init__(self, device: Device, store: ShardStore) -> None:
-        self._gpu, self._store = device.gpu, store
-        self._manifest, self._buffers = store.manifest, store.buffers
-        self._size = WINDOW * self._manifest.block_size
-        self._hasher = Hasher(device, self._manifest.block_size, WINDOW)
-        count = len(self._manifest.blocks)
-        self._found = self._gpu.buffer(DIGEST * count, "staging", "digests of all blocks")
+    A window has `size` bytes, or a block: each costs a wait for the storage.
+    """
+
+    def __init__(self, device: Device, store: ShardStore, size: int) -> None:
+        self._gpu, self._buffers = device.gpu, store.buffers
+        self._expected, self._windows = store.manifest.blocks, Windows(store, size)
+        self._ring = StagingRing(device.gpu, ring_bytes(size))
+        self._hasher = Hasher(device, store.manifest.block_size, self._windows.blocks)
+        found = DIGEST * len(self._expected)
+        self._found = self._gpu.buffer(found, "staging", "digests of all blocks")
         self._hashed: set[int] = set()  # blocks
-        self._window: tuple[int, Buffer] | None = None
-        self._working: list[Awaitable[Any]] = []
+        self._there: int | None = None  # the window that the GPU has
 
-    def release(self) -> None:
-        """Gives the GPU's memory back."""
+    async def aclose(self) -> None:
+        await self._windows.aclose()
+        self._ring.destroy()
         self._hasher.release()
         self._found.destroy()
-        self._window = None
 
     async def stage(self, target: GpuBuffer, offset: int, length: int) -> None:
         at = 0
-        for index, start, end in pieces(self._size, offset, length):
+        for index, start, end in pieces(self._windows.bytes, offset, length):
             await self._load(index)
             self._gpu.copy(Slice(self._hasher.data, start, end - start), target, at)
             at += end - start
 
     async def read(self, offset: int, length: int) -> bytes:
         raw = bytearray()
-        for index, start, end in pieces(self._size, offset, length):
+        for index, start, end in pieces(self._windows.bytes, offset, length):
             data = await self._load(index)
             raw += self._buffers.to_bytes(self._buffers.part(data, start, end))
         return bytes(raw)
 
     async def check(self, offset: int, length: int) -> None:
-        for index, _, _ in pieces(self._size, offset, length):
+        for index, _, _ in pieces(self._windows.bytes, offset, length):
             await self._load(index)
 
     async def bad_blocks(self) -> set[int]:
@@ -119,41 +130,39 @@ class GpuFeed:
         return {
             index
             for index in self._hashed
-            if found[DIGEST * index : DIGEST * (index + 1)].hex() != self._manifest.blocks[index]
+            if found[DIGEST * index : DIGEST * (index + 1)].hex() != self._expected[index]
         }
 
     async def _load(self, index: int) -> Buffer:
         """Uploads and hashes a window, unless it is the one that is there; -> the host's copy."""
-        if self._window is None or self._window[0] != index:
-            if len(self._working) == WINDOWS_AHEAD:
-                await self._working.pop(0)
-            first = index * WINDOW
-            count = min(WINDOW, len(self._manifest.blocks) - first)
-            data = await self._stored(first, count)
-            self._hasher.hash(data, self._buffers.length(data))
-            digests = Slice(self._hasher.digests, 0, DIGEST * count)
-            self._gpu.copy(digests, self._found, DIGEST * first)
-            self._hashed.update(range(first, first + count))
-            self._working.append(asyncio.ensure_future(self._gpu.done()))
-            self._window = (index, data)
-        return self._window[1]
+        data = await self._windows.get(index)
+        if self._there != index:
+            length, blocks = self._buffers.length(data), self._windows.blocks_of(index)
+            await self._ring.upload(self._hasher.data, 0, data, 0, length)
+            self._hasher.hash(length)
+            digests = Slice(self._hasher.digests, 0, DIGEST * len(blocks))
+            self._gpu.copy(digests, self._found, DIGEST * blocks.start)
+            self._hashed.update(blocks)
+            self._there = index
+        return data
 
-    async def _stored(self, first: int, count: int) -> Buffer:
-        try:
-            return await self._store.unverified(first, count)
-        except SourceError:  # some of it is missing: the store knows where to get it
-            blocks = [await self._store.block(index) for index in range(first, first + count)]
-            data = self._buffers.empty(sum(map(self._buffers.length, blocks)))
-            for index, block in enumerate(blocks):
-                self._buffers.put(data, index * self._manifest.block_size, block)
-            return data
+
+def ring_bytes(size: int) -> int:
+    """Of each buffer of a ring, where `size` bytes are enough for everything else."""
+    return min(size, BUFFER_BYTES)
+
+
+def hashing_bytes(most: int, block_size: int, blocks: int) -> int:
+    """What a GpuFeed takes on the GPU, with windows of up to `most` of a model's blocks."""
+    each = block_size + DIGEST + block_size // CHUNK * DIGEST
+    return max(most, TRIAL) * each + DIGEST * blocks + 2 * PARAMETERS
 
 
 class Hasher:
     """BLAKE3 of up to `most` blocks of `block_size` bytes on the GPU: `data` -> `digests`."""
 
     def __init__(self, device: Device, block_size: int, most: int) -> None:
-        self._gpu, self._kernels, self._block_size = device.gpu, device.kernels, block_size
+        self._kernels, self._block_size = device.kernels, block_size
         gpu = device.gpu
         self.data = gpu.buffer(most * block_size, "staging", "blocks to be hashed")
         self.digests = gpu.buffer(DIGEST * most, "staging", "digests")
@@ -167,10 +176,8 @@ class Hasher:
         for recording in self._recordings.values():
             recording.destroy()
 
-    def hash(self, data: Buffer | None, length: int) -> None:
-        """Queues the upload of `length` bytes (None: of what is there) and their hashing."""
-        if data is not None:
-            self._gpu.upload(self.data, 0, data, 0, length)
+    def hash(self, length: int) -> None:
+        """Queues the hashing of the first `length` bytes of `data`."""
         if length not in self._recordings:
             self._recordings[length] = self._kernels.record(self._dispatches(length))
         self._kernels.run(self._recordings[length])
@@ -215,10 +222,10 @@ async def is_quicker_on_gpu(device: Device, block_size: int, buffers: Buffers) -
         hasher = Hasher(device, block_size, TRIAL)
         try:
             await hasher.prepare()
-            hasher.hash(None, TRIAL * block_size)
+            hasher.hash(TRIAL * block_size)
             await gpu.done()  # the first run of a pipeline takes longer
             began = time.perf_counter()
-            hasher.hash(None, TRIAL * block_size)
+            hasher.hash(TRIAL * block_size)
             await gpu.done()
             _quicker[gpu] = time.perf_counter() - began < host
         finally:

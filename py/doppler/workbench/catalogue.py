@@ -5,9 +5,20 @@ from __future__ import annotations
 from doppler.errors import RequestError
 from doppler.inputs.fields import shown
 from doppler.workbench.case import Case
-from doppler.workbench.cases import attention, device, layer, load, matmul, moe, sample
+from doppler.workbench.cases import (
+    attention,
+    delta,
+    device,
+    layer,
+    load,
+    matmul,
+    moe,
+    recurrent,
+    sample,
+    slots,
+)
 
-FOLDERS = (load, layer, matmul, attention, moe, sample, device)
+FOLDERS = (load, layer, matmul, attention, recurrent, delta, moe, slots, sample, device)
 CASES: tuple[Case, ...] = tuple(case for folder in FOLDERS for case in folder.CASES)
 
 

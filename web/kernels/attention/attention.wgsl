@@ -1,12 +1,13 @@
 // Causal attention with grouped heads: out[t, h] = softmax_k(scale · q[t, h] · K[k]) · V over keys
 // k <= p = position + t, and k > p - window where window > 0. Head h reads key-value head
 // h / (heads / kv_heads). With SINKS, a logit of the head joins the softmax and is dropped: weights sum
-// to less than 1.
+// to less than 1. Scores are capped before (score_cap.wgsl).
 // uses: state
 // uses: grid
 // uses: cache
+// uses: score_cap
 //
-// qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM a
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, ROW], HEAD_DIM a
 // multiple of 4 and at most 512. sinks [heads]. out [batch, out_stride]. A workgroup does one head (x) of
 // one token (y): tiles of 64 keys, a key a thread for the scores, then a vec4 of the head a thread, or
 // two, for the sum over values (threads left over share the tile's keys); the softmax is rescaled from
@@ -62,7 +63,7 @@ fn main(
   }
   let span = workgroupUniformLoad(&range);
   let query = t * (params.q_stride / 4u) + head * WIDTH;
-  let kv = (workgroup.x / group) * params.capacity * WIDTH;
+  let kv = (workgroup.x / group) * params.capacity * ROW;
   let lap = lap_of(span.x);
   let column = lane % WIDTH;
   let part = lane / WIDTH; // 0 of all where a head has more vec4s than there are threads
@@ -77,12 +78,13 @@ fn main(
     let tile = min(64u, span.y - start);
     var score = LOWEST;
     if (lane < tile) {
-      let key = kv + slot_of(start - lap + lane) * WIDTH;
+      let key = kv + slot_of(start - lap + lane) * ROW;
       var product = vec4f();
       for (var i = 0u; i < WIDTH; i++) {
-        product += qkv[query + i] * key_at(key + i);
+        product += qkv[query + i] * key_at(key, i);
       }
-      score = params.scale * (product.x + product.y + product.z + product.w);
+      let sum = params.scale * (product.x + product.y + product.z + product.w);
+      score = capped(vec4f(sum), 1.0).x;
     }
     scores[lane] = score;
     workgroupBarrier();
@@ -99,9 +101,9 @@ fn main(
     }
     if (part < PARTS) {
       for (var i = part; i < tile; i += PARTS) {
-        let place = kv + slot_of(start - lap + i) * WIDTH;
+        let value = kv + slot_of(start - lap + i) * ROW;
         for (var n = 0u; n < COLUMNS; n++) {
-          sum[n] += shares[i] * value_at(place + min(column + 64u * n, WIDTH - 1u));
+          sum[n] += shares[i] * value_at(value, min(column + 64u * n, WIDTH - 1u));
         }
         total += shares[i];
       }

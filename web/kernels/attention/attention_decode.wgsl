@@ -6,9 +6,10 @@ diagnostic(off, subgroup_uniformity);
 // uses: state
 // uses: cache
 // uses: cache_write
+// uses: score_cap
 //
 // qkv [q_stride]: heads of q, k, v, as projected; PROJECTED and VALUE_NORM as in rope.wgsl. keys, values
-// [kv_count, capacity, HEAD_DIM], HEAD_DIM a multiple of 8 and at most 512. partial_out [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
+// [kv_count, capacity, ROW], HEAD_DIM a multiple of 8 and at most 512. partial_out [splits, heads, HEAD_DIM]: softmax(s) · v over the run alone;
 // partial_lse [splits, heads]: log Σ exp(s), by which attention_join.wgsl or the prologue of the output's
 // matvec weighs the runs. sinks [heads] join the softmax of the first run. A workgroup of 256 threads
 // does one run (x) of one key-value head (y) for four of its query heads (z), so that every key is read
@@ -102,8 +103,8 @@ fn rotated(two: array<vec4f, 2>, by: Turn) -> array<vec4f, 2> {
 }
 
 // Norms, rotates and scales four heads of q, from `head0` on, and the head of k, TURN threads each; where
-// `keeps`, k and v go to `place` in the cache.
-fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, index: u32) {
+// `keeps`, k and v go to the rows of the cache that begin at `row`.
+fn turn_heads(head0: u32, count: u32, kv_head: u32, row: u32, keeps: bool, index: u32) {
   let head = min(index / TURN, 4u);
   let is_query = head < 4u;
   let own = select(params.heads + kv_head, head0 + min(head, count - 1u), is_query);
@@ -160,14 +161,32 @@ fn turn_heads(head0: u32, count: u32, kv_head: u32, place: u32, keeps: bool, ind
       if (is_query) {
         turned[head * WIDTH + a] = params.scale * grown * two[0];
         turned[head * WIDTH + b] = params.scale * grown * two[1];
+      } else if (keeps && PROJECTED != NONE && KV_TYPE == Q8) {
+        scores[a] = two[0];
+        scores[b] = two[1];
+        scores[WIDTH + a] = value_scale * qkv[own_value + a];
+        scores[WIDTH + b] = value_scale * qkv[own_value + b];
       } else if (keeps && PROJECTED != NONE) {
-        keep_key(place + a, two[0]);
-        keep_key(place + b, two[1]);
-        keep_value(place + a, value_scale * qkv[own_value + a]);
-        keep_value(place + b, value_scale * qkv[own_value + b]);
+        keep_key(row, a, two[0]);
+        keep_key(row, b, two[1]);
+        keep_value(row, a, value_scale * qkv[own_value + a]);
+        keep_value(row, b, value_scale * qkv[own_value + b]);
       }
     }
   }
+  if (PROJECTED != NONE && KV_TYPE == Q8) {
+    workgroupBarrier();
+    if (keeps && index < ROW) {
+      keys[row + index] = q8_word(0u, index);
+    } else if (keeps && index < 2u * ROW) {
+      values[row + index - ROW] = q8_word(WIDTH, index - ROW);
+    }
+  }
+}
+
+// Until there are scores, their place has the token's own key and value, for cache_write.wgsl.
+fn fresh(i: u32) -> vec4f {
+  return scores[i];
 }
 
 fn products(k: vec4f, i: u32) -> vec4f {
@@ -181,23 +200,23 @@ fn score(kv: u32, ahead: u32, size: u32, index: u32) {
   for (var start = 0u; start < size; start += 512u / LANES) {
     let first = start + index / LANES;
     let second = first + 256u / LANES;
-    let at_first = kv + slot_of(ahead + min(first, size - 1u)) * WIDTH;
-    let at_second = kv + slot_of(ahead + min(second, size - 1u)) * WIDTH;
+    let at_first = kv + slot_of(ahead + min(first, size - 1u)) * ROW;
+    let at_second = kv + slot_of(ahead + min(second, size - 1u)) * ROW;
     var score0 = vec4f();
     var score1 = vec4f();
     for (var i = index % LANES; i < WIDTH; i += LANES) {
-      score0 += products(key_at(at_first + i), i);
-      score1 += products(key_at(at_second + i), i);
+      score0 += products(key_at(at_first, i), i);
+      score1 += products(key_at(at_second, i), i);
     }
     for (var step = 1u; step < LANES; step *= 2u) {
       score0 += subgroupShuffleXor(score0, step);
       score1 += subgroupShuffleXor(score1, step);
     }
     if (index % LANES == 0u && first < size) {
-      scores[first] = score0;
+      scores[first] = capped(score0, 1.0);
     }
     if (index % LANES == 0u && second < size) {
-      scores[second] = score1;
+      scores[second] = capped(score1, 1.0);
     }
   }
 }
@@ -218,11 +237,11 @@ fn total_of(size: u32, lane: u32) -> vec4f {
   return subgroupAdd(sum);
 }
 
-// A column of the values of keys i, i + PARTS, .. of those `size`; `column` is that of the head's first.
-fn load_eight(column: u32, ahead: u32, i: u32, size: u32) -> array<vec4f, 8> {
+// A column of the values of keys i, i + PARTS, .. of those `size`; `kv` is where their head lies.
+fn load_eight(kv: u32, column: u32, ahead: u32, i: u32, size: u32) -> array<vec4f, 8> {
   var out: array<vec4f, 8>;
   for (var n = 0u; n < 8u; n++) {
-    out[n] = value_at(column + slot_of(ahead + min(i + n * PARTS, size - 1u)) * WIDTH);
+    out[n] = value_at(kv + slot_of(ahead + min(i + n * PARTS, size - 1u)) * ROW, column);
   }
   return out;
 }
@@ -256,10 +275,10 @@ fn main(
   let run = (seen + params.splits - 1u) / params.splits;
   let first = min(end - seen + workgroup.x * run, end);
   let stop = min(first + run, end);
-  let kv = workgroup.y * params.capacity * WIDTH;
+  let kv = workgroup.y * params.capacity * ROW;
   let lap = lap_of(end - seen);
   let keeps = stop == end && first < stop;
-  turn_heads(head0, count, kv_head, kv + slot_of(end - 1u - lap) * WIDTH, keeps, index);
+  turn_heads(head0, count, kv_head, kv + slot_of(end - 1u - lap) * ROW, keeps, index);
   storageBarrier();
   workgroupBarrier();
   let part = index % PARTS;
@@ -280,7 +299,7 @@ fn main(
     let size = min(256u, stop - start);
     // Values are asked for before there are scores, and eight at a time: waiting is all there is here.
     let ahead = start - lap;
-    var eight = load_eight(kv + column, ahead, part, size);
+    var eight = load_eight(kv, column, ahead, part, size);
     score(kv, ahead, size, index);
     workgroupBarrier();
     let top = max(largest, largest_of(size, lane));
@@ -297,7 +316,7 @@ fn main(
     sum3 *= fade.w;
     for (var i = part; i < size; i += 8u * PARTS) {
       if (i > part) {
-        eight = load_eight(kv + column, ahead, i, size);
+        eight = load_eight(kv, column, ahead, i, size);
       }
       for (var n = 0u; n < 8u; n++) {
         let key = i + n * PARTS;

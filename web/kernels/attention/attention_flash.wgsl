@@ -2,8 +2,9 @@
 // was read serves them all. The softmax is rescaled from tile to tile: no scores are kept.
 // uses: state
 // uses: cache
+// uses: score_cap
 //
-// qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, HEAD_DIM], HEAD_DIM a
+// qkv [batch, q_stride]: q first, rotated. keys, values [kv_count, capacity, ROW], HEAD_DIM a
 // multiple of 4 and at most 512. sinks [heads]. out [batch, out_stride]. A workgroup does ROWS rows (x)
 // of one key-value head (y); a row is a token and one of the head's query heads, the tokens counting
 // slower, and the last rows, which see most keys, go first. Scores: a thread does 4 rows × 4 keys, from q
@@ -101,10 +102,10 @@ fn stage_keys(start: u32, end: u32, kv: u32, c: u32, index: u32) {
     let d = i % PART;
     let key = start + 4u * (i / PART);
     let four = transpose(mat4x4f(
-      key_at(kv + slot_of(min(key, end - 1u)) * WIDTH + c + d),
-      key_at(kv + slot_of(min(key + 1u, end - 1u)) * WIDTH + c + d),
-      key_at(kv + slot_of(min(key + 2u, end - 1u)) * WIDTH + c + d),
-      key_at(kv + slot_of(min(key + 3u, end - 1u)) * WIDTH + c + d)));
+      key_at(kv + slot_of(min(key, end - 1u)) * ROW, c + d),
+      key_at(kv + slot_of(min(key + 1u, end - 1u)) * ROW, c + d),
+      key_at(kv + slot_of(min(key + 2u, end - 1u)) * ROW, c + d),
+      key_at(kv + slot_of(min(key + 3u, end - 1u)) * ROW, c + d)));
     let at = d * (KEY_FOURS + 1u) + i / PART;
     let step = PART * (KEY_FOURS + 1u);
     staged[at] = four[0];
@@ -116,7 +117,7 @@ fn stage_keys(start: u32, end: u32, kv: u32, c: u32, index: u32) {
 
 fn stage_values(start: u32, end: u32, kv: u32, index: u32) {
   for (var i = index; i < VALUES * WIDTH; i += THREADS) {
-    staged[i] = value_at(kv + slot_of(min(start + i / WIDTH, end - 1u)) * WIDTH + i % WIDTH);
+    staged[i] = value_at(kv + slot_of(min(start + i / WIDTH, end - 1u)) * ROW, i % WIDTH);
   }
 }
 
@@ -189,7 +190,7 @@ fn main(
     return;
   }
   let last = state.count * group - 1u;
-  let kv = workgroup.y * params.capacity * WIDTH;
+  let kv = workgroup.y * params.capacity * ROW;
   let end = min(state.position + token_of(min(row0 + ROWS - 1u, last)) + 1u, params.context);
   let least = state.position + token_of(row0) + 1u;
   let begin = select(0u, least - min(least, params.window), params.window > 0u);
@@ -240,6 +241,7 @@ fn main(
     }
     if (index < SCORERS) {
       let key = start + 4u * four_keys;
+      s = mat4x4f(capped(s[0], LOG2_E), capped(s[1], LOG2_E), capped(s[2], LOG2_E), capped(s[3], LOG2_E));
       s = mat4x4f(
         masked(s[0], key, first, reach), masked(s[1], key + 1u, first, reach),
         masked(s[2], key + 2u, first, reach), masked(s[3], key + 3u, first, reach));

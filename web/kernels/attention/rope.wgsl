@@ -12,7 +12,7 @@
 //
 // qkv [batch, stride]: heads of q, k, v one after another, as far as they are projected. q_norm, k_norm
 // [HEAD_DIM]. keys, values
-// [kv_count, capacity, HEAD_DIM]; token t goes to the slot of position + t, if that is below context. A
+// [kv_count, capacity, ROW]; token t goes to the slot of position + t, if that is below context. A
 // workgroup does one head (x) of one token (y): q first, then k, then v.
 
 override HEAD_DIM: u32;
@@ -47,6 +47,11 @@ struct Params {
 const SHARED = 1u; // of PROJECTED; 2: NONE, for which no workgroup does more than queries
 
 var<workgroup> sums: array<f32, 32>;
+var<workgroup> kept: array<vec4f, HEAD_DIM / 4u>; // a key or value, for cache_write.wgsl
+
+fn fresh(i: u32) -> vec4f {
+  return kept[i];
+}
 
 @compute @workgroup_size(32)
 fn main(
@@ -88,14 +93,32 @@ fn main(
   }
   if (!is_query) {
     let slot = position - lap_of(position);
-    let place = (bound_head * params.capacity + slot) * (HEAD_DIM / 4u);
+    let row = (bound_head * params.capacity + slot) * ROW;
     for (var i = lane; i < HEAD_DIM / 4u; i += 32u) {
-      let at = base + 4u * i;
+      var four: vec4f;
       if (!is_value) {
-        keep_key(place + i, turned_four(base, 4u * i, position, inverse, false));
+        four = turned_four(base, 4u * i, position, inverse, false);
       } else {
-        let value = vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
-        keep_value(place + i, value * select(1.0, inverse, VALUE_NORM == 1u));
+        let at = base + 4u * i;
+        four = vec4f(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+        four *= select(1.0, inverse, VALUE_NORM == 1u);
+      }
+      if (KV_TYPE == Q8) {
+        kept[i] = four;
+      } else if (!is_value) {
+        keep_key(row, i, four);
+      } else {
+        keep_value(row, i, four);
+      }
+    }
+    if (KV_TYPE == Q8) {
+      workgroupBarrier();
+      for (var n = lane; n < ROW; n += 32u) {
+        if (!is_value) {
+          keys[row + n] = q8_word(0u, n);
+        } else {
+          values[row + n] = q8_word(0u, n);
+        }
       }
     }
     return;

@@ -7,4 +7,5 @@ struct State {
   step: u32, // tokens sampled since the generation began
   seed: u32, // of that generation
   halted: u32, // why it is: whoever halts it also takes its tokens away, so that no kernel does anything
+  clock: u32, // lookups of experts that went on (lookup.wgsl)
 }

@@ -1,5 +1,6 @@
 // out[t] = Σ_j topk_weights[t · used + j] · x[t · used + j]: what the experts that a token uses give together.
-// With BESIDE, σ(gates[t, gate]) · beside[t] is added: what a dense FFN gives, through its gate.
+// With BESIDE, σ(gates[t, gate]) · beside[t] is added (1), or beside[t] alone (2): what a dense FFN gives,
+// through its gate or without one.
 // uses: state
 // uses: grid
 //
@@ -42,6 +43,8 @@ fn main(
   if (BESIDE == 1u) {
     let gate = max(gates[t * params.routes + params.gate], -80.0); // below, exp would overflow
     sum += beside[t * width + id.x] / (1.0 + exp(-gate));
+  } else if (BESIDE == 2u) {
+    sum += beside[t * width + id.x];
   }
   out[t * width + id.x] = sum;
 }

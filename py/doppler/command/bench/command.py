@@ -35,6 +35,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> None:
         kv=args.kv,
         precision=args.precision,
         ple=args.ple,
+        gpu_budget=args.gpu_budget,
+        host_budget=args.host_budget,
         profile=args.profile,
     )
     result = bench(job, find_browser(args.browser, args.adapter), terminal)

@@ -32,8 +32,13 @@ MEMORY_CONTEXT = 4096  # tokens of context for which memory is told
 WARM_SECONDS = 1.0
 SETTLE_MS = 2000  # after the first visit: the browser keeps compiled code when it has time
 PROFILE_BATCH = 512
-# No drafts: what is measured is a token, not what a text of random ids repeats.
-GREEDY = {"sampling": {"greedy": True}, "ignore_eos": True, "speculate": "off"}
+# No drafts: what is measured is a token, not what a text of random ids repeats. Nor a penalty that
+# a model's files may ask for: figures are compared.
+GREEDY = {
+    "sampling": {"greedy": True, "repetition_penalty": 1},
+    "ignore_eos": True,
+    "speculate": "off",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Bench:
     kv: str | None = None
     precision: str | None = None
     ple: str | None = None
+    gpu_budget: int | None = None
+    host_budget: int | None = None
     profile: bool = False
 
     def check(self) -> None:
@@ -91,6 +98,7 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             identity = client.fetch(folder, terminal)
             context = min(MEMORY_CONTEXT, manifest.config.context)
             room = {"context": context, "kv": job.kv, "precision": job.precision, "ple": job.ple}
+            room |= {"gpu_budget": job.gpu_budget, "host_budget": job.host_budget}
             client.load(identity, terminal, **room)
             client.call("tune", {})
             client.page.wait_for_timeout(SETTLE_MS)
@@ -104,7 +112,7 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
                 room["context"] = job.needed(manifest.config.context)
                 loaded = client.load(identity, terminal, **room)
                 result |= Measuring(job, client, loaded, card, terminal).all()
-        return result
+        return result | {"load": _load(result)}
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
@@ -156,6 +164,13 @@ def _started(starts: list[dict[str, Any]], context: int, terminal: Terminal) -> 
     }
 
 
+def _load(result: dict[str, Any]) -> dict[str, Any]:
+    """The rate at which the typical start brought the weights, beside that of storage alone."""
+    stage = next(s for s in result["start"]["timeline"] if s["stage"] == "weights")
+    gb_s = result["model"]["bytes"] / (stage["end"] - stage["start"]) / 1e6
+    return {"gb_s": round(gb_s, 3), "storage_share": round(gb_s / result["storage"]["gb_s"], 4)}
+
+
 class Measuring:
     """One loaded model, measured."""
 
@@ -176,6 +191,8 @@ class Measuring:
         room, job = self._loaded["context"], self._job
         bandwidth = self._client.call("bandwidth", {})
         self._terminal.log(f"memory reads: {bandwidth['gb_s']:,.1f} GB/s")
+        storage = self._client.call("storage_rate", {})
+        self._terminal.log(f"storage reads: {storage['gb_s']:,.2f} GB/s")
         result: dict[str, Any] = {
             "context": room,
             "batch": self._loaded["batch"],
@@ -185,6 +202,7 @@ class Measuring:
             "runs": job.runs,
             "tokens": job.tokens,
             "bandwidth": bandwidth,
+            "storage": storage,
             "prefill": [self._prefill(n) for n in self._fitting(job.prompts, room - 1)],
             "decode": [],
         }

@@ -1,4 +1,4 @@
-"""The figures of a bench as one SVG of bars, for a page about them."""
+"""Figures as one SVG of bars, for a page about them: those of a bench, and of others."""
 
 from __future__ import annotations
 
@@ -39,15 +39,20 @@ class Panel:
 
 def svg(result: dict[str, Any]) -> str:
     """A picture of what `doppler bench --json` prints."""
-    panels = [panel for panel in _panels(result) if panel.bars]
-    height = MARGIN + TITLE + sum(panel.height for panel in panels)
     where = " · ".join(filter(None, (result["card"], result["browser"])))
+    return picture(result["model"]["title"], where, _panels(result))
+
+
+def picture(title: str, below: str, panels: Sequence[Panel]) -> str:
+    """Panels one below another, under a title and a line about it; empty ones are left out."""
+    panels = [panel for panel in panels if panel.bars]
+    height = MARGIN + TITLE + sum(panel.height for panel in panels)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" style="{STYLE}">',
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        _text(MARGIN, MARGIN + 8, result["model"]["title"], "font-weight: bold; font-size: 15px"),
-        _text(MARGIN, MARGIN + 28, where, "fill: #555"),
+        _text(MARGIN, MARGIN + 8, title, "font-weight: bold; font-size: 15px"),
+        _text(MARGIN, MARGIN + 28, below, "fill: #555"),
     ]
     top = MARGIN + TITLE
     for index, panel in enumerate(panels):

@@ -22,6 +22,10 @@ def tables(result: dict[str, Any]) -> str:
     console.print(" · ".join(filter(None, where)), markup=False)
     bandwidth, per_token = result["bandwidth"], result.get("per_token")
     console.print(f"reads {bandwidth['gb_s']:,.1f} GB/s of memory (by {bandwidth['by']})")
+    console.print(
+        f"loads {result['load']['gb_s']:,.2f} GB/s, {result['load']['storage_share']:.0%} of the "
+        f"{result['storage']['gb_s']:,.2f} at which storage alone is read"
+    )
     if per_token:
         console.print(_told(per_token))
     profiles = result.get("profile", {}).items()

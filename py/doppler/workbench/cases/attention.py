@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from doppler import references
 from doppler.config.model import RopePairs
 from doppler.config.rope import Rope
 from doppler.engine.memory import rope_table
+from doppler.gpu.wgsl import Number
+from doppler.plan.cache import KV_TYPES, CacheType
 from doppler.plan.decode import parts_of
 from doppler.plan.tiles import Tile, tile_of
 from doppler.workbench.case import (
@@ -26,11 +28,11 @@ from doppler.workbench.case import (
     named,
     rows_of,
 )
+from doppler.workbench.cases import kept
 from doppler.workbench.cases.inputs import (
     SINKS,
     UNTOUCHED,
     bound_sinks,
-    cache_type,
     case,
     in_ring,
     normal,
@@ -46,7 +48,9 @@ ROPES = (
     Rope(500_000.0, "llama3", 32.0, 1.0, 4.0, 8192),
 )
 GROWING = Rope(10_000.0, original_context=20, growth=0.5)
+CAP = 0.7  # of scores: so low that most feel it
 PAIRS: tuple[RopePairs, ...] = ("half", "interleaved")
+CACHED: tuple[CacheType, ...] = get_args(CacheType)
 EPS, OFFSET = 1e-6, 1.0
 PROJECTED: tuple[dict[str, Any], ...] = (  # and how: fields of a Rotation
     {"value_norm": True},
@@ -71,7 +75,7 @@ class Rotation:
     qk_norm: bool
     position: int
     rope: Rope
-    half: bool
+    kv: CacheType
     capacity: int = 0
     after: bool = False
     projected: int = 0  # besides q: keys and values, keys that are both (1), or nothing (2)
@@ -91,7 +95,7 @@ class Rotation:
             "growing": self.rope.growth,
             "normed": self.qk_norm,
             "after rope": self.after,
-            "f16": self.half,
+            self.kv: self.kv != "f32",
             f"ring of {self.capacity}": self.capacity,
             "keys are values": self.projected == 1,
             "of another layer": self.projected == 2,
@@ -106,7 +110,7 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
     context = spec.position + 5
     width = spec.width
     qkv, norms = normal(rng, tokens + 1, width), normal(rng, 2, dim)
-    cache = np.zeros((kv_heads, spec.capacity or context, dim), cache_type(spec.half))
+    cache = kept.empty(spec.kv, kv_heads, spec.capacity or context, dim)
     arrays = {
         "qkv": padded(qkv, width + 4),
         "angles": np.array(rope_table(spec.rope, dim, context)),
@@ -122,7 +126,7 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
         "QK_NORM": int(spec.qk_norm) + int(spec.after),
         "PROJECTED": spec.projected,
         "VALUE_NORM": int(spec.value_norm),
-        "KV_HALF": int(spec.half),
+        "KV_TYPE": KV_TYPES[spec.kv],
         "RING": int(spec.capacity > 0),
     }
     params = {
@@ -139,24 +143,60 @@ def rope(rng: Rng, spec: Rotation) -> Trial:
     }
     places = spec.position + np.arange(tokens)
     q, k, v = _rotated(qkv[:tokens].reshape(tokens, -1, dim), norms, spec, places)
-    kept = (slice(None), places % cache.shape[1])
-    exactly = 0.0 if not (spec.half or spec.value_norm) else None
-    right = {name: Expected(cache) for name in ("keys", "values")}
-    if spec.projected < 2:
-        right["keys"] = inside(cache, kept, k.transpose(1, 0, 2))
-        right["values"] = inside(cache, kept, v.transpose(1, 0, 2), exactly)
+    slots = (slice(None), places % cache.shape[1])
+
+    def cached(got: Arrays) -> dict[str, Expected]:
+        if spec.projected == 2:
+            return {name: Expected(cache) for name in ("keys", "values")}
+        own = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
+        is_copy = not spec.value_norm
+        return {
+            "keys": kept.written(spec.kv, cache, slots, own[0], got["keys"]),
+            "values": kept.written(spec.kv, cache, slots, own[1], got["values"], is_copy),
+        }
+
     return Trial(
         arrays,
         [Launch("rope", constants, params, named(arrays), tokens + 1)],
         ["qkv", "keys", "values"],
-        lambda _: {
+        lambda got: {
             "qkv": inside(
                 arrays["qkv"],
                 np.s_[:tokens, : heads * dim],
                 q.reshape(tokens, -1),
                 scale=rows_of(q).reshape(tokens, -1),
             ),
-            **right,
+            **cached(got),
+        },
+    )
+
+
+def heads_norm(rng: Rng, heads: int, kv_heads: int, head_dim: int, tokens: int) -> Trial:
+    """Rows of q and of k, normed in place; v, and the last token, which is not real, stay."""
+    widths = heads * head_dim, kv_heads * head_dim
+    qkv = normal(rng, tokens + 1, widths[0] + 2 * widths[1])
+    norms = [normal(rng, width) for width in widths]
+    arrays = {
+        "qkv": padded(qkv, qkv.shape[1] + 4),
+        "q_norm": norms[0].astype(np.float32),
+        "k_norm": norms[1].astype(np.float32),
+        "state": state(tokens),
+    }
+    params = {"q_width": widths[0], "k_width": widths[1], "stride": qkv.shape[1] + 4}
+    params |= {"eps": EPS, "offset": OFFSET}
+    parts = np.split(qkv[:tokens], [widths[0], sum(widths)], axis=1)[:2]
+    exact = [references.rms(x, norm, EPS, OFFSET) for x, norm in zip(parts, norms, strict=True)]
+    return Trial(
+        arrays,
+        [Launch("heads_norm", {}, params, named(arrays), tokens + 1)],
+        ["qkv"],
+        lambda _: {
+            "qkv": inside(
+                arrays["qkv"],
+                np.s_[:tokens, : sum(widths)],
+                np.concatenate(exact, axis=1),
+                scale=np.concatenate([rows_of(part) for part in exact], axis=1),
+            )
         },
     )
 
@@ -201,29 +241,35 @@ class Place:
 
 @dataclass(frozen=True)
 class Kept:
-    """How keys and values are kept (a ring has no more places than it needs), and sinks."""
+    """How keys and values are kept (a ring has no more places than it needs), sinks, and what
+    scores are capped by.
+    """
 
-    half: bool
+    kv: CacheType
     sinks: float | None
     ring: bool
+    cap: float = 0.0
 
     def __str__(self) -> str:
-        notes = {"f16": self.half, "ring": self.ring, f"sinks {self.sinks}": self.sinks is not None}
+        notes = {
+            self.kv: self.kv != "f32",
+            "ring": self.ring,
+            f"sinks {self.sinks}": self.sinks is not None,
+        }
+        notes[f"capped by {self.cap}"] = self.cap > 0
         return "".join(f", {note}" for note, holds in notes.items() if holds)
 
 
-def batch(rng: Rng, kernel: str, place: Place, kept: Kept, tile: Tile | int) -> Trial:
+def batch(rng: Rng, kernel: str, place: Place, how_kept: Kept, tile: Tile | int) -> Trial:
     """Attention of a batch by heads of tile.head_dim; of `tile` alone where there are no tiles."""
     heads, kv_heads, tokens = place.heads, place.kv_heads, place.tokens
     dim = tile if isinstance(tile, int) else tile.head_dim
-    context, scale = place.position + tokens + 3, dim**-0.5
-    capacity = place.window + tokens - 1 if kept.ring else context
+    context, how = place.position + tokens + 3, references.Scores(dim**-0.5, how_kept.cap)
+    capacity = place.window + tokens - 1 if how_kept.ring else context
     q_stride, out_stride = (heads + 2 * kv_heads) * dim + 4, heads * dim + 4
     q = 3 * normal(rng, tokens + 1, heads * dim)
-    keys, values = (
-        normal(rng, kv_heads, context, dim).astype(cache_type(kept.half)) for _ in range(2)
-    )
-    sinks = sinks_at(rng, heads, kept.sinks)
+    keys, values = (kept.rows(how_kept.kv, normal(rng, kv_heads, context, dim)) for _ in range(2))
+    sinks = sinks_at(rng, heads, how_kept.sinks)
     arrays = {
         "qkv": padded(q, q_stride),
         "keys": in_ring(keys[:, : place.position + tokens], capacity),
@@ -242,16 +288,17 @@ def batch(rng: Rng, kernel: str, place: Place, kept: Kept, tile: Tile | int) -> 
         "context": context,
         "capacity": capacity,
         "window": place.window,
-        "scale": scale,
+        "scale": how.scale,
     }
-    constants = {"HEAD_DIM": dim} if isinstance(tile, int) else tile.constants()
-    constants |= {"KV_HALF": int(kept.half), "RING": int(kept.ring)}
-    constants["SINKS"] = int(sinks is not None)
+    shape = {"HEAD_DIM": dim} if isinstance(tile, int) else tile.constants()
+    constants: dict[str, Number] = {**shape}
+    constants |= {"KV_TYPE": KV_TYPES[how_kept.kv], "RING": int(how_kept.ring)}
+    constants |= {"SINKS": int(sinks is not None), "SCORE_CAP": how_kept.cap}
 
     def twin(_: Arrays) -> dict[str, Expected]:
         queries = q[:tokens].reshape(tokens, heads, dim)
-        kv = keys.astype(np.float64), values.astype(np.float64)
-        exact = references.attention(queries, *kv, place.position, place.window, scale, sinks)
+        k, v = (kept.numbers(how_kept.kv, part, dim) for part in (keys, values))
+        exact = references.attention(queries, k, v, place.position, place.window, how, sinks)
         where = np.s_[:tokens, : heads * dim]
         return {"out": inside(arrays["out"], where, exact.reshape(tokens, -1))}
 
@@ -271,9 +318,11 @@ class Split:
     window: int
     splits: int
     capacity: int
+    cap: float = 0.0  # of scores
 
     def __str__(self) -> str:
         ring = f", ring of {self.capacity}" if self.capacity else ""
+        ring += f", capped by {self.cap}" if self.cap else ""
         heads = f"{self.heads} heads of {self.head_dim}"
         return f"{self.before} tokens before, {heads}, {self.splits} splits{ring}"
 
@@ -301,9 +350,7 @@ def token(rng: Rng, split: Split, rotation: Rotation, sinks_are: float | None) -
     heads, kv_heads, dim, before = split.heads, split.kv_heads, split.head_dim, split.before
     width = rotation.width
     qkv, norms = normal(rng, 1, width), normal(rng, 2, dim)
-    caches = [
-        normal(rng, kv_heads, before + 1, dim).astype(cache_type(rotation.half)) for _ in range(2)
-    ]
+    caches = [kept.rows(rotation.kv, normal(rng, kv_heads, before + 1, dim)) for _ in range(2)]
     for part in caches:
         if rotation.projected < 2:
             part[:, before] = 9.0  # to be written
@@ -334,13 +381,16 @@ def token(rng: Rng, split: Split, rotation: Rotation, sinks_are: float | None) -
         own = {"keys": k[0], "values": v[0]} if rotation.projected < 2 else {}
         for part, name in zip(caches, own, strict=False):
             part[:, before] = got[name][place]  # rounded as the kernel rounds
-        kv = caches[0].astype(np.float64), caches[1].astype(np.float64)
-        scale = float(decode.params["scale"])
-        exact = references.attention(q, *kv, before, split.window, scale, sinks)[0]
+        kv = [kept.numbers(rotation.kv, part, dim) for part in caches]
+        how = references.Scores(float(decode.params["scale"]), split.cap)
+        exact = references.attention(q, kv[0], kv[1], before, split.window, how, sinks)[0]
         product = matrix @ exact.ravel()
         return {
             **{name: Expected(arrays[name]) for name in ("keys", "values")},
-            **{name: inside(arrays[name], place, right) for name, right in own.items()},
+            **{
+                name: kept.written(rotation.kv, arrays[name], place, right, got[name])
+                for name, right in own.items()
+            },
             "out": Expected(exact, ROUNDING, rows_of(exact)),
             "product": Expected(product, ROUNDING, rows_of(product)),
         }
@@ -359,8 +409,9 @@ def _decode(split: Split, rotation: Rotation, capacity: int, has_sinks: bool) ->
         "QK_NORM": int(rotation.qk_norm) + int(rotation.after),
         "PROJECTED": rotation.projected,
         "VALUE_NORM": int(rotation.value_norm),
-        "KV_HALF": int(rotation.half),
+        "KV_TYPE": KV_TYPES[rotation.kv],
         "SINKS": int(has_sinks),
+        "SCORE_CAP": split.cap,
         "RING": int(split.capacity > 0),
         "LANES": 4,  # SwiftShader's subgroups have no more
         "PARTS": min(4, parts_of(split.head_dim, split.before * 40)),
@@ -425,32 +476,43 @@ def _rotations() -> list[Case]:
     """Every variant of norm, pairs and scaling, at the start and up to position 100,000."""
     shapes = ((3, 1), (4, 2))
     variants = [(pairs, qk_norm) for pairs in PAIRS for qk_norm in (False, True)]
-    sizes = (
-        (12, 7, True),
-        (16, 0, False),
-        (64, 61, True),
-        (80, 1023, False),
-        (80, 1023, True),
-        (256, 100, False),
-        (256, 100, True),
+    sizes: tuple[tuple[int, int, CacheType], ...] = (
+        (12, 7, "f16"),
+        (12, 8, "q8"),
+        (16, 0, "f32"),
+        (64, 61, "f16"),
+        (80, 1023, "f32"),
+        (80, 1023, "f16"),
+        (80, 1024, "q8"),
+        (256, 100, "f32"),
+        (256, 100, "f16"),
+        (256, 100, "q8"),
     )
     specs = [
-        Rotation(*shapes[i % 2], dim, pairs, qk_norm, position, ROPES[i % 3], half)
+        Rotation(*shapes[i % 2], dim, pairs, qk_norm, position, ROPES[i % 3], kv)
         for i, (pairs, qk_norm) in enumerate(variants)
-        for dim, position, half in sizes
+        for dim, position, kv in sizes
     ]
-    specs += [Rotation(3, 1, 4, "half", False, 99_997, how, False) for how in ROPES]
-    places = ((2, False), (9, True), (43, False), (109, True))  # also cut by the ring's end
+    specs += [Rotation(3, 1, 4, "half", False, 99_997, how, "f32") for how in ROPES]
+    places: tuple[tuple[int, CacheType], ...] = (  # also cut by the ring's end
+        (2, "f32"),
+        (9, "f16"),
+        (9, "q8"),
+        (43, "f32"),
+        (109, "f16"),
+    )
     specs += [
-        Rotation(4, 2, 64, "half", True, position, ROPES[0], half, 11) for position, half in places
+        Rotation(4, 2, 64, "half", True, position, ROPES[0], kv, 11) for position, kv in places
     ]
-    specs += [Rotation(4, 2, 80, pairs, True, 61, ROPES[0], False, after=True) for pairs in PAIRS]
-    specs.append(Rotation(3, 1, 64, "half", False, 59, GROWING, False))
+    specs += [Rotation(4, 2, 80, pairs, True, 61, ROPES[0], "f32", after=True) for pairs in PAIRS]
+    specs.append(Rotation(3, 1, 64, "half", False, 59, GROWING, "f32"))
     specs += [
-        Rotation(4, 2, 16, "half", True, 9, ROPES[0], False, **projected) for projected in PROJECTED
+        Rotation(4, 2, 16, "half", True, 9, ROPES[0], kv, **projected)
+        for kv in CACHED
+        for projected in PROJECTED
     ]
     wide: dict[str, Any] = {"projected": 1, "value_norm": True}
-    specs.append(Rotation(3, 1, 512, "half", True, 100, ROPES[1], True, **wide))
+    specs += [Rotation(3, 1, 512, "half", True, 100, ROPES[1], kv, **wide) for kv in CACHED[1:]]
     return [case("rope", str(spec), rope, spec) for spec in specs]
 
 
@@ -463,10 +525,16 @@ def _batches() -> list[Case]:
                 for i, window in enumerate((0, 1, 70, position + tokens, 1000), start=position):
                     place = Place(*heads, position, tokens, window)
                     for ring in (False, True)[: 2 if 0 < window <= position else 1]:
-                        kept = Kept(heads == (4, 2), SINKS[i % 4], ring)
-                        name = f"{place}, width {dim}{kept}"
-                        args = "attention", place, kept, dim
+                        kv = CACHED[(i + dim) % 3] if heads == (4, 2) else "f32"
+                        how = Kept(kv, SINKS[i % 4], ring)
+                        name = f"{place}, width {dim}{how}"
+                        args = "attention", place, how, dim
                         found.append(case("attention", name, batch, *args))
+    for tokens in (3, 70):
+        place = Place(4, 2, 90, tokens, 40)
+        capped = Kept("f32", SINKS[tokens % 2], True, CAP)
+        args = "attention", place, capped, 24
+        found.append(case("attention", f"{place}, width 24{capped}", batch, *args))
     return found
 
 
@@ -498,10 +566,15 @@ def _flash() -> list[Case]:
         for number, place in enumerate((*places, *rings)):
             if tile.head_dim == 512 and number not in (3, 8):
                 continue  # as all others, but slower to compile
-            kept = Kept(i % 2 == 1, SINKS[(i + number) % 4], number >= len(places))
-            name = f"{place}, width {tile.head_dim}{kept}, tiles of {tile.rows} by {tile.keys}"
-            args = "attention_flash", place, kept, tile
+            kv = CACHED[(i + number) % 3]
+            how = Kept(kv, SINKS[(i + number) % 4], number >= len(places))
+            name = f"{place}, width {tile.head_dim}{how}, tiles of {tile.rows} by {tile.keys}"
+            args = "attention_flash", place, how, tile
             found.append(case("attention_flash", name, batch, *args))
+    for place in (places[2], places[5]):
+        capped = Kept("f32", None, False, CAP)
+        args = "attention_flash", place, capped, tiles[0]
+        found.append(case("attention_flash", f"{place}, width 20{capped}", batch, *args))
     return found
 
 
@@ -510,26 +583,38 @@ def _tokens() -> list[Case]:
     for pairs in PAIRS:
         for shift in (0, 1):  # by which sinks are dealt out to the shapes
             for i, split in enumerate(SPLITS):
-                half = (i % 2 == 0) == (pairs == "half")
+                kv = CACHED[(i + shift + PAIRS.index(pairs)) % 3]
                 sinks = SINKS[(i + shift) % len(SINKS)]
                 shape = split.heads, split.kv_heads, split.head_dim
-                rotation = Rotation(*shape, pairs, i % 3 != 1, split.before, ROPES[0], half)
+                rotation = Rotation(*shape, pairs, i % 3 != 1, split.before, ROPES[0], kv)
                 note = "no sinks" if sinks is None else f"sinks {sinks}"
-                name = f"{split}, {pairs}, {note}"
+                name = f"{split}, {pairs}, {kv}, {note}"
                 kernel = "attention_join" if shift and pairs == "half" else "attention_decode"
                 found.append(case(kernel, name, token, split, rotation, sinks, needs=needs))
     split = SPLITS[2]
     shape = split.heads, split.kv_heads, split.head_dim
-    last = Rotation(*shape, "half", True, split.before, GROWING, False, after=True)
+    last = Rotation(*shape, "half", True, split.before, GROWING, "f32", after=True)
     name = f"{split}, normed after rope, growing"
     found.append(case("attention_decode", name, token, split, last, None, needs=needs))
+    for window, sinks in ((0, None), (30, SINKS[2])):
+        split = Split(6, 2, 24, 40, window, 3, 0, CAP)
+        rotation = Rotation(6, 2, 24, "half", False, 40, ROPES[0], "f32")
+        args = split, rotation, sinks
+        found.append(case("attention_decode", f"{split}, {sinks}", token, *args, needs=needs))
     split = Split(6, 2, 24, 40, 16, 3, 0)
-    for projected in PROJECTED:
-        rotation = Rotation(6, 2, 24, "half", True, 40, ROPES[0], False, **projected)
-        name = f"{split.splits} splits, {rotation}"
-        args = (split, rotation, None)
-        found.append(case("attention_decode", name, token, *args, needs=("subgroups",)))
+    for kv in ("f32", "q8"):
+        for projected in PROJECTED:
+            rotation = Rotation(6, 2, 24, "half", True, 40, ROPES[0], kv, **projected)
+            name = f"{split.splits} splits, {rotation}"
+            args = (split, rotation, None)
+            found.append(case("attention_decode", name, token, *args, needs=needs))
     return found
 
 
-CASES: tuple[Case, ...] = (*_rotations(), *_batches(), *_flash(), *_tokens())
+HEADS = ((1, 1, 4), (3, 1, 12), (6, 2, 24), (32, 8, 128))  # of q, of k, and their width
+NORMED = tuple(
+    case("heads_norm", f"{tokens} tokens, {shape}", heads_norm, *shape, tokens)
+    for shape in HEADS
+    for tokens in (1, 5)
+)
+CASES: tuple[Case, ...] = (*NORMED, *_rotations(), *_batches(), *_flash(), *_tokens())

@@ -57,14 +57,9 @@ def control(state: Array, ring: Array) -> Array:
     return words
 
 
-def cache_type(half: bool) -> type[np.floating[Any]]:
-    """What keys and values are kept as."""
-    return np.float16 if half else np.float32
-
-
 def in_ring(kept: Array, capacity: int) -> Array:
-    """Keys or values [kv_heads, positions, d] where a ring [kv_heads, capacity, d] has them: the
-    latest position of each index, and what would show where there is none.
+    """Rows [kv_heads, positions, n] of keys or values where a ring [kv_heads, capacity, n] has
+    them: the latest position of each index, and what would show where there is none.
     """
     out = np.full((kept.shape[0], capacity, kept.shape[2]), 100.0, kept.dtype)
     for position in range(kept.shape[1]):

@@ -203,6 +203,31 @@ def gate(rng: Rng, ffn: int, tokens: int, activation: Activation) -> Trial:
     )
 
 
+def xielu(rng: Rng, ffn: int, tokens: int) -> Trial:
+    """Also of numbers so far below 0 that exp is 0, near 0, and 0. The last token of the batch is
+    not real.
+    """
+    stride = fours(ffn) + 4
+    x, numbers = 4 * normal(rng, tokens + 1, ffn), np.array([1.3, 0.9, 0.45, -1e-6], np.float32)
+    x[0, 0], x[-2, -1] = -300.0, 0.0
+    x[0, ffn // 2] = -1e-3
+    arrays = {
+        "x": padded(x, stride),
+        "numbers": numbers,
+        "out": np.zeros((tokens + 1, stride), np.float32),
+        "state": state(tokens),
+    }
+    launch = Launch("xielu", {}, {"ffn": ffn, "stride": stride}, named(arrays), tokens + 1)
+    exact, size = references.xielu(x[:tokens], numbers), np.abs(x[:tokens]) + 1e-4
+    place = np.s_[:tokens, :ffn]
+    return Trial(
+        arrays,
+        [launch],
+        ["out"],
+        lambda _: {"out": inside(arrays["out"], place, exact, scale=np.abs(exact) + size)},
+    )
+
+
 def last(rng: Rng, count: int, own: bool) -> Trial:
     """Of a batch of seven, `count` of them real, from position 20 on."""
     width, own_width = 600, 12
@@ -243,6 +268,10 @@ CASES: tuple[Case, ...] = (
     case("norm", "a layer's end, of 67", scaled, 67, 1, True),
     case("norm", "three rows of 20 a token, added alone", scaled, 20, 3, False),
     case("norm", "two of 67, each normed", joined, 67),
+    *(
+        case("xielu", f"{tokens} tokens of {ffn}", xielu, ffn, tokens)
+        for ffn, tokens in ((3, 1), (67, 3), (260, 17))
+    ),
     *(
         case("gate", f"{name}, {tokens} tokens of {ffn}", gate, ffn, tokens, name)
         for name in ("silu", "gelu_tanh")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from doppler import references
+from doppler.config.layer import Experts
+from doppler.gpu.wgsl import Number
 from doppler.plan.bindings import most_tiles
 from doppler.weights.placement import FORMS
 from doppler.workbench.case import (
@@ -67,9 +71,10 @@ MIXTURES = (
 )
 
 
-def route(rng: Rng, mixture: Mixture, normed: bool, scaled: bool = False) -> Trial:
-    """Also where logits are equal, where the first comes first, and far apart."""
+def route(rng: Rng, mixture: Mixture, **how: Any) -> Trial:
+    """Also where logits are equal, where the first comes first, and far apart. how: of Experts."""
     experts, tokens, slots = mixture.experts, mixture.tokens, mixture.slots
+    of_all = Experts(experts, mixture.used, **how)
     logits = 3 * normal(rng, tokens + ROOM, experts)
     logits[0, experts // 2 :] = logits[0, 0]
     logits[-1 - ROOM] *= 30
@@ -81,12 +86,16 @@ def route(rng: Rng, mixture: Mixture, normed: bool, scaled: bool = False) -> Tri
         "topk_weights": np.full(slots, UNTOUCHED, np.float32),
         "state": state(tokens),
     }
-    scales = normal(rng, experts)
-    arrays |= {"scales": scales.astype(np.float32)} if scaled else {}
-    params = {"experts": experts, "used": mixture.used, "stride": stride}
-    constants = {"NORMED": int(normed), "SCALED": int(scaled)}
+    scales, biases = normal(rng, experts), 0.1 * normal(rng, experts)
+    biases = biases.astype(np.float32).astype(np.float64)
+    arrays |= {"scales": scales.astype(np.float32)} if of_all.scaled else {}
+    arrays |= {"biases": biases.astype(np.float32)} if of_all.biased else {}
+    params: dict[str, Number] = {"experts": experts, "used": mixture.used, "stride": stride}
+    params["factor"] = of_all.factor
+    constants = {"NORMED": int(of_all.normed), "SCALED": int(of_all.scaled)}
+    constants |= {"SIGMOID": int(of_all.sigmoid), "BIASED": int(of_all.biased)}
     ids, weights = references.route(
-        logits[:tokens], mixture.used, normed, scales if scaled else 1.0
+        logits[:tokens], of_all, scales if of_all.scaled else 1.0, biases
     )
     return Trial(
         arrays,
@@ -102,6 +111,17 @@ def route(rng: Rng, mixture: Mixture, normed: bool, scaled: bool = False) -> Tri
             ),
         },
     )
+
+
+# What Experts says of them.
+ROUTERS: Mapping[str, Mapping[str, Any]] = {
+    "shares of them": {"normed": True},
+    "shares of all": {"normed": False},
+    "scaled": {"normed": False, "scaled": True},
+    "shares of them, biased": {"normed": True, "biased": True},
+    "sigmoids": {"normed": False, "sigmoid": True, "biased": True},
+    "shares of sigmoids": {"normed": True, "sigmoid": True, "biased": True, "factor": 2.5},
+}
 
 
 def tiled(mixture: Mixture, topk_ids: Array, size: int) -> tuple[Launch, dict[str, Array]]:
@@ -156,8 +176,8 @@ def _tiles(before: Array, topk_ids: Array, mixture: Mixture, size: int) -> Array
     return out
 
 
-def summed(rng: Rng, width: int, used: int, tokens: int, gated: bool = False) -> Trial:
-    """What a token's experts gave, by their weights; and a dense FFN, by its gate."""
+def summed(rng: Rng, width: int, used: int, tokens: int, beside: int = 0) -> Trial:
+    """What a token's experts gave, by their weights; and a dense FFN, by its gate or as it is."""
     stride, batch, routes, gate = fours(width), tokens + ROOM, 12, 8
     x, weights = normal(rng, batch * used, width), normal(rng, batch, used)
     arrays = {
@@ -168,16 +188,17 @@ def summed(rng: Rng, width: int, used: int, tokens: int, gated: bool = False) ->
     }
     exact = np.zeros((tokens, stride))
     exact[:, :width] = (weights[..., None] * x.reshape(batch, used, width)).sum(axis=1)[:tokens]
-    if gated:
+    if beside:
         dense, gates = normal(rng, batch, width), 4 * normal(rng, batch, routes)
         gates[0, gate] = -200.0
-        arrays |= {"beside": padded(dense, stride), "gates": gates.astype(np.float32)}
-        shares = 1 / (1 + np.exp(-gates[:tokens, gate, None]))
+        arrays |= {"beside": padded(dense, stride)}
+        arrays |= {"gates": gates.astype(np.float32)} if beside == 1 else {}
+        shares = 1 / (1 + np.exp(-gates[:tokens, gate, None])) if beside == 1 else 1.0
         exact[:, :width] += shares * dense[:tokens]
     params = {"stride": stride, "used": used, "routes": routes, "gate": gate}
     return Trial(
         arrays,
-        [Launch("sum", {"BESIDE": int(gated)}, params, named(arrays), batch)],
+        [Launch("sum", {"BESIDE": beside}, params, named(arrays), batch)],
         ["out"],
         lambda _: {"out": inside(arrays["out"], np.s_[:tokens], exact)},
     )
@@ -284,13 +305,9 @@ def _product(matrix: Array, v: Array, bias: Array, activation: int) -> tuple[Arr
 
 CASES: tuple[Case, ...] = (
     *(
-        case("route", f"{mixture}, shares of {'them' if normed else 'all'}", route, mixture, normed)
-        for normed in (True, False)
-        for mixture in MIXTURES
-    ),
-    *(
-        case("route", f"{mixture}, scaled", route, mixture, False, True)
-        for mixture in MIXTURES[1:4]
+        Case("route", f"{mixture}, {name}", partial(route, mixture=mixture, **how))
+        for name, how in ROUTERS.items()
+        for mixture in (MIXTURES if how.keys() == {"normed"} else MIXTURES[1:4])
     ),
     *(
         case("align", f"{mixture}, tiles of {size}", align, mixture, size)
@@ -301,7 +318,8 @@ CASES: tuple[Case, ...] = (
         case("sum", f"{tokens} tokens of {width}, {used} experts", summed, width, used, tokens)
         for width, used, tokens in ((1, 1, 1), (67, 3, 5), (260, 8, 17))
     ),
-    case("sum", "5 tokens of 67, 3 experts and a dense FFN", summed, 67, 3, 5, True),
+    case("sum", "5 tokens of 67, 3 experts and a dense FFN", summed, 67, 3, 5, 2),
+    case("sum", "5 tokens of 67, 3 experts and a dense FFN with a gate", summed, 67, 3, 5, 1),
     *(
         case(
             kernel,

@@ -1,0 +1,256 @@
+"""A runner of a mixture whose experts are not all on the GPU: it brings them when they are missed.
+
+Work is queued as if everything were there. A lookup that misses an expert halts the plan, and what
+is queued behind it does nothing; once that is read, the experts are brought, the batch goes on from
+that layer's router, and all that was queued behind it is queued again.
+
+A token's experts always have room together. Those of a prefill batch may not: then they are run in
+passes, some experts at a time, so that each is brought once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from doppler.engine.memory import Demand, EngineMemory, Halt, Reading
+from doppler.engine.recordings import Key, Plan
+from doppler.engine.runner import GpuRunner
+from doppler.errors import CorruptError, SourceError
+from doppler.gpu.binder import Binder
+from doppler.plan.layer import PlannedModel
+from doppler.plan.segments import Part, Place
+from doppler.sampling import Sampling
+from doppler.weights.expert_pools import ExpertPools
+from doppler.weights.host_rows import HostRows
+from doppler.weights.host_tier import Tier
+
+UNLIKELY = 2  # of what is expected, one part in so many is likely enough to be brought ahead
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Decode steps that were queued after `first` tokens had been sampled."""
+
+    first: int
+    steps: int
+    end: int
+    mask: bytes | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A copy of the recurrent state that was queued, into a checkpoint."""
+
+    slot: int
+
+
+class PagedReading:
+    """What was sampled, once nothing that was queued before it is halted."""
+
+    def __init__(self, now: Reading, settle: Callable[[PagedReading], Awaitable[None]]) -> None:
+        self.now = now  # of what was queued last
+        self._settle = settle
+
+    async def tokens(self, known: int) -> list[int]:
+        """As a `Reading` has them."""
+        await self._settle(self)
+        return await self.now.tokens(known)
+
+
+@dataclass(frozen=True)
+class Paging:
+    """What was brought to the GPU since a model was loaded.
+
+    pairs: of a token and an expert that it used. misses: experts that were brought for one; ahead:
+    that were expected to be. replays: of a batch from a router on, since it missed some. Bytes, and
+    milliseconds that were waited for them, are by tier. layers: whose matrices are streamed.
+    """
+
+    pairs: int
+    misses: int
+    ahead: int
+    replays: int
+    bytes: Mapping[Tier, int]
+    waited_ms: Mapping[Tier, float]
+    slots: int
+    experts: int
+    budget: int  # of the host
+    host_bytes: int
+    layers: int = 0
+
+
+@dataclass(frozen=True)
+class ExpertUse:
+    """Of one layer: how often each expert was used, and which have a slot now."""
+
+    uses: Sequence[int]
+    resident: Sequence[int]
+
+
+Work: TypeAlias = Steps | Kept | PagedReading
+
+
+class PagedRunner(GpuRunner):
+    """A GpuRunner with `pools` of slots."""
+
+    def __init__(
+        self,
+        binder: Binder,
+        memory: EngineMemory,
+        model: PlannedModel,
+        rows: Sequence[HostRows],
+        pools: ExpertPools,
+    ) -> None:
+        super().__init__(binder, memory, model, rows)
+        self._pools = pools
+        self._queue: list[Work] = []  # that was queued since a chunk of prefill, and may be halted
+        self._sampled = 0  # tokens, once all of it has run
+
+    async def paging(self) -> Paging:
+        """What was brought so far."""
+        pairs = await self._memory.read_pairs() + self._pools.counts.passed
+        slots = self._model.layout.slots
+        experts = sum(len(self._model.config.expert_numbers(layer)) for layer in slots)
+        tier, traffic = self._pools.tier, self._pools.tier.traffic
+        return Paging(
+            pairs=pairs,
+            misses=self._pools.counts.misses,
+            ahead=self._pools.counts.ahead,
+            replays=self._pools.counts.replays,
+            bytes=dict(traffic.bytes),
+            waited_ms=dict(traffic.waited_ms),
+            slots=sum(slots.values()),
+            experts=experts,
+            budget=tier.budget,
+            host_bytes=tier.bytes,
+        )
+
+    async def experts(self) -> dict[int, ExpertUse]:
+        """By layer with slots; batches that were run in passes are not counted."""
+        uses = await self._memory.read_uses()
+        return {it: ExpertUse(uses[it], self._pools.resident(it)) for it in uses}
+
+    def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
+        self._queue.clear()
+        super().begin(ids, sampling)
+
+    async def prefill(
+        self,
+        ids: Sequence[int],
+        position: int,
+        size: int,
+        seed: int,
+        is_end: bool = True,
+        step: int = 0,
+    ) -> None:
+        self._queue.clear()
+        await super().prefill(ids, position, size, seed, is_end, step)
+        self._sampled = step
+        while halt := await self._memory.start_read().halt():
+            demand = await self._missed(halt)
+            if len(demand.wanted) <= self._pools.slots(halt.layer):
+                self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
+                place = Place(Part.ROUTER, halt.layer)
+                self.resume_prefill(place, position, size, len(ids), is_end)
+            else:
+                self._memory.end_halt(len(ids))
+                await self._run_passes(halt.layer, demand, self._chunk(position, size, is_end))
+
+    def sample(self, size: int, mask: bytes | None = None) -> None:
+        super().sample(size, mask)
+        self._sampled += 1
+
+    def keep(self, slot: int) -> None:
+        super().keep(slot)
+        self._queue.append(Kept(slot))
+
+    async def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
+        await super().decode(steps, end, mask)
+        self._queue.append(Steps(self._sampled, steps, end, mask))
+        self._sampled += steps
+
+    def start_read(self) -> PagedReading:
+        reading = PagedReading(self._memory.start_read(), self._settle)
+        self._queue.append(reading)
+        return reading
+
+    async def _missed(self, halt: Halt) -> Demand:
+        """What the layer that halted the plan wants."""
+        self._pools.counts.replays += 1
+        demand = await self._memory.read_demand(halt.layer)
+        for layer, (last, counts) in demand.uses.items():
+            self._pools.note(layer, last, counts)
+        return demand
+
+    async def _run_passes(self, layer: int, demand: Demand, chunk: list[Key]) -> None:
+        """The layer's experts for a batch that wants more of them than have room, and what follows.
+
+        Its router has run.
+        """
+        before, sum_ = Place(Part.EXPERTS, layer), Place(Part.FFN, layer)
+        self._run(chunk, start=Place(Part.BESIDE, layer), stop=before)
+        key = Key(Plan.PASS, chunk[0].size)
+        for experts in self._pools.passes(layer, demand.wanted):
+            self._pools.counts.misses += await self._pools.bring(layer, experts)
+            self._memory.write_pass_table(self._pools.pass_table(layer, experts))
+            self._kernels.run(self._recordings.of(key, before))
+        self._run(chunk, start=sum_)
+        self._pools.counts.passed += sum(demand.wanted.values())
+
+    async def _settle(self, reading: PagedReading) -> None:
+        """Brings what is missed until all has run that was queued before the reading.
+
+        What was queued behind it waits: a list that is halted once more takes its time for nothing.
+        """
+        end, was_halted = self._queue.index(reading) + 1, False
+        while halt := await reading.now.halt():
+            was_halted, demand = True, await self._missed(halt)
+            self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
+            await self._resume(halt, demand, end)
+        del self._queue[:end]
+        if was_halted:
+            self._again(self._queue)
+
+    async def _resume(self, halt: Halt, demand: Demand, end: int) -> None:
+        """Goes on from the halted layer's router, and queues what had been queued behind it, up to
+        work number `end`.
+        """
+        index = next(i for i, work in enumerate(self._queue) if _holds(work, halt.sampled))
+        halted = self._queue[index]
+        assert isinstance(halted, Steps)
+        done = halt.sampled - halted.first
+        rest = replace(halted, first=halt.sampled, steps=halted.steps - done)
+        self._queue[index] = rest
+        self._memory.end_halt(1)
+        keys, place = self._keys(rest.end, rest.mask), Place(Part.ROUTER, halt.layer)
+        following = Place(Part.ROUTER, halt.layer + 1)
+        likely = demand.expected[: len(demand.expected) // UNLIKELY]
+        if self._pools.missing(following.layer, likely):
+            self._run(keys, start=place, stop=following)
+            with suppress(CorruptError, SourceError):  # it may never be used
+                self._pools.counts.ahead += await self._pools.bring(
+                    following.layer, likely, demand.expected
+                )
+            place = following
+        self._run(keys, start=place)
+        self._run(keys, rest.steps - 1)
+        self._again(self._queue[index + 1 : end])
+
+    def _again(self, works: Iterable[Work]) -> None:
+        """Queues what did nothing when it was queued."""
+        for work in works:
+            match work:
+                case Steps():
+                    self._run(self._keys(work.end, work.mask), work.steps)
+                case Kept():
+                    super().keep(work.slot)
+                case PagedReading():
+                    work.now = self._memory.start_read()
+
+
+def _holds(work: Work, sampled: int) -> bool:
+    """Whether it is the steps of which one follows so many sampled tokens."""
+    return isinstance(work, Steps) and work.first <= sampled < work.first + work.steps

@@ -1,0 +1,224 @@
+"""The experts of a mixture that share slots on the GPU: which lie where, and bringing others.
+
+A layer that does not hold all of its experts has slots for some. A table on the GPU has the slot of
+each. All goes through one queue: what is queued after an expert was brought finds it, what was
+queued before still finds what lay there.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from doppler.gpu.binder import Binder
+from doppler.gpu.device import GpuBuffer, Slice
+from doppler.gpu.kernels import Dispatch, Recording
+from doppler.gpu.staging import BUFFER_BYTES, StagingRing
+from doppler.gpu.step import View
+from doppler.inputs.buffers import Buffer
+from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
+from doppler.residency.policy import DEFAULT, policy
+from doppler.residency.sightings import Sightings
+from doppler.store.manifest import Manifest, Tensor
+from doppler.weights.host_tier import HostTier, Tier
+from doppler.weights.placement import Weights, relayout_of
+from doppler.weights.read_ahead import ReadAhead
+
+NONE = 0xFFFFFFFF  # in a table: an expert that has no slot
+
+
+@dataclass
+class Counts:
+    """Of a loaded model so far. misses, ahead: experts that were brought for what was missed, and
+    for what was expected. replays: of a batch from a router on. passed: pairs of a token and an
+    expert that were run in passes, which lookups do not count.
+    """
+
+    misses: int = 0
+    ahead: int = 0
+    replays: int = 0
+    passed: int = 0
+
+
+class ExpertPools:
+    """The slots of each layer that has some. At first each holds the expert of its number.
+
+    tables: the view of each layer's table of slots.
+    """
+
+    def __init__(
+        self, binder: Binder, weights: Weights, tables: Mapping[int, View], tier: HostTier
+    ) -> None:
+        self._binder, self._weights, self._tables, self.tier = binder, weights, tables, tier
+        manifest = tier.manifest
+        self._experts = manifest.config.experts.count if manifest.config.experts else 0
+        layers = len(manifest.config.layers)
+        self._policy = policy(DEFAULT, layers, self._experts)
+        self._sightings = Sightings(self._policy, layers, self._experts, len(tables))
+        self._tensors = _by_unit(manifest)
+        self._held: dict[int, list[int]] = {}  # layer -> the expert in each slot
+        self._recordings: dict[tuple[int, int], Recording] = {}  # by layer and slot
+        self.counts = Counts()
+        self._raw: GpuBuffer | None = None  # an expert as it is stored, once one was brought
+        self._ring: StagingRing | None = None
+
+    def reset(self, slots: Mapping[int, int]) -> None:
+        """The weights were uploaded: each slot holds the expert of its number."""
+        for layer, count in slots.items():
+            self._held[layer] = list(range(count))
+            self._write_table(layer)
+
+    def release(self) -> None:
+        """Gives back what is the pools' own."""
+        self.forget_recordings()
+        for own in (self._raw, self._ring):
+            if own is not None:
+                own.destroy()
+        self.tier.release()
+
+    def forget_recordings(self) -> None:
+        """What moves experts is recorded anew where it is needed."""
+        for recording in self._recordings.values():
+            recording.destroy()
+        self._recordings.clear()
+
+    def slots(self, layer: int) -> int:
+        """Of a layer."""
+        return len(self._held[layer])
+
+    def resident(self, layer: int) -> list[int]:
+        """The experts of a layer that are there, in order."""
+        return sorted(self._held[layer])
+
+    def missing(self, layer: int, wanted: Collection[int]) -> list[int]:
+        """Those that have no slot, in order."""
+        return sorted(set(wanted) - set(self._held[layer])) if layer in self._held else []
+
+    def passes(self, layer: int, wanted: Collection[int]) -> list[list[int]]:
+        """`wanted` in groups that have room together: those that are there come first."""
+        count = self.slots(layer)
+        here = [expert for expert in self._held[layer] if expert in wanted]
+        ordered = here + self.missing(layer, wanted)
+        return [ordered[at : at + count] for at in range(0, len(ordered), count)]
+
+    def note(self, layer: int, last: Sequence[int], counts: Sequence[int]) -> None:
+        """When each expert of a layer was used last, by a clock, and how often so far."""
+        self._sightings.note(layer, last, counts)
+
+    async def bring(
+        self, layer: int, wanted: Collection[int], keep: Collection[int] | None = None
+    ) -> int:
+        """Queues that all of `wanted` lie in slots, at most as many as there are; -> how many came.
+
+        keep: who stays for it, if not only those; then fewer may come. Raises CorruptError or
+        SourceError where one cannot be had; those before it have come.
+        """
+        coming, began = self.missing(layer, wanted), time.perf_counter()
+        leaving = self._leaving(layer, wanted if keep is None else keep, len(coming))
+        coming = coming[: len(leaving)]
+        if not coming:
+            return 0
+        tiers: set[Tier] = set()
+        reads = ReadAhead(lambda number: self.tier.get((layer, coming[number])), len(coming))
+        try:
+            for number, (expert, slot) in enumerate(zip(coming, leaving, strict=True)):
+                data, tier = await reads.get(number)
+                await self._move(layer, slot, expert, data)
+                tiers.add(tier)
+        finally:
+            await reads.aclose()
+            self._write_table(layer)
+        self.tier.traffic.waited(tiers, 1000 * (time.perf_counter() - began))
+        return len(coming)
+
+    def pass_table(self, layer: int, experts: Collection[int]) -> bytes:
+        """A table that has these experts alone, all of which are there."""
+        held = self._held[layer]
+        return self._table({expert: held.index(expert) for expert in experts})
+
+    def _leaving(self, layer: int, kept: Collection[int], count: int) -> list[int]:
+        """Slots whose experts leave, by the policy."""
+        held = self._held.get(layer, [])
+        return [held.index(it) for it in self._policy.victims(layer, held, count, kept)]
+
+    async def _move(self, layer: int, slot: int, expert: int, data: Buffer) -> None:
+        """Queues that an expert's bytes become the weights of a slot."""
+        gpu, buffers = self._binder.device.gpu, self.tier.buffers
+        if self._ring is None:
+            self._ring = StagingRing(gpu, ring_bytes(self.tier.manifest))
+        await self._ring.upload(self._room(), 0, data, 0, buffers.length(data))
+        self._binder.device.kernels.run(self._recording(layer, slot))
+        where = self.tier.range((layer, expert))
+        for own, slots in self._pairs(layer, slot, expert):
+            if slots.name in self._weights.vectors:
+                at = own.offset - where.offset
+                raw = buffers.to_bytes(buffers.part(data, at, at + own.bytes))
+                view = self._weights.vectors[slots.name]
+                self._binder.write(view, float32_bytes(own.type, raw))
+        self._held[layer][slot] = expert
+
+    def _room(self) -> GpuBuffer:
+        """For an expert's bytes."""
+        if self._raw is None:
+            size = max(it.bytes for it in self.tier.manifest.experts)
+            self._raw = self._binder.device.gpu.buffer(size, "staging", "an expert as it is stored")
+        return self._raw
+
+    def _recording(self, layer: int, slot: int) -> Recording:
+        """Moves the matrices of what was uploaded into a slot."""
+        if (layer, slot) not in self._recordings:
+            dispatches = list(self._dispatches(layer, slot))
+            self._recordings[layer, slot] = self._binder.device.kernels.record(dispatches)
+        return self._recordings[layer, slot]
+
+    def _dispatches(self, layer: int, slot: int) -> Iterator[Dispatch]:
+        kernels, where = self._binder.device.kernels, self.tier.range((layer, slot))
+        for tensor in self._tensors[layer, slot]:
+            if tensor.name not in self._weights.places:
+                continue
+            matrix, row = self._weights.places[tensor.name]
+            part = next(it for it in matrix.slices if it.row0 <= row < it.row0 + it.rows)
+            rows, columns = tensor.shape
+            params = {
+                "rows": rows,
+                "cols": columns,
+                "row_bytes": BLOCK_TYPES[tensor.type].row_bytes(columns),
+                "row0": row - part.row0,
+            }
+            raw = Slice(self._room(), tensor.offset - where.offset, -(-tensor.bytes // 16) * 16)
+            yield kernels.dispatch(
+                "relayout",
+                relayout_of(tensor, matrix),
+                {"raw": raw, **self._binder.slices(part.bindings())},
+                params,
+                kernels.grid("relayout", params),
+                f"slot {slot} of layer {layer}",
+            )
+
+    def _pairs(self, layer: int, slot: int, expert: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each tensor of an expert, and the one whose place in the slot it takes."""
+        return zip(self._tensors[layer, expert], self._tensors[layer, slot], strict=True)
+
+    def _write_table(self, layer: int) -> None:
+        held = self._held[layer]
+        table = self._table({expert: slot for slot, expert in enumerate(held)})
+        self._binder.write(self._tables[layer], table)
+
+    def _table(self, slots: Mapping[int, int]) -> bytes:
+        return array("I", (slots.get(it, NONE) for it in range(self._experts))).tobytes()
+
+
+def ring_bytes(manifest: Manifest) -> int:
+    """Of each buffer of the ring that experts go through: one takes an expert, if it is small."""
+    return min(max(it.bytes for it in manifest.experts), BUFFER_BYTES)
+
+
+def _by_unit(manifest: Manifest) -> dict[tuple[int, int], list[Tensor]]:
+    """The tensors of each expert, by layer and number, in the order of its range."""
+    config, found = manifest.config, dict[tuple[int, int], list[Tensor]]()
+    for it in manifest.experts:
+        names = config.expert_shapes(it.layer, it.expert)
+        found[it.layer, it.expert] = [manifest.tensor(name) for name in names]
+    return found

@@ -1,0 +1,67 @@
+"""Rows of a tensor as they are stored -> rows of its matrix: a dispatch of relayout.wgsl each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from doppler.gpu.binder import Binder
+from doppler.gpu.device import GpuBuffer, Slice
+from doppler.gpu.kernels import Dispatch
+from doppler.quantization.block_types import BLOCK_TYPES
+from doppler.store.manifest import Tensor
+from doppler.weights.placement import Matrix, MatrixSlice, aligned, relayout_of
+
+
+@dataclass(frozen=True)
+class Move:
+    """Bytes offset .. offset + length of the byte space -> rows of a slice of a matrix."""
+
+    offset: int
+    length: int  # a multiple of 4: the byte space is padded, so that this is never past its end
+    part: MatrixSlice
+    constants: Mapping[str, int]
+    params: Mapping[str, int]
+
+    def dispatch(self, binder: Binder, raw: GpuBuffer, label: str) -> Dispatch:
+        """The one that moves them, once they lie at the beginning of `raw`."""
+        kernels = binder.device.kernels
+        bindings = {
+            "raw": Slice(raw, 0, aligned(self.length, 16)),
+            **binder.slices(self.part.bindings()),
+        }
+        grid = kernels.grid("relayout", self.params)
+        return kernels.dispatch("relayout", self.constants, bindings, self.params, grid, label)
+
+
+def raw_bytes(tensor: Tensor, size: int) -> int:
+    """What a buffer needs for the rows of a tensor: `size`, or four of them, or all."""
+    row = BLOCK_TYPES[tensor.type].row_bytes(tensor.shape[1])
+    return aligned(min(max(size, 4 * row), tensor.bytes))
+
+
+def moves(tensor: Tensor, matrix: Matrix, row: int, size: int) -> Iterator[Move]:
+    """All of a tensor, whose first row is `row` of its matrix, at most `size` bytes at a time.
+
+    size: at least four rows. Each starts at a word: after a multiple of four rows.
+    """
+    columns = tensor.shape[1]
+    row_bytes = BLOCK_TYPES[tensor.type].row_bytes(columns)
+    step = size // row_bytes // 4 * 4 or tensor.shape[0]
+    for part in matrix.slices:
+        start = max(part.row0, row)
+        end = min(part.row0 + part.rows, row + tensor.shape[0])
+        for at in range(start, end, step):
+            rows = min(step, end - at)
+            yield Move(
+                offset=tensor.offset + (at - row) * row_bytes,
+                length=aligned(rows * row_bytes, 4),
+                part=part,
+                constants=relayout_of(tensor, matrix),
+                params={
+                    "rows": rows,
+                    "cols": columns,
+                    "row_bytes": row_bytes,
+                    "row0": at - part.row0,
+                },
+            )

@@ -1,0 +1,188 @@
+"""Mixtures whose experts are not all on the GPU: the same logits, bit for bit, and the same ids."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from in_page import GPU, greedy, load, logits
+
+from app_page import RUN
+from doppler.command.client import Client
+from doppler.errors import CorruptError, DeviceError
+from fixture_sets import reference
+
+MIXTURES = [
+    pytest.param(name, adapter, id=name)
+    for name, adapter in (
+        ("mixtral-like", {}),
+        ("gpt-oss-like", GPU),
+        ("qwen3moe-like", {}),
+        ("gemma4-26b-like", GPU),
+        ("lfm2moe-like", {}),  # its recurrent state goes into checkpoints
+    )
+]
+ROOM = {"context": 128, "batch": 32}
+# Loads from now on have `slots(used, count)` experts in each layer of a mixture; None: as they fit.
+FORCE = """
+from doppler.engine import build, fit
+
+slots = {slots}
+
+def forced(gpu, manifest, options):
+    count = manifest.config.experts.count
+    least = fit._least_slots(manifest)
+    yield options, fit.Fit(slots=dict((it, slots(used, count)) for it, used in least.items()))
+
+build.fits = fit.fits if slots is None else forced
+"""
+# The least bytes in which the loaded model runs.
+BUDGET = """
+from doppler.engine.fit import bounds
+from doppler.page import bridge
+
+model = bridge.api._model
+bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
+"""
+# Bytes of Python's heap in use, and of the experts in JavaScript's.
+HEAP = """
+import gc, sys
+from doppler.page import bridge
+
+gc.collect()
+len(gc.get_objects()) * 100 + bridge.api._model.engine._pools.tier.bytes
+"""
+HALF_HOUR, SETTLED = 1800, 60  # seconds
+GREEDY = {"max_tokens": 8, "ignore_eos": True, "sampling": {"greedy": True}}
+
+
+@pytest.mark.parametrize(("name", "adapter"), MIXTURES)
+def test_experts_that_are_brought(
+    tiny: Client, name: str, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """Resident, half of them, and one to spare: in prefill and in decode."""
+    ids = reference(name)[0][:40]
+    room = {**ROOM, "adapter": adapter}
+
+    def run() -> tuple[list[Any], dict[str, Any]]:
+        rows = [logits(tiny, tmp_path / "l.npy", prompt_ids=ids, batch=b)[1] for b in (32, 1)]
+        return rows, tiny.call("complete", {**GREEDY, "prompt_ids": ids})
+
+    load(tiny, name, **room)
+    wanted, answer = run()
+    assert answer["paging"] is None
+    tokens = answer["generated_ids"]
+    try:
+        for slots in ("max(count // 2, used)", "min(used + 1, count - 1)"):
+            tiny.page.evaluate(RUN, FORCE.format(slots=f"lambda used, count: {slots}"))
+            load(tiny, name, **room)
+            found, answer = run()
+            assert answer["generated_ids"] == tokens
+            for one, other in zip(found, wanted, strict=True):
+                assert np.array_equal(one, other)
+            paging = answer["paging"]
+            assert paging["slots"] < paging["experts"]
+            assert paging["misses"] + paging["ahead"] > 0
+    finally:
+        tiny.page.evaluate(RUN, FORCE.format(slots=None))
+
+
+def test_a_budget_is_never_exceeded(tiny: Client) -> None:
+    """The least with which it runs, and the errors below; smaller batches come before them."""
+    ids, name = reference("gpt-oss-like")[0][:12], "gpt-oss-like"
+    load(tiny, name, **ROOM)
+    tokens = greedy(tiny, ids, 8)
+    budget = tiny.page.evaluate(RUN, BUDGET)
+    load(tiny, name, gpu_budget=budget, **ROOM)
+    answer = tiny.call("complete", {**GREEDY, "prompt_ids": ids})
+    assert answer["generated_ids"] == tokens
+    assert answer["memory"]["peak"] <= budget
+    assert answer["paging"]["gpu_budget"] == budget
+    with pytest.raises(DeviceError, match="bytes of GPU memory at least"):
+        load(tiny, name, gpu_budget=budget // 2, **ROOM)
+
+
+DAMAGE = """
+import asyncio
+from doppler.page import bridge
+
+model = bridge.api._model
+store, pools = model.store, model.engine._pools
+storage, buffers = store._storage, store.buffers
+
+async def damage(change):
+    if model._filling is not None:  # it may hold what it read before
+        model._filling.cancel()
+        await asyncio.gather(model._filling, return_exceptions=True)
+    for shard in store.manifest.shards:
+        await change(shard)
+    pools.tier.release()  # what is read next comes from storage
+
+async def flip(shard):
+    for expert in store.manifest.experts:
+        at = expert.offset - shard.offset
+        if 0 <= at < shard.bytes:
+            byte = buffers.to_bytes(await storage.read(shard.name, at, 1))[0]
+            await storage.write(shard.name, at, buffers.from_bytes(bytes([byte ^ 1])))
+    await storage.flush(shard.name)
+
+async def remove(shard):
+    await storage.remove(shard.name)
+"""
+
+
+def test_experts_that_turn_bad_or_go_missing(tiny: Client) -> None:
+    """Mended from where the model came, or said; and no wrong token is ever told."""
+    ids, name = reference("gpt-oss-like")[0][:12], "gpt-oss-like"
+    load(tiny, name, **ROOM)
+    tokens = greedy(tiny, ids, 8)
+    load(tiny, name, gpu_budget=tiny.page.evaluate(RUN, BUDGET), **ROOM)
+    args = {**GREEDY, "prompt_ids": ids}
+
+    def damaged(code: str) -> dict[str, Any]:
+        tiny.page.evaluate(RUN, DAMAGE + code)
+        answer: dict[str, Any] = tiny.call("complete", args)
+        assert answer["generated_ids"] == tokens
+        return answer["paging"]
+
+    assert damaged("await damage(flip)")["bytes"]["remote"] > 0
+    with pytest.raises(CorruptError, match=r"block \d+ of shard-\d+\.bin is damaged"):
+        damaged("store.kept, store._source = store._source, None\nawait damage(flip)")
+    assert damaged("store._source = store.kept")["bytes"]["remote"] > 0
+    assert damaged("await damage(remove)")["bytes"]["remote"] > 0
+
+
+@pytest.mark.paging_half_hour
+def test_half_an_hour_of_paging_leaks_nothing(tiny: Client) -> None:
+    """What is held on the GPU and by the browser's processes after a minute is held at the end."""
+    ids, name = reference("gpt-oss-like")[0], "gpt-oss-like"
+    load(tiny, name, **ROOM)
+    budget = tiny.page.evaluate(RUN, BUDGET)
+    load(tiny, name, gpu_budget=budget, host_budget=budget // 4, **ROOM)
+    began, held, answers = time.monotonic(), list[tuple[float, int]](), 0
+    while time.monotonic() - began < HALF_HOUR:
+        at = answers % 32
+        answer = tiny.call("complete", {**GREEDY, "prompt_ids": ids[at:] + ids[:at]})
+        answers += 1
+        assert answer["memory"]["peak"] <= budget
+        if time.monotonic() - began > SETTLED:
+            held.append((answer["memory"]["total"], browser_bytes(tiny)))
+    gpu, browser = zip(*held, strict=True)
+    print(
+        f"{answers} answers, GPU {gpu[0]} to {gpu[-1]}, browser {browser[0]} to {browser[-1]} bytes"
+    )
+    assert gpu[-1] == gpu[0]
+    assert max(browser[-10:]) < 1.1 * max(browser[:10])
+
+
+def browser_bytes(client: Client) -> int:
+    """What the page's heaps hold, after a collection: JavaScript's and Python's."""
+    session = client.page.context.new_cdp_session(client.page)
+    session.send("HeapProfiler.collectGarbage")
+    used: int = session.send("Runtime.getHeapUsage")["usedSize"]
+    session.detach()
+    python: int = client.page.evaluate(RUN, HEAP)
+    return used + python

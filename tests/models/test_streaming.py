@@ -1,0 +1,95 @@
+"""Dense models whose last layers are streamed: the same logits, bit for bit, and the same ids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from in_page import GPU, greedy, load, logits
+
+from app_page import RUN
+from doppler.command.client import Client
+from fixture_sets import reference
+
+ROOM = {"context": 128, "batch": 16}  # smaller ones are not tried
+# Bytes that a model takes with half of its layers, and with none, beside those that are streamed.
+BUDGETS = """
+import json
+from dataclasses import replace
+from doppler.engine.fit import Fit, _most_kept, _tables, needed
+from doppler.page import bridge
+
+model = bridge.api._model
+gpu, manifest, options = model.engine.binder.device.gpu, model.manifest, model._options
+
+def budget(kept):
+    bytes_ = 0
+    for _ in range(8):  # staging takes a share of it
+        fit = Fit(_tables(manifest, options)[-1], kept=kept)
+        bytes_ = needed(gpu, manifest, replace(options, gpu_budget=bytes_), fit)
+    return bytes_
+
+most = _most_kept(manifest)
+half = min(len(manifest.config.layers) // 2, most)
+count = len(manifest.config.layers)
+json.dumps([[count - kept, budget(kept)] for kept in sorted({half, 0}, reverse=True)])
+"""
+
+
+HASHES = """
+from doppler.weights import upload
+
+async def fixed(*_):
+    return {here}
+
+upload.is_quicker_on_gpu = fixed
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter"),
+    [
+        ("gemma3-1b-like", {}),
+        (
+            "gemma4-e2b-like",
+            {},
+        ),  # layers of two widths, that share keys, with embeddings of their own
+        ("lfm2-like", {}),  # layers of two kinds, one of which keeps a state
+        ("qwen2-like", GPU),  # with biases
+    ],
+)
+def test_layers_that_are_brought(
+    tiny: Client, name: str, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """Half of the layers, and the least: in prefill and in decode."""
+    ids = reference(name)[0][:40]
+    room = {**ROOM, "adapter": adapter}
+    tiny.page.evaluate(RUN, HASHES.format(here=bool(adapter)))  # blocks are hashed there, or here
+
+    def run() -> tuple[list[Any], list[int]]:
+        rows = [logits(tiny, tmp_path / "l.npy", prompt_ids=ids, batch=b)[1] for b in (16, 1)]
+        return rows, greedy(tiny, ids, 8)
+
+    load(tiny, name, **room)
+    wanted, tokens = run()
+    budgets = json.loads(tiny.page.evaluate(RUN, BUDGETS))
+    for (streamed, budget), on_host in zip(budgets, (True, False), strict=False):
+        host = {} if on_host else {"host_budget": 0}
+        load(tiny, name, gpu_budget=budget, **host, **room)
+        found, again = run()
+        assert again == tokens
+        for one, other in zip(found, wanted, strict=True):
+            assert np.array_equal(one, other)
+        args = {"prompt_ids": [*ids, *tokens[:4]], "max_tokens": 4, "ignore_eos": True}
+        answer = tiny.call("complete", {**args, "sampling": {"greedy": True}})
+        assert answer["generated_ids"] == tokens[4:]
+        assert answer["memory"]["peak"] <= budget
+        paging = answer["paging"]
+        assert paging["layers"] == streamed
+        used, idle = ("host", "storage") if on_host else ("storage", "host")
+        assert paging["bytes"][used] > 0
+        assert paging["bytes"][idle] == paging["bytes"]["remote"] == 0
+        assert (paging["host_bytes"] > 0) == on_host
