@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from doppler.api.host import Kept
+from doppler.api.keeper import Keeper
 from doppler.command.shapes import SHAPES
 from doppler.engine import kept_cache, segments
+from doppler.engine.engine import Engine
 from doppler.engine.kept_cache import KeptCache
 from doppler.engine.planes import Plane, planes_of
 from doppler.engine.prefix_cache import PrefixCache
@@ -272,6 +277,61 @@ def test_what_is_not_kept(folder: SegmentFolder, tmp_path: Path) -> None:
         patch.setattr(kept_cache, "CHUNK", 10_000)
         assert not asyncio.run(interrupted())
     assert list(tmp_path.iterdir()) == []
+
+
+class Folders:
+    """What is kept, of one conversation; counts how often room is made."""
+
+    def __init__(self, folder: SegmentFolder) -> None:
+        self.folder, self.rooms = folder, 0
+
+    async def most(self) -> int:
+        return MOST
+
+    @asynccontextmanager
+    async def open(self, identity: str, conversation: str) -> AsyncIterator[SegmentFolder]:
+        yield self.folder
+
+    async def make_room(self, identity: str, conversation: str) -> None:
+        self.rooms += 1
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Who writes more to one is told that there is no room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("most", "rooms"), [(1 << 18, 1), (1 << 30, 1), (None, 0)])
+def test_room_is_made_also_after_a_save_that_had_none(
+    folder: SegmentFolder, tmp_path: Path, most: int | None, rooms: int
+) -> None:
+    """None: the save is stopped, twice. What was not written whole is gone then."""
+    cache, kept = Cache(WINDOWED, 2048, 64), Folders(folder)
+    cache.run(ids_of(500))
+    engine = SimpleNamespace(keeping=lambda: cache.kept)
+    keeper = Keeper(cast(Engine, engine), cast(Kept, kept), "model")
+
+    async def saved() -> None:
+        keeper.begin("talk", 0)
+        if most is None:
+            while not list(tmp_path.iterdir()):
+                await asyncio.sleep(0)
+            keeper.stop()
+            await asyncio.sleep(0)
+            await keeper.stopped()
+        await keeper.finished()
+
+    with pytest.MonkeyPatch.context() as patch, files_of_at_most(most or 1 << 30):
+        patch.setattr("doppler.api.keeper.IDLE_SECONDS", 0)
+        patch.setattr(kept_cache, "CHUNK", 100_000)
+        asyncio.run(saved())
+    assert (kept.rooms, len(list(tmp_path.iterdir()))) == (rooms, int(most == 1 << 30))
 
 
 @pytest.mark.parametrize("damage", ["data", "about", "length", "cut", "other name", "other cache"])
