@@ -7,6 +7,7 @@ is read back, so that neither a bad server nor a bad disk can reach the GPU.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
@@ -21,6 +22,8 @@ from doppler.store.manifest import Manifest, Shard
 from doppler.store.storage import Piece, Storage
 
 AT_ONCE = 3  # shards that are downloaded side by side
+PATIENCE = 3.0  # seconds, with a file that another tab has open to write to it
+LOOK_AGAIN = 0.05
 
 
 class ShardSource(Protocol):
@@ -66,7 +69,6 @@ class ShardStore:
         self._source = source
         self.buffers = buffers
         self._offsets = [shard.offset for shard in manifest.shards]
-        self.fetched = 0  # blocks that were bad or missing, and came from the source
 
     async def rest(self) -> None:
         """Lets the files go, for others to delete or mend them; a later read opens them again."""
@@ -115,6 +117,10 @@ class ShardStore:
         A stored block that is bad or missing is fetched again, verified and stored first. Raises
         CorruptError or SourceError where that cannot be.
         """
+        return (await self._block(index))[0]
+
+    async def _block(self, index: int) -> tuple[Buffer, bool]:
+        """The same; and whether it came from the source."""
         place = self._place(index)
         try:
             data = await self._read(place)
@@ -126,13 +132,13 @@ class ShardStore:
                 ) from None
         else:
             if self._is_good(place, data):
-                return data
+                return data, False
             if self._source is None:
                 raise CorruptError(
                     f"{place} is damaged where it is stored: its BLAKE3 is not the manifest's, and "
                     "there is no address to get it from again; delete the model and import it again"
                 )
-        return await self._fetch_block(self._source, place)
+        return await self._fetch_block(self._source, place), True
 
     async def unverified(self, first: int, count: int) -> Buffer:
         """Blocks first .. first + count - 1 in one piece, as they are stored: the one way past the
@@ -141,7 +147,7 @@ class ShardStore:
         places = [self._place(index) for index in range(first, first + count)]
         runs = [list(run) for _, run in groupby(places, key=lambda place: place.shard)]
         ends = [(run[0].shard.name, run[0].start, run[-1].end) for run in runs]
-        parts = [await self._storage.read(name, start, end - start) for name, start, end in ends]
+        parts = [await self._patient_read(name, start, end - start) for name, start, end in ends]
         if len(parts) == 1:
             return parts[0]
         whole = self.buffers.empty(sum(end - start for _, start, end in ends))
@@ -151,8 +157,10 @@ class ShardStore:
             at += self.buffers.length(part)
         return whole
 
-    async def verified(self, first: int, count: int) -> Buffer:
-        """Blocks first .. first + count - 1 in one piece, each as `block` gives it."""
+    async def verified(self, first: int, count: int) -> tuple[Buffer, bool]:
+        """Blocks first .. first + count - 1 in one piece, each as `block` gives it; and whether
+        some were bad or missing, and came from the source.
+        """
         places = [self._place(index) for index in range(first, first + count)]
         ends = list(accumulate(place.end - place.start for place in places))
         starts = [0, *ends[:-1]]
@@ -163,14 +171,16 @@ class ShardStore:
         else:
             parts = [self.buffers.part(data, *it) for it in zip(starts, ends, strict=True)]
             bad = [i for i, part in enumerate(parts) if not self._is_good(places[i], part)]
-        if not bad:
-            return data
-        whole = self.buffers.empty(ends[-1])
+        if data is not None and not bad:
+            return data, False
+        whole, fetched = self.buffers.empty(ends[-1]), False
         if data is not None:
             self.buffers.put(whole, 0, data)
         for index in bad:
-            self.buffers.put(whole, starts[index], await self.block(first + index))
-        return whole
+            block, came = await self._block(first + index)
+            self.buffers.put(whole, starts[index], block)
+            fetched = fetched or came
+        return whole, fetched
 
     async def stored(self, offsets: Sequence[int], length: int) -> bytes:
         """`length` bytes from each of these offsets of the model's byte space on, one after
@@ -221,7 +231,7 @@ class ShardStore:
             async for piece in pieces:
                 with suppress(StorageError):
                     await self._keep(source, place.shard, place.start, piece)
-                self.fetched += 1
+                    await self._storage.flush(place.shard.name)  # other tabs may want to read it
                 return piece
         raise SourceError(f"{place} from {source.where(place.shard)}: nothing came; try again")
 
@@ -246,7 +256,18 @@ class ShardStore:
         return self.buffers.blake3(block) == self.manifest.blocks[place.index]
 
     async def _read(self, place: Place) -> Buffer:
-        return await self._storage.read(place.shard.name, place.start, place.end - place.start)
+        return await self._patient_read(place.shard.name, place.start, place.end - place.start)
+
+    async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
+        """Bytes of a file, which another tab may just be mending: that is waited for, a while."""
+        since = time.monotonic()
+        while True:
+            try:
+                return await self._storage.read(name, start, length)
+            except StorageError:
+                if time.monotonic() - since > PATIENCE:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN)
 
     async def _stored_bytes(self, shard: Shard) -> int:
         return min(await self._storage.size(shard.name) or 0, shard.bytes)
