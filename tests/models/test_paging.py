@@ -101,6 +101,10 @@ def test_a_budget_is_never_exceeded(tiny: Client) -> None:
     assert answer["generated_ids"] == tokens
     assert answer["memory"]["peak"] <= budget
     assert answer["paging"]["gpu_budget"] == budget
+    now = tiny.call("residency", {})
+    assert now["memory"]["staging"] < answer["memory"]["staging"]  # what experts went through
+    uses = sum(sum(layer["uses"]) for layer in now["layers"])
+    assert uses == now["paging"]["hits"] + now["paging"]["misses"]  # also of what ran in passes
     with pytest.raises(DeviceError, match="bytes of GPU memory at least"):
         load(tiny, name, gpu_budget=budget // 2, **ROOM)
 

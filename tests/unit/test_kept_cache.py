@@ -225,6 +225,19 @@ def test_a_prompt_has_a_segment_of_its_own(folder: SegmentFolder, tmp_path: Path
     restored.check(other, 600)
 
 
+def test_what_no_prompt_could_go_on_from_is_not_kept(folder: SegmentFolder, tmp_path: Path) -> None:
+    """Of layers with a window: their rings have lost what is seen from there."""
+    cache = Cache(WINDOWED, 2048, 64)
+    ids = ids_of(1500)
+    cache.run(ids)
+    assert asyncio.run(cache.kept.save(folder, MOST, 800))
+    assert [path.name for path in tmp_path.iterdir()] == ["0-1500"]
+    assert restore(Cache(WINDOWED, 2048, 64), folder, [*ids, 1]) == 1500
+    cache.ids.cut(600)
+    assert not save(cache, SegmentFolder(FolderStorage(tmp_path / "cut"), MemoryBuffers()))
+    assert not (tmp_path / "cut").exists()
+
+
 def test_a_state_is_kept_where_a_segment_ends(folder: SegmentFolder) -> None:
     first = Cache(STATEFUL, 2048, 64)
     ids = ids_of(900)

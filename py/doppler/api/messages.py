@@ -669,8 +669,7 @@ class LayerExperts(TypedDict):
 
     layer: int
     uses: list[int]
-    """Of each expert, since the model was loaded; batches that wanted more of them than have room
-    are not counted."""
+    """Of each expert, since the model was loaded."""
     resident: list[int]
     """Numbers of those that are on the GPU now."""
 
@@ -725,6 +724,13 @@ class GenerationResult(TypedDict):
     paging: Paging | None
     """Of this answer; null where the whole model is on the GPU."""
     memory: Memory
+
+
+class Tuning(TypedDict):
+    """What became of measuring."""
+
+    refused: int
+    """Kinds of matrices that were not measured: the GPU's budget has no room for it."""
 
 
 class TokenIds(TypedDict):

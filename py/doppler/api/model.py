@@ -231,6 +231,7 @@ class Model:
         try:
             return await self._answer(ids, request, reader, emit)
         finally:
+            await self.engine.rest()
             self._fill_host()
 
     def _fill_host(self) -> None:

@@ -23,7 +23,7 @@ from doppler.engine.stopping import Cancellation
 from doppler.engine.streamed_runner import StreamedRunner
 from doppler.errors import ContextError, DopplerError, RequestError
 from doppler.gpu.binder import Binder
-from doppler.gpu.profile import Timing, Work, profile, work
+from doppler.gpu.profile import Timing, Work, profile, profile_bytes, work
 from doppler.gpu.step import Step
 from doppler.plan.bindings import HEAD_ROWS
 from doppler.plan.layer import PlannedModel
@@ -41,9 +41,16 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """One model with one KV cache. Calls must not overlap."""
+    """One model with one KV cache. Calls must not overlap.
 
-    def __init__(self, binder: Binder, memory: EngineMemory, model: PlannedModel) -> None:
+    spare: bytes of the GPU's memory that its budget leaves for what is only measured; None: no
+    budget was set.
+    """
+
+    def __init__(
+        self, binder: Binder, memory: EngineMemory, model: PlannedModel, spare: int | None = None
+    ) -> None:
+        self.spare = spare
         layout = model.layout
         self.config, self.context, self.batch = layout.config, layout.context, layout.batch
         self.kv, self.adapter = layout.kv, model.adapter
@@ -114,7 +121,11 @@ class Engine:
                 await source.tier.fill()
 
     async def rest(self) -> None:
-        """Ends what is being read ahead of a token that may not come."""
+        """No token may come for a while: ends what is being read ahead of one, and gives back what
+        weights go through to the GPU.
+        """
+        if self._pools is not None:
+            self._pools.rest()
         if self._stream is not None:
             await self._stream.rest()
 
@@ -148,17 +159,19 @@ class Engine:
             return False
         return can and bool(unknown(self._runner.steps_to_tune(), self._model.cuts))
 
-    async def tune(self, turn: asyncio.Lock) -> Cuts:
-        """Measures what is not known of this device; -> all that is known and used from now on.
+    async def tune(self, turn: asyncio.Lock) -> tuple[Cuts, int]:
+        """Measures what is not known of this device; -> all that is known and used from now on, and
+        how many kinds of matrices were left out, since the budget leaves no room to measure them.
 
         Call it when the weights are there. Whoever holds `turn` uses the engine alone.
         """
         steps, known = self._runner.steps_to_tune(), self._model.cuts
-        new = await tune(self.binder, steps, known, partial(self._lent, turn))
-        async with turn:
-            self._runner.destroy()
-            self._plan(replace(self._model, cuts={**known, **new}))
-        return self._model.cuts
+        new, refused = await tune(self.binder, steps, known, partial(self._lent, turn), self.spare)
+        if new:
+            async with turn:
+                self._runner.destroy()
+                self._plan(replace(self._model, cuts={**known, **new}))
+        return self._model.cuts, refused
 
     @asynccontextmanager
     async def _lent(self, turn: asyncio.Lock) -> AsyncIterator[None]:
@@ -173,6 +186,14 @@ class Engine:
             self._runner.begin([], Sampling(greedy=True))
             self._memory.write_batch([1], last, 0)
             yield
+
+    def check_room(self, size: int, what: str) -> None:
+        """Raises RequestError where the budget has not so many bytes to spare."""
+        if self.spare is not None and size > self.spare:
+            raise RequestError(
+                f"{what} takes {size} bytes of the GPU's memory, and the budget leaves "
+                f"{max(self.spare, 0)}: allow more, or load the model without a budget"
+            )
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
@@ -247,21 +268,28 @@ class Engine:
         if not 1 <= batch <= self.batch:
             raise RequestError(f"batch is {batch}; this model was loaded for 1 to {self.batch}")
         self._cache.cut(0)
-        for start in range(0, len(ids), batch):
-            piece = ids[start : start + batch]
-            await self._runner.bring(piece)
-            await self._runner.prefill(piece, start, batch, 0, is_end=False)
-            for row in range(0, len(piece), HEAD_ROWS):
-                yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
+        try:
+            for start in range(0, len(ids), batch):
+                piece = ids[start : start + batch]
+                await self._runner.bring(piece)
+                await self._runner.prefill(piece, start, batch, 0, is_end=False)
+                for row in range(0, len(piece), HEAD_ROWS):
+                    yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
+        finally:
+            await self.rest()
 
     async def profile(self, tokens: int, batch: int) -> list[Timing]:
         """GPU time of every dispatch that a token takes after `tokens` of context, or, where
         `batch` is more than 1, that a prefill batch takes. The KV cache is lost.
+
+        Raises RequestError where the budget has no room for that.
         """
+        steps = self.steps(tokens, batch)
+        self.check_room(profile_bytes(steps), "timing of kernels")
         self._cache.cut(0)
         ids = [token % self.config.vocab for token in range(batch)]  # various: experts depend on it
         rewind = partial(self._memory.write_batch, ids, tokens, 0)
-        return await profile(self.binder, self.steps(tokens, batch), tokens, rewind)
+        return await profile(self.binder, steps, tokens, rewind)
 
     def work(self, tokens: int, batch: int) -> list[Work]:
         """What every dispatch has to do that `profile` would time."""

@@ -217,7 +217,11 @@ def planned(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> Planned
 
 def needed(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> int:
     """Bytes on the GPU at most, from the first of loading to the last of running."""
-    model = planned(gpu, manifest, options, fit)
+    return needed_by(planned(gpu, manifest, options, fit), manifest, options)
+
+
+def needed_by(model: PlannedModel, manifest: Manifest, options: Options) -> int:
+    """The same of a model that is planned."""
     layout, groups = model.layout, batch_groups(model)
     own = (layout.activations | layout.cache | layout.states).values()
     shared = (layout.batch_activations[group[0]] for group in groups)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import add
 from typing import TypeAlias
 
 from doppler.engine.memory import Demand, EngineMemory, Halt, Reading
@@ -111,7 +112,8 @@ class PagedRunner(GpuRunner):
 
     async def paging(self) -> Paging:
         """What was brought so far."""
-        pairs = await self._memory.read_pairs() + self._pools.counts.passed
+        pairs = await self._memory.read_pairs()
+        pairs += sum(map(sum, self._pools.counts.passed.values()))
         slots = self._model.layout.slots
         experts = sum(len(self._model.config.expert_numbers(layer)) for layer in slots)
         tier, traffic = self._pools.tier, self._pools.tier.traffic
@@ -129,8 +131,9 @@ class PagedRunner(GpuRunner):
         )
 
     async def experts(self) -> dict[int, ExpertUse]:
-        """By layer with slots; batches that were run in passes are not counted."""
-        uses = await self._memory.read_uses()
+        """By layer with slots."""
+        found, passed = await self._memory.read_uses(), self._pools.counts.passed
+        uses = {layer: [*map(add, found[layer], passed[layer])] for layer in found}
         return {it: ExpertUse(uses[it], self._pools.resident(it)) for it in uses}
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
@@ -198,7 +201,6 @@ class PagedRunner(GpuRunner):
             self._memory.write_pass_table(self._pools.pass_table(layer, experts))
             self._kernels.run(self._recordings.of(key, before))
         self._run(chunk, start=sum_)
-        self._pools.counts.passed += sum(demand.wanted.values())
 
     async def _settle(self, reading: PagedReading) -> None:
         """Brings what is missed until all has run that was queued before the reading.

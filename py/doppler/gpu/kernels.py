@@ -334,5 +334,10 @@ class Device:
     kernels: Kernels
 
 
+def recorded_bytes(dispatches: int) -> int:
+    """Of the GPU's memory, at most, that so many recorded dispatches take: their parameters."""
+    return dispatches * UNIFORM_STEP
+
+
 def _stepped(size: int) -> int:
     return -(-size // UNIFORM_STEP) * UNIFORM_STEP

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
@@ -32,14 +32,14 @@ NONE = 0xFFFFFFFF  # in a table: an expert that has no slot
 @dataclass
 class Counts:
     """Of a loaded model so far. misses, ahead: experts that were brought for what was missed, and
-    for what was expected. replays: of a batch from a router on. passed: pairs of a token and an
-    expert that were run in passes, which lookups do not count.
+    for what was expected. replays: of a batch from a router on. passed: by layer, tokens that used
+    each expert in passes, which lookups do not count.
     """
 
     misses: int = 0
     ahead: int = 0
     replays: int = 0
-    passed: int = 0
+    passed: dict[int, list[int]] = field(default_factory=dict)
 
 
 class ExpertPools:
@@ -68,15 +68,22 @@ class ExpertPools:
         """The weights were uploaded: each slot holds the expert of its number."""
         for layer, count in slots.items():
             self._held[layer] = list(range(count))
+            self.counts.passed[layer] = [0] * self._experts
             self._write_table(layer)
 
     def release(self) -> None:
         """Gives back what is the pools' own."""
         self.forget_recordings()
-        for own in (self._raw, self._ring):
-            if own is not None:
-                own.destroy()
+        self.rest()
+        if self._raw is not None:
+            self._raw.destroy()
         self.tier.release()
+
+    def rest(self) -> None:
+        """Nothing is brought for a while: gives back what experts go through."""
+        if self._ring is not None:
+            self._ring.destroy()
+            self._ring = None
 
     def forget_recordings(self) -> None:
         """What moves experts is recorded anew where it is needed."""
@@ -96,11 +103,17 @@ class ExpertPools:
         """Those that have no slot, in order."""
         return sorted(set(wanted) - set(self._held[layer])) if layer in self._held else []
 
-    def passes(self, layer: int, wanted: Collection[int]) -> list[list[int]]:
-        """`wanted` in groups that have room together: those that are there come first."""
-        count = self.slots(layer)
+    def passes(self, layer: int, wanted: Mapping[int, int]) -> list[list[int]]:
+        """Experts of a batch, each with its tokens, in groups that have room together: those that
+        are there come first, and those that most tokens want last, so that they stay. They count as
+        used from then on.
+        """
+        count, passed = self.slots(layer), self.counts.passed[layer]
+        self._sightings.passed(layer, wanted)
+        for expert, tokens in wanted.items():
+            passed[expert] += tokens
         here = [expert for expert in self._held[layer] if expert in wanted]
-        ordered = here + self.missing(layer, wanted)
+        ordered = here + sorted(self.missing(layer, wanted), key=lambda it: wanted[it])
         return [ordered[at : at + count] for at in range(0, len(ordered), count)]
 
     def note(self, layer: int, last: Sequence[int], counts: Sequence[int]) -> None:
