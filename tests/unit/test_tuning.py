@@ -41,8 +41,9 @@ def test_measuring_keeps_to_the_budget() -> None:
     kinds = unknown(engine._runner.steps_to_tune(), {})
     profile = profile_bytes(engine.steps(0, 1))
     assert 16 * 256 * len(kinds) < profile < 1 << 20
-    engine.spare = profile - 1
+    engine.spare = 256 * len(engine._runner.steps_to_tune())  # for all steps, and none of a cut
     assert asyncio.run(engine.tune(asyncio.Lock())) == ({}, len(kinds))
+    engine.spare = profile - 1
     with pytest.raises(RequestError, match=f"takes {profile} bytes .* leaves {profile - 1}: allow"):
         asyncio.run(engine.profile(0, 1))
 
