@@ -23,10 +23,10 @@ from doppler.errors import CorruptError, SourceError
 from doppler.gpu.binder import Binder
 from doppler.plan.layer import PlannedModel
 from doppler.plan.segments import Part, Place
+from doppler.residency.tiers import Tier
 from doppler.sampling import Sampling
 from doppler.weights.expert_pools import ExpertPools
 from doppler.weights.host_rows import HostRows
-from doppler.weights.host_tier import Tier
 
 UNLIKELY = 2  # of what is expected, one part in so many is likely enough to be brought ahead
 

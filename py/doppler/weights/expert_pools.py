@@ -21,8 +21,9 @@ from doppler.inputs.buffers import Buffer
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
 from doppler.residency.policy import DEFAULT, policy
 from doppler.residency.sightings import Sightings
+from doppler.residency.tiers import Tier
 from doppler.store.manifest import Manifest, Tensor
-from doppler.weights.host_tier import HostTier, Tier
+from doppler.weights.host_tier import HostTier
 from doppler.weights.placement import Weights, relayout_of
 from doppler.weights.read_ahead import ReadAhead
 

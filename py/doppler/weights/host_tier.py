@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from doppler.inputs.buffers import Buffer, Buffers
+from doppler.residency.tiers import TIERS, Tier
 from doppler.store.manifest import ExpertRange, Manifest
 from doppler.store.shards import ShardStore
 
-Tier: TypeAlias = Literal["host", "storage", "remote"]
-TIERS: tuple[Tier, ...] = ("host", "storage", "remote")
 Unit: TypeAlias = tuple[int, int]  # layer, and number of an expert or of another part of it
 
 

@@ -16,9 +16,10 @@ from doppler.gpu.binder import Binder
 from doppler.gpu.kernels import Recording
 from doppler.gpu.staging import BUFFER_BYTES, BUFFERS, StagingRing
 from doppler.inputs.buffers import Buffer
+from doppler.residency.tiers import Tier
 from doppler.store.manifest import Tensor
 from doppler.store.shards import ShardStore
-from doppler.weights.host_tier import HostTier, Span, Tier, Unit
+from doppler.weights.host_tier import HostTier, Span, Unit
 from doppler.weights.moves import Move, moves
 from doppler.weights.placement import Streamed, Weights, aligned
 
