@@ -16,6 +16,7 @@ from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import ExpertUse, PagedRunner, Paging
 from doppler.engine.prefix_cache import PrefixCache
+from doppler.engine.protocol import Chunk
 from doppler.engine.runner import GpuRunner
 from doppler.engine.sequence import Ids, Sequence, Session
 from doppler.engine.speculate import StepTimes
@@ -272,7 +273,7 @@ class Engine:
             for start in range(0, len(ids), batch):
                 piece = ids[start : start + batch]
                 await self._runner.bring(piece)
-                await self._runner.prefill(piece, start, batch, 0, is_end=False)
+                await self._runner.prefill(Chunk(piece, start, batch, is_end=False))
                 for row in range(0, len(piece), HEAD_ROWS):
                     yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
         finally:

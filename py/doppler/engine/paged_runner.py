@@ -17,6 +17,7 @@ from operator import add
 from typing import TypeAlias
 
 from doppler.engine.memory import Demand, EngineMemory, Halt, Reading
+from doppler.engine.protocol import Chunk
 from doppler.engine.recordings import Key, Plan
 from doppler.engine.runner import GpuRunner
 from doppler.errors import CorruptError, SourceError
@@ -140,27 +141,18 @@ class PagedRunner(GpuRunner):
         self._queue.clear()
         super().begin(ids, sampling)
 
-    async def prefill(
-        self,
-        ids: Sequence[int],
-        position: int,
-        size: int,
-        seed: int,
-        is_end: bool = True,
-        step: int = 0,
-    ) -> None:
+    async def prefill(self, chunk: Chunk) -> None:
         self._queue.clear()
-        await super().prefill(ids, position, size, seed, is_end, step)
-        self._sampled = step
+        await super().prefill(chunk)
+        self._sampled = chunk.step
         while halt := await self._memory.start_read().halt():
             demand = await self._missed(halt)
             if len(demand.wanted) <= self._pools.slots(halt.layer):
                 self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
-                place = Place(Part.ROUTER, halt.layer)
-                self.resume_prefill(place, position, size, len(ids), is_end)
+                self.resume_prefill(Place(Part.ROUTER, halt.layer), chunk)
             else:
-                self._memory.end_halt(len(ids))
-                await self._run_passes(halt.layer, demand, self._chunk(position, size, is_end))
+                self._memory.end_halt(len(chunk.ids))
+                await self._run_passes(halt.layer, demand, self._body(chunk))
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
         super().sample(size, mask)
@@ -188,19 +180,18 @@ class PagedRunner(GpuRunner):
             self._pools.note(layer, last, counts)
         return demand
 
-    async def _run_passes(self, layer: int, demand: Demand, chunk: list[Key]) -> None:
-        """The layer's experts for a batch that wants more of them than have room, and what follows.
-
-        Its router has run.
+    async def _run_passes(self, layer: int, demand: Demand, body: list[Key]) -> None:
+        """The layer's experts for a batch that wants more of them than have room, and what follows
+        of its `body`. Its router has run.
         """
         before, sum_ = Place(Part.EXPERTS, layer), Place(Part.FFN, layer)
-        self._run(chunk, start=Place(Part.BESIDE, layer), stop=before)
-        key = Key(Plan.PASS, chunk[0].size)
+        self._run(body, start=Place(Part.BESIDE, layer), stop=before)
+        key = Key(Plan.PASS, body[0].size)
         for experts in self._pools.passes(layer, demand.wanted):
             self._pools.counts.misses += await self._pools.bring(layer, experts)
             self._memory.write_pass_table(self._pools.pass_table(layer, experts))
             self._kernels.run(self._recordings.of(key, before))
-        self._run(chunk, start=sum_)
+        self._run(body, start=sum_)
 
     async def _settle(self, reading: PagedReading) -> None:
         """Brings what is missed until all has run that was queued before the reading.
