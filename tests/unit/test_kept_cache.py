@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,9 +19,10 @@ import pytest
 from doppler.api.host import Kept
 from doppler.api.keeper import Keeper
 from doppler.command.shapes import SHAPES
-from doppler.engine import kept_cache, segments
+from doppler.engine import kept_cache, planes, segments
 from doppler.engine.engine import Engine
 from doppler.engine.kept_cache import KeptCache
+from doppler.engine.layout_code import code_digest
 from doppler.engine.planes import Plane, planes_of
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.segments import SegmentFolder
@@ -223,6 +225,24 @@ def test_a_prompt_has_a_segment_of_its_own(folder: SegmentFolder, tmp_path: Path
     restored = Cache(WINDOWED, 4096, 16)
     assert restore(restored, folder, [*other, 1]) == 600
     restored.check(other, 600)
+
+
+def test_what_other_code_kept_is_not_used(
+    folder: SegmentFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, ids = Cache(WINDOWED, 2048, 64), ids_of(400)
+    cache.run(ids)
+    assert save(cache, folder)
+    assert restore(Cache(WINDOWED, 2048, 64), folder, [*ids, 1]) == 400
+    source = Path(planes.__file__).read_text()
+    (tmp_path / "planes.py").write_text(source + "\n# laid out in another way")
+    other = SourceFileLoader(planes.__name__, str(tmp_path / "planes.py"))
+    monkeypatch.setattr(planes, "__loader__", other)
+    code_digest.cache_clear()
+    try:
+        assert restore(Cache(WINDOWED, 2048, 64), folder, [*ids, 1]) == 0
+    finally:
+        code_digest.cache_clear()
 
 
 def test_what_no_prompt_could_go_on_from_is_not_kept(folder: SegmentFolder, tmp_path: Path) -> None:

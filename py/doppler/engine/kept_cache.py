@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 
+from doppler.engine.layout_code import code_digest
 from doppler.engine.planes import in_chunks, moves_of, planes_of
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.segments import (
@@ -40,8 +41,9 @@ class KeptCache:
         self._planes = planes_of(model.layout)
 
     def layout_name(self) -> str:
-        """Changes with whatever changes the bytes of a position, also with the kernels; it does not
-        with room for more positions, unless these are rotated otherwise then.
+        """Changes with whatever changes the bytes of a position, also with the kernels and with the
+        code that says what lies where; it does not with room for more positions, unless these are
+        rotated otherwise then.
         """
         layout, config = self._layout, self._layout.config
         frequencies = [
@@ -55,6 +57,7 @@ class KeptCache:
             "computed in": "f16" if self._model.adapter.half else "f32",
             "frequencies": frequencies,
             "kernels": self._binder.device.kernels.digest(),
+            "code": code_digest(),
             "chunk": CHUNK,
         }
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
