@@ -48,6 +48,8 @@ export interface Methods {
   tokenize: { args: Prompt; result: TokenIds; events: never };
   /** Logits of every position of the prompt. */
   logits: { args: LogitsArgs; result: LogitsFile; events: never };
+  /** The experts that each token of the prompt uses. */
+  routes: { args: Prompt; result: Routing; events: never };
   /**
    * Waits for what begins by itself when a model is loaded: the kernels of matrices whose shapes
    * are new to this GPU are measured while nothing else is asked, and the best are used from then
@@ -684,6 +686,13 @@ export interface LogitsFile {
   vocab: number;
   /** In the OPFS folder doppler/tmp: float32 [rows, vocab]. */
   file: string;
+}
+
+/** Which experts a mixture's tokens use. */
+export interface Routing {
+  prompt_ids: number[];
+  /** Of each token, of each layer: numbers of experts; none where a layer has no router. */
+  tokens: number[][][];
 }
 
 /** What became of measuring. */

@@ -46,6 +46,7 @@ from doppler.api.messages import (
     Prompt,
     ReplaceKernelArgs,
     Residency,
+    Routing,
     RunKernelArgs,
     StorageUse,
     StoredModel,
@@ -375,6 +376,13 @@ class Api:
             "vocab": model.manifest.config.vocab,
             "file": name,
         }
+
+    @alone
+    async def routes(self, args: Prompt, emit: Emit[Never], files: Any) -> Routing:
+        """The experts that each token of the prompt uses."""
+        model = self._loaded()
+        ids = model.prompt_ids(args)
+        return {"prompt_ids": ids, "tokens": await self._running(model.engine.routes(ids))}
 
     async def tune(self, args: Empty, emit: Emit[Never], files: Any) -> Tuning:
         """Waits for what begins by itself when a model is loaded: the kernels of matrices whose

@@ -726,6 +726,14 @@ class GenerationResult(TypedDict):
     memory: Memory
 
 
+class Routing(TypedDict):
+    """Which experts a mixture's tokens use."""
+
+    prompt_ids: list[int]
+    tokens: list[list[list[int]]]
+    """Of each token, of each layer: numbers of experts; none where a layer has no router."""
+
+
 class Tuning(TypedDict):
     """What became of measuring."""
 

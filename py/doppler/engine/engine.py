@@ -17,6 +17,7 @@ from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import ExpertUse, PagedRunner, Paging
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.protocol import Chunk
+from doppler.engine.routing import Routes, routes
 from doppler.engine.runner import GpuRunner
 from doppler.engine.sequence import Ids, Sequence, Session
 from doppler.engine.speculate import StepTimes
@@ -276,6 +277,19 @@ class Engine:
                 await self._runner.prefill(Chunk(piece, start, batch, is_end=False))
                 for row in range(0, len(piece), HEAD_ROWS):
                     yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
+        finally:
+            await self.rest()
+
+    async def routes(self, ids: Ids) -> Routes:
+        """The experts that each id uses in each layer; none in layers that have no router. It
+        prefills anew. Raises RequestError where no layer has one.
+        """
+        self.check(ids)
+        if self.config.experts is None:
+            raise RequestError("this model has no experts: there is nothing to trace")
+        self._cache.cut(0)
+        try:
+            return await routes(self._runner, self.config, ids, self.batch)
         finally:
             await self.rest()
 

@@ -174,6 +174,16 @@ class EngineMemory:
         """Queues a copy of state and ring now; await its tokens later."""
         return Reading(self._binder.start_read(self._shared["control"]))
 
+    def start_read_routes(self, layer: int, size: int, count: int) -> Awaitable[bytes]:
+        """Queues a copy of the experts that the router of a layer has chosen for the first `count`
+        tokens of a chunk of `size`: u32 [count, used].
+        """
+        layout, used = self._layout, self._layout.widths.used
+        view = (layout.of_token if size == 1 else layout.of_batch)[
+            "routed" if layer in layout.slots else "topk_ids"
+        ]
+        return self._binder.start_read(View(view.buffer, view.offset, 4 * count * used))
+
     async def read_demand(self, layer: int) -> Demand:
         """Of the layer that halted the plan, by one reading: a halt waits for it."""
         layers = [it for it in (layer, layer + 1) if it in self._layout.slots]

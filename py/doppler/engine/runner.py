@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from doppler.engine.memory import EngineMemory
@@ -18,7 +20,7 @@ from doppler.plan.draft import draft_plan
 from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
 from doppler.plan.recurrent import keep, restore
-from doppler.plan.segments import Place, Segment, steps_of
+from doppler.plan.segments import Part, Place, Segment, steps_of
 from doppler.sampling import Sampling
 from doppler.weights.host_rows import HostRows
 
@@ -44,6 +46,7 @@ class GpuRunner:
         self._memory, self._model = memory, model
         self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
         self._recordings = Recordings(binder, self._segments)
+        self._routed: Callable[[int], None] | None = None  # is told of each router that is queued
         self._needs_rest = False  # before logits of the chunk that was run
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
@@ -151,6 +154,25 @@ class GpuRunner:
         self._run([Key(Plan.ROWS, row)])
         return await memory.read_logits(self._model.layout.rows_of_logits, rows)
 
+    async def routes(self, chunk: Chunk) -> dict[int, Sequence[int]]:
+        """Runs a chunk, which `is_end` of no prompt; -> of each layer with a router, the experts of
+        the first token, then of the second, and so on.
+        """
+        reads: dict[int, Awaitable[bytes]] = {}
+
+        def read(layer: int) -> None:  # again where a plan that was halted goes on from it
+            reads[layer] = self._memory.start_read_routes(layer, chunk.size, len(chunk.ids))
+
+        self._routed = read
+        try:
+            await self.prefill(chunk)
+            if self._needs_rest:
+                await self._pass([Key(Plan.REST, chunk.size)])
+                self._needs_rest = False
+        finally:
+            self._routed = None
+        return {layer: array("I", await data) for layer, data in reads.items()}
+
     def steps(self, tokens: int, batch: int) -> list[Step]:
         """The dispatches of a token after `tokens` of context, or of a prefill batch.
 
@@ -251,8 +273,28 @@ class GpuRunner:
         start: Place | None = None,
         stop: Place | None = None,
     ) -> None:
+        if self._routed is not None:
+            start = self._run_routers(self._routed, keys, start, stop)
         if times:
             self._kernels.run(*[self._recordings.get(keys, start, stop)] * times)
+
+    def _run_routers(
+        self,
+        routed: Callable[[int], None],
+        keys: Sequence[Key],
+        start: Place | None,
+        stop: Place | None,
+    ) -> Place | None:
+        """Up to the last router before `stop`, with a stop behind each; -> from where to go on."""
+        places = self._recordings.places(keys)
+        first = 0 if start is None else places.index(start)
+        end = len(places) if stop is None else places.index(stop, first)
+        for place, following in pairwise(places[first:end]):
+            if place.part == Part.ROUTER:
+                self._kernels.run(self._recordings.get(keys, start, following))
+                routed(place.layer)
+                start = following
+        return start
 
     async def _compile(
         self, steps: list[Step], progress: Callable[[int, int], None] = lambda *_: None
