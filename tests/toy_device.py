@@ -23,7 +23,7 @@ from doppler.engine.protocol import Chunk
 from doppler.engine.sequence import Session
 from doppler.engine.speculate import StepTimes
 from doppler.errors import DeviceError
-from doppler.plan.bindings import RING, RING_AT, capacity_of
+from doppler.plan.bindings import MOST_AHEAD, RING, RING_AT, capacity_of
 from doppler.plan.draft import DRAFTS, LONGEST
 from doppler.sampling import Sampling
 
@@ -123,6 +123,10 @@ class ToyDevice:
     @property
     def is_fed(self) -> bool:
         return self.brought is not None
+
+    @property
+    def most_ahead(self) -> int:
+        return MOST_AHEAD
 
     @property
     def can_draft(self) -> bool:

@@ -319,13 +319,14 @@ async def _fill(
 ) -> None:
     """Uploads the weights, and compiles the kernels meanwhile."""
     compiled = _Compiling(emit)
+    device, budget = engine.binder.device, options.gpu_budget
     with timeline.stage("weights"):
-        on_gpu = await prepare_upload(engine.binder.device, engine.weights, store)
+        on_gpu = await prepare_upload(device, engine.weights, store, budget)
         compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(compiled)))
         try:
             progress = Progress(emit, "verify")
             parts = engine.binder, engine.weights, store, on_gpu, progress
-            await upload_weights(*parts, options.gpu_budget)
+            await upload_weights(*parts, budget)
         except BaseException:
             await asyncio.wait([compiling])
             raise

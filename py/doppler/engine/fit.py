@@ -274,8 +274,9 @@ def _running(model: PlannedModel, manifest: Manifest) -> int:
     pools = 0
     if slots:
         through = max(it.bytes for it in manifest.experts) + BUFFERS * ring_bytes(manifest)
-        pools = through + 2 * layout.of_token["uses"].size  # read for an answer, and for a panel
-    moved = members * slots
+        watched = sum(view.size for view in layout.watched)  # by two flights; the uses by a panel
+        pools = through + 2 * watched + layout.of_token["uses"].size
+    moved = members * len(layout.slots)
     if (streamed := model.weights.streamed) is not None:
         pools = ring_needed(streamed)
         moved = _moves(model.weights, streamed, manifest)

@@ -10,13 +10,14 @@ passes, some experts at a time, so that each is brought once.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import add
 from typing import TypeAlias
 
-from doppler.engine.memory import Demand, EngineMemory, Halt, Reading
+from doppler.engine.memory import Demand, EngineMemory, Halt, Watch
 from doppler.engine.protocol import Chunk
 from doppler.engine.recordings import Key, Plan
 from doppler.engine.runner import GpuRunner
@@ -52,7 +53,7 @@ class Kept:
 class PagedReading:
     """What was sampled, once nothing that was queued before it is halted."""
 
-    def __init__(self, now: Reading, settle: Callable[[PagedReading], Awaitable[None]]) -> None:
+    def __init__(self, now: Watch, settle: Callable[[PagedReading], Awaitable[None]]) -> None:
         self.now = now  # of what was queued last
         self._settle = settle
 
@@ -137,6 +138,11 @@ class PagedRunner(GpuRunner):
         uses = {layer: [*map(add, found[layer], passed[layer])] for layer in found}
         return {it: ExpertUse(uses[it], self._pools.resident(it)) for it in uses}
 
+    @property
+    def most_ahead(self) -> int:
+        """One: what is queued behind a token that is halted takes its time for nothing."""
+        return 1
+
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._queue.clear()
         super().begin(ids, sampling)
@@ -145,8 +151,8 @@ class PagedRunner(GpuRunner):
         self._queue.clear()
         await super().prefill(chunk)
         self._sampled = chunk.step
-        while halt := await self._memory.start_read().halt():
-            demand = await self._missed(halt)
+        while halt := await (watch := self._memory.start_watch()).halt():
+            demand = await self._missed(watch, halt)
             if len(demand.wanted) <= self._pools.slots(halt.layer):
                 self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
                 self.resume_prefill(Place(Part.ROUTER, halt.layer), chunk)
@@ -168,14 +174,14 @@ class PagedRunner(GpuRunner):
         self._sampled += steps
 
     def start_read(self) -> PagedReading:
-        reading = PagedReading(self._memory.start_read(), self._settle)
+        reading = PagedReading(self._memory.start_watch(), self._settle)
         self._queue.append(reading)
         return reading
 
-    async def _missed(self, halt: Halt) -> Demand:
+    async def _missed(self, watch: Watch, halt: Halt) -> Demand:
         """What the layer that halted the plan wants."""
         self._pools.counts.replays += 1
-        demand = await self._memory.read_demand(halt.layer)
+        demand = await watch.demand(halt.layer)
         for layer, (last, counts) in demand.uses.items():
             self._pools.note(layer, last, counts)
         return demand
@@ -200,16 +206,15 @@ class PagedRunner(GpuRunner):
         """
         end, was_halted = self._queue.index(reading) + 1, False
         while halt := await reading.now.halt():
-            was_halted, demand = True, await self._missed(halt)
-            self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
+            was_halted, demand = True, await self._missed(reading.now, halt)
             await self._resume(halt, demand, end)
         del self._queue[:end]
         if was_halted:
             self._again(self._queue)
 
     async def _resume(self, halt: Halt, demand: Demand, end: int) -> None:
-        """Goes on from the halted layer's router, and queues what had been queued behind it, up to
-        work number `end`.
+        """Brings what the halted layer lacks, goes on from its router, and queues what had been
+        queued behind it, up to work number `end`.
         """
         index = next(i for i, work in enumerate(self._queue) if _holds(work, halt.sampled))
         halted = self._queue[index]
@@ -218,19 +223,35 @@ class PagedRunner(GpuRunner):
         rest = replace(halted, first=halt.sampled, steps=halted.steps - done)
         self._queue[index] = rest
         self._memory.end_halt(1)
+        expecting = self._start_ahead(halt.layer)  # read while the experts come
+        self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
         keys, place = self._keys(rest.end, rest.mask), Place(Part.ROUTER, halt.layer)
-        following = Place(Part.ROUTER, halt.layer + 1)
-        likely = demand.expected[: len(demand.expected) // UNLIKELY]
-        if self._pools.missing(following.layer, likely):
-            self._run(keys, start=place, stop=following)
-            with suppress(CorruptError, SourceError):  # it may never be used
-                self._pools.counts.ahead += await self._pools.bring(
-                    following.layer, likely, demand.expected
-                )
-            place = following
+        if expecting is not None:
+            place = await self._bring_ahead(keys, place, array("I", await expecting))
         self._run(keys, start=place)
         self._run(keys, rest.steps - 1)
         self._again(self._queue[index + 1 : end])
+
+    def _start_ahead(self, layer: int) -> Awaitable[bytes] | None:
+        """Queues what the layer behind is expected to use, where that can be told."""
+        key, place = Key(Plan.AHEAD), Place(Part.AHEAD, layer)
+        if place not in self._recordings.places([key]):
+            return None
+        self._kernels.run(self._recordings.of(key, place))
+        return self._memory.start_read_expected()
+
+    async def _bring_ahead(self, keys: list[Key], place: Place, expected: Sequence[int]) -> Place:
+        """Runs a layer from its router, `place`, on, while what the next one is likely to lack
+        comes; -> from where it goes on.
+        """
+        following = Place(Part.ROUTER, place.layer + 1)
+        likely = expected[: len(expected) // UNLIKELY]
+        if not self._pools.missing(following.layer, likely):
+            return place
+        self._run(keys, start=place, stop=following)
+        with suppress(CorruptError, SourceError):  # it may never be used
+            self._pools.counts.ahead += await self._pools.bring(following.layer, likely, expected)
+        return following
 
     def _again(self, works: Iterable[Work]) -> None:
         """Queues what did nothing when it was queued."""
@@ -241,7 +262,7 @@ class PagedRunner(GpuRunner):
                 case Kept():
                     super().keep(work.slot)
                 case PagedReading():
-                    work.now = self._memory.start_read()
+                    work.now = self._memory.start_watch()
 
 
 def _holds(work: Work, sampled: int) -> bool:

@@ -50,6 +50,10 @@ class Runner(Protocol):
         """Whether tokens can only be run after they were brought."""
 
     @property
+    def most_ahead(self) -> int:
+        """Steps that are worth queueing behind those that are read, at most."""
+
+    @property
     def can_draft(self) -> bool:
         """Whether batches with drafts can be run."""
 

@@ -14,7 +14,7 @@ from doppler.engine.protocol import Chunk, Sampled
 from doppler.engine.recordings import Key, Plan, Recordings
 from doppler.gpu.binder import Binder
 from doppler.gpu.step import Step
-from doppler.plan.bindings import HEAD_ROWS
+from doppler.plan.bindings import HEAD_ROWS, MOST_AHEAD
 from doppler.plan.decode import DecodePlan
 from doppler.plan.draft import draft_plan
 from doppler.plan.layer import PlannedModel
@@ -60,6 +60,8 @@ class GpuRunner:
             steps += self._steps(*ends, self._head(batch))
             if self._model.layout.slots:
                 steps += self._steps(Key(Plan.PASS, batch))
+        if self._model.layout.slots:
+            steps += self._steps(Key(Plan.AHEAD))
         if self._model.layout.checkpoints:
             steps += self._steps(Key(Plan.KEEP), Key(Plan.RESTORE))
         await self._compile(steps, progress)
@@ -74,6 +76,10 @@ class GpuRunner:
     @property
     def is_fed(self) -> bool:
         return len(self._rows) > 0
+
+    @property
+    def most_ahead(self) -> int:
+        return MOST_AHEAD
 
     @property
     def can_draft(self) -> bool:
@@ -247,6 +253,8 @@ class GpuRunner:
                 return [model.sample()]
             case Plan.MASKED_SAMPLE:
                 return [model.masked_sample()]
+            case Plan.AHEAD:
+                return self._decode_plan.ahead()
             case Plan.KEEP:
                 return [keep(model, size)]
             case Plan.RESTORE:

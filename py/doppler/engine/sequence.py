@@ -23,7 +23,6 @@ from doppler.engine.protocol import Chunk, Runner
 from doppler.engine.rules import allowed
 from doppler.engine.speculate import InFlight, Speculation, StepTimes
 from doppler.engine.stopping import Cancellation, EndTokens, FinishReason, TokenLimit
-from doppler.plan.bindings import MOST_AHEAD
 
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
 NOTHING = InFlight(0)
@@ -216,7 +215,7 @@ class Sequence:
         """
         if self._logit_rules or self._runner.is_fed:
             return 0
-        most = MOST_AHEAD // InFlight(1, drafts).most
+        most = self._runner.most_ahead // InFlight(1, drafts).most
         return min(self._session.times.steps_within(AHEAD_MS, drafts), most)
 
     def _carries_drafts(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
-from doppler.gpu.kernels import Dispatch, Recording
+from doppler.gpu.kernels import Dispatch
 from doppler.gpu.staging import BUFFER_BYTES, StagingRing
 from doppler.gpu.step import View
 from doppler.inputs.buffers import Buffer
@@ -24,6 +24,7 @@ from doppler.residency.sightings import Sightings
 from doppler.residency.tiers import Tier
 from doppler.store.manifest import Manifest, Tensor
 from doppler.weights.host_tier import HostTier
+from doppler.weights.moves import Mover
 from doppler.weights.placement import Weights, relayout_of
 from doppler.weights.read_ahead import ReadAhead
 
@@ -60,7 +61,8 @@ class ExpertPools:
         self._sightings = Sightings(self._policy, layers, self._experts, len(tables))
         self._tensors = _by_unit(manifest)
         self._held: dict[int, list[int]] = {}  # layer -> the expert in each slot
-        self._recordings: dict[tuple[int, int], Recording] = {}  # by layer and slot
+        self._moves: dict[tuple[int, int], list[Dispatch]] = {}  # by layer and slot
+        self._mover = Mover(binder.device.kernels)
         self.counts = Counts()
         self._raw: GpuBuffer | None = None  # an expert as it is stored, once one was brought
         self._ring: StagingRing | None = None
@@ -88,9 +90,8 @@ class ExpertPools:
 
     def forget_recordings(self) -> None:
         """What moves experts is recorded anew where it is needed."""
-        for recording in self._recordings.values():
-            recording.destroy()
-        self._recordings.clear()
+        self._mover.release()
+        self._moves.clear()
 
     def slots(self, layer: int) -> int:
         """Of a layer."""
@@ -134,11 +135,14 @@ class ExpertPools:
         coming = coming[: len(leaving)]
         if not coming:
             return 0
+        coming.sort(key=lambda expert: not self.tier.holds((layer, expert)))  # those first
         tiers: set[Tier] = set()
         reads = ReadAhead(lambda number: self.tier.get((layer, coming[number])), len(coming))
         try:
             for number, (expert, slot) in enumerate(zip(coming, leaving, strict=True)):
-                data, tier = await reads.get(number)
+                is_here = self.tier.holds((layer, expert))  # then nothing is waited for
+                got = self.tier.get((layer, expert)) if is_here else reads.get(number)
+                data, tier = await got
                 await self._move(layer, slot, expert, data)
                 tiers.add(tier)
         finally:
@@ -163,7 +167,9 @@ class ExpertPools:
         if self._ring is None:
             self._ring = StagingRing(gpu, ring_bytes(self.tier.manifest))
         await self._ring.upload(self._room(), 0, data, 0, buffers.length(data))
-        self._binder.device.kernels.run(self._recording(layer, slot))
+        if (layer, slot) not in self._moves:
+            self._moves[layer, slot] = list(self._dispatches(layer, slot))
+        self._mover.run(self._moves[layer, slot])
         where = self.tier.range((layer, expert))
         for own, slots in self._pairs(layer, slot, expert):
             if slots.name in self._weights.vectors:
@@ -180,14 +186,8 @@ class ExpertPools:
             self._raw = self._binder.device.gpu.buffer(size, "staging", "an expert as it is stored")
         return self._raw
 
-    def _recording(self, layer: int, slot: int) -> Recording:
-        """Moves the matrices of what was uploaded into a slot."""
-        if (layer, slot) not in self._recordings:
-            dispatches = list(self._dispatches(layer, slot))
-            self._recordings[layer, slot] = self._binder.device.kernels.record(dispatches)
-        return self._recordings[layer, slot]
-
     def _dispatches(self, layer: int, slot: int) -> Iterator[Dispatch]:
+        """What moves the matrices of what was uploaded into a slot."""
         kernels, where = self._binder.device.kernels, self.tier.range((layer, slot))
         for tensor in self._tensors[layer, slot]:
             if tensor.name not in self._weights.places:

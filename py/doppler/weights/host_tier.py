@@ -78,6 +78,10 @@ class HostTier:
         """Where a unit's bytes are in the byte space."""
         return self._spans[unit]
 
+    def holds(self, unit: Unit) -> bool:
+        """Whether `get` has it at once."""
+        return unit in self._held
+
     async def get(self, unit: Unit) -> tuple[Buffer, Tier]:
         """The bytes of a unit's range, verified, and where they were. Raises CorruptError or
         SourceError.

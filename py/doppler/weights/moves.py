@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
-from doppler.gpu.kernels import Dispatch
+from doppler.gpu.kernels import Dispatch, Kernels, Recording
 from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.manifest import Tensor
 from doppler.weights.placement import Matrix, MatrixSlice, aligned, relayout_of
@@ -32,6 +32,32 @@ class Move:
         }
         grid = kernels.grid("relayout", self.params)
         return kernels.dispatch("relayout", self.constants, bindings, self.params, grid, label)
+
+
+class Mover:
+    """Runs dispatches of relayout.wgsl. To record one takes longer than to run it, so those that
+    differ in their parameters alone share a recording.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self._recordings: dict[Hashable, Recording] = {}
+
+    def run(self, dispatches: Sequence[Dispatch]) -> None:
+        """Queues them, one after another."""
+        key = tuple((it.variant, *it.bindings.values(), it.workgroups) for it in dispatches)
+        if key in self._recordings:
+            params = [it.uniform for it in dispatches if it.uniform is not None]
+            self._kernels.set_params(self._recordings[key], params)
+        else:
+            self._recordings[key] = self._kernels.record(dispatches)
+        self._kernels.run(self._recordings[key])
+
+    def release(self) -> None:
+        """Gives the recordings back; they are made anew where they are needed."""
+        for recording in self._recordings.values():
+            recording.destroy()
+        self._recordings.clear()
 
 
 def raw_bytes(tensor: Tensor, size: int) -> int:

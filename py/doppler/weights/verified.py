@@ -23,7 +23,6 @@ CHUNK = 1024  # bytes: BLAKE3's
 MOST_CHUNKS = 1024  # of a block, for blake3_tree.wgsl
 DIGEST = 32
 PARAMETERS = 256  # bytes that a dispatch's take
-TRIAL = 2  # blocks on which host and GPU are compared
 
 
 class Feed(Protocol):
@@ -155,7 +154,7 @@ def ring_bytes(size: int) -> int:
 def hashing_bytes(most: int, block_size: int, blocks: int) -> int:
     """What a GpuFeed takes on the GPU, with windows of up to `most` of a model's blocks."""
     each = block_size + DIGEST + block_size // CHUNK * DIGEST
-    return max(most, TRIAL) * each + DIGEST * blocks + 2 * PARAMETERS
+    return most * each + DIGEST * blocks + 2 * PARAMETERS
 
 
 class Hasher:
@@ -204,33 +203,35 @@ class Hasher:
         ]
 
 
-_quicker: WeakKeyDictionary[Gpu, bool] = WeakKeyDictionary()
+_quicker: WeakKeyDictionary[Gpu, dict[tuple[int, int], bool]] = WeakKeyDictionary()
 
 
-async def is_quicker_on_gpu(device: Device, block_size: int, buffers: Buffers) -> bool:
-    """Whether this device hashes blocks faster than the host: measured once, on a few of zeros.
+async def is_quicker_on_gpu(device: Device, block_size: int, count: int, buffers: Buffers) -> bool:
+    """Whether this device hashes windows of `count` blocks faster than the host: measured once, on
+    zeros. Of small blocks it takes many to be worth a wait for the GPU.
 
     A processor that passes for a GPU does not, and takes seconds to compile the kernels.
     """
-    gpu = device.gpu
+    gpu, window = device.gpu, (block_size, count)
     if gpu.is_cpu or block_size % CHUNK or block_size > MOST_CHUNKS * CHUNK:
         return False
-    if gpu not in _quicker:
+    known = _quicker.setdefault(gpu, {})
+    if window not in known:
         began = time.perf_counter()
         buffers.blake3(buffers.empty(block_size))
-        host = TRIAL * (time.perf_counter() - began)
-        hasher = Hasher(device, block_size, TRIAL)
+        host = count * (time.perf_counter() - began)
+        hasher = Hasher(device, block_size, count)
         try:
             await hasher.prepare()
-            hasher.hash(TRIAL * block_size)
+            hasher.hash(count * block_size)
             await gpu.done()  # the first run of a pipeline takes longer
             began = time.perf_counter()
-            hasher.hash(TRIAL * block_size)
+            hasher.hash(count * block_size)
             await gpu.done()
-            _quicker[gpu] = time.perf_counter() - began < host
+            known[window] = time.perf_counter() - began < host
         finally:
             hasher.release()
-    return _quicker[gpu]
+    return known[window]
 
 
 def pieces(size: int, offset: int, length: int) -> list[tuple[int, int, int]]:
