@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import accumulate, groupby, takewhile
@@ -189,7 +189,7 @@ class ShardStore:
         Raises SourceError where some are missing.
         """
         pieces = [piece for offset in offsets for piece in self._pieces(offset, offset + length)]
-        return self.buffers.to_bytes(await self._storage.gather(pieces))
+        return self.buffers.to_bytes(await _patiently(lambda: self._storage.gather(pieces)))
 
     def _pieces(self, start: int, end: int) -> Iterator[Piece]:
         """Where bytes start .. end of the byte space lie."""
@@ -259,15 +259,7 @@ class ShardStore:
         return await self._patient_read(place.shard.name, place.start, place.end - place.start)
 
     async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
-        """Bytes of a file, which another tab may just be mending: that is waited for, a while."""
-        since = time.monotonic()
-        while True:
-            try:
-                return await self._storage.read(name, start, length)
-            except StorageError:
-                if time.monotonic() - since > PATIENCE:
-                    raise
-            await asyncio.sleep(LOOK_AGAIN)
+        return await _patiently(lambda: self._storage.read(name, start, length))
 
     async def _stored_bytes(self, shard: Shard) -> int:
         return min(await self._storage.size(shard.name) or 0, shard.bytes)
@@ -286,6 +278,18 @@ class ShardStore:
         first = (shard.offset + start) // size
         count = -(-(shard.bytes - start) // size)
         return (self._place(index) for index in range(first, first + count))
+
+
+async def _patiently(read: Callable[[], Awaitable[Buffer]]) -> Buffer:
+    """What is read of files, which another tab may just be mending: that is waited for, a while."""
+    since = time.monotonic()
+    while True:
+        try:
+            return await read()
+        except StorageError:
+            if time.monotonic() - since > PATIENCE:
+                raise
+        await asyncio.sleep(LOOK_AGAIN)
 
 
 async def _together(work: list[Coroutine[Any, Any, None]]) -> None:
