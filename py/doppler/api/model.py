@@ -96,7 +96,8 @@ class Model:
             engine = await build(device, store.manifest, options)
         try:
             engine.feed(store, options.host_budget)
-            await _fill(engine, store, options, emit, timeline)
+            if await _fill(engine, store, options, emit, timeline):
+                engine.hash_on_gpu(store)
         except BaseException:
             engine.destroy()
             raise
@@ -121,6 +122,7 @@ class Model:
         if self.keeper is not None:
             self.keeper.stop()
         self.engine.destroy()
+        self.store.hasher = None
 
     async def residency(self) -> Residency:
         """Where it is now, and what was brought. An answer may be written meanwhile."""
@@ -316,8 +318,8 @@ async def _fill(
     options: Options,
     emit: Emit[ProgressEvent],
     timeline: Timeline,
-) -> None:
-    """Uploads the weights, and compiles the kernels meanwhile."""
+) -> bool:
+    """Uploads the weights, and compiles the kernels meanwhile; -> whether the GPU hashed them."""
     compiled = _Compiling(emit)
     device, budget = engine.binder.device, options.gpu_budget
     with timeline.stage("weights"):
@@ -332,6 +334,7 @@ async def _fill(
             raise
     compiled.begin()
     await compiling
+    return on_gpu
 
 
 def _event(shown: Shown | ToolCall, output: Output) -> TokenEvent | ToolCallEvent:

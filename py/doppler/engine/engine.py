@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
+from doppler.engine.fit import hashed_blocks
 from doppler.engine.generation import GenerationConfig
 from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
@@ -36,6 +37,7 @@ from doppler.weights.expert_pools import ExpertPools
 from doppler.weights.host_rows import HostRows
 from doppler.weights.host_tier import HostTier, expert_spans
 from doppler.weights.layer_stream import LayerStream
+from doppler.weights.verified import GpuHasher, hasher_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +62,7 @@ class Engine:
         self._gpu, self._rows = binder.device.gpu, list[HostRows]()
         self._pools: ExpertPools | None = None
         self._stream: LayerStream | None = None
+        self._hasher: GpuHasher | None = None
         self._plan(model)
         self.cancellation = Cancellation()
         layers, slots = self.config.layers, len(layout.checkpoints)
@@ -111,6 +114,19 @@ class Engine:
         if (streamed := self.weights.streamed) is not None:
             self._stream = LayerStream(self.binder, self.weights, streamed, store, host_budget)
             self._plan(self._model)
+
+    def hash_on_gpu(self, store: ShardStore) -> None:
+        """Weights that `store` gives while the model runs are hashed by the GPU from now on, if it
+        has room for them: of a mixture it has.
+        """
+        if not self._brings(self._model):
+            return
+        block, most = store.manifest.block_size, hashed_blocks(self._model, store.manifest)
+        if self.spare is not None and not self._model.layout.slots:
+            if self.spare < hasher_bytes(block, most):
+                return
+            self.spare -= hasher_bytes(block, most)
+        self._hasher = store.hasher = GpuHasher(self.binder.device, block, most, store.buffers)
 
     async def fill_host(self) -> None:
         """Brings what is not on the GPU into the host's memory, as far as its budget goes.
@@ -225,6 +241,8 @@ class Engine:
             self._pools.release()
         if self._stream is not None:
             self._stream.release()
+        if self._hasher is not None:
+            self._hasher.release()
         self.binder.destroy()
 
     def check(self, ids: Ids) -> None:

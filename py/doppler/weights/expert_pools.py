@@ -62,7 +62,7 @@ class ExpertPools:
         self._tensors = _by_unit(manifest)
         self._held: dict[int, list[int]] = {}  # layer -> the expert in each slot
         self._moves: dict[tuple[int, int], list[Dispatch]] = {}  # by layer and slot
-        self._mover = Mover(binder.device.kernels)
+        self._mover = Mover(binder.device.kernels, most=len(tables))
         self.counts = Counts()
         self._raw: GpuBuffer | None = None  # an expert as it is stored, once one was brought
         self._ring: StagingRing | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,21 +37,24 @@ class Move:
 
 class Mover:
     """Runs dispatches of relayout.wgsl. To record one takes longer than to run it, so those that
-    differ in their parameters alone share a recording.
+    differ in their parameters alone share a recording. It keeps the `most` that were used last.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
-        self._kernels = kernels
-        self._recordings: dict[Hashable, Recording] = {}
+    def __init__(self, kernels: Kernels, most: int) -> None:
+        self._kernels, self._most = kernels, most
+        self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
 
     def run(self, dispatches: Sequence[Dispatch]) -> None:
         """Queues them, one after another."""
         key = tuple((it.variant, *it.bindings.values(), it.workgroups) for it in dispatches)
         if key in self._recordings:
+            self._recordings.move_to_end(key)
             params = [it.uniform for it in dispatches if it.uniform is not None]
             self._kernels.set_params(self._recordings[key], params)
         else:
             self._recordings[key] = self._kernels.record(dispatches)
+            if len(self._recordings) > self._most:
+                self._recordings.popitem(last=False)[1].destroy()
         self._kernels.run(self._recordings[key])
 
     def release(self) -> None:

@@ -22,6 +22,7 @@ from doppler.store.shards import ShardStore
 from doppler.weights.moves import Mover, moves
 from doppler.weights.placement import Weights, aligned, relayout_of
 from doppler.weights.verified import (
+    PARAMETERS,
     Feed,
     GpuFeed,
     HostFeed,
@@ -32,6 +33,7 @@ from doppler.weights.verified import (
 
 STAGING_BYTES = 8 << 20
 LEAST_STAGING = 64 << 10
+MOST_MOVES = 4  # whose recordings are kept: an expert has three matrices, as the next one has
 STAGING_SHARE = 32  # of a budget at most one part in so many
 
 
@@ -67,6 +69,7 @@ def staging_needed(manifest: Manifest, budget: int | None) -> int:
     rows = (BLOCK_TYPES[it.type].row_bytes(it.shape[1]) for it in manifest.tensors if it.shape[1:])
     raw = max(size, aligned(4 * max(rows, default=0)))
     ring = BUFFERS * ring_bytes(size)
+    raw += MOST_MOVES * PARAMETERS
     return raw + ring + hashing_bytes(max(size // block, 1), block, len(manifest.blocks))
 
 
@@ -149,7 +152,7 @@ class _Uploader:
     """Holds the staging buffer while tensors are loaded one after another."""
 
     def __init__(self, binder: Binder, weights: Weights, config: ModelConfig, size: int) -> None:
-        self._gpu, self._mover = binder.device.gpu, Mover(binder.device.kernels)
+        self._gpu, self._mover = binder.device.gpu, Mover(binder.device.kernels, MOST_MOVES)
         self._binder, self._weights, self._config = binder, weights, config
         self._size = size
         self._staging: GpuBuffer | None = None

@@ -7,6 +7,7 @@ loads asks it for the bad ones before anything is computed with the weights.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -23,6 +24,7 @@ CHUNK = 1024  # bytes: BLAKE3's
 MOST_CHUNKS = 1024  # of a block, for blake3_tree.wgsl
 DIGEST = 32
 PARAMETERS = 256  # bytes that a dispatch's take
+HASHER_BUFFERS = 2  # of a GpuHasher's ring
 
 
 class Feed(Protocol):
@@ -166,20 +168,25 @@ class Hasher:
         self.data = gpu.buffer(most * block_size, "staging", "blocks to be hashed")
         self.digests = gpu.buffer(DIGEST * most, "staging", "digests")
         self._chains = gpu.buffer(most * block_size // CHUNK * DIGEST, "staging", "chaining values")
-        self._recordings: dict[int, Recording] = {}  # by length
+        self._recorded: tuple[int, Recording] | None = None  # for the length that came last
 
     def release(self) -> None:
         """Gives the GPU's memory back."""
         for buffer in (self.data, self.digests, self._chains):
             buffer.destroy()
-        for recording in self._recordings.values():
-            recording.destroy()
+        self._forget()
 
     def hash(self, length: int) -> None:
         """Queues the hashing of the first `length` bytes of `data`."""
-        if length not in self._recordings:
-            self._recordings[length] = self._kernels.record(self._dispatches(length))
-        self._kernels.run(self._recordings[length])
+        if self._recorded is None or self._recorded[0] != length:
+            self._forget()
+            self._recorded = length, self._kernels.record(self._dispatches(length))
+        self._kernels.run(self._recorded[1])
+
+    def _forget(self) -> None:
+        if self._recorded is not None:
+            self._recorded[1].destroy()
+            self._recorded = None
 
     async def prepare(self) -> None:
         """Compiles the kernels."""
@@ -201,6 +208,55 @@ class Hasher:
             )
             for name, bindings in given.items()
         ]
+
+
+class GpuHasher:
+    """BLAKE3 of stored blocks that stay with the host, by the GPU: a store's `hasher`.
+
+    It takes `hasher_bytes` on the GPU, once it is used, for up to `most` blocks at a time.
+    """
+
+    def __init__(self, device: Device, block_size: int, most: int, buffers: Buffers) -> None:
+        self._device, self._block_size, self._most = device, block_size, most
+        self._buffers, self._turn = buffers, asyncio.Lock()
+        self._hasher: Hasher | None = None
+        self._ring: StagingRing | None = None
+
+    async def __call__(self, data: Buffer) -> list[str]:
+        """Of blocks in a row, the last of which may be shorter. Raises DeviceError."""
+        found, length, step = list[str](), self._buffers.length(data), self._most * self._block_size
+        async with self._turn:
+            for at in range(0, length, step):
+                found += await self._digests(data, at, min(step, length - at))
+        return found
+
+    def release(self) -> None:
+        """Gives the GPU's memory back; it is taken again where it is used."""
+        if self._hasher is not None:
+            self._hasher.release()
+        if self._ring is not None:
+            self._ring.destroy()
+        self._hasher = self._ring = None
+
+    async def _digests(self, data: Buffer, start: int, length: int) -> list[str]:
+        if self._hasher is None or self._ring is None:
+            self._hasher = Hasher(self._device, self._block_size, self._most)
+            size = _hasher_ring(self._block_size, self._most)
+            self._ring = StagingRing(self._device.gpu, size, HASHER_BUFFERS)
+        hasher, count = self._hasher, -(-length // self._block_size)
+        await self._ring.upload(hasher.data, 0, data, start, length)
+        hasher.hash(length)
+        found = await self._device.gpu.read(Slice(hasher.digests, 0, DIGEST * count))
+        return [found[at : at + DIGEST].hex() for at in range(0, len(found), DIGEST)]
+
+
+def hasher_bytes(block_size: int, most: int) -> int:
+    """What a GpuHasher takes on the GPU."""
+    return hashing_bytes(most, block_size, 0) + HASHER_BUFFERS * _hasher_ring(block_size, most)
+
+
+def _hasher_ring(block_size: int, most: int) -> int:
+    return ring_bytes(most * block_size)
 
 
 _quicker: WeakKeyDictionary[Gpu, dict[tuple[int, int], bool]] = WeakKeyDictionary()
