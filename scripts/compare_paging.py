@@ -20,6 +20,7 @@ from doppler.command.client import Client, open_client
 from doppler.command.models import find_model
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
+from doppler.command.wheel import build_wheel
 from doppler.errors import DopplerError
 from doppler.residency.cost import DEFAULT_RATES, Demand, Rates, token_time
 from doppler.residency.tiers import TIERS
@@ -84,6 +85,7 @@ def main() -> int:
     args = parser.parse_args()
     folder, terminal = find_model(args.model), Terminal(as_json=True)
     worst = 1.0
+    build_wheel()
     with Server(folder.parent) as server:
         browser = resolve_adapter(find_browser(args.browser, args.adapter), server.url)
         with open_client(server, browser, terminal) as client:

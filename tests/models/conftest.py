@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from in_page import (
@@ -17,11 +18,21 @@ from in_page import (
 )
 from playwright.sync_api import BrowserContext
 
-from app_page import convert_all
+from app_page import RUN, convert_all
 from doppler.command.client import Client
 from doppler.command.server import Server
 from fixture_sets import FAMILIES, LONG, RECURRENT, TINY
 from visited import Visited
+
+# Blocks are hashed on the GPU from now on, or here: which one is quicker is measured otherwise.
+HASHES = """
+from doppler.weights import upload
+
+async def fixed(*_):
+    return {here}
+
+upload.is_quicker_on_gpu = fixed
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +62,11 @@ def tiny(context: BrowserContext, visited: Visited, tiny_folder: Path) -> Iterat
 def shipped(context: BrowserContext, site: Server) -> Client:
     """The page on a server with the two shipped models."""
     return open_client(context, site.url)
+
+
+@pytest.fixture
+def hashing(tiny: Client, adapter: dict[str, Any]) -> Iterator[None]:
+    """Blocks are hashed on the GPU where the kernels are those of GPUs, and here otherwise."""
+    tiny.page.evaluate(RUN, HASHES.format(here=bool(adapter)))
+    yield
+    tiny.page.evaluate(RUN, HASHES.format(here=False))

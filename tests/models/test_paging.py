@@ -63,6 +63,7 @@ HALF_HOUR, SETTLED = 1800, 60  # seconds
 GREEDY = {"max_tokens": 8, "ignore_eos": True, "sampling": {"greedy": True}}
 
 
+@pytest.mark.usefixtures("hashing")
 @pytest.mark.parametrize(("name", "adapter"), MIXTURES)
 def test_experts_that_are_brought(
     tiny: Client, name: str, adapter: dict[str, Any], tmp_path: Path

@@ -39,16 +39,7 @@ json.dumps([[count - kept, budget(kept)] for kept in sorted({half, 0}, reverse=T
 """
 
 
-HASHES = """
-from doppler.weights import upload
-
-async def fixed(*_):
-    return {here}
-
-upload.is_quicker_on_gpu = fixed
-"""
-
-
+@pytest.mark.usefixtures("hashing")
 @pytest.mark.parametrize(
     ("name", "adapter"),
     [
@@ -67,7 +58,6 @@ def test_layers_that_are_brought(
     """Half of the layers, and the least: in prefill and in decode."""
     ids = reference(name)[0][:40]
     room = {**ROOM, "adapter": adapter}
-    tiny.page.evaluate(RUN, HASHES.format(here=bool(adapter)))  # blocks are hashed there, or here
 
     def run() -> tuple[list[Any], list[int]]:
         rows = [logits(tiny, tmp_path / "l.npy", prompt_ids=ids, batch=b)[1] for b in (16, 1)]
