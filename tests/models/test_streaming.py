@@ -19,7 +19,8 @@ ROOM = {"context": 128, "batch": 16}  # smaller ones are not tried
 BUDGETS = """
 import json
 from dataclasses import replace
-from doppler.engine.fit import Fit, _most_kept, _tables, needed
+from doppler.engine.fit import _most_hosted, _most_kept, _tables
+from doppler.engine.footprint import Fit, needed
 from doppler.page import bridge
 
 model = bridge.api._model

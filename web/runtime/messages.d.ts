@@ -245,7 +245,7 @@ export interface RoomArgs {
   ple?: "gpu" | "host" | "auto";
   /** Bytes of GPU memory that are never exceeded: what does not fit is brought when it is used. */
   gpu_budget?: number;
-  /** Bytes of the host's memory for experts or layers that are not on the GPU. */
+  /** Bytes of the host's memory for experts, layers, keys and values that are not on the GPU. */
   host_budget?: number;
   adapter?: AdapterOverride;
 }
@@ -573,7 +573,10 @@ export interface Drafts {
   tokens: number;
 }
 
-/** What it took that a mixture's experts, or a dense model's layers, are not all on the GPU. */
+/**
+ * What it took that a mixture's experts are not all on the GPU, or a dense model's layers, or their
+ * keys and values.
+ */
 export interface Paging {
   /** Bytes, as they were set. */
   gpu_budget: number | null;
@@ -592,6 +595,12 @@ export interface Paging {
   replays: number;
   /** Layers of a dense model that are brought for every token or batch: the last ones. */
   layers: number;
+  /** Layers of a dense model whose keys and values lie in host memory. */
+  kv_layers: number;
+  /** Bytes of these that were brought to the GPU. */
+  kv_brought: number;
+  /** Bytes of these that were read back, of new tokens. */
+  kv_read: number;
   bytes: Tiers;
   waited_ms: Tiers;
   /** Held in the host's memory now. */

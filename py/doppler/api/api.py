@@ -58,7 +58,7 @@ from doppler.api.timeline import Timeline
 from doppler.api.tuner import Tuner
 from doppler.api.turns import Turns
 from doppler.engine.engine import Engine
-from doppler.engine.fit import HOST_BUDGET
+from doppler.engine.footprint import HOST_BUDGET
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import Bandwidth, measure_bandwidth
 from doppler.gpu.device import Gpu

@@ -150,7 +150,7 @@ class RoomArgs(TypedDict, total=False):
     gpu_budget: int
     """Bytes of GPU memory that are never exceeded: what does not fit is brought when it is used."""
     host_budget: int
-    """Bytes of the host's memory for experts or layers that are not on the GPU."""
+    """Bytes of the host's memory for experts, layers, keys and values that are not on the GPU."""
     adapter: AdapterOverride
 
 
@@ -639,7 +639,9 @@ class Tiers(TypedDict):
 
 
 class Paging(TypedDict):
-    """What it took that a mixture's experts, or a dense model's layers, are not all on the GPU."""
+    """What it took that a mixture's experts are not all on the GPU, or a dense model's layers, or
+    their keys and values.
+    """
 
     gpu_budget: int | None
     """Bytes, as they were set."""
@@ -658,6 +660,12 @@ class Paging(TypedDict):
     """Times that a token or batch went on from a router, when they had come."""
     layers: int
     """Layers of a dense model that are brought for every token or batch: the last ones."""
+    kv_layers: int
+    """Layers of a dense model whose keys and values lie in host memory."""
+    kv_brought: int
+    """Bytes of these that were brought to the GPU."""
+    kv_read: int
+    """Bytes of these that were read back, of new tokens."""
     bytes: Tiers
     waited_ms: Tiers
     host_bytes: int

@@ -24,13 +24,13 @@ from doppler.api.messages import (
     TokenEvent,
     ToolCallEvent,
 )
-from doppler.api.paging import answered, layers_of, paging_of, paging_since_load
+from doppler.api.paging import Budgets, answered, layers_of, paging_of, paging_since_load
 from doppler.api.progress import Progress
 from doppler.api.request import Request, whole_numbers
 from doppler.api.timeline import Timeline
 from doppler.engine.build import build
 from doppler.engine.engine import Engine
-from doppler.engine.fit import Options
+from doppler.engine.footprint import Options
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
@@ -106,6 +106,10 @@ class Model:
     def manifest(self) -> Manifest:
         return self.store.manifest
 
+    @property
+    def _budgets(self) -> Budgets:
+        return Budgets(self._options.gpu_budget, self._options.host_budget)
+
     async def rest(self) -> None:
         """Lets its files go, where no answer is being written that reads them."""
         filling, self._filling = self._filling, None
@@ -133,15 +137,18 @@ class Model:
             "host_bytes": 0 if counts is None else counts.host_bytes,
             "host_peak": self.engine.host_peak,
             "bytes": self.manifest.bytes,
-            "paging": paging_since_load(counts, self._options.gpu_budget),
+            "paging": paging_since_load(counts, self._budgets),
             "last": self.answered,
             "layers": layers_of(layers),
         }
 
     def set_host_budget(self, budget: int) -> None:
-        """Bytes that the host keeps from now on of what is not on the GPU."""
-        self._options = replace(self._options, host_budget=budget)
+        """Bytes that the host keeps from now on of what is not on the GPU.
+
+        Raises RequestError where keys and values that lie there take more.
+        """
         self.engine.set_host_budget(budget)
+        self._options = replace(self._options, host_budget=budget)
         if self._filling is not None:
             self._stop_filling()
             self._fill_host()
@@ -269,10 +276,9 @@ class Model:
         if name is not None and keeper is not None:
             keeper.begin(name, len(ids))
         result, after = sequence.result(), await self.engine.paging()
-        budget = self._options.gpu_budget
         tokens = len(ids) - result.reused_tokens, len(result.ids)
-        self.answered = answered(tokens, (before, between, after), budget)
-        return self._result(output, ids, result, paging_of(before, after, budget))
+        self.answered = answered(tokens, (before, between, after), self._budgets)
+        return self._result(output, ids, result, paging_of(before, after, self._budgets))
 
     def _config(self, request: Request) -> GenerationConfig:
         info = self.manifest.tokenizer

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from doppler.engine.engine import Engine
-from doppler.engine.fit import READERS, Fit, Options, fits, passing, planned
+from doppler.engine.fit import fits
+from doppler.engine.footprint import READERS, Fit, Options, passing, planned
 from doppler.engine.memory import EngineMemory
 from doppler.errors import DeviceError
 from doppler.gpu.binder import Binder

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.generation import GenerationConfig
+from doppler.engine.host_cache import HostCache
 from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import ExpertUse, PagedRunner, Paging
@@ -51,11 +52,13 @@ class Engine:
         self._gpu, self._rows = binder.device.gpu, list[HostRows]()
         self._pools: ExpertPools | None = None
         self._stream: LayerStream | None = None
+        self._host: HostCache | None = None
         self._plan(model)
         self.cancellation = Cancellation()
         layers, slots = self.config.layers, len(layout.checkpoints)
         self._cache = PrefixCache(layers, layout.capacities, self.context, slots)
-        self._chunks = ChunkSizes(self.batch, are_few=self._brings(model))
+        are_few = self._brings(model) or bool(layout.hosted)
+        self._chunks = ChunkSizes(self.batch, are_few=are_few)
         self._times = StepTimes()
 
     @staticmethod
@@ -74,8 +77,8 @@ class Engine:
         self._runner: GpuRunner
         if self._pools is not None:
             self._runner = PagedRunner(*parts, self._pools)
-        elif self._stream is not None:
-            self._runner = StreamedRunner(*parts, self._stream)
+        elif self._stream is not None or self._host is not None:
+            self._runner = StreamedRunner(*parts, self._stream, self._host)
         else:
             self._runner = GpuRunner(*parts)
 
@@ -88,7 +91,9 @@ class Engine:
 
     def feed(self, store: ShardStore, host_budget: int) -> None:
         """What is not on the GPU comes from there from now on: rows of a table, and experts or
-        layers, of which the host keeps so many bytes.
+        layers, of which the host keeps so many bytes, with keys and values that lie there.
+
+        Raises RequestError where there is no room for these.
         """
         if (table := self.weights.on_host) is not None:
             self._rows.append(HostRows(self.binder, table, store))
@@ -99,9 +104,18 @@ class Engine:
             self._pools = ExpertPools(self.binder, self.weights, tables, tier)
             self._pools.reset(layout.slots)
             self._plan(self._model)
+        if layout.hosted:
+            self._host = HostCache(self.binder, layout, store.buffers)
         if (streamed := self.weights.streamed) is not None:
-            self._stream = LayerStream(self.binder, self.weights, streamed, store, host_budget)
+            budget = host_budget - self._host_cache_bytes
+            self._stream = LayerStream(self.binder, self.weights, streamed, store, budget)
+        if self._host is not None or self._stream is not None:
             self._plan(self._model)
+
+    @property
+    def _host_cache_bytes(self) -> int:
+        """Of host memory, that keys and values take."""
+        return 0 if self._host is None else self._host.bytes
 
     async def fill_host(self) -> None:
         """Brings what is not on the GPU into the host's memory, as far as its budget goes.
@@ -131,14 +145,21 @@ class Engine:
     def host_peak(self) -> int:
         """Bytes that the host has held at once of what is not on the GPU."""
         source = self._pools or self._stream
-        return 0 if source is None else source.tier.peak
+        return self._host_cache_bytes + (0 if source is None else source.tier.peak)
 
     def set_host_budget(self, budget: int) -> None:
-        """What the host keeps from now on of what is not on the GPU, in bytes."""
+        """What the host keeps from now on of what is not on the GPU, in bytes. Raises RequestError
+        where keys and values take more.
+        """
+        if budget < (least := self._host_cache_bytes):
+            raise RequestError(
+                f"keys and values take {least} bytes of host memory, and the budget would be "
+                f"{budget}: load the model again with it, and a shorter context"
+            )
         if self._pools is not None:
             self._pools.tier.resize(budget)
         if self._stream is not None:
-            self._stream.resize(budget)
+            self._stream.resize(budget - least)
 
     @property
     def can_tune(self) -> bool:
@@ -189,9 +210,11 @@ class Engine:
             self._stream.forget_recordings()
         self._cache.cut(0)
 
-    def keeping(self) -> KeptCache:
-        """What saves the KV cache and restores it."""
-        return KeptCache(self.binder, self._model, self._cache)
+    async def keeping(self) -> KeptCache:
+        """What saves the KV cache and restores it. Raises DeviceError."""
+        if self._host is not None:
+            await self._host.settled()
+        return KeptCache(self._host or self.binder, self._model, self._cache)
 
     def destroy(self) -> None:
         """Gives the GPU memory back; the engine is of no use afterwards."""
@@ -202,6 +225,8 @@ class Engine:
             self._pools.release()
         if self._stream is not None:
             self._stream.release()
+        if self._host is not None:
+            self._host.release()
         self.binder.destroy()
 
     def check(self, ids: Ids) -> None:

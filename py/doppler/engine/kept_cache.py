@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 
+from doppler.engine.host_cache import HostCache
 from doppler.engine.planes import in_chunks, moves_of, planes_of
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.segments import (
@@ -34,7 +35,7 @@ LEAST_MORE = 32  # by which what is kept, or what is restored, must be longer th
 class KeptCache:
     """Of an engine's one KV cache. Calls must not overlap, nor `restore` with a generation."""
 
-    def __init__(self, binder: Binder, model: PlannedModel, cache: PrefixCache) -> None:
+    def __init__(self, binder: Binder | HostCache, model: PlannedModel, cache: PrefixCache) -> None:
         self._binder, self._model, self._cache = binder, model, cache
         self._layout = model.layout
         self._planes = planes_of(model.layout)
