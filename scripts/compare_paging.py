@@ -1,8 +1,8 @@
-"""Tokens a second of a mixture in budgets, beside what the model of cost predicts for the same run.
+"""Tokens a second of a model in budgets, beside what the model of cost predicts for the same run.
 
     .venv/bin/python scripts/compare_paging.py MODEL --budgets 8GB 6GB [--tokens 64]
 
-The model is loaded with all of its experts first, which must fit; then in each budget, in the same
+The model is loaded with all of it on the GPU first, which must fit; then in each budget, in the same
 page. Predicted is what residency/cost.py makes of the speed when all is there, of what an answer
 brought by tier, and of the rates at which it came; a share below 80 % is more than that explains.
 """
@@ -56,13 +56,15 @@ class Run:
             for tier, name in (("upload", "host"), ("opfs", "storage"))
             if moved[name] and waited[name]
         }
-        missed = {"host": moved["host"], "opfs": moved["storage"], "remote": moved["remote"]}
+        from_host = moved["host"] + paging["kv_brought"]
+        missed = {"host": from_host, "opfs": moved["storage"], "remote": moved["remote"]}
         demand = Demand(
             halts=paging["replays"] / tokens,
             missed={tier: size / tokens for tier, size in missed.items()},
         )
         uses = paging["hits"] + paging["misses"]
-        return cls(speed, paging["hits"] / uses, demand, Rates(**rates))
+        hit_rate = paging["hits"] / uses if uses else 0.0  # of a dense model
+        return cls(speed, hit_rate, demand, Rates(**rates))
 
     def line(self, name: str, resident: float) -> str:
         """For people: what was measured, what was predicted, and the one over the other."""
