@@ -98,8 +98,10 @@ def test_rows_that_are_brought(tiny: Client, tmp_path: Path) -> None:
     assert (paging["kv_layers"], paging["layers"]) == (len(loaded["config"]["layers"]), 0)
     assert paging["host_bytes"] == cache
     assert paging["kv_brought"] > paging["kv_read"] > 0
-    with pytest.raises(RequestError, match=f"keys and values take {cache} bytes of host memory"):
-        tiny.call("set_budgets", {"host_budget": cache - 1})
+    assert tiny.call("set_budgets", {"host_budget": cache + 1}) == {"load": False}
+    with pytest.raises(RequestError, match=r"needs \d+ bytes of GPU memory at least"):
+        tiny.call("set_budgets", {"host_budget": cache - 1, "gpu_budget": 1000})
+    assert tiny.call("set_budgets", {"host_budget": cache - 1}) == {"load": True}
     tiny.call("keep", {})
     load(tiny, NAME, **ROOM)
     longer = [*prompt, *answer["generated_ids"], 9]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from in_page import GPU, greedy, load, logits
 
 from app_page import RUN
 from doppler.command.client import Client
-from doppler.errors import CorruptError, DeviceError
+from doppler.errors import CorruptError, DeviceError, RequestError
 from fixture_sets import reference
 
 MIXTURES = [
@@ -39,13 +40,14 @@ def forced(gpu, manifest, options):
 
 build.fits = fit.fits if slots is None else forced
 """
-# The least bytes in which the loaded model runs.
-BUDGET = """
+# The least bytes in which the loaded model runs, and those in which all of it is there.
+BOUNDS = """
+import json
 from doppler.engine.fit import bounds
 from doppler.page import bridge
 
 model = bridge.api._model
-bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
+json.dumps(bounds(model.engine.binder.device.gpu, model.manifest, model._options))
 """
 # Bytes of Python's heap in use, and of the experts in JavaScript's.
 HEAP = """
@@ -90,12 +92,17 @@ def test_experts_that_are_brought(
         tiny.page.evaluate(RUN, FORCE.format(slots=None))
 
 
+def bounds_of(client: Client) -> tuple[int, int]:
+    least, whole = json.loads(client.page.evaluate(RUN, BOUNDS))
+    return least, whole
+
+
 def test_a_budget_is_never_exceeded(tiny: Client) -> None:
     """The least with which it runs, and the errors below; smaller batches come before them."""
     ids, name = reference("gpt-oss-like")[0][:12], "gpt-oss-like"
     load(tiny, name, **ROOM)
     tokens = greedy(tiny, ids, 8)
-    budget = tiny.page.evaluate(RUN, BUDGET)
+    budget, _ = bounds_of(tiny)
     load(tiny, name, gpu_budget=budget, **ROOM)
     answer = tiny.call("complete", {**GREEDY, "prompt_ids": ids})
     assert answer["generated_ids"] == tokens
@@ -103,6 +110,50 @@ def test_a_budget_is_never_exceeded(tiny: Client) -> None:
     assert answer["paging"]["gpu_budget"] == budget
     with pytest.raises(DeviceError, match="bytes of GPU memory at least"):
         load(tiny, name, gpu_budget=budget // 2, **ROOM)
+
+
+# An answer, and a budget that is set when so many of its tokens are there.
+BUDGET_MEANWHILE = """async ([asked, budget, count]) => {
+  let told, set;
+  const answer = await doppler.call("complete", asked, (event) => {
+    if (event.type === "token" && event.n === count)
+      set = doppler.call("set_budgets", { gpu_budget: budget }).then((result) => (told = result));
+  });
+  await set;
+  return [answer, told];
+}"""
+
+
+def test_the_budget_changes_while_it_is_loaded(tiny: Client) -> None:
+    """Less, more, and all of it, between answers and in the middle of one: the same ids, and what
+    was run is not run again.
+    """
+    ids, name = reference("gpt-oss-like")[0][:24], "gpt-oss-like"  # whose experts have biases
+    load(tiny, name, **ROOM)
+    wanted = tiny.call("complete", {**GREEDY, "prompt_ids": ids})["generated_ids"]
+    least, whole = bounds_of(tiny)
+    assert tiny.call("set_budgets", {"gpu_budget": least}) == {"load": True}  # there are no slots
+    loaded = load(tiny, name, gpu_budget=least, **ROOM)
+    room = []
+    for budget in ((least + whole) // 2, least, None):
+        told = tiny.call("set_budgets", {"gpu_budget": budget})
+        assert told == {"load": False}
+        answer = tiny.call("complete", {**GREEDY, "prompt_ids": ids})
+        assert answer["generated_ids"] == wanted
+        assert answer["reused_tokens"] == (len(ids) - 1 if room else 0)
+        paging, memory = answer["paging"], answer["memory"]
+        assert paging["gpu_budget"] == budget
+        assert memory["peak"] <= (budget or 2 * whole)
+        room.append(paging["slots"])
+    assert room[1] < room[0] < room[2] == paging["experts"]
+    assert paging["misses"] == 0 or memory["total"] > loaded["memory"]["total"]
+    with pytest.raises(RequestError, match="bytes of GPU memory at least as it is loaded"):
+        tiny.call("set_budgets", {"gpu_budget": least // 2})
+    for budget in (least, (least + whole) // 2):
+        asked = [{**GREEDY, "prompt_ids": ids}, budget, 2]
+        answer, told = tiny.page.evaluate(BUDGET_MEANWHILE, asked)
+        assert (answer["generated_ids"], told) == (wanted, {"load": False})
+        assert answer["paging"]["gpu_budget"] == budget
 
 
 DAMAGE = """
@@ -139,7 +190,7 @@ def test_experts_that_turn_bad_or_go_missing(tiny: Client) -> None:
     ids, name = reference("gpt-oss-like")[0][:12], "gpt-oss-like"
     load(tiny, name, **ROOM)
     tokens = greedy(tiny, ids, 8)
-    load(tiny, name, gpu_budget=tiny.page.evaluate(RUN, BUDGET), **ROOM)
+    load(tiny, name, gpu_budget=bounds_of(tiny)[0], **ROOM)
     args = {**GREEDY, "prompt_ids": ids}
 
     def damaged(code: str) -> dict[str, Any]:
@@ -160,7 +211,7 @@ def test_half_an_hour_of_paging_leaks_nothing(tiny: Client) -> None:
     """What is held on the GPU and by the browser's processes after a minute is held at the end."""
     ids, name = reference("gpt-oss-like")[0], "gpt-oss-like"
     load(tiny, name, **ROOM)
-    budget = tiny.page.evaluate(RUN, BUDGET)
+    budget, _ = bounds_of(tiny)
     load(tiny, name, gpu_budget=budget, host_budget=budget // 4, **ROOM)
     began, held, answers = time.monotonic(), list[tuple[float, int]](), 0
     while time.monotonic() - began < HALF_HOUR:

@@ -58,8 +58,11 @@ export interface Methods {
   memory: { args: Empty; result: Memory; events: never };
   /** Where the loaded model is, by tier and by expert, and what was brought. */
   residency: { args: Empty; result: Residency; events: never };
-  /** What the loaded model keeps to from now on, while an answer is written too. */
-  set_budgets: { args: BudgetArgs; result: Empty; events: never };
+  /**
+   * What the loaded model keeps to from now on, while an answer is written too: on the host at
+   * once, and on the GPU from the next token on.
+   */
+  set_budgets: { args: BudgetArgs; result: BudgetsSet; events: never };
   /** How a model would run within budgets: simulated, before anything of it is loaded. */
   foresee: { args: ForeseeArgs; result: Foresight; events: never };
   /** What the dispatches have to do. */
@@ -730,10 +733,23 @@ export interface LayerExperts {
   resident: number[];
 }
 
-/** Budgets that the loaded model keeps to from now on. That of the GPU is what a load takes. */
+/**
+ * Budgets that the loaded model keeps to from now on, in bytes: null is what a load takes by
+ * itself, and one that is left out stays as it is.
+ */
 export interface BudgetArgs {
-  /** Bytes; left out, what a load takes by itself. */
-  host_budget?: number;
+  gpu_budget?: number | null;
+  host_budget?: number | null;
+}
+
+/** What became of them. */
+export interface BudgetsSet {
+  /**
+   * Whether the model has to be loaded again with them. That of the host counts at once, unless
+   * keys and values that lie there take more; that of the GPU does where a mixture has some of its
+   * experts there.
+   */
+  load: boolean;
 }
 
 /** A model, as `inspect` tells of it, and budgets. */

@@ -232,10 +232,21 @@ class ForeseeArgs(TypedDict):
 
 
 class BudgetArgs(TypedDict, total=False):
-    """Budgets that the loaded model keeps to from now on. That of the GPU is what a load takes."""
+    """Budgets that the loaded model keeps to from now on, in bytes: null is what a load takes by
+    itself, and one that is left out stays as it is.
+    """
 
-    host_budget: int
-    """Bytes; left out, what a load takes by itself."""
+    gpu_budget: int | None
+    host_budget: int | None
+
+
+class BudgetsSet(TypedDict):
+    """What became of them."""
+
+    load: bool
+    """Whether the model has to be loaded again with them. That of the host counts at once, unless
+    keys and values that lie there take more; that of the GPU does where a mixture has some of its
+    experts there."""
 
 
 class ContentPart(TypedDict):

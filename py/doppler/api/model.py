@@ -30,6 +30,7 @@ from doppler.api.request import Request, whole_numbers
 from doppler.api.timeline import Timeline
 from doppler.engine.build import build
 from doppler.engine.engine import Engine
+from doppler.engine.fit import bounds
 from doppler.engine.footprint import Options
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.errors import RequestError
@@ -78,6 +79,7 @@ class Model:
         self.answered: Answered | None = None
         self.keeper: Keeper | None = None  # of keys and values, where they can be kept
         self._gpu = gpu
+        self._step = asyncio.Lock()  # held while the engine runs something of an answer
         self._filling: asyncio.Future[None] | None = None  # of the host; None while it answers
         self._fill_host()
 
@@ -107,7 +109,8 @@ class Model:
         return self.store.manifest
 
     @property
-    def _budgets(self) -> Budgets:
+    def budgets(self) -> Budgets:
+        """As they were asked for."""
         return Budgets(self._options.gpu_budget, self._options.host_budget)
 
     async def rest(self) -> None:
@@ -137,21 +140,41 @@ class Model:
             "host_bytes": 0 if counts is None else counts.host_bytes,
             "host_peak": self.engine.host_peak,
             "bytes": self.manifest.bytes,
-            "paging": paging_since_load(counts, self._budgets),
+            "paging": paging_since_load(counts, self.budgets),
             "last": self.answered,
             "layers": layers_of(layers),
         }
 
     def set_host_budget(self, budget: int) -> None:
-        """Bytes that the host keeps from now on of what is not on the GPU.
-
-        Raises RequestError where keys and values that lie there take more.
+        """Bytes that the host keeps from now on of what is not on the GPU: no less than keys and
+        values take that lie there.
         """
         self.engine.set_host_budget(budget)
         self._options = replace(self._options, host_budget=budget)
         if self._filling is not None:
             self._stop_filling()
             self._fill_host()
+
+    async def set_gpu_budget(self, budget: int | None) -> None:
+        """Bytes of the GPU's memory that a mixture with slots keeps to: from now on, or, while an
+        answer is written, from its next token on. Raises RequestError where it is too small.
+        """
+        async with self._step:
+            await self.engine.set_gpu_budget(budget)
+        self._options = replace(self._options, gpu_budget=budget)
+
+    def check_budgets(self, gpu: int | None, host: int) -> None:
+        """Raises RequestError where it could not be loaded again with these, and else as it was."""
+        if gpu is None:
+            return
+        options = replace(self._options, gpu_budget=gpu, host_budget=host)
+        least, _ = bounds(self._gpu, self.manifest, options)
+        if gpu < least:
+            raise RequestError(
+                f"{self.manifest.title} needs {least} bytes of GPU memory at least with a context "
+                f"of {options.context} tokens, and the budget would be {gpu}: allow more, or load "
+                "it with a shorter context"
+            )
 
     def describe(self, timeline: Timeline) -> LoadedModel:
         """What the page shows of the model, and of its load."""
@@ -256,18 +279,22 @@ class Model:
         name, keeper = request.conversation, self.keeper
         if name is not None and keeper is not None:
             await keeper.restore(name, [*ids, *request.written])
-        sequence = self.engine.start(ids, self._config(request), request.written)
+        async with self._step:
+            sequence = self.engine.start(ids, self._config(request), request.written)
         output = Output(reader, request.stop, lambda shown: emit(_event(shown, output)))
         output.repeat(request.written)
         if output.stopped:
             sequence.stop(output.count)
         while sequence.state == "prefill":
-            await sequence.step()
+            async with self._step:
+                await sequence.step()
             done, total = sequence.prefill_progress
             emit({"type": "prefill", "done": done, "total": total})
         between = await self.engine.paging()
         while sequence.state == "decode":
-            for token in await sequence.step():
+            async with self._step:
+                tokens = await sequence.step()
+            for token in tokens:
                 output.push(token)
                 if output.stopped:
                     sequence.stop(output.count)
@@ -275,10 +302,11 @@ class Model:
         output.finish()
         if name is not None and keeper is not None:
             keeper.begin(name, len(ids))
-        result, after = sequence.result(), await self.engine.paging()
-        tokens = len(ids) - result.reused_tokens, len(result.ids)
-        self.answered = answered(tokens, (before, between, after), self._budgets)
-        return self._result(output, ids, result, paging_of(before, after, self._budgets))
+        async with self._step:  # or what else uses the model next would run beside a change
+            result, after = sequence.result(), await self.engine.paging()
+        counts = len(ids) - result.reused_tokens, len(result.ids)
+        self.answered = answered(counts, (before, between, after), self.budgets)
+        return self._result(output, ids, result, paging_of(before, after, self.budgets))
 
     def _config(self, request: Request) -> GenerationConfig:
         info = self.manifest.tokenizer

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
+from doppler.engine.fit import slots_within
+from doppler.engine.footprint import Fit, Options
 from doppler.engine.generation import GenerationConfig
 from doppler.engine.host_cache import HostCache
 from doppler.engine.kept_cache import KeptCache
@@ -35,6 +37,7 @@ from doppler.weights.expert_pools import ExpertPools
 from doppler.weights.host_rows import HostRows
 from doppler.weights.host_tier import HostTier, expert_spans
 from doppler.weights.layer_stream import LayerStream
+from doppler.weights.placement import place_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +45,18 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """One model with one KV cache. Calls must not overlap."""
+    """One model with one KV cache, placed as `fit` says. Calls must not overlap."""
 
-    def __init__(self, binder: Binder, memory: EngineMemory, model: PlannedModel) -> None:
+    def __init__(
+        self,
+        binder: Binder,
+        memory: EngineMemory,
+        model: PlannedModel,
+        options: Options,
+        fit: Fit,
+    ) -> None:
         layout = model.layout
+        self._options, self._fit = options, fit
         self.config, self.context, self.batch = layout.config, layout.context, layout.batch
         self.kv, self.adapter = layout.kv, model.adapter
         self.binder, self.weights, self._memory = binder, model.weights, memory
@@ -107,14 +118,14 @@ class Engine:
         if layout.hosted:
             self._host = HostCache(self.binder, layout, store.buffers)
         if (streamed := self.weights.streamed) is not None:
-            budget = host_budget - self._host_cache_bytes
+            budget = host_budget - self.least_on_host
             self._stream = LayerStream(self.binder, self.weights, streamed, store, budget)
         if self._host is not None or self._stream is not None:
             self._plan(self._model)
 
     @property
-    def _host_cache_bytes(self) -> int:
-        """Of host memory, that keys and values take."""
+    def least_on_host(self) -> int:
+        """Bytes that keys and values take there for as long as it is loaded."""
         return 0 if self._host is None else self._host.bytes
 
     async def fill_host(self) -> None:
@@ -145,21 +156,45 @@ class Engine:
     def host_peak(self) -> int:
         """Bytes that the host has held at once of what is not on the GPU."""
         source = self._pools or self._stream
-        return self._host_cache_bytes + (0 if source is None else source.tier.peak)
+        return self.least_on_host + (0 if source is None else source.tier.peak)
 
     def set_host_budget(self, budget: int) -> None:
-        """What the host keeps from now on of what is not on the GPU, in bytes. Raises RequestError
-        where keys and values take more.
+        """What the host keeps from now on of what is not on the GPU, in bytes: `least_on_host` at
+        least.
         """
-        if budget < (least := self._host_cache_bytes):
-            raise RequestError(
-                f"keys and values take {least} bytes of host memory, and the budget would be "
-                f"{budget}: load the model again with it, and a shorter context"
-            )
+        assert budget >= self.least_on_host, "keys and values stay where they are"
         if self._pools is not None:
             self._pools.tier.resize(budget)
         if self._stream is not None:
-            self._stream.resize(budget - least)
+            self._stream.resize(budget - self.least_on_host)
+
+    @property
+    def can_resize(self) -> bool:
+        """Whether another budget of the GPU can count at once: there are slots for experts."""
+        return self._pools is not None
+
+    async def set_gpu_budget(self, budget: int | None) -> None:
+        """Layers have more or fewer slots from now on, as `budget` bytes allow (None: for all, as
+        far as the GPU has room). What is queued runs first; keys and values stay.
+
+        Raises RequestError, and changes nothing, where it is too small; and DeviceError.
+        """
+        pools = self._pools
+        assert pools is not None, "there are no slots"
+        manifest, before = pools.tier.manifest, self._options.gpu_budget
+        options = replace(self._options, gpu_budget=budget)
+        slots = slots_within(self._gpu, manifest, options, self._fit)
+        await self._runner.done()
+        most = None if before is None or budget is None else max(before, budget)
+        place = partial(place_weights, manifest, self._gpu.limits, self._fit.host_rows)
+        self.weights = await pools.resize(place, slots, most)
+        there = {layer: pools.slots(layer) for layer in slots}
+        self._options, self._fit = options, replace(self._fit, slots=there)
+        layout = replace(self._model.layout, slots=there)
+        self._model = replace(self._model, weights=self.weights, layout=layout)
+        self._runner.replan(self._model)
+        await self._runner.compile(lambda done, total: None)
+        self._gpu.reset_peak()
 
     @property
     def can_tune(self) -> bool:

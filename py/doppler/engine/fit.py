@@ -21,7 +21,7 @@ from doppler.engine.footprint import (
     needed,
     planned,
 )
-from doppler.errors import DeviceError
+from doppler.errors import DeviceError, RequestError
 from doppler.gpu.device import Gpu
 from doppler.gpu.offload import rings_bytes
 from doppler.plan.cache import ROOMS
@@ -111,6 +111,23 @@ def _with_slots(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> I
         yield replace(least, slots=slots)
         slots = {it: max(int(SMALLER * n), least.slots[it]) for it, n in slots.items()}
     yield least
+
+
+def slots_within(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> dict[int, int]:
+    """Slots by layer of a mixture that is placed as `fit` says and runs already, where the budget
+    becomes that of `options`; without one, all experts have some.
+
+    Raises RequestError where it has no room for a token's experts beside the rest.
+    """
+    least = replace(fit, slots=_least_slots(manifest))
+    if options.gpu_budget is None:
+        return {it: len(manifest.config.expert_numbers(it)) for it in least.slots}
+    if (size := needed(gpu, manifest, options, least)) > options.gpu_budget:
+        raise RequestError(
+            f"{manifest.title} needs {size} bytes of GPU memory at least as it is loaded, and the "
+            f"budget would be {options.gpu_budget}: allow more, or load it with a shorter context"
+        )
+    return _most_slots(gpu, manifest, options, least)
 
 
 def _most_slots(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> dict[int, int]:
