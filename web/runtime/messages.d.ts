@@ -780,7 +780,8 @@ export interface Foresight {
 
 /**
  * All of a model on the GPU; all but embeddings that layers have of their own; with some of its
- * experts there, and the others brought; with layers brought for every token; or not at all.
+ * experts there, and the others brought; with layers, or keys and values, brought for every token;
+ * or not at all.
  */
 export type Way = "whole" | "table" | "experts" | "layers" | "none";
 

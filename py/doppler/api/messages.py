@@ -537,7 +537,8 @@ class Choice(Facts):
 
 Way = Literal["whole", "table", "experts", "layers", "none"]
 """All of a model on the GPU; all but embeddings that layers have of their own; with some of its
-experts there, and the others brought; with layers brought for every token; or not at all."""
+experts there, and the others brought; with layers, or keys and values, brought for every token; or
+not at all."""
 
 
 class Foresight(TypedDict):
