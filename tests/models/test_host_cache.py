@@ -15,7 +15,7 @@ from playwright.sync_api import BrowserContext
 from app_page import RUN, convert_all
 from doppler.command.client import Client
 from doppler.command.server import Server
-from doppler.errors import RequestError
+from doppler.errors import DeviceError
 from fixture_sets import FIXTURES
 from visited import Visited
 
@@ -99,7 +99,7 @@ def test_rows_that_are_brought(tiny: Client, tmp_path: Path) -> None:
     assert paging["host_bytes"] == cache
     assert paging["kv_brought"] > paging["kv_read"] > 0
     assert tiny.call("set_budgets", {"host_budget": cache + 1}) == {"load": False}
-    with pytest.raises(RequestError, match=r"needs \d+ bytes of GPU memory at least"):
+    with pytest.raises(DeviceError, match=r"needs \d+ bytes of GPU memory at least"):
         tiny.call("set_budgets", {"host_budget": cache - 1, "gpu_budget": 1000})
     assert tiny.call("set_budgets", {"host_budget": cache - 1}) == {"load": True}
     tiny.call("keep", {})

@@ -132,7 +132,8 @@ def test_the_budget_changes_while_it_is_loaded(tiny: Client) -> None:
     load(tiny, name, **ROOM)
     wanted = tiny.call("complete", {**GREEDY, "prompt_ids": ids})["generated_ids"]
     least, whole = bounds_of(tiny)
-    assert tiny.call("set_budgets", {"gpu_budget": least}) == {"load": True}  # there are no slots
+    assert tiny.call("set_budgets", {"gpu_budget": whole}) == {"load": False}  # all is there
+    assert tiny.call("set_budgets", {"gpu_budget": whole - 1}) == {"load": True}  # with slots
     loaded = load(tiny, name, gpu_budget=least, **ROOM)
     room = []
     for budget in ((least + whole) // 2, least, None):

@@ -54,6 +54,7 @@ from doppler.api.messages import (
     UnloadedEvent,
 )
 from doppler.api.model import Model
+from doppler.api.paging import Budgets
 from doppler.api.request import Room, bytes_asked, conversation_name
 from doppler.api.timeline import Timeline
 from doppler.api.tuner import Tuner
@@ -408,8 +409,7 @@ class Api:
             model.set_host_budget(on_host)
         is_same = on_gpu == model.budgets.gpu
         if not has_room or not (is_same or model.engine.can_resize):
-            model.check_budgets(on_gpu, on_host)
-            return {"load": True}
+            return {"load": model.would_move(Budgets(on_gpu, on_host))}
         if is_same:
             return {"load": False}
         if self._turns.answering:

@@ -244,9 +244,8 @@ class BudgetsSet(TypedDict):
     """What became of them."""
 
     load: bool
-    """Whether the model has to be loaded again with them. That of the host counts at once, unless
-    keys and values that lie there take more; that of the GPU does where a mixture has some of its
-    experts there."""
+    """Whether the model has to be loaded again with them, since more or less of it would be on the
+    GPU. Where a mixture has some of its experts there, they come and go at once."""
 
 
 class ContentPart(TypedDict):

@@ -30,7 +30,7 @@ from doppler.api.request import Request, whole_numbers
 from doppler.api.timeline import Timeline
 from doppler.engine.build import build
 from doppler.engine.engine import Engine
-from doppler.engine.fit import bounds
+from doppler.engine.fit import fits
 from doppler.engine.footprint import Options
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.errors import RequestError
@@ -163,18 +163,17 @@ class Model:
             await self.engine.set_gpu_budget(budget)
         self._options = replace(self._options, gpu_budget=budget)
 
-    def check_budgets(self, gpu: int | None, host: int) -> None:
-        """Raises RequestError where it could not be loaded again with these, and else as it was."""
-        if gpu is None:
-            return
-        options = replace(self._options, gpu_budget=gpu, host_budget=host)
-        least, _ = bounds(self._gpu, self.manifest, options)
-        if gpu < least:
-            raise RequestError(
-                f"{self.manifest.title} needs {least} bytes of GPU memory at least with a context "
-                f"of {options.context} tokens, and the budget would be {gpu}: allow more, or load "
-                "it with a shorter context"
-            )
+    def would_move(self, budgets: Budgets) -> bool:
+        """Whether a load with these would place it otherwise; where it would not, they count.
+
+        Raises DeviceError where it would have no room.
+        """
+        options = replace(self._options, gpu_budget=budgets.gpu, host_budget=budgets.host)
+        if not self.engine.is_placed_as(*next(fits(self._gpu, self.manifest, options))):
+            return True
+        self._options = options
+        self._gpu.reset_peak()
+        return False
 
     def describe(self, timeline: Timeline) -> LoadedModel:
         """What the page shows of the model, and of its load."""

@@ -168,6 +168,10 @@ class Engine:
         if self._stream is not None:
             self._stream.resize(budget - self.least_on_host)
 
+    def is_placed_as(self, options: Options, fit: Fit) -> bool:
+        """Whether it lies on the GPU and on the host as that says, for batches of that size."""
+        return (self._options.batch, self._fit) == (options.batch, fit)
+
     @property
     def can_resize(self) -> bool:
         """Whether another budget of the GPU can count at once: there are slots for experts."""
