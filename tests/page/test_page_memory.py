@@ -20,7 +20,8 @@ LOADS = "calls.filter((call) => call.method === 'load').length"
 SET_BUDGET = """(n) => import("/app/store.js").then(({ state, set }) =>
   set({ settings: { ...state.settings, gpu_budget: n } }))"""
 TOLD = "(n) => calls.some((call) => call.args.host_budget === n && call.result)"
-COUNTS = """(n) => import("/app/store.js").then(({ state }) => state.model?.gpu_budget === n)"""
+COUNTS = """(n) => calls.some(({ method, args, result }) =>
+  ["load", "set_budgets"].includes(method) && args.gpu_budget === n && result && !result.load)"""
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
