@@ -23,6 +23,7 @@ from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import DopplerError
 from doppler.residency.cost import DEFAULT_RATES, Demand, Rates, token_time
+from doppler.residency.tiers import TIERS
 
 LEAST = 0.8  # of what is predicted
 
@@ -53,15 +54,14 @@ class Run:
             return cls(speed, 1.0, Demand(), DEFAULT_RATES)
         moved, waited = paging["bytes"], paging["waited_ms"]
         rates = {
-            tier: 1000 * moved[name] / waited[name]
-            for tier, name in (("upload", "host"), ("opfs", "storage"))
-            if moved[name] and waited[name]
+            rate: 1000 * moved[tier] / waited[tier]
+            for rate, tier in (("upload", "host"), ("storage", "storage"))
+            if moved[tier] and waited[tier]
         }
-        from_host = moved["host"] + paging["kv_brought"]
-        missed = {"host": from_host, "opfs": moved["storage"], "remote": moved["remote"]}
+        missed = {tier: moved[tier] / tokens for tier in TIERS}
         demand = Demand(
             halts=paging["replays"] / tokens,
-            missed={tier: size / tokens for tier, size in missed.items()},
+            missed={**missed, "host": missed["host"] + paging["kv_brought"] / tokens},
         )
         uses = paging["hits"] + paging["misses"]
         hit_rate = paging["hits"] / uses if uses else 0.0  # of a dense model

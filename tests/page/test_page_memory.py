@@ -22,6 +22,10 @@ SET_BUDGET = """(n) => import("/app/store.js").then(({ state, set }) =>
 TOLD = "(n) => calls.some((call) => call.args.host_budget === n && call.result)"
 COUNTS = """(n) => calls.some(({ method, args, result }) =>
   ["load", "set_budgets"].includes(method) && args.gpu_budget === n && result && !result.load)"""
+AUTOMATIC = """() => {
+  const { args, result } = calls.findLast(({ method }) => method === "set_budgets");
+  return args.host_budget === null && Boolean(result);
+}"""
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
@@ -201,7 +205,7 @@ def test_the_host_budget_changes_while_it_is_loaded(app: App) -> None:
     loads = page.evaluate(LOADS)
     settings.get_by_role("button", name="Back to automatic").last.click()
     expect(slider).to_be_focused()
-    page.wait_for_function("calls.at(-1).method === 'set_budgets' && !!calls.at(-1).result")
+    page.wait_for_function(AUTOMATIC)
     told = settled(app)  # it is filled again
     assert (told["host_budget"], told["host_bytes"]) == (2 << 30, held)
     assert page.evaluate(LOADS) == loads

@@ -45,7 +45,8 @@ async function refit() {
     if (load && generation)
       pending = true; // once it is written
     else if (load) await again(model);
-    else if (state.model === model) set({ model: { ...model, gpu_budget } });
+    else if (state.model === model && model.gpu_budget !== gpu_budget)
+      set({ model: { ...model, gpu_budget } });
   } catch {
     // it does not fit, as is said beside the slider; or the engine is gone, and tells itself
   } finally {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from doppler.api.messages import Answered, LayerExperts, Paging, Tiers
 from doppler.engine.paged_runner import ExpertUse
 from doppler.engine.paged_runner import Paging as Counts
-from doppler.weights.host_tier import TIERS, Tier
+from doppler.residency.tiers import TIERS, Tier
 
 
 class Budgets(NamedTuple):

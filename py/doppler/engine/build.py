@@ -49,7 +49,7 @@ async def _build(device: Device, manifest: Manifest, options: Options, fit: Fit)
                 min(size, device.gpu.limits["maxBufferSize"]), "staging", "what comes and goes"
             )
         room.destroy()
-        return Engine(binder, memory, model, options, fit)
+        return Engine(binder, memory, model, manifest, options, fit)
     except BaseException:
         binder.destroy()
         raise

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from doppler.engine.host_cache import HostCache
 from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import Paging
+from doppler.engine.protocol import Chunk
 from doppler.engine.recordings import Key
 from doppler.engine.runner import GpuRunner
 from doppler.gpu.binder import Binder
 from doppler.plan.layer import PlannedModel
 from doppler.plan.segments import Part
+from doppler.residency.tiers import TIERS
 from doppler.weights.host_rows import HostRows
-from doppler.weights.host_tier import TIERS
 from doppler.weights.layer_stream import LayerStream
 
 
@@ -60,18 +61,10 @@ class StreamedRunner(GpuRunner):
             kv_read=cache.read if cache else 0,
         )
 
-    async def prefill(
-        self,
-        ids: Sequence[int],
-        position: int,
-        size: int,
-        seed: int,
-        is_end: bool = True,
-        step: int = 0,
-    ) -> None:
-        self._position, self._count = position, len(ids)
-        await super().prefill(ids, position, size, seed, is_end, step)
-        self._position, self._count = position + len(ids), 1
+    async def prefill(self, chunk: Chunk) -> None:
+        self._position, self._count = chunk.position, len(chunk.ids)
+        await super().prefill(chunk)
+        self._position, self._count = chunk.position + len(chunk.ids), 1
 
     async def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
         keys = self._keys(end, mask)
