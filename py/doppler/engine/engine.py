@@ -14,7 +14,6 @@ from doppler.engine.chunks import ChunkSizes
 from doppler.engine.fit import slots_within
 from doppler.engine.footprint import Fit, Options, hashed_blocks, needed_by
 from doppler.engine.generation import GenerationConfig
-from doppler.engine.host_cache import HostCache
 from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import ExpertUse, PagedRunner, Paging
@@ -46,6 +45,8 @@ from doppler.weights.verified import GpuHasher, hasher_bytes
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from doppler.engine.host_cache import HostCache
 
 
 class Engine:
@@ -140,6 +141,8 @@ class Engine:
             self._pools.reset(layout.slots)
             self._plan(self._model)
         if layout.hosted:
+            from doppler.engine.host_cache import HostCache  # which few models need
+
             self._host = HostCache(self.binder, layout, store.buffers)
         if (streamed := self.weights.streamed) is not None:
             budget = host_budget - self.least_on_host

@@ -10,8 +10,8 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
-from doppler.engine.host_cache import HostCache
 from doppler.engine.layout_code import code_digest
 from doppler.engine.planes import in_chunks, moves_of, planes_of
 from doppler.engine.prefix_cache import PrefixCache
@@ -28,6 +28,9 @@ from doppler.errors import CorruptError, SourceError
 from doppler.gpu.binder import Binder
 from doppler.plan.bindings import RecurrentState
 from doppler.plan.layer import PlannedModel
+
+if TYPE_CHECKING:
+    from doppler.engine.host_cache import HostCache
 
 LEAST = 256  # ids that are worth a file: fewer are computed as soon as they are read
 LEAST_MORE = 32  # by which what is kept, or what is restored, must be longer than what is there

@@ -5,8 +5,8 @@ values of some, are brought before the layer is run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from doppler.engine.host_cache import HostCache
 from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import Paging
 from doppler.engine.protocol import Chunk
@@ -18,6 +18,9 @@ from doppler.plan.segments import Part
 from doppler.residency.tiers import TIERS
 from doppler.weights.host_rows import HostRows
 from doppler.weights.layer_stream import LayerStream
+
+if TYPE_CHECKING:
+    from doppler.engine.host_cache import HostCache
 
 
 class StreamedRunner(GpuRunner):

@@ -26,7 +26,6 @@ from doppler.store.manifest import Manifest, Tensor
 from doppler.weights.host_tier import HostTier
 from doppler.weights.moves import Mover
 from doppler.weights.placement import Weights, relayout_of
-from doppler.weights.pool_sizes import change_buffers, changed, copies_of
 from doppler.weights.read_ahead import ReadAhead
 
 NONE = 0xFFFFFFFF  # in a table: an expert that has no slot
@@ -116,6 +115,8 @@ class ExpertPools:
         return self._weights
 
     async def _resize_layer(self, layer: int, count: int, new: Weights, most: int | None) -> None:
+        from doppler.weights.pool_sizes import change_buffers, changed, copies_of  # seldom needed
+
         held = self._held[layer]
         there = [expert for expert in held if expert != EMPTY]
         excess = max(len(there) - count, 0)
