@@ -1,10 +1,11 @@
-"""Tokens a second of a mixture in budgets, beside what the model of cost predicts for the same run.
+"""Tokens a second of a model in budgets, beside what the model of cost predicts for the same run.
 
-    .venv/bin/python scripts/compare_paging.py MODEL --budgets 8GB 6GB [--tokens 64]
+    .venv/bin/python scripts/compare_paging.py MODEL --budgets 8GB 6GB [--prompt 32] [--tokens 64]
 
-The model is loaded with all of its experts first, which must fit; then in each budget, in the same
-page. Predicted is what residency/cost.py makes of the speed when all is there, of what an answer
-brought by tier, and of the rates at which it came; a share below 80 % is more than that explains.
+The model is loaded with all of it on the GPU first, which must fit; then in each budget, in the
+same page. Predicted is what residency/cost.py makes of the speed when all is there, of what an
+answer brought by tier, and of the rates at which it came; a share below 80 % is more than that
+explains.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from doppler.residency.cost import DEFAULT_RATES, Demand, Rates, token_time
 from doppler.residency.tiers import TIERS
 
 LEAST = 0.8  # of what is predicted
-PROMPT = list(range(1, 33))
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class Run:
     rates: Rates
 
     @classmethod
-    def of(cls, client: Client, tokens: int) -> Run:
-        """The second of two answers: the first brings what the text uses."""
+    def of(cls, client: Client, prompt: int, tokens: int) -> Run:
+        """The second of two answers to `prompt` tokens: the first brings what the text uses."""
         args = {"max_tokens": tokens, "ignore_eos": True, "speculate": "off"}
         args |= {"sampling": {"seed": 1}}
-        for ids in ([*PROMPT, 1], PROMPT):
-            answer = client.call("complete", {**args, "prompt_ids": ids})
+        ids = [1 + index % 1000 for index in range(prompt)]
+        for asked in ([*ids, 1], ids):
+            answer = client.call("complete", {**args, "prompt_ids": asked})
         return cls._of(answer, tokens)
 
     @classmethod
@@ -58,12 +59,14 @@ class Run:
             for rate, tier in (("upload", "host"), ("storage", "storage"))
             if moved[tier] and waited[tier]
         }
+        missed = {tier: moved[tier] / tokens for tier in TIERS}
         demand = Demand(
             halts=paging["replays"] / tokens,
-            missed={tier: moved[tier] / tokens for tier in TIERS},
+            missed={**missed, "host": missed["host"] + paging["kv_brought"] / tokens},
         )
         uses = paging["hits"] + paging["misses"]
-        return cls(speed, paging["hits"] / uses, demand, Rates(**rates))
+        hit_rate = paging["hits"] / uses if uses else 0.0  # of a dense model
+        return cls(speed, hit_rate, demand, Rates(**rates))
 
     def line(self, name: str, resident: float) -> str:
         """For people: what was measured, what was predicted, and the one over the other."""
@@ -80,6 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--budgets", type=byte_count, nargs="+", required=True)
+    parser.add_argument("--prompt", type=positive, default=32)
     parser.add_argument("--tokens", type=positive, default=64)
     add_page_options(parser)
     args = parser.parse_args()
@@ -92,11 +96,11 @@ def main() -> int:
             identity = client.fetch(folder, terminal)
             room = {"context": args.context, "kv": args.kv, "host_budget": args.host_budget}
             client.load(identity, terminal, **room)
-            whole = Run.of(client, args.tokens)
+            whole = Run.of(client, args.prompt, args.tokens)
             print(whole.line("all", whole.speed))
             for budget in args.budgets:
                 client.load(identity, terminal, gpu_budget=budget, **room)
-                run = Run.of(client, args.tokens)
+                run = Run.of(client, args.prompt, args.tokens)
                 print(run.line(f"{budget / 1e6:,.0f} MB", whole.speed))
                 predicted = token_time(whole.speed, run.demand, run.rates).tokens_a_second
                 worst = min(worst, run.speed / predicted)

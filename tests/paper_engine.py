@@ -14,7 +14,7 @@ from doppler.command.shapes import SHAPES
 from doppler.command.synth import type_of
 from doppler.engine.build import build
 from doppler.engine.engine import Engine
-from doppler.engine.fit import Options
+from doppler.engine.footprint import Options
 from doppler.gpu.kernels import Device, Kernels
 from doppler.plan.cache import CacheType
 from doppler.quantization.block_types import BLOCK_TYPES

@@ -6,6 +6,7 @@
 import * as Comlink from "./vendor/comlink.js";
 import * as fetching from "./runtime/fetch.js";
 import * as hashing from "./runtime/hash.js";
+import * as offloading from "./runtime/offload.js";
 import * as opfs from "./runtime/opfs.js";
 import { loadPackage, numpyURL, startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
@@ -43,6 +44,7 @@ async function start() {
   const parts = {
     ...fetching,
     ...hashing,
+    ...offloading,
     ...opfs,
     ...room,
     ...replaying,

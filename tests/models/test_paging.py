@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import replay_traces
 from app_page import RUN
 from doppler.command.client import Client
 from doppler.command.generate import save_trace
-from doppler.errors import CorruptError, DeviceError
+from doppler.errors import CorruptError, DeviceError, RequestError
 from doppler.residency.trace import read
 from doppler.store.manifest import MANIFEST_FILE, Manifest
 from fixture_sets import reference
@@ -43,13 +44,14 @@ def forced(gpu, manifest, options):
 
 build.fits = fit.fits if slots is None else forced
 """
-# The least bytes in which the loaded model runs.
-BUDGET = """
+# The least bytes in which the loaded model runs, and those in which all of it is there.
+BOUNDS = """
+import json
 from doppler.engine.fit import bounds
 from doppler.page import bridge
 
 model = bridge.api._model
-bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
+json.dumps(bounds(model.engine.binder.device.gpu, model.manifest, model._options))
 """
 # Bytes of Python's heap in use, and of the experts in JavaScript's.
 HEAP = """
@@ -95,12 +97,17 @@ def test_experts_that_are_brought(
         tiny.page.evaluate(RUN, FORCE.format(slots=None))
 
 
+def bounds_of(client: Client) -> tuple[int, int]:
+    least, whole = json.loads(client.page.evaluate(RUN, BOUNDS))
+    return least, whole
+
+
 def test_a_budget_is_never_exceeded(tiny: Client) -> None:
     """The least with which it runs, and the errors below; smaller batches come before them."""
     ids, name = reference("gpt-oss-like")[0][:12], "gpt-oss-like"
     load(tiny, name, **ROOM)
     tokens = greedy(tiny, ids, 8)
-    budget = tiny.page.evaluate(RUN, BUDGET)
+    budget, _ = bounds_of(tiny)
     load(tiny, name, gpu_budget=budget, **ROOM)
     answer = tiny.call("complete", {**GREEDY, "prompt_ids": ids})
     assert answer["generated_ids"] == tokens
@@ -112,6 +119,51 @@ def test_a_budget_is_never_exceeded(tiny: Client) -> None:
     assert uses == now["paging"]["hits"] + now["paging"]["misses"]  # also of what ran in passes
     with pytest.raises(DeviceError, match="bytes of GPU memory at least"):
         load(tiny, name, gpu_budget=budget // 2, **ROOM)
+
+
+# An answer, and a budget that is set when so many of its tokens are there.
+BUDGET_MEANWHILE = """async ([asked, budget, count]) => {
+  let told, set;
+  const answer = await doppler.call("complete", asked, (event) => {
+    if (event.type === "token" && event.n === count)
+      set = doppler.call("set_budgets", { gpu_budget: budget }).then((result) => (told = result));
+  });
+  await set;
+  return [answer, told];
+}"""
+
+
+def test_the_budget_changes_while_it_is_loaded(tiny: Client) -> None:
+    """Less, more, and all of it, between answers and in the middle of one: the same ids, and what
+    was run is not run again.
+    """
+    ids, name = reference("gpt-oss-like")[0][:24], "gpt-oss-like"  # whose experts have biases
+    load(tiny, name, **ROOM)
+    wanted = tiny.call("complete", {**GREEDY, "prompt_ids": ids})["generated_ids"]
+    least, whole = bounds_of(tiny)
+    assert tiny.call("set_budgets", {"gpu_budget": whole}) == {"load": False}  # all is there
+    assert tiny.call("set_budgets", {"gpu_budget": whole - 1}) == {"load": True}  # with slots
+    loaded = load(tiny, name, gpu_budget=least, **ROOM)
+    room = []
+    for budget in ((least + whole) // 2, least, None):
+        told = tiny.call("set_budgets", {"gpu_budget": budget})
+        assert told == {"load": False}
+        answer = tiny.call("complete", {**GREEDY, "prompt_ids": ids})
+        assert answer["generated_ids"] == wanted
+        assert answer["reused_tokens"] == (len(ids) - 1 if room else 0)
+        paging, memory = answer["paging"], answer["memory"]
+        assert paging["gpu_budget"] == budget
+        assert memory["peak"] <= (budget or 2 * whole)
+        room.append(paging["slots"])
+    assert room[1] < room[0] < room[2] == paging["experts"]
+    assert paging["misses"] == 0 or memory["total"] > loaded["memory"]["total"]
+    with pytest.raises(RequestError, match="bytes of GPU memory at least as it is loaded"):
+        tiny.call("set_budgets", {"gpu_budget": least // 2})
+    for budget in (least, (least + whole) // 2):
+        asked = [{**GREEDY, "prompt_ids": ids}, budget, 2]
+        answer, told = tiny.page.evaluate(BUDGET_MEANWHILE, asked)
+        assert (answer["generated_ids"], told) == (wanted, {"load": False})
+        assert answer["paging"]["gpu_budget"] == budget
 
 
 def test_which_experts_tokens_use(
@@ -126,7 +178,7 @@ def test_which_experts_tokens_use(
     load(tiny, name, **ROOM)
     tokens = tiny.call("routes", {"prompt_ids": ids})["tokens"]
     assert len({str(token) for token in tokens}) > 10
-    load(tiny, name, gpu_budget=tiny.page.evaluate(RUN, BUDGET), **ROOM)
+    load(tiny, name, gpu_budget=bounds_of(tiny)[0], **ROOM)
     assert tiny.call("routes", {"prompt_ids": ids})["tokens"] == tokens
     for layer in tiny.call("residency", {})["layers"]:
         chosen = [expert for token in tokens for expert in token[layer["layer"]]]
@@ -174,7 +226,7 @@ def test_experts_that_turn_bad_or_go_missing(tiny: Client) -> None:
     ids, name = reference("gpt-oss-like")[0][:12], "gpt-oss-like"
     load(tiny, name, **ROOM)
     tokens = greedy(tiny, ids, 8)
-    load(tiny, name, gpu_budget=tiny.page.evaluate(RUN, BUDGET), **ROOM)
+    load(tiny, name, gpu_budget=bounds_of(tiny)[0], **ROOM)
     args = {**GREEDY, "prompt_ids": ids}
 
     def damaged(code: str) -> dict[str, Any]:
@@ -195,7 +247,7 @@ def test_half_an_hour_of_paging_leaks_nothing(tiny: Client) -> None:
     """What is held on the GPU and by the browser's processes after a minute is held at the end."""
     ids, name = reference("gpt-oss-like")[0], "gpt-oss-like"
     load(tiny, name, **ROOM)
-    budget = tiny.page.evaluate(RUN, BUDGET)
+    budget, _ = bounds_of(tiny)
     load(tiny, name, gpu_budget=budget, host_budget=budget // 4, **ROOM)
     began, held, answers = time.monotonic(), list[tuple[float, int]](), 0
     while time.monotonic() - began < HALF_HOUR:

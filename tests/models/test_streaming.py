@@ -15,27 +15,30 @@ from doppler.command.client import Client
 from fixture_sets import reference
 
 ROOM = {"context": 128, "batch": 16}  # smaller ones are not tried
-# Bytes that a model takes with half of its layers, and with none, beside those that are streamed.
+# Bytes that a model takes with half of its layers beside those that are streamed, and with none,
+# where host memory may hold none of it.
 BUDGETS = """
 import json
 from dataclasses import replace
-from doppler.engine.fit import Fit, _most_kept, _tables, needed
+from doppler.engine.fit import _most_hosted, _most_kept, _tables
+from doppler.engine.footprint import Fit, needed
 from doppler.page import bridge
 
 model = bridge.api._model
 gpu, manifest, options = model.engine.binder.device.gpu, model.manifest, model._options
 
-def budget(kept):
-    bytes_ = 0
+def budget(kept, host):
+    bytes_, allowed = 0, replace(options, host_budget=host)
+    hosted = _most_hosted(gpu, manifest, allowed)  # before layers are streamed
     for _ in range(8):  # staging takes a share of it
-        fit = Fit(_tables(manifest, options)[-1], kept=kept)
-        bytes_ = needed(gpu, manifest, replace(options, gpu_budget=bytes_), fit)
+        fit = Fit(_tables(manifest, options)[-1], kept=kept, hosted=hosted)
+        bytes_ = needed(gpu, manifest, replace(allowed, gpu_budget=bytes_), fit)
     return bytes_
 
 most = _most_kept(manifest)
 half = min(len(manifest.config.layers) // 2, most)
 count = len(manifest.config.layers)
-json.dumps([[count - kept, budget(kept)] for kept in sorted({half, 0}, reverse=True)])
+json.dumps([[count - half, budget(half, options.host_budget)], [count, budget(0, 0)]])
 """
 
 
@@ -66,7 +69,7 @@ def test_layers_that_are_brought(
     load(tiny, name, **room)
     wanted, tokens = run()
     budgets = json.loads(tiny.page.evaluate(RUN, BUDGETS))
-    for (streamed, budget), on_host in zip(budgets, (True, False), strict=False):
+    for (streamed, budget), on_host in zip(budgets, (True, False), strict=True):
         host = {} if on_host else {"host_budget": 0}
         load(tiny, name, gpu_budget=budget, **host, **room)
         found, again = run()
@@ -83,3 +86,4 @@ def test_layers_that_are_brought(
         assert paging["bytes"][used] > 0
         assert paging["bytes"][idle] == paging["bytes"]["remote"] == 0
         assert (paging["host_bytes"] > 0) == on_host
+        assert on_host or paging["kv_layers"] == 0

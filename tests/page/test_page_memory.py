@@ -16,9 +16,16 @@ from tiny_models import EXPERTS, LAYERS, USED, write_mixture
 from visited import Visited
 
 NAME = "tiny-mixture"
+LOADS = "calls.filter((call) => call.method === 'load').length"
 SET_BUDGET = """(n) => import("/app/store.js").then(({ state, set }) =>
   set({ settings: { ...state.settings, gpu_budget: n } }))"""
 TOLD = "(n) => calls.some((call) => call.args.host_budget === n && call.result)"
+COUNTS = """(n) => calls.some(({ method, args, result }) =>
+  ["load", "set_budgets"].includes(method) && args.gpu_budget === n && result && !result.load)"""
+AUTOMATIC = """() => {
+  const { args, result } = calls.findLast(({ method }) => method === "set_budgets");
+  return args.host_budget === null && Boolean(result);
+}"""
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
@@ -123,9 +130,9 @@ def test_the_panel_shows_what_the_engine_says(app: App) -> None:
     assert fit["least"] < budget < half
     verdict = settings.get_by_test_id("budget-verdict")
     expect(verdict).to_contain_text("With this budget it runs by paging at about")
-    settings.get_by_role("button", name="Apply: load the model again").click()
+    page.wait_for_function(COUNTS, arg=budget)  # it was loaded again by itself
+    settings.get_by_role("button", name="Close settings").click()
     app.expect_loaded()
-    assert app.last("load")["args"]["gpu_budget"] == budget
     expect(panel.get_by_test_id("tier-gpu")).to_contain_text(" of ")
     expect(app.answers.last).to_contain_text(whole.split()[0])  # the conversation is still there
     app.new_chat()
@@ -159,6 +166,27 @@ def test_the_panel_shows_what_the_engine_says(app: App) -> None:
     assert page.evaluate(calls) == before
 
 
+def test_the_gpu_budget_changes_while_it_is_loaded(app: App) -> None:
+    """Of a mixture with some of its experts there: nothing is loaded, nor read again."""
+    page, settings = app.page, app.page.get_by_test_id("settings")
+    before, loads = app.call("residency"), page.evaluate(LOADS)
+    page.get_by_role("button", name="Settings").click()
+    slider = settings.get_by_test_id("set-gpu_budget")
+    slider.focus()
+    page.keyboard.press("PageUp")
+    budget = int(slider.input_value())
+    assert budget > before["gpu_budget"]
+    page.wait_for_function(COUNTS, arg=budget)
+    settings.get_by_role("button", name="Close settings").click()
+    after = app.call("residency")
+    assert after["gpu_budget"] == budget
+    assert after["paging"]["slots"] > before["paging"]["slots"]
+    app.answer("and more")
+    assert app.last("chat")["result"]["reused_tokens"] > 12
+    assert app.call("memory")["peak"] <= budget
+    assert page.evaluate(LOADS) == loads
+
+
 def test_the_host_budget_changes_while_it_is_loaded(app: App) -> None:
     page, settings = app.page, app.page.get_by_test_id("settings")
     held = settled(app)["host_bytes"]
@@ -174,13 +202,13 @@ def test_the_host_budget_changes_while_it_is_loaded(app: App) -> None:
     told = settled(app)
     assert told["host_budget"] == budget < held
     assert told["host_bytes"] <= budget
-    loads = page.evaluate("calls.filter((call) => call.method === 'load').length")
+    loads = page.evaluate(LOADS)
     settings.get_by_role("button", name="Back to automatic").last.click()
     expect(slider).to_be_focused()
-    page.wait_for_function("calls.at(-1).method === 'set_budgets' && !!calls.at(-1).result")
+    page.wait_for_function(AUTOMATIC)
     told = settled(app)  # it is filled again
     assert (told["host_budget"], told["host_bytes"]) == (2 << 30, held)
-    assert page.evaluate("calls.filter((call) => call.method === 'load').length") == loads
+    assert page.evaluate(LOADS) == loads
     settings.get_by_role("button", name="Close settings").click()
     app.open()  # budgets are kept
     app.get(NAME)

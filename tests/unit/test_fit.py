@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from doppler.engine.build import build
-from doppler.engine.fit import Fit, Options, fits, needed
+from doppler.engine.fit import fits
+from doppler.engine.footprint import Fit, Options, needed
 from doppler.errors import DeviceError
 from doppler.gpu.kernels import Device, Kernels
 from paper_engine import large_gpu, ranged

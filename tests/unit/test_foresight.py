@@ -13,7 +13,8 @@ from doppler.api.foresight import foreseen, mixture_of, needs_of
 from doppler.api.inspection import Candidate, inspection
 from doppler.api.messages import Choice, ForeseeArgs
 from doppler.api.request import Room
-from doppler.engine.fit import Fit, bounds, fits
+from doppler.engine.fit import bounds, fits
+from doppler.engine.footprint import Fit
 from doppler.errors import DeviceError, RequestError
 from doppler.residency.cost import DEFAULT_RATES, resident_speed
 from doppler.residency.foresight import foresee
@@ -73,7 +74,8 @@ def test_bounds_of_a_dense_model_are_of_streaming() -> None:
     least, whole = bounds(GPU, manifest, ROOM.options(GPU, {}))
     assert least < whole
     assert ways(manifest, whole)[0] == Fit()
-    assert ways(manifest, whole - 1)[0].kept is not None
+    assert ways(manifest, whole - 1)[0].hosted
+    assert ways(manifest, least)[0].kept is not None
     assert ways(manifest, least)
     with pytest.raises(DeviceError, match="at least"):
         ways(manifest, least - 1)

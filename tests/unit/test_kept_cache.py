@@ -347,7 +347,11 @@ def test_room_is_made_also_after_a_save_that_had_none(
     """None: the save is stopped, twice. What was not written whole is gone then."""
     cache, kept = Cache(WINDOWED, 2048, 64), Folders(folder)
     cache.run(ids_of(500))
-    engine = SimpleNamespace(keeping=lambda: cache.kept)
+
+    async def keeping() -> KeptCache:
+        return cache.kept
+
+    engine = SimpleNamespace(keeping=keeping)
     keeper = Keeper(cast(Engine, engine), cast(Kept, kept), "model")
 
     async def saved() -> None:

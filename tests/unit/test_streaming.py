@@ -11,7 +11,8 @@ import pytest
 
 from doppler.engine.build import build
 from doppler.engine.chunks import ChunkSizes
-from doppler.engine.fit import Fit, Options, fits, needed, planned
+from doppler.engine.fit import fits
+from doppler.engine.footprint import Fit, Options, needed, planned
 from doppler.errors import CorruptError, DeviceError
 from doppler.gpu.kernels import Device, Kernels
 from doppler.inputs.buffers import MemoryBuffers
@@ -23,7 +24,7 @@ from paper_engine import PaperGpu, large_gpu, least_gpu, synthetic
 from storable import storable
 
 DENSE = ("llama-3.2-1b", "gemma-3-1b", "gemma-4-e2b")  # alike; with windows; sharing keys
-OPTIONS = Options(4096, 512, kv="f16", half=True)
+OPTIONS = Options(4096, 512, kv="f16", half=True, host_budget=0)  # keys and values stay
 ROOMY = replace(OPTIONS, gpu_budget=1 << 40)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from doppler.engine.build import build
-from doppler.engine.fit import Fit, Options, needed
+from doppler.engine.footprint import Fit, Options, needed
 from doppler.errors import RequestError
 from doppler.gpu.kernels import Device, Kernels
 from doppler.gpu.profile import profile_bytes

@@ -1,12 +1,11 @@
 /**
  * @file How much memory models may take, on the GPU and in the computer's own: a slider for each, kept
- * for all models of this browser. That of the GPU counts from the next load on, the other at once.
+ * for all models of this browser. refit.js has the loaded one keep to them.
  */
 
-import { client } from "./client.js";
 import { el } from "./dom.js";
 import { bytes } from "./format.js";
-import { set, state, watch } from "./store.js";
+import { set, state } from "./store.js";
 
 /** @typedef {"gpu_budget" | "host_budget"} Budget */
 
@@ -103,16 +102,3 @@ export function budgets() {
     ...(host_budget !== null && { host_budget }),
   };
 }
-
-let wanted = state.settings.host_budget;
-
-// What the host keeps can be changed while a model runs. How it was loaded, by whoever did, stands
-// until a person changes the setting.
-watch(["settings"], () => {
-  const { host_budget } = state.settings;
-  if (host_budget === wanted) return;
-  wanted = host_budget;
-  if (!state.model) return;
-  const args = host_budget === null ? {} : { host_budget };
-  client.call("set_budgets", args).catch(() => {}); // it is gone: the next one is loaded with it
-});

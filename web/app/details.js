@@ -39,10 +39,7 @@ async function fill(stored, place) {
     facts.onChange = () => {
       if (facts.context !== chosen) chooseContext(stored.id, (chosen = facts.context));
       const { model } = state;
-      const isOther = model?.context !== facts.context;
-      const word = isOther ? "context" : "budget";
-      reload.textContent = `Load it again with this ${word}`;
-      const isSame = !isOther && model?.gpu_budget === state.settings.gpu_budget;
+      const isSame = model?.context === facts.context;
       reload.hidden = model?.id !== stored.id || isSame || !facts.fits;
     };
     reload.hidden = true;

@@ -80,8 +80,8 @@ export function wordsOf({ way, resident, hit_rate, brought, tok_s }) {
       return { verdict: `runs by paging${speed}`, detail: found + moved + sure };
     }
     case "layers": {
-      const moved = `${percent(resident)} of it stay on the GPU, and ${bytes(brought)} are brought for every token.`;
-      return { verdict: `streams layers${speed}`, detail: moved + sure };
+      const moved = `${percent(resident)} of it stay on the GPU, and up to ${bytes(brought)} of keys, values and layers are brought for every token.`;
+      return { verdict: `streams what has no room${speed}`, detail: moved + sure };
     }
     case "table":
       return {

@@ -79,15 +79,16 @@ const milliseconds = (value) => `${value.toFixed(value < 10 ? 1 : 0)} ms`;
  * @param {Paging} paging
  * @param {number} tokens that it is told of
  */
-function figures({ hits, misses, bytes: moved, waited_ms }, tokens) {
+function figures({ hits, misses, bytes: moved, waited_ms, kv_brought }, tokens) {
   const uses = hits + misses;
-  const from = /** @type {(keyof Tiers)[]} */ (Object.keys(TIERS))
+  const parts = /** @type {(keyof Tiers)[]} */ (Object.keys(TIERS))
     .filter((tier) => moved[tier] > 0)
-    .map((tier) => `${bytes(moved[tier] / tokens)} from ${TIERS[tier]}`)
-    .join(", ");
+    .map((tier) => `${bytes(moved[tier] / tokens)} from ${TIERS[tier]}`);
+  if (kv_brought > 0) parts.push(`${bytes(Math.round(kv_brought / tokens))} of keys and values`);
+  const from = parts.join(", ");
   /** @type {[string, string, string][]} */
   const rows = [
-    ["Brought a token", bytes(Math.round(sum(moved) / tokens)), "brought"],
+    ["Brought a token", bytes(Math.round((sum(moved) + kv_brought) / tokens)), "brought"],
     ["Waited a token", milliseconds(sum(waited_ms) / tokens), "waited"],
   ];
   if (uses > 0) rows.unshift(["Experts found on the GPU", percent(hits / uses), "hits"]);
@@ -102,12 +103,19 @@ function figures({ hits, misses, bytes: moved, waited_ms }, tokens) {
 /** @param {Residency} residency @returns {HTMLElement[]} */
 function wordsOf({ paging, last }) {
   if (!paging) return [el("p", {}, "All of the model is on the GPU.")];
+  const { layers, kv_layers } = paging;
   const there = `${paging.slots.toLocaleString("en")} of ${paging.experts.toLocaleString("en")} experts have room on the GPU.`;
   /** @type {HTMLElement[]} */
   const parts = paging.experts > 0 ? [el("p", {}, there)] : [];
+  if (layers > 0) parts.push(el("p", {}, `${plural(layers, "layer")} brought for every token.`));
+  if (kv_layers > 0) {
+    const where = `Keys and values of ${plural(kv_layers, "layer")} lie in host memory.`;
+    parts.push(el("p", { "data-testid": "kv-layers" }, where));
+  }
   if (last && last.written > 0) {
     const { read, written, reading, writing } = last;
-    const prompt = `Reading its ${plural(read, "token")} brought ${bytes(sum(reading.bytes))} and waited ${milliseconds(sum(reading.waited_ms))}.`;
+    const brought = bytes(sum(reading.bytes) + reading.kv_brought);
+    const prompt = `Reading its ${plural(read, "token")} brought ${brought} and waited ${milliseconds(sum(reading.waited_ms))}.`;
     parts.push(
       el("h3", {}, `Last answer, ${plural(written, "token")}`),
       ...figures(writing, written),
@@ -116,7 +124,7 @@ function wordsOf({ paging, last }) {
   }
   const all = paging.hits + paging.misses;
   const found = all > 0 ? `${percent(paging.hits / all)} of experts found, ` : "";
-  const text = `Since it was loaded: ${found}${bytes(sum(paging.bytes))} brought.`;
+  const text = `Since it was loaded: ${found}${bytes(sum(paging.bytes) + paging.kv_brought)} brought.`;
   return [...parts, el("p", { class: "tier-note", "data-testid": "since-load" }, text)];
 }
 

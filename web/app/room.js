@@ -1,8 +1,7 @@
 /** The part of the settings that is about memory: what a model may take, for the one that is loaded. */
 
-import { reloadModel } from "./actions.js";
 import { BudgetSlider } from "./budgets.js";
-import { button, el } from "./dom.js";
+import { el } from "./dom.js";
 import { ASKED_AFTER_MS, foresee, isBounded, isPaged, lacksRoom, wordsOf } from "./foresight.js";
 import { bytes } from "./format.js";
 import { inspect } from "./library.js";
@@ -12,6 +11,8 @@ import { state, watch } from "./store.js";
 /** @import {Bounded} from "./foresight.js" */
 
 const NO_MODEL = "Budgets can be set when a model is loaded, or where it says what a model is.";
+const COUNTS =
+  "What you set counts at once, where it can: from the next token on, of a mixture with some of its experts on the GPU. Other models are loaded again by themselves, after an answer that is being written. The conversation stays.";
 const ALL = "This model can only be run whole.";
 
 /** @param {LoadedModel} model @returns {Promise<{choice: Choice, fit: Bounded} | null>} */
@@ -28,11 +29,7 @@ export function memoryFields(dialog) {
   const sliders = el("div", { hidden: true }, gpu.element, host.element);
   const note = el("p", { class: "help" });
   const verdict = el("p", { class: "help", role: "status", "data-testid": "budget-verdict" });
-  const apply = button("Apply: load the model again", () => {
-    dialog.close();
-    reloadModel();
-  });
-  const applied = el("div", {}, apply, el("p", { class: "help" }, "The conversation stays."));
+  const counts = el("p", { class: "help" }, COUNTS);
   /** @type {string | null} the model and context that the sliders are for */
   let shown = null;
   /** @type {Awaited<ReturnType<typeof boundsOf>>} */
@@ -91,13 +88,13 @@ export function memoryFields(dialog) {
     gpu.update();
     host.update();
     sliders.hidden = !known;
-    applied.hidden = !known || state.model?.gpu_budget === state.settings.gpu_budget;
+    counts.hidden = !known;
   }
 
   watch(["settings", "model", "generation"], () => {
     render();
     measure();
   });
-  const parts = [el("legend", {}, "Memory"), note, sliders, verdict, applied];
+  const parts = [el("legend", {}, "Memory"), note, sliders, verdict, counts];
   return { element: el("fieldset", { class: "memory-fields" }, ...parts), measure };
 }

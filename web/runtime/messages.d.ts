@@ -60,8 +60,11 @@ export interface Methods {
   memory: { args: Empty; result: Memory; events: never };
   /** Where the loaded model is, by tier and by expert, and what was brought. */
   residency: { args: Empty; result: Residency; events: never };
-  /** What the loaded model keeps to from now on, while an answer is written too. */
-  set_budgets: { args: BudgetArgs; result: Empty; events: never };
+  /**
+   * What the loaded model keeps to from now on, while an answer is written too: on the host at
+   * once, and on the GPU from the next token on.
+   */
+  set_budgets: { args: BudgetArgs; result: BudgetsSet; events: never };
   /** How a model would run within budgets: simulated, before anything of it is loaded. */
   foresee: { args: ForeseeArgs; result: Foresight; events: never };
   /** What the dispatches have to do. */
@@ -250,7 +253,7 @@ export interface RoomArgs {
   ple?: "gpu" | "host" | "auto";
   /** Bytes of GPU memory that are never exceeded: what does not fit is brought when it is used. */
   gpu_budget?: number;
-  /** Bytes of the host's memory for experts or layers that are not on the GPU. */
+  /** Bytes of the host's memory for experts, layers, keys and values that are not on the GPU. */
   host_budget?: number;
   adapter?: AdapterOverride;
 }
@@ -578,7 +581,10 @@ export interface Drafts {
   tokens: number;
 }
 
-/** What it took that a mixture's experts, or a dense model's layers, are not all on the GPU. */
+/**
+ * What it took that a mixture's experts are not all on the GPU, or a dense model's layers, or their
+ * keys and values.
+ */
 export interface Paging {
   /** Bytes, as they were set. */
   gpu_budget: number | null;
@@ -597,6 +603,12 @@ export interface Paging {
   replays: number;
   /** Layers of a dense model that are brought for every token or batch: the last ones. */
   layers: number;
+  /** Layers of a dense model whose keys and values lie in host memory. */
+  kv_layers: number;
+  /** Bytes of these that were brought to the GPU. */
+  kv_brought: number;
+  /** Bytes of these that were read back, of new tokens. */
+  kv_read: number;
   bytes: Tiers;
   waited_ms: Tiers;
   /** Held in the host's memory now. */
@@ -736,10 +748,22 @@ export interface LayerExperts {
   resident: number[];
 }
 
-/** Budgets that the loaded model keeps to from now on. That of the GPU is what a load takes. */
+/**
+ * Budgets that the loaded model keeps to from now on, in bytes: null is what a load takes by
+ * itself, and one that is left out stays as it is.
+ */
 export interface BudgetArgs {
-  /** Bytes; left out, what a load takes by itself. */
-  host_budget?: number;
+  gpu_budget?: number | null;
+  host_budget?: number | null;
+}
+
+/** What became of them. */
+export interface BudgetsSet {
+  /**
+   * Whether the model has to be loaded again with them, since more or less of it would be on the
+   * GPU. Where a mixture has some of its experts there, they come and go at once.
+   */
+  load: boolean;
 }
 
 /** A model, as `inspect` tells of it, and budgets. */
@@ -770,7 +794,8 @@ export interface Foresight {
 
 /**
  * All of a model on the GPU; all but embeddings that layers have of their own; with some of its
- * experts there, and the others brought; with layers brought for every token; or not at all.
+ * experts there, and the others brought; with layers, or keys and values, brought for every token;
+ * or not at all.
  */
 export type Way = "whole" | "table" | "experts" | "layers" | "none";
 

@@ -19,6 +19,7 @@ from doppler.api.keeper import Keeper
 from doppler.api.messages import (
     AnswerEvent,
     BudgetArgs,
+    BudgetsSet,
     CancelArgs,
     ChatArgs,
     CompleteArgs,
@@ -55,12 +56,13 @@ from doppler.api.messages import (
     UnloadedEvent,
 )
 from doppler.api.model import Model
+from doppler.api.paging import Budgets
 from doppler.api.request import Room, bytes_asked, conversation_name
 from doppler.api.timeline import Timeline
 from doppler.api.tuner import Tuner
 from doppler.api.turns import Turns
 from doppler.engine.engine import Engine
-from doppler.engine.fit import HOST_BUDGET
+from doppler.engine.footprint import HOST_BUDGET
 from doppler.errors import DeviceError, DopplerError, RequestError
 from doppler.gpu.bandwidth import Bandwidth, bandwidth_bytes, measure_bandwidth
 from doppler.gpu.device import Gpu
@@ -400,12 +402,32 @@ class Api:
         """Where the loaded model is, by tier and by expert, and what was brought."""
         return await self._running(self._loaded().residency())
 
-    async def set_budgets(self, args: BudgetArgs, emit: Emit[Never], files: Any) -> Empty:
-        """What the loaded model keeps to from now on, while an answer is written too."""
+    async def set_budgets(self, args: BudgetArgs, emit: Emit[Never], files: Any) -> BudgetsSet:
+        """What the loaded model keeps to from now on, while an answer is written too: on the host
+        at once, and on the GPU from the next token on.
+        """
         model = self._loaded()
-        budget = bytes_asked("host_budget", args.get("host_budget"))
-        model.set_host_budget(HOST_BUDGET if budget is None else budget)
-        return {}
+        on_gpu, on_host = model.budgets
+        if "gpu_budget" in args:
+            on_gpu = bytes_asked("gpu_budget", args["gpu_budget"])
+        if "host_budget" in args:
+            asked = bytes_asked("host_budget", args["host_budget"])
+            on_host = HOST_BUDGET if asked is None else asked
+        has_room = on_host >= model.engine.least_on_host
+        if has_room:
+            model.set_host_budget(on_host)
+        is_same = on_gpu == model.budgets.gpu
+        if not has_room or not (is_same or model.engine.can_resize):
+            return {"load": model.would_move(Budgets(on_gpu, on_host))}
+        if is_same:
+            return {"load": False}
+        if self._turns.answering:
+            await self._running(model.set_gpu_budget(on_gpu))
+        else:
+            async with self._tuner.turn:
+                if self._model is model:
+                    await self._running(model.set_gpu_budget(on_gpu))
+        return {"load": False}
 
     async def foresee(self, args: ForeseeArgs, emit: Emit[Never], files: Any) -> Foresight:
         """How a model would run within budgets: simulated, before anything of it is loaded."""

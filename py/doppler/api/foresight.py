@@ -14,7 +14,7 @@ from doppler.api.estimate import PaperGpu
 from doppler.api.messages import ForeseeArgs, Foresight, Needs, Way
 from doppler.api.request import Room
 from doppler.engine.build import build
-from doppler.engine.fit import HOST_BUDGET
+from doppler.engine.footprint import HOST_BUDGET
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Device, Kernels

@@ -29,7 +29,7 @@ class Keeper:
             if not await self._kept.size(self._identity, conversation):
                 return
             async with self._kept.open(self._identity, conversation) as folder:
-                keeping = self._engine.keeping()
+                keeping = await self._engine.keeping()
                 await keeping.restore(folder, ids, lambda: cancellation.reason([]) is not None)
         except DeviceError:
             raise
@@ -63,10 +63,10 @@ class Keeper:
 
     async def _save(self, conversation: str, asked: int) -> None:
         await asyncio.sleep(IDLE_SECONDS)
-        keeping = self._engine.keeping()
-        if not keeping.has_enough:
-            return
         with suppress(DopplerError):  # a full storage, a device that was lost
+            keeping = await self._engine.keeping()
+            if not keeping.has_enough:
+                return
             most, may_be_full = await self._kept.most(), True
             try:
                 async with self._kept.open(self._identity, conversation) as folder:

@@ -150,7 +150,7 @@ class RoomArgs(TypedDict, total=False):
     gpu_budget: int
     """Bytes of GPU memory that are never exceeded: what does not fit is brought when it is used."""
     host_budget: int
-    """Bytes of the host's memory for experts or layers that are not on the GPU."""
+    """Bytes of the host's memory for experts, layers, keys and values that are not on the GPU."""
     adapter: AdapterOverride
 
 
@@ -232,10 +232,20 @@ class ForeseeArgs(TypedDict):
 
 
 class BudgetArgs(TypedDict, total=False):
-    """Budgets that the loaded model keeps to from now on. That of the GPU is what a load takes."""
+    """Budgets that the loaded model keeps to from now on, in bytes: null is what a load takes by
+    itself, and one that is left out stays as it is.
+    """
 
-    host_budget: int
-    """Bytes; left out, what a load takes by itself."""
+    gpu_budget: int | None
+    host_budget: int | None
+
+
+class BudgetsSet(TypedDict):
+    """What became of them."""
+
+    load: bool
+    """Whether the model has to be loaded again with them, since more or less of it would be on the
+    GPU. Where a mixture has some of its experts there, they come and go at once."""
 
 
 class ContentPart(TypedDict):
@@ -526,7 +536,8 @@ class Choice(Facts):
 
 Way = Literal["whole", "table", "experts", "layers", "none"]
 """All of a model on the GPU; all but embeddings that layers have of their own; with some of its
-experts there, and the others brought; with layers brought for every token; or not at all."""
+experts there, and the others brought; with layers, or keys and values, brought for every token; or
+not at all."""
 
 
 class Foresight(TypedDict):
@@ -639,7 +650,9 @@ class Tiers(TypedDict):
 
 
 class Paging(TypedDict):
-    """What it took that a mixture's experts, or a dense model's layers, are not all on the GPU."""
+    """What it took that a mixture's experts are not all on the GPU, or a dense model's layers, or
+    their keys and values.
+    """
 
     gpu_budget: int | None
     """Bytes, as they were set."""
@@ -658,6 +671,12 @@ class Paging(TypedDict):
     """Times that a token or batch went on from a router, when they had come."""
     layers: int
     """Layers of a dense model that are brought for every token or batch: the last ones."""
+    kv_layers: int
+    """Layers of a dense model whose keys and values lie in host memory."""
+    kv_brought: int
+    """Bytes of these that were brought to the GPU."""
+    kv_read: int
+    """Bytes of these that were read back, of new tokens."""
     bytes: Tiers
     waited_ms: Tiers
     host_bytes: int

@@ -24,13 +24,14 @@ from doppler.api.messages import (
     TokenEvent,
     ToolCallEvent,
 )
-from doppler.api.paging import answered, layers_of, paging_of, paging_since_load
+from doppler.api.paging import Budgets, answered, layers_of, paging_of, paging_since_load
 from doppler.api.progress import Progress
 from doppler.api.request import Request, whole_numbers
 from doppler.api.timeline import Timeline
 from doppler.engine.build import build
 from doppler.engine.engine import Engine
-from doppler.engine.fit import Options
+from doppler.engine.fit import fits
+from doppler.engine.footprint import Options
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
@@ -78,6 +79,7 @@ class Model:
         self.answered: Answered | None = None
         self.keeper: Keeper | None = None  # of keys and values, where they can be kept
         self._gpu = gpu
+        self._step = asyncio.Lock()  # held while the engine runs something of an answer
         self._filling: asyncio.Future[None] | None = None  # of the host; None while it answers
         self._fill_host()
 
@@ -107,6 +109,11 @@ class Model:
     def manifest(self) -> Manifest:
         return self.store.manifest
 
+    @property
+    def budgets(self) -> Budgets:
+        """As they were asked for."""
+        return Budgets(self._options.gpu_budget, self._options.host_budget)
+
     async def rest(self) -> None:
         """Lets its files go, where no answer is being written that reads them."""
         filling, self._filling = self._filling, None
@@ -135,18 +142,40 @@ class Model:
             "host_bytes": 0 if counts is None else counts.host_bytes,
             "host_peak": self.engine.host_peak,
             "bytes": self.manifest.bytes,
-            "paging": paging_since_load(counts, self._options.gpu_budget),
+            "paging": paging_since_load(counts, self.budgets),
             "last": self.answered,
             "layers": layers_of(layers),
         }
 
     def set_host_budget(self, budget: int) -> None:
-        """Bytes that the host keeps from now on of what is not on the GPU."""
-        self._options = replace(self._options, host_budget=budget)
+        """Bytes that the host keeps from now on of what is not on the GPU: no less than keys and
+        values take that lie there.
+        """
         self.engine.set_host_budget(budget)
+        self._options = replace(self._options, host_budget=budget)
         if self._filling is not None:
             self._stop_filling()
             self._fill_host()
+
+    async def set_gpu_budget(self, budget: int | None) -> None:
+        """Bytes of the GPU's memory that a mixture with slots keeps to: from now on, or, while an
+        answer is written, from its next token on. Raises RequestError where it is too small.
+        """
+        async with self._step:
+            await self.engine.set_gpu_budget(budget)
+        self._options = replace(self._options, gpu_budget=budget)
+
+    def would_move(self, budgets: Budgets) -> bool:
+        """Whether a load with these would place it otherwise; where it would not, they count.
+
+        Raises DeviceError where it would have no room.
+        """
+        options = replace(self._options, gpu_budget=budgets.gpu, host_budget=budgets.host)
+        if not self.engine.is_placed_as(*next(fits(self._gpu, self.manifest, options))):
+            return True
+        self._options = options
+        self.engine.keep_to(options)
+        return False
 
     def describe(self, timeline: Timeline) -> LoadedModel:
         """What the page shows of the model, and of its load."""
@@ -252,18 +281,22 @@ class Model:
         name, keeper = request.conversation, self.keeper
         if name is not None and keeper is not None:
             await keeper.restore(name, [*ids, *request.written])
-        sequence = self.engine.start(ids, self._config(request), request.written)
+        async with self._step:
+            sequence = self.engine.start(ids, self._config(request), request.written)
         output = Output(reader, request.stop, lambda shown: emit(_event(shown, output)))
         output.repeat(request.written)
         if output.stopped:
             sequence.stop(output.count)
         while sequence.state == "prefill":
-            await sequence.step()
+            async with self._step:
+                await sequence.step()
             done, total = sequence.prefill_progress
             emit({"type": "prefill", "done": done, "total": total})
         between = await self.engine.paging()
         while sequence.state == "decode":
-            for token in await sequence.step():
+            async with self._step:
+                tokens = await sequence.step()
+            for token in tokens:
                 output.push(token)
                 if output.stopped:
                     sequence.stop(output.count)
@@ -271,11 +304,11 @@ class Model:
         output.finish()
         if name is not None and keeper is not None:
             keeper.begin(name, len(ids))
-        result, after = sequence.result(), await self.engine.paging()
-        budget = self._options.gpu_budget
-        tokens = len(ids) - result.reused_tokens, len(result.ids)
-        self.answered = answered(tokens, (before, between, after), budget)
-        return self._result(output, ids, result, paging_of(before, after, budget))
+        async with self._step:  # or what else uses the model next would run beside a change
+            result, after = sequence.result(), await self.engine.paging()
+        counts = len(ids) - result.reused_tokens, len(result.ids)
+        self.answered = answered(counts, (before, between, after), self.budgets)
+        return self._result(output, ids, result, paging_of(before, after, self.budgets))
 
     def _config(self, request: Request) -> GenerationConfig:
         info = self.manifest.tokenizer

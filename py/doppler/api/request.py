@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from doppler.api.messages import AdapterOverride, Bits, GenerateArgs, RoomArgs
 from doppler.config.model import ModelConfig
-from doppler.engine.fit import HOST_BUDGET, Options, TablePlace
+from doppler.engine.footprint import HOST_BUDGET, Options, TablePlace
 from doppler.engine.speculate import MODES, Speculate
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu

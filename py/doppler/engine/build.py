@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from doppler.engine.engine import Engine
-from doppler.engine.fit import READERS, Fit, Options, fits, needed_by, passing, planned
+from doppler.engine.fit import fits
+from doppler.engine.footprint import READERS, Fit, Options, passing, planned
 from doppler.engine.memory import EngineMemory
 from doppler.errors import DeviceError
 from doppler.gpu.binder import Binder
@@ -48,9 +49,7 @@ async def _build(device: Device, manifest: Manifest, options: Options, fit: Fit)
                 min(size, device.gpu.limits["maxBufferSize"]), "staging", "what comes and goes"
             )
         room.destroy()
-        budget = options.gpu_budget
-        spare = None if budget is None else budget - needed_by(model, manifest, options)
-        return Engine(binder, memory, model, spare)
+        return Engine(binder, memory, model, manifest, options, fit)
     except BaseException:
         binder.destroy()
         raise

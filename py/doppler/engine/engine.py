@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
-from doppler.engine.fit import hashed_blocks
+from doppler.engine.fit import slots_within
+from doppler.engine.footprint import Fit, Options, hashed_blocks, needed_by
 from doppler.engine.generation import GenerationConfig
 from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
@@ -32,48 +33,74 @@ from doppler.plan.bindings import HEAD_ROWS
 from doppler.plan.layer import PlannedModel
 from doppler.plan.matvec_configs import Cuts, unknown
 from doppler.sampling import Sampling
+from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 from doppler.weights.expert_pools import ExpertPools
 from doppler.weights.host_rows import HostRows
 from doppler.weights.host_tier import HostTier, expert_spans
 from doppler.weights.layer_stream import LayerStream
+from doppler.weights.placement import place_weights
 from doppler.weights.verified import GpuHasher, hasher_bytes
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from doppler.engine.host_cache import HostCache
+
 
 class Engine:
-    """One model with one KV cache. Calls must not overlap.
-
-    spare: bytes of the GPU's memory that its budget leaves for what is only measured; None: no
-    budget was set.
-    """
+    """One model with one KV cache, placed as `fit` says. Calls must not overlap."""
 
     def __init__(
-        self, binder: Binder, memory: EngineMemory, model: PlannedModel, spare: int | None = None
+        self,
+        binder: Binder,
+        memory: EngineMemory,
+        model: PlannedModel,
+        manifest: Manifest,
+        options: Options,
+        fit: Fit,
     ) -> None:
-        self.spare = spare
         layout = model.layout
+        self._manifest, self._options, self._fit = manifest, options, fit
         self.config, self.context, self.batch = layout.config, layout.context, layout.batch
         self.kv, self.adapter = layout.kv, model.adapter
         self.binder, self.weights, self._memory = binder, model.weights, memory
         self._gpu, self._rows = binder.device.gpu, list[HostRows]()
         self._pools: ExpertPools | None = None
         self._stream: LayerStream | None = None
+        self._host: HostCache | None = None
         self._hasher: GpuHasher | None = None
         self._plan(model)
+        self.spare = self._spare()
         self.cancellation = Cancellation()
         layers, slots = self.config.layers, len(layout.checkpoints)
         self._cache = PrefixCache(layers, layout.capacities, self.context, slots)
-        self._chunks = ChunkSizes(self.batch, are_few=self._brings(model))
+        are_few = self._brings(model) or bool(layout.hosted)
+        self._chunks = ChunkSizes(self.batch, are_few=are_few)
         self._times = StepTimes()
 
     @staticmethod
     def _brings(model: PlannedModel) -> bool:
         """Whether each chunk of a prompt brings weights: the fewer there are, the better."""
         return model.weights.streamed is not None or bool(model.layout.slots)
+
+    def _spare(self) -> int | None:
+        """Bytes of the GPU's memory that its budget leaves for what is only measured; None: no
+        budget was set.
+        """
+        if (budget := self._options.gpu_budget) is None:
+            return None
+        spare = budget - needed_by(self._model, self._manifest, self._options)
+        if self._hasher is None or self._model.layout.slots:  # of a mixture it is counted
+            return spare
+        return spare - self._hasher_bytes
+
+    @property
+    def _hasher_bytes(self) -> int:
+        """What hashing on the GPU takes there."""
+        most = hashed_blocks(self._model, self._manifest)
+        return hasher_bytes(self._manifest.block_size, most)
 
     @property
     def reads_storage(self) -> bool:
@@ -86,8 +113,8 @@ class Engine:
         self._runner: GpuRunner
         if self._pools is not None:
             self._runner = PagedRunner(*parts, self._pools)
-        elif self._stream is not None:
-            self._runner = StreamedRunner(*parts, self._stream)
+        elif self._stream is not None or self._host is not None:
+            self._runner = StreamedRunner(*parts, self._stream, self._host)
         else:
             self._runner = GpuRunner(*parts)
 
@@ -100,7 +127,9 @@ class Engine:
 
     def feed(self, store: ShardStore, host_budget: int) -> None:
         """What is not on the GPU comes from there from now on: rows of a table, and experts or
-        layers, of which the host keeps so many bytes.
+        layers, of which the host keeps so many bytes, with keys and values that lie there.
+
+        Raises RequestError where there is no room for these.
         """
         if (table := self.weights.on_host) is not None:
             self._rows.append(HostRows(self.binder, table, store))
@@ -111,9 +140,20 @@ class Engine:
             self._pools = ExpertPools(self.binder, self.weights, tables, tier)
             self._pools.reset(layout.slots)
             self._plan(self._model)
+        if layout.hosted:
+            from doppler.engine.host_cache import HostCache  # which few models need
+
+            self._host = HostCache(self.binder, layout, store.buffers)
         if (streamed := self.weights.streamed) is not None:
-            self._stream = LayerStream(self.binder, self.weights, streamed, store, host_budget)
+            budget = host_budget - self.least_on_host
+            self._stream = LayerStream(self.binder, self.weights, streamed, store, budget)
+        if self._host is not None or self._stream is not None:
             self._plan(self._model)
+
+    @property
+    def least_on_host(self) -> int:
+        """Bytes that keys and values take there for as long as it is loaded."""
+        return 0 if self._host is None else self._host.bytes
 
     def hash_on_gpu(self, store: ShardStore) -> None:
         """Weights that `store` gives while the model runs are hashed by the GPU from now on, if it
@@ -121,12 +161,12 @@ class Engine:
         """
         if not self._brings(self._model):
             return
-        block, most = store.manifest.block_size, hashed_blocks(self._model, store.manifest)
-        if self.spare is not None and not self._model.layout.slots:
-            if self.spare < hasher_bytes(block, most):
-                return
-            self.spare -= hasher_bytes(block, most)
+        counts = not self._model.layout.slots
+        if counts and self.spare is not None and self.spare < self._hasher_bytes:
+            return
+        block, most = self._manifest.block_size, hashed_blocks(self._model, self._manifest)
         self._hasher = store.hasher = GpuHasher(self.binder.device, block, most, store.buffers)
+        self.spare = self._spare()
 
     async def fill_host(self) -> None:
         """Brings what is not on the GPU into the host's memory, as far as its budget goes.
@@ -160,14 +200,55 @@ class Engine:
     def host_peak(self) -> int:
         """Bytes that the host has held at once of what is not on the GPU."""
         source = self._pools or self._stream
-        return 0 if source is None else source.tier.peak
+        return self.least_on_host + (0 if source is None else source.tier.peak)
 
     def set_host_budget(self, budget: int) -> None:
-        """What the host keeps from now on of what is not on the GPU, in bytes."""
+        """What the host keeps from now on of what is not on the GPU, in bytes: `least_on_host` at
+        least.
+        """
+        assert budget >= self.least_on_host, "keys and values stay where they are"
         if self._pools is not None:
             self._pools.tier.resize(budget)
         if self._stream is not None:
-            self._stream.resize(budget)
+            self._stream.resize(budget - self.least_on_host)
+
+    def is_placed_as(self, options: Options, fit: Fit) -> bool:
+        """Whether it lies on the GPU and on the host as that says, for batches of that size."""
+        return (self._options.batch, self._fit) == (options.batch, fit)
+
+    def keep_to(self, options: Options) -> None:
+        """Other budgets, by which it lies where it does."""
+        self._options = replace(options, batch=self._options.batch)
+        self.spare = self._spare()
+        self._gpu.reset_peak()
+
+    @property
+    def can_resize(self) -> bool:
+        """Whether another budget of the GPU can count at once: there are slots for experts."""
+        return self._pools is not None
+
+    async def set_gpu_budget(self, budget: int | None) -> None:
+        """Layers have more or fewer slots from now on, as `budget` bytes allow (None: for all, as
+        far as the GPU has room). What is queued runs first; keys and values stay.
+
+        Raises RequestError, and changes nothing, where it is too small; and DeviceError.
+        """
+        pools = self._pools
+        assert pools is not None, "there are no slots"
+        manifest, before = self._manifest, self._options.gpu_budget
+        options = replace(self._options, gpu_budget=budget)
+        slots = slots_within(self._gpu, manifest, options, self._fit)
+        await self._runner.done()
+        most = None if before is None or budget is None else max(before, budget)
+        place = partial(place_weights, manifest, self._gpu.limits, self._fit.host_rows)
+        self.weights = await pools.resize(place, slots, most)
+        there = {layer: pools.slots(layer) for layer in slots}
+        self._fit = replace(self._fit, slots=there)
+        layout = replace(self._model.layout, slots=there)
+        self._model = replace(self._model, weights=self.weights, layout=layout)
+        self._runner.replan(self._model)
+        await self._runner.compile(lambda done, total: None)
+        self.keep_to(options)
 
     @property
     def can_tune(self) -> bool:
@@ -228,9 +309,11 @@ class Engine:
             self._stream.forget_recordings()
         self._cache.cut(0)
 
-    def keeping(self) -> KeptCache:
-        """What saves the KV cache and restores it."""
-        return KeptCache(self.binder, self._model, self._cache)
+    async def keeping(self) -> KeptCache:
+        """What saves the KV cache and restores it. Raises DeviceError."""
+        if self._host is not None:
+            await self._host.settled()
+        return KeptCache(self._host or self.binder, self._model, self._cache)
 
     def destroy(self) -> None:
         """Gives the GPU memory back; the engine is of no use afterwards."""
@@ -241,6 +324,8 @@ class Engine:
             self._pools.release()
         if self._stream is not None:
             self._stream.release()
+        if self._host is not None:
+            self._host.release()
         if self._hasher is not None:
             self._hasher.release()
         self.binder.destroy()

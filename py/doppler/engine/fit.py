@@ -1,81 +1,44 @@
 """What of a model goes where, so that it fits: all of it on the GPU, or less, within a budget.
 
-A table of embeddings may stay in storage, layers of a mixture may hold some of their experts only,
-and of a dense model the last layers may be streamed. Everything that is ever allocated is counted
-here before anything is.
+A table of embeddings may stay in storage, and layers of a mixture may hold some of their experts
+only. Of a dense model keys and values of layers may lie in host memory, and then the last layers
+may be streamed: of keys and values no more is brought than room is saved, and of matrices all.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
 
-from doppler.errors import DeviceError
+from doppler.engine.footprint import (
+    Fit,
+    Options,
+    allocated,
+    cache_bytes,
+    layout_of,
+    needed,
+    planned,
+)
+from doppler.errors import DeviceError, RequestError
 from doppler.gpu.device import Gpu
-from doppler.gpu.staging import BUFFERS
-from doppler.plan.arena import batch_groups
-from doppler.plan.bindings import MemoryLayout
-from doppler.plan.cache import CacheType
-from doppler.plan.capabilities import MATRIX_UNIT_BYTES, Adapter
-from doppler.plan.decode import DecodePlan
-from doppler.plan.layer import PlannedModel
-from doppler.plan.matvec_configs import Cuts
-from doppler.plan.prefill import PrefillPlan
-from doppler.plan.segments import steps_of
+from doppler.gpu.offload import rings_bytes
+from doppler.plan.cache import ROOMS
 from doppler.store.manifest import Manifest
-from doppler.weights.expert_pools import ring_bytes
-from doppler.weights.layer_stream import PART_BYTES, ring_needed
-from doppler.weights.moves import moves
-from doppler.weights.placement import Streamed, Weights, aligned, place_weights
-from doppler.weights.streamed import RINGS, stream_layers
-from doppler.weights.upload import staging_bytes, staging_needed
-from doppler.weights.verified import hasher_bytes
+from doppler.weights.streamed import RINGS
+from doppler.weights.upload import staging_bytes
 
-TablePlace = Literal["gpu", "host", "auto"]
-WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
-PARAMETERS = 256  # bytes that a dispatch's take
-RECORDED = 6  # contexts, and sizes of chunks, for which plans are recorded
-MOST_READ = 4 << 20  # bytes at once, of what is saved
-READERS = 64 << 10  # bytes of what small readings go through
-HOST_BUDGET = 2 << 30
 SMALL_BATCHES = (64, 16)  # tokens
 SMALLER = 0.75  # of the slots, where the device had no room
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a model is loaded: room for how many tokens, and with how many bits it computes."""
-
-    context: int  # positions in the KV cache
-    batch: int  # tokens of a prefill batch at most
-    kv: CacheType  # what keys and values are kept as
-    half: bool  # weights and activations are multiplied as f16
-    table: TablePlace = "auto"  # where embeddings are that layers have of their own
-    gpu_budget: int | None = None  # bytes that it never exceeds; None: what the device has
-    host_budget: int = HOST_BUDGET  # bytes of experts in the host's memory
-    taken_for: Mapping[str, Any] = field(default_factory=dict)  # of the adapter, in tests
-    cuts: Cuts = field(default_factory=dict)  # of matvecs, as they were measured
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A way to place a model: rows of its table that have room on the GPU (0: all have), slots for
-    experts by layer (layers that have none hold all), and the layers that stay, from the first on,
-    where those behind them are streamed.
-    """
-
-    host_rows: int = 0
-    slots: Mapping[int, int] = field(default_factory=dict)
-    kept: int | None = None
 
 
 def fits(gpu: Gpu, manifest: Manifest, options: Options) -> Iterator[tuple[Options, Fit]]:
     """Ways to place a model, the one that needs most memory first; none exceeds the budget.
 
-    Batches become smaller where nothing else helps but to stream layers, and then where that does
-    not help. Raises DeviceError where the least that it can do with is more than the budget.
+    Batches become smaller where nothing else helps but what slows every token of a dense model, and
+    then where that does not help. Raises DeviceError where the least that it can do with is more
+    than the budget.
     """
     batches = sorted({min(options.batch, it) for it in (options.batch, *SMALL_BATCHES)})
     needs = list[int]()
@@ -91,14 +54,16 @@ def fits(gpu: Gpu, manifest: Manifest, options: Options) -> Iterator[tuple[Optio
         raise DeviceError(
             f"{manifest.title} needs {least} bytes of GPU memory at least with a context of "
             f"{options.context} tokens, and the budget is {options.gpu_budget}: "
-            "allow more, or load it with a shorter context"
+            f"allow more, or load it with a shorter context{_more_on_host(gpu, manifest, options)}"
         )
 
 
 def _fits(
     gpu: Gpu, manifest: Manifest, options: Options, streams: bool, needs: list[int]
 ) -> Iterator[Fit]:
-    """Ways with these batches, and with streamed layers or without; `needs` gets their bytes."""
+    """Ways with these batches; `streams`: of a dense model, those in which something is brought for
+    every token. `needs` gets their bytes.
+    """
     budget, tables = options.gpu_budget, _tables(manifest, options)
 
     def has_room(fit: Fit) -> bool:
@@ -109,7 +74,10 @@ def _fits(
 
     slots = _least_slots(manifest)
     if streams:
-        smallest = Fit(tables[-1], kept=0)
+        hosted = 0 if slots else _most_hosted(gpu, manifest, options)
+        if hosted and has_room(smallest := Fit(tables[-1], hosted=hosted)):
+            yield from _with_cache(gpu, manifest, options, smallest)
+        smallest = Fit(tables[-1], kept=0, hosted=hosted)
         if not slots and _most_kept(manifest) >= 0 and has_room(smallest):
             yield from _with_layers(gpu, manifest, options, smallest)
         return
@@ -145,6 +113,23 @@ def _with_slots(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> I
     yield least
 
 
+def slots_within(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> dict[int, int]:
+    """Slots by layer of a mixture that is placed as `fit` says and runs already, where the budget
+    becomes that of `options`; without one, all experts have some.
+
+    Raises RequestError where it has no room for a token's experts beside the rest.
+    """
+    least = replace(fit, slots=_least_slots(manifest))
+    if options.gpu_budget is None:
+        return {it: len(manifest.config.expert_numbers(it)) for it in least.slots}
+    if (size := needed(gpu, manifest, options, least)) > options.gpu_budget:
+        raise RequestError(
+            f"{manifest.title} needs {size} bytes of GPU memory at least as it is loaded, and the "
+            f"budget would be {options.gpu_budget}: allow more, or load it with a shorter context"
+        )
+    return _most_slots(gpu, manifest, options, least)
+
+
 def _most_slots(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> dict[int, int]:
     """Slots within the budget: alike in all layers, then one more in the first few."""
     assert options.gpu_budget is not None
@@ -177,6 +162,51 @@ def _most_slots(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> d
     return slots(high if of_high <= budget else low)
 
 
+def _most_hosted(gpu: Gpu, manifest: Manifest, options: Options) -> int:
+    """Layers whose keys and values host memory has room for, where that saves some on the GPU."""
+    count = bisect_right(_hostable_bytes(gpu, manifest, options), options.host_budget)
+    if count <= ROOMS:
+        return 0
+    here = layout_of(gpu, manifest, options, Fit())
+    there = layout_of(gpu, manifest, options, Fit(hosted=count))
+    saved = cache_bytes(here) - cache_bytes(there)
+    return count if saved > rings_bytes(there.largest_hosted) else 0
+
+
+def _hostable_bytes(gpu: Gpu, manifest: Manifest, options: Options) -> list[int]:
+    """What the keys and values of one layer, of two, .. take in host memory."""
+    layout = layout_of(gpu, manifest, options, Fit())
+    return [*accumulate(sum(layout.cache_of(index).values()) for index in layout.hostable)]
+
+
+def _more_on_host(gpu: Gpu, manifest: Manifest, options: Options) -> str:
+    """What else helps: nothing, or a larger budget of the host."""
+    if _least_slots(manifest):
+        return ""
+    *_, most = (0, *_hostable_bytes(gpu, manifest, options))
+    if most <= options.host_budget:
+        return ""
+    return (
+        f", or allow {most} bytes of host memory for keys and values, where the budget is "
+        f"{options.host_budget}"
+    )
+
+
+def _with_cache(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> Iterator[Fit]:
+    """As few layers with keys and values in host memory as the budget allows; then `least`."""
+    if options.gpu_budget is not None:
+
+        def cache(count: int) -> int:
+            return cache_bytes(layout_of(gpu, manifest, options, replace(least, hosted=count)))
+
+        # They are all that changes; of layers that differ, more of them may take more room.
+        room = options.gpu_budget - needed(gpu, manifest, options, least) + cache(least.hosted)
+        fewest = next(it for it in range(ROOMS + 1, least.hosted + 1) if cache(it) <= room)
+        if fewest != least.hosted:
+            yield replace(least, hosted=fewest)
+    yield least
+
+
 def _most_kept(manifest: Manifest) -> int:
     """Layers that stay where others are streamed: with one more, all would have room."""
     return len(manifest.config.layers) - RINGS - 1
@@ -188,7 +218,7 @@ def _with_layers(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> 
     if options.gpu_budget is not None:
 
         def weights(count: int) -> int:
-            return _allocated(planned(gpu, manifest, options, replace(least, kept=count)))
+            return allocated(planned(gpu, manifest, options, replace(least, kept=count)))
 
         # They are all that grows with the layers that stay.
         room = options.gpu_budget - needed(gpu, manifest, options, least) + weights(0)
@@ -199,49 +229,16 @@ def _with_layers(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> 
     yield least
 
 
-def planned(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> PlannedModel:
-    """What plans read of a model that is placed so. Raises as `place_weights` does."""
-    layout = MemoryLayout(
-        config=manifest.config,
-        context=options.context,
-        batch=options.batch,
-        kv=options.kv,
-        most_bound=gpu.limits["maxStorageBufferBindingSize"],
-        slots=fit.slots,
-    )
-    weights = place_weights(manifest, gpu.limits, fit.host_rows, fit.slots)
-    if fit.kept is not None:
-        staging = staging_bytes(options.gpu_budget)
-        weights = stream_layers(manifest, weights, fit.kept, staging)
-    return PlannedModel(weights, layout, adapter_of(gpu, options), options.cuts)
-
-
-def needed(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> int:
-    """Bytes on the GPU at most, from the first of loading to the last of running."""
-    return needed_by(planned(gpu, manifest, options, fit), manifest, options)
-
-
-def needed_by(model: PlannedModel, manifest: Manifest, options: Options) -> int:
-    """The same of a model that is planned."""
-    layout, groups = model.layout, batch_groups(model)
-    own = (layout.activations | layout.cache | layout.states).values()
-    shared = (layout.batch_activations[group[0]] for group in groups)
-    held = _allocated(model) + sum(aligned(it, 16) for it in (*own, *shared))
-    return held + passing(model, manifest, options)
-
-
-def passing(model: PlannedModel, manifest: Manifest, options: Options) -> int:
-    """Bytes at most of what comes and goes while a model is loaded, or while it runs."""
-    return READERS + max(staging_needed(manifest, options.gpu_budget), _running(model, manifest))
-
-
 def bounds(gpu: Gpu, manifest: Manifest, options: Options) -> tuple[int, int]:
     """The least budget that a model runs in, and the least in which all of it is on the GPU."""
     small = replace(options, batch=min(options.batch, *SMALL_BATCHES))
     tables, slots = _tables(manifest, small), _least_slots(manifest)
     ways = [Fit(tables[-1], slots)]
-    if not slots and _most_kept(manifest) >= 0:
-        ways.append(Fit(tables[-1], kept=0))
+    if not slots:
+        hosted = _most_hosted(gpu, manifest, small)
+        ways.append(Fit(tables[-1], hosted=hosted))
+        if _most_kept(manifest) >= 0:
+            ways.append(Fit(tables[-1], kept=0, hosted=hosted))
     least = min(_least_budget(gpu, manifest, small, it) for it in ways)
     keeps_batches = slots or len(tables) > 1  # rather than all of it
     return least, _least_budget(gpu, manifest, options if keeps_batches else small, Fit())
@@ -256,62 +253,3 @@ def _least_budget(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> i
             break
         size = smaller
     return size
-
-
-def _allocated(model: PlannedModel) -> int:
-    """Bytes of weights, and of what brings them."""
-    return sum(size for _, size in model.weights.allocations)
-
-
-def _running(model: PlannedModel, manifest: Manifest) -> int:
-    """Bytes that come and go while it runs: parameters of what is recorded, an expert."""
-    decode, prefill, layout = DecodePlan(model), PrefillPlan(model), model.layout
-    token = [*decode.body(layout.context), decode.head(), model.sample(), model.masked_sample()]
-    steps = len(steps_of(token))
-    if layout.batch > 1:
-        steps += len(steps_of([*prefill.all(layout.batch), *prefill.passes(layout.batch)]))
-    slots = sum(layout.slots.values())
-    members = 3 if slots else 0  # matrices of an expert, each moved by a dispatch
-    pools = 0
-    if slots:
-        through = max(it.bytes for it in manifest.experts) + BUFFERS * ring_bytes(manifest)
-        watched = sum(view.size for view in layout.watched)  # by two flights; the uses by a panel
-        pools = through + 2 * watched + layout.of_token["uses"].size
-        if not model.adapter.is_cpu:
-            pools += hasher_bytes(manifest.block_size, hashed_blocks(model, manifest))
-    moved = members * len(layout.slots)
-    if (streamed := model.weights.streamed) is not None:
-        pools = ring_needed(streamed)
-        moved = _moves(model.weights, streamed, manifest)
-    asked = layout.rows_of_logits.size  # by drafts, and by whoever wants logits of all positions
-    kept = min(sum(layout.cache.values()), MOST_READ)  # of keys and values that are saved
-    return PARAMETERS * (RECORDED * steps + moved) + pools + asked + kept
-
-
-def hashed_blocks(model: PlannedModel, manifest: Manifest) -> int:
-    """The most blocks in which something lies that is brought at once: an expert, or a part."""
-    experts = (it.bytes for it in manifest.experts)
-    largest = max(experts) if model.layout.slots else PART_BYTES
-    return largest // manifest.block_size + 2  # one more at each end
-
-
-def _moves(weights: Weights, streamed: Streamed, manifest: Manifest) -> int:
-    """Dispatches that streamed layers are moved by, as if all were streamed and no two alike."""
-    size, places = streamed.raw.size, weights.places
-    layers = (it for it in manifest.tensors if it.name in places and it.name.startswith("blk."))
-    return sum(len(list(moves(it, *places[it.name], size))) for it in layers)
-
-
-def adapter_of(gpu: Gpu, options: Options) -> Adapter:
-    """What plans are made for."""
-    wide = "subgroups" in gpu.features and gpu.subgroup_size >= WIDE
-    workgroup_bytes = gpu.limits["maxComputeWorkgroupStorageSize"]
-    has_units = gpu.has_matrix_units and workgroup_bytes >= MATRIX_UNIT_BYTES
-    adapter = Adapter(
-        subgroup_size=gpu.subgroup_size if wide else 0,
-        workgroup_bytes=workgroup_bytes,
-        is_cpu=gpu.is_cpu,
-        half=options.half,
-        matrix_units=options.half and has_units,
-    )
-    return replace(adapter, **options.taken_for)

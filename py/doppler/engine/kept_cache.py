@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from doppler.engine.layout_code import code_digest
 from doppler.engine.planes import in_chunks, moves_of, planes_of
@@ -28,6 +29,9 @@ from doppler.gpu.binder import Binder
 from doppler.plan.bindings import RecurrentState
 from doppler.plan.layer import PlannedModel
 
+if TYPE_CHECKING:
+    from doppler.engine.host_cache import HostCache
+
 LEAST = 256  # ids that are worth a file: fewer are computed as soon as they are read
 LEAST_MORE = 32  # by which what is kept, or what is restored, must be longer than what is there
 
@@ -35,7 +39,7 @@ LEAST_MORE = 32  # by which what is kept, or what is restored, must be longer th
 class KeptCache:
     """Of an engine's one KV cache. Calls must not overlap, nor `restore` with a generation."""
 
-    def __init__(self, binder: Binder, model: PlannedModel, cache: PrefixCache) -> None:
+    def __init__(self, binder: Binder | HostCache, model: PlannedModel, cache: PrefixCache) -> None:
         self._binder, self._model, self._cache = binder, model, cache
         self._layout = model.layout
         self._planes = planes_of(model.layout)

@@ -130,7 +130,9 @@ class EngineMemory:
         layout = self._layout
         for name, size in layout.activations.items():
             self._own([name], size, "activations")
-        for name, size in (layout.cache | layout.states).items():
+        for names, size in layout.cache_buffers:
+            self._own(names, size, "kv")
+        for name, size in layout.states.items():
             self._own([name], size, "kv")
         for group in groups:
             self._own(group, layout.batch_activations[group[0]], "activations")

@@ -70,6 +70,8 @@ class Paging:
     pairs: of a token and an expert that it used. misses: experts that were brought for one; ahead:
     that were expected to be. replays: of a batch from a router on, since it missed some. Bytes, and
     milliseconds that were waited for them, are by tier. layers: whose matrices are streamed.
+    kv_layers: whose keys and values lie in host memory; bytes of these that were brought to the
+    GPU, and read back from it.
     """
 
     pairs: int
@@ -80,9 +82,11 @@ class Paging:
     waited_ms: Mapping[Tier, float]
     slots: int
     experts: int
-    budget: int  # of the host
     host_bytes: int
     layers: int = 0
+    kv_layers: int = 0
+    kv_brought: int = 0
+    kv_read: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,6 @@ class PagedRunner(GpuRunner):
             waited_ms=dict(traffic.waited_ms),
             slots=sum(slots.values()),
             experts=experts,
-            budget=tier.budget,
             host_bytes=tier.bytes,
         )
 

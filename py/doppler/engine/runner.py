@@ -66,6 +66,12 @@ class GpuRunner:
             steps += self._steps(Key(Plan.KEEP), Key(Plan.RESTORE))
         await self._compile(steps, progress)
 
+    def replan(self, model: PlannedModel) -> None:
+        """Weights lie elsewhere from now on; nothing is queued."""
+        self._model = model
+        self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
+        self._recordings.destroy()
+
     def destroy(self) -> None:
         """Gives what was recorded back."""
         self._recordings.destroy()

@@ -25,6 +25,14 @@ class Binder:
         buffer = self.device.gpu.buffer(size, kind, " and ".join(names))
         self._buffers |= dict.fromkeys(names, buffer)
 
+    def detach(self, names: Iterable[str]) -> dict[str, GpuBuffer]:
+        """Lets buffers go, which are the caller's from then on; each goes by one name."""
+        return {name: self._buffers.pop(name) for name in names}
+
+    def attach(self, buffers: Mapping[str, GpuBuffer]) -> None:
+        """Takes such buffers."""
+        self._buffers |= buffers
+
     def __contains__(self, name: str) -> bool:
         return name in self._buffers
 

@@ -120,6 +120,10 @@ class Gpu:
         """A buffer for staging: it is mapped, to be written to, and then copied from."""
         return self._create(size, "staging", label, MAP_WRITE | COPY_SRC)
 
+    def readback_buffer(self, size: int, label: str) -> GpuBuffer:
+        """A buffer that is copied to, and then mapped to be read."""
+        return self._create(size, "staging", label, MAP_READ | COPY_DST)
+
     def forget(self, buffer: GpuBuffer) -> None:
         """Stops counting a buffer; its `destroy` calls this."""
         self._memory[buffer.kind] -= buffer.size
@@ -259,7 +263,7 @@ class Gpu:
         for index, reader in enumerate(self._readers):
             if size <= reader.size:
                 return self._readers.pop(index)
-        return self._create(size, "staging", "reader", MAP_READ | COPY_DST)
+        return self.readback_buffer(size, "reader")
 
     async def _mapped(
         self, mapped: Awaitable[Any], reader: GpuBuffer, size: int, copy: Callable[[Any], T]

@@ -13,7 +13,7 @@ from functools import cached_property
 from doppler.config.layer import LayerShape
 from doppler.config.model import ModelConfig
 from doppler.gpu.step import View
-from doppler.plan.cache import CacheSlice, CacheType, row_bytes
+from doppler.plan.cache import CacheSlice, CacheType, in_rooms, row_bytes
 from doppler.sampling import blocks_of, mask_bytes
 from doppler.weights.placement import aligned
 
@@ -128,6 +128,8 @@ class MemoryLayout:
     most_bound: int  # bytes that the adapter binds at once
     # Layers whose experts are not all on the GPU: how many of them are, each in a slot.
     slots: Mapping[int, int] = field(default_factory=dict)
+    # Layers whose keys and values are in host memory, and on the GPU only while they are run.
+    hosted: frozenset[int] = frozenset()
 
     @cached_property
     def widths(self) -> Widths:
@@ -180,8 +182,39 @@ class MemoryLayout:
         """Bytes of the keys and values of each layer's slices: rows [heads, its capacity]."""
         layers = enumerate(self.config.layers)
         own = [index for index, layer in layers if layer.attends and layer.shares < 0]
-        slices = [it for index in own for it in self.cache_slices(index)]
+        return {name: size for index in own for name, size in self.cache_of(index).items()}
+
+    def cache_of(self, index: int) -> dict[str, int]:
+        """The same of one layer."""
+        slices = self.cache_slices(index)
         return {view.buffer: view.size for it in slices for view in (it.keys, it.values)}
+
+    @cached_property
+    def cache_buffers(self) -> list[tuple[tuple[str, ...], int]]:
+        """What of it is one buffer on the GPU, by names, and its bytes."""
+        hosted = [self.cache_of(index) for index in sorted(self.hosted)]
+        elsewhere = {name for sizes in hosted for name in sizes}
+        own = [((name,), size) for name, size in self.cache.items() if name not in elsewhere]
+        return [*own, *in_rooms(hosted)]
+
+    @cached_property
+    def hostable(self) -> tuple[int, ...]:
+        """Layers whose keys and values may lie in host memory, those that have most first: all that
+        have some which no other layer reads.
+        """
+        layers = self.config.layers
+        read = {layer.shares for layer in layers}
+        own = [
+            index
+            for index, layer in enumerate(layers)
+            if layer.attends and layer.shares < 0 and index not in read
+        ]
+        return tuple(sorted(own, key=lambda index: (-sum(self.cache_of(index).values()), -index)))
+
+    @property
+    def largest_hosted(self) -> int:
+        """Bytes of the keys and values of the layer that has most of those in host memory."""
+        return max(sum(self.cache_of(index).values()) for index in self.hosted)
 
     def cache_slices(self, index: int) -> list[CacheSlice]:
         """The cache that layer `index` reads, cut by heads into as few slices as can be bound."""

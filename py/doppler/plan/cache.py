@@ -5,7 +5,7 @@ A row is a head's key, or value, at one position. cache.wgsl says what is in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from doppler.gpu.step import View
 CacheType = Literal["f32", "f16", "q8"]
 KV_TYPES: Mapping[CacheType, int] = {"f32": 0, "f16": 1, "q8": 2}  # as cache.wgsl numbers them
 GROUP = 32  # numbers of a row that share a scale, as q8
+ROOMS = 2  # layers of those that keep their rows in host memory that have room on the GPU at once
 
 
 def row_bytes(kind: CacheType, head_dim: int) -> int:
@@ -46,13 +47,33 @@ class CacheSlice:
 
         One range a head, or two, in the order of positions, where they go around the ring's end.
         """
-        assert 0 <= first <= stop <= first + self.capacity
-        lap = first - first % self.capacity + self.capacity  # the next one begins there
-        runs = [(first, min(stop, lap)), (lap, stop)]
+        runs = slots_of(self.capacity, first, stop)
         for view in (self.keys, self.values):
             for head in range(self.heads):
-                for start, end in runs:
-                    if start < end:
-                        at = head * self.capacity + start % self.capacity
-                        offset = view.offset + at * self.row
-                        yield View(view.buffer, offset, (end - start) * self.row)
+                for slot, count in runs:
+                    offset = view.offset + (head * self.capacity + slot) * self.row
+                    yield View(view.buffer, offset, count * self.row)
+
+
+def slots_of(capacity: int, first: int, stop: int) -> list[tuple[int, int]]:
+    """Where positions first .. stop - 1 lie in a ring of that capacity: (slot, how many), one run
+    or, where they go around its end, two.
+    """
+    assert 0 <= first <= stop <= first + capacity
+    slot, count = first % capacity, stop - first
+    before = min(count, capacity - slot)
+    runs = [(slot, before), (0, count - before)]
+    return [run for run in runs if run[1]]
+
+
+def in_rooms(layers: Sequence[Mapping[str, int]]) -> list[tuple[tuple[str, ...], int]]:
+    """Buffers that layers take by turns: the names by which each goes, and its bytes.
+
+    layers: bytes by name of what each has, in the order in which they are run. Of one layer's,
+    the largest lies where the largest of others does, and so on.
+    """
+    rooms: dict[tuple[int, int], dict[str, int]] = {}
+    for turn, sizes in enumerate(layers):
+        for place, name in enumerate(sorted(sizes, key=lambda name: -sizes[name])):
+            rooms.setdefault((turn % ROOMS, place), {})[name] = sizes[name]
+    return [(tuple(names), max(names.values())) for names in rooms.values()]

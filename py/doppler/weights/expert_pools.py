@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from doppler.gpu.binder import Binder
@@ -29,6 +29,7 @@ from doppler.weights.placement import Weights, relayout_of
 from doppler.weights.read_ahead import ReadAhead
 
 NONE = 0xFFFFFFFF  # in a table: an expert that has no slot
+EMPTY = -1  # in place of an expert's number: a slot that holds none
 
 
 @dataclass
@@ -93,13 +94,55 @@ class ExpertPools:
         self._mover.release()
         self._moves.clear()
 
+    async def resize(
+        self,
+        place: Callable[[Mapping[int, int]], Weights],
+        slots: Mapping[int, int],
+        most: int | None,
+    ) -> Weights:
+        """Other numbers of slots, by layer, while nothing is queued; -> where weights are then.
+
+        place: where they are with so many. Meanwhile everything on the GPU takes at most `most`
+        bytes (None: what there is). Layers for which the device has no room keep what they had.
+        Raises DeviceError where it has gone.
+        """
+        self.forget_recordings()
+        wanted = place(slots)
+        for layer, count in slots.items():
+            if count != self.slots(layer):
+                await self._resize_layer(layer, count, wanted, most)
+        self._weights = place({layer: self.slots(layer) for layer in self._held})
+        return self._weights
+
+    async def _resize_layer(self, layer: int, count: int, new: Weights, most: int | None) -> None:
+        from doppler.weights.pool_sizes import change_buffers, changed, copies_of  # seldom needed
+
+        held = self._held[layer]
+        there = [expert for expert in held if expert != EMPTY]
+        excess = max(len(there) - count, 0)
+        leaving = set(self._policy.victims(layer, there, excess, ()))
+        staying = [expert for expert in there if expert not in leaving]
+        slots = [
+            (self._tensors[layer, held.index(expert)], self._tensors[layer, slot])
+            for slot, expert in enumerate(staying)
+        ]
+        before, after = changed(self._weights, new, layer)
+        copies = list(copies_of(self._weights, new, slots))
+        outcome = await change_buffers(self._binder, before, after, copies, most)
+        if not outcome.is_new:
+            staying, count = (held if outcome.is_full else []), len(held)
+        elif not outcome.is_full:
+            staying = []
+        self._held[layer] = [*staying, *[EMPTY] * (count - len(staying))]
+        self._write_table(layer)
+
     def slots(self, layer: int) -> int:
         """Of a layer."""
         return len(self._held[layer])
 
     def resident(self, layer: int) -> list[int]:
         """The experts of a layer that are there, in order."""
-        return sorted(self._held[layer])
+        return sorted(set(self._held[layer]) - {EMPTY})
 
     def missing(self, layer: int, wanted: Collection[int]) -> list[int]:
         """Those that have no slot, in order."""
@@ -157,9 +200,12 @@ class ExpertPools:
         return self._table({expert: held.index(expert) for expert in experts})
 
     def _leaving(self, layer: int, kept: Collection[int], count: int) -> list[int]:
-        """Slots whose experts leave, by the policy."""
+        """Slots that are empty, and then those whose experts leave, by the policy."""
         held = self._held.get(layer, [])
-        return [held.index(it) for it in self._policy.victims(layer, held, count, kept)]
+        free = [slot for slot, expert in enumerate(held) if expert == EMPTY][:count]
+        there = [expert for expert in held if expert != EMPTY]
+        leaving = self._policy.victims(layer, there, count - len(free), kept)
+        return free + [held.index(expert) for expert in leaving]
 
     async def _move(self, layer: int, slot: int, expert: int, data: Buffer) -> None:
         """Queues that an expert's bytes become the weights of a slot."""
