@@ -70,8 +70,9 @@ LENGTH_STORED = """async (id) => {
   return (await read([id]))[0]?.text.length ?? 0;
 }"""
 KEEP_SOME = """async ([size, talk]) => {
+  const { state } = await import("/app/store.js");
   let folder = await navigator.storage.getDirectory();
-  for (const name of ["doppler", "kv", "0".repeat(64), talk]) {
+  for (const name of ["doppler", "kv", state.model.id, talk]) {
     folder = await folder.getDirectoryHandle(name, { create: true });
   }
   const out = await (await folder.getFileHandle("0-1", { create: true })).createWritable();
@@ -339,7 +340,7 @@ def test_what_is_kept_of_conversations_that_are_gone_goes_at_the_next_start(app:
     gone, other = "00000000-0000-4000-8000-000000000000", "talk"
     for talk in (there, gone, other):
         app.page.evaluate(KEEP_SOME, [1000, talk])
-    app.page.goto(app.url)
+    app.open()
     while len(kept(app)) > 2:
         app.page.wait_for_timeout(50)
     assert sorted(path.split("/")[3] for path in kept(app)) == sorted([there, other])
