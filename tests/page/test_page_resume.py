@@ -70,8 +70,9 @@ LENGTH_STORED = """async (id) => {
   return (await read([id]))[0]?.text.length ?? 0;
 }"""
 KEEP_SOME = """async ([size, talk]) => {
+  const { state } = await import("/app/store.js");
   let folder = await navigator.storage.getDirectory();
-  for (const name of ["doppler", "kv", "0".repeat(64), talk]) {
+  for (const name of ["doppler", "kv", state.model.id, talk]) {
     folder = await folder.getDirectoryHandle(name, { create: true });
   }
   const out = await (await folder.getFileHandle("0-1", { create: true })).createWritable();
@@ -308,26 +309,29 @@ def test_storage_that_is_full_while_a_conversation_is_stored(app: App) -> None:
     """What can be computed again makes room for it; without that the page says so, and stores it
     once there is room.
     """
-    page, size = app.page, 2 << 20
+    page, small, large = app.page, 1 << 16, 6 << 20
     devtools = page.context.new_cdp_session(page)
     origin = app.url.rstrip("/")
-    page.evaluate(KEEP_SOME, [3 * size // 2, "talk"])
+    page.evaluate(KEEP_SOME, [large // 2, "talk"])
     used = page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
     try:
         devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used})
-        first = page.evaluate(SAVE, ["first", size])
-        assert page.evaluate(LENGTH_STORED, first) == size
-        assert kept(app) == []
+        while True:  # for half a minute the browser may go by the room that there was before
+            first = page.evaluate(SAVE, ["first", small])
+            assert page.evaluate(LENGTH_STORED, first) == small
+            if not kept(app):
+                break
+            page.wait_for_timeout(1000)
         expect(app.errors).to_be_empty()
-        second = page.evaluate(SAVE, ["second", size])
+        second = page.evaluate(SAVE, ["second", large])
         expect(app.errors).to_contain_text("Its storage for this page is full")
         assert page.evaluate(LENGTH_STORED, second) == 0
-        assert page.evaluate(LENGTH_STORED, first) == size
+        assert page.evaluate(LENGTH_STORED, first) == small
     finally:
         devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
         devtools.detach()
     expect(app.errors).to_be_empty()
-    assert page.evaluate(LENGTH_STORED, second) == size
+    assert page.evaluate(LENGTH_STORED, second) == large
 
 
 def test_what_is_kept_of_conversations_that_are_gone_goes_at_the_next_start(app: App) -> None:
@@ -336,7 +340,7 @@ def test_what_is_kept_of_conversations_that_are_gone_goes_at_the_next_start(app:
     gone, other = "00000000-0000-4000-8000-000000000000", "talk"
     for talk in (there, gone, other):
         app.page.evaluate(KEEP_SOME, [1000, talk])
-    app.page.goto(app.url)
+    app.open()
     while len(kept(app)) > 2:
         app.page.wait_for_timeout(50)
     assert sorted(path.split("/")[3] for path in kept(app)) == sorted([there, other])
