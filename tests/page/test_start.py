@@ -105,6 +105,7 @@ async with engine._lent(asyncio.Lock()):
 recording.destroy()
 """
 LARGE = 10 << 20  # bytes that an image has at least
+BUILT = 30 << 20  # bytes of memory that Pyodide is built with
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,25 @@ def test_python_starts_from_its_image(app: App) -> None:
     app.page.evaluate(WAIT_FOR_IMAGE, LARGE)
     assert list(app.page.evaluate(IMAGES)) == [url]
     assert app.run("import doppler; doppler.__version__") == "0.1.0"
+
+
+def test_an_image_that_is_larger_than_pyodide_is_built_for(
+    app: App, server: WatchedServer
+) -> None:
+    """Python that imports more than today begins from its image too, the kept one included."""
+    ends = "import doppler.page.bridge`"
+    more = "import builtins, doppler.page.bridge; builtins.more = bytearray(b'm') * (12 << 20)`"
+    server.replaced["/runtime/python.js"] = (ends, more)
+    try:
+        app.page.evaluate("caches.delete('doppler-python')")
+        app.open()
+        app.page.evaluate(WAIT_FOR_IMAGE, BUILT + (4 << 20))
+        assert "image" not in app.page.evaluate(RESTART)
+        assert app.run("more[0], more[-1], len(more)") == [109, 109, 12 << 20]
+    finally:
+        server.replaced.clear()
+        app.page.evaluate("caches.delete('doppler-python')")
+        app.open()
 
 
 def test_what_was_measured_of_a_device_is_kept(app: App) -> None:

@@ -19,6 +19,7 @@ const ARCHIVES = {
   "/lib/jinja.zip": new URL("../vendor/jinja.zip", import.meta.url),
 };
 const MODULE = "doppler_runtime";
+const PAGE = 64 << 10; // bytes by which memory grows
 const DIGEST = "X-Doppler-SHA256"; // of a kept image
 const CORE = ["pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"];
 
@@ -67,7 +68,32 @@ const load = (options) => loadPyodide({ indexURL: INDEX, ...options });
  * @param {object} runtime
  */
 const restore = (image, runtime) =>
-  load({ _loadSnapshot: image, _snapshotDeserializer: () => runtime });
+  load({
+    _loadSnapshot: image,
+    _snapshotDeserializer: () => runtime,
+    createPyodideModule: withMemory(image.length),
+  });
+
+/**
+ * What makes Pyodide's module with so much memory at least: it copies an image into the memory that
+ * it was built with, 30 MiB, and an image that has grown beyond them would not fit.
+ * @param {number} bytes
+ * @returns {(settings: any) => Promise<any>}
+ */
+function withMemory(bytes) {
+  return async (settings) => {
+    const { instantiateWasm } = settings;
+    /** @type {(info: any, receive: (instance: any, module: any) => any) => any} */
+    settings.instantiateWasm = (info, receive) =>
+      instantiateWasm(info, (/** @type {any} */ instance, /** @type {any} */ module) => {
+        const { memory } = instance.exports;
+        const lacking = bytes - memory.buffer.byteLength;
+        if (lacking > 0) memory.grow(Math.ceil(lacking / PAGE));
+        return receive(instance, module);
+      });
+    return (await import(`${INDEX}pyodide.asm.mjs`)).default(settings);
+  };
+}
 
 /** @param {unknown} error why a kept image is of no use: it is damaged, or another Pyodide's */
 async function forget(error) {
