@@ -150,8 +150,10 @@ def test_experts_that_turn_bad_or_go_missing(tiny: Client) -> None:
 
     assert damaged("await damage(flip)")["bytes"]["remote"] > 0
     with pytest.raises(CorruptError, match=r"block \d+ of shard-\d+\.bin is damaged"):
-        damaged("store.kept, store._source = store._source, None\nawait damage(flip)")
-    assert damaged("store._source = store.kept")["bytes"]["remote"] > 0
+        damaged(
+            "(source,) = store.scheduler.sources\nstore.scheduler.drop(source)\nawait damage(flip)"
+        )
+    assert damaged("store.scheduler.add(source)")["bytes"]["remote"] > 0
     assert damaged("await damage(remove)")["bytes"]["remote"] > 0
 
 

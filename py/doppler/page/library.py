@@ -245,7 +245,7 @@ class OpfsLibrary:
         try:
             if info is not None and await storage.size(TOKENIZER_FILE) != info.bytes:
                 return None
-            lacking = await ShardStore(manifest, storage, None, self._buffers).missing()
+            lacking = await ShardStore(manifest, storage, (), self._buffers).missing()
             return None if lacking else manifest
         finally:
             await storage.close()
@@ -340,8 +340,8 @@ class OpfsLibrary:
         return name
 
     def _stored(self, manifest: Manifest, storage: Storage, url: str | None) -> OpfsModel:
-        source = None if url is None else HttpShards(url, manifest.block_size)
-        store = ShardStore(manifest, storage, source, self._buffers)
+        sources = [] if url is None else [HttpShards(url, manifest.block_size)]
+        store = ShardStore(manifest, storage, sources, self._buffers)
         return OpfsModel(store, storage, self._buffers, url)
 
     async def _listed(self, identity: str) -> StoredModel | DamagedModel | None:
@@ -377,7 +377,7 @@ class OpfsLibrary:
         manifest = await self._manifest(identity)
         storage = await self._root.open(identity)
         try:
-            complete = not await ShardStore(manifest, storage, None, self._buffers).missing()
+            complete = not await ShardStore(manifest, storage, (), self._buffers).missing()
         finally:
             await storage.close()
         url, note = await self._origin(identity)
