@@ -44,7 +44,6 @@ class ShardStore:
         self.scheduler = Scheduler(self._places, buffers, self.blocks.keep)
         for source in sources:
             self.scheduler.add(source)
-        self.fetched = 0  # blocks that were bad or missing, and came from a source
 
     async def rest(self) -> None:
         """Lets the files go, for others to delete or mend them; a later read opens them again."""
@@ -134,7 +133,7 @@ class ShardStore:
         A stored block that is bad or missing is fetched again, verified and stored first. Raises
         CorruptError or SourceError where that cannot be.
         """
-        return await self.verified(index, 1, urgency)
+        return (await self.verified(index, 1, urgency))[0]
 
     async def unverified(self, first: int, count: int) -> Buffer:
         """Blocks first .. first + count - 1 in one piece, as they are stored: the one way past the
@@ -142,18 +141,23 @@ class ShardStore:
         """
         return await self.blocks.read(range(first, first + count))
 
-    async def verified(self, first: int, count: int, urgency: Urgency = "now") -> Buffer:
-        """Blocks first .. first + count - 1 in one piece, each as `block` gives it."""
+    async def verified(
+        self, first: int, count: int, urgency: Urgency = "now"
+    ) -> tuple[Buffer, bool]:
+        """Blocks first .. first + count - 1 in one piece, each as `block` gives it; and whether
+        some were bad or missing, and came from a source.
+        """
         wanted = range(first, first + count)
         whole, good, damaged = await self._read(wanted)
         bad = [index for index in wanted if index not in good]
         if whole is not None and not bad:
-            return whole
-        if not self.scheduler.sources:
-            raise self._unmendable(self._places[bad[0]], bad[0] in damaged)
-        good |= await self.scheduler.get(bad, urgency)
-        self.fetched += len(bad)
-        return self._joined([good[index] for index in wanted])
+            return whole, False
+        if bad:
+            if not self.scheduler.sources:
+                raise self._unmendable(self._places[bad[0]], bad[0] in damaged)
+            good |= await self.scheduler.get(bad, urgency)
+            await self.blocks.let_go(bad)
+        return self._joined([good[index] for index in wanted]), bool(bad)
 
     async def given(self, index: int) -> Buffer | None:
         """A stored block for somebody else, verified; None where it is not there or damaged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from doppler.errors import SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
@@ -14,6 +15,8 @@ from doppler.store.places import Place, Places
 from doppler.store.storage import Piece, Storage
 
 FRESH_SECONDS = 1.0  # for which what was read of the folder is believed, where a block is missing
+PATIENCE = 3.0  # seconds, with a file that another tab has open to write to it
+LOOK_AGAIN = 0.05
 
 
 class StoredBlocks:
@@ -89,7 +92,7 @@ class StoredBlocks:
         """Those blocks in one piece. Raises SourceError where some are missing."""
         if lacking := await self.missing(indices):
             raise SourceError(f"{self._places[lacking[0]]} is not stored")
-        parts = [await self._storage.read(*piece) for piece in self._pieces(indices)]
+        parts = [await self._patient_read(*piece) for piece in self._pieces(indices)]
         if len(parts) == 1:
             return parts[0]
         whole, at = self._buffers.empty(sum(map(self._buffers.length, parts))), 0
@@ -105,7 +108,7 @@ class StoredBlocks:
         if self._map.size(place.shard) < place.end:
             return None
         try:
-            return await self._storage.read(place.shard.name, place.start, place.bytes)
+            return await self._patient_read(place.shard.name, place.start, place.bytes)
         except SourceError:
             return None
 
@@ -114,7 +117,7 @@ class StoredBlocks:
         if place.index not in self._slots:
             return None
         try:
-            return await self._storage.read(SLOTS_FILE, self._slots.at(place.index), place.bytes)
+            return await self._patient_read(SLOTS_FILE, self._slots.at(place.index), place.bytes)
         except SourceError:
             return None
 
@@ -145,6 +148,14 @@ class StoredBlocks:
                 self._slots.drop(index)
         await self._map.save(soon=True)
 
+    async def let_go(self, indices: Sequence[int]) -> None:
+        """The files of blocks that were just kept: other tabs may want to read them."""
+        names = {self._places[it].shard.name if it in self._map else SLOTS_FILE for it in indices}
+        for name in names:
+            if await self._storage.size(name) is not None:
+                with suppress(StorageError):
+                    await self._storage.flush(name)
+
     def discard(self, index: int) -> None:
         """What is stored of a block is not what it should be."""
         self._map.discard([index])
@@ -168,6 +179,17 @@ class StoredBlocks:
         """The model is whole in its shards."""
         if self._slots.bytes:
             await self._slots.remove()
+
+    async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
+        """Bytes of a file, which another tab may just be mending: that is waited for, a while."""
+        since = self._clock()
+        while True:
+            try:
+                return await self._storage.read(name, start, length)
+            except StorageError:
+                if self._clock() - since > PATIENCE:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN)
 
     def _blocks_from(self, place: Place) -> range:
         return range(place.index, self._places.of(place.shard).stop)

@@ -115,13 +115,12 @@ class HostTier:
 
     async def _read(self, unit: Unit, urgency: Urgency) -> tuple[Buffer, Tier]:
         where, size = self._spans[unit], self._store.manifest.block_size
-        before = self._store.fetched
         first, end = where.offset // size, -(-(where.offset + where.bytes) // size)
-        data = await self._store.verified(first, end - first, urgency)
+        data, fetched = await self._store.verified(first, end - first, urgency)
         if self.buffers.length(data) > where.bytes:
             start = where.offset - first * size
             data = self.buffers.part(data, start, start + where.bytes)
-        return data, "storage" if self._store.fetched == before else "remote"
+        return data, "remote" if fetched else "storage"
 
     def _keep(self, unit: Unit, data: Buffer) -> None:
         where, block = self._spans[unit], self._store.manifest.block_size

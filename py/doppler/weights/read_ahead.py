@@ -78,7 +78,8 @@ class Windows:
         try:
             return await self._store.unverified(wanted.start, len(wanted))
         except SourceError:  # some of it is missing: the store knows where to get it
-            return await self._store.verified(wanted.start, len(wanted), "soon")
+            data, _ = await self._store.verified(wanted.start, len(wanted), "soon")
+            return data
 
 
 @dataclass(frozen=True)
