@@ -50,13 +50,13 @@ class Slots:
         self._slot_of.move_to_end(index)
         return self._slot_of[index] * self.block_size
 
-    async def load(self) -> None:
-        """Reads which blocks are here."""
+    async def load(self, count: int) -> None:
+        """Reads which of a model's `count` blocks are here."""
         self._slot_of.clear()
         size, listed = await self._storage.size(SLOTS_FILE) or 0, await self._read_index()
         self._count = -(-size // self.block_size)
         for slot, index in enumerate(listed[: self._count]):
-            if index is not None and index not in self._slot_of:
+            if index is not None and 0 <= index < count and index not in self._slot_of:
                 self._slot_of[index] = slot
         taken = set(self._slot_of.values())
         self._free = [slot for slot in range(self._count) if slot not in taken]

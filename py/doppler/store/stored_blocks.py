@@ -67,7 +67,7 @@ class StoredBlocks:
             if self._loaded is None or now >= self._loaded + FRESH_SECONDS:
                 await self._map.load()
                 if self._loaded is None:
-                    await self._slots.load()
+                    await self._slots.load(len(self._places))
                 self._loaded = self._clock()
 
     def has(self, index: int) -> bool:
