@@ -170,7 +170,7 @@ def test_a_bad_block_is_blamed_and_asked_of_another(scene: Callable[..., float])
             data, fetched = await store.verified(4, 3)
             assert fetched
             assert bytes(data) == b"".join(MODEL.block(index) for index in (4, 5, 6))
-            await store._storage.remove("shard-00001.bin")
+            await store.storage.remove("shard-00001.bin")
         standing = store.scheduler._book.standings[bad]
         assert (standing.blamed, standing.wasted) == (1, MODEL.manifest.block_size)
 
@@ -319,7 +319,7 @@ def test_a_source_that_leaves(scene: Callable[..., float]) -> None:
         store.scheduler.drop(leaving)
         await whole
         store.scheduler.drop(other)
-        await store._storage.remove("shard-00000.bin")
+        await store.storage.remove("shard-00000.bin")
         with pytest.raises(SourceError, match="is not stored"):
             await store.block(0)
 

@@ -187,6 +187,11 @@ export interface DownloadArgs {
   url: string;
   /** Of what is to go on: the download fails where another model is there now. */
   id?: string;
+  /**
+   * Bytes of weights that may be stored. Of a larger model none are stored yet: they come when it
+   * is loaded and run, each time that they are not there.
+   */
+  storage_budget?: number;
 }
 
 /** A stored model. */
@@ -380,6 +385,11 @@ export interface ImportFileArgs extends Naming {
 export interface LoadArgs extends ModelId, RoomArgs {
   /** Smaller device limits, for tests and debugging. */
   limits?: Record<string, number>;
+  /**
+   * Bytes of weights that may be stored from now on: of a larger model the blocks that were used
+   * last. What is stored already stays until something has to come. All of it, left out.
+   */
+  storage_budget?: number;
 }
 
 /** The model on the GPU. */

@@ -83,7 +83,12 @@ def add_page_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ple", choices=places, help="per-layer embeddings (auto: the GPU, if it has room)"
     )
-    for where, what in (("gpu", "GPU memory"), ("host", "host memory for what is not there")):
+    budgets = (
+        ("gpu", "GPU memory"),
+        ("host", "host memory for what is not there"),
+        ("storage", "weights in the browser's storage"),
+    )
+    for where, what in budgets:
         command.add_argument(
             f"--{where}-budget",
             type=byte_count,

@@ -26,11 +26,11 @@ from doppler.inputs.answers import (
 )
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.small import LIMITS, too_long
+from doppler.store.sources.source import AT_ONCE, Urgency
 
 if TYPE_CHECKING:
     from doppler.store.manifest import Shard
     from doppler.store.places import Place
-    from doppler.store.sources.source import Urgency
 
 HEAD = 64 << 10  # bytes a request while headers are read: most are no longer
 PAGE = 8 << 20  # and while weights are: tensors are small, and each request is a round trip
@@ -175,10 +175,10 @@ def http_files(urls: Iterable[str], buffers: Buffers) -> list[HttpSource]:
 class HttpShards:
     """The shards beside a manifest: `url` is the manifest's address, shards lie in its folder."""
 
-    at_once, in_order = 3, True
+    at_once, in_order = AT_ONCE, True
 
     def __init__(self, url: str, block_size: int) -> None:
-        self._block_size = block_size
+        self.url, self._block_size = url, block_size
         self._folder = url.split("?")[0].rsplit("/", 1)[0] + "/"
 
     def where(self, shard: Shard) -> str:

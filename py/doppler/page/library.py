@@ -11,49 +11,41 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-import doppler_runtime as runtime
 import js
-from pyodide.ffi import JsException, to_js
+from pyodide.ffi import to_js
 
 from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate, facts
 from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
 from doppler.api.progress import Progress
 from doppler.errors import (
-    CorruptError,
     DopplerError,
     FormatError,
     RequestError,
     SourceError,
-    StorageError,
 )
-from doppler.inputs.buffers import Buffer
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
-from doppler.page.http import HttpShards, fetch_bytes, fetch_text
+from doppler.page.http import fetch_text
 from doppler.page.input import Given, fetched, picked
 from doppler.page.once import Making, turn
+from doppler.page.open_models import OpenModels
+from doppler.page.opened import OpfsModel
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, usage
-from doppler.page.tokenizer import PageEncoding
 from doppler.quantization.block_types import Quant
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
     TOKENIZER_FILE,
     Manifest,
-    TokenizerInfo,
 )
-from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
 from doppler.store.storage import Storage
 from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
-from doppler.text.templates import open_template
-from doppler.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,58 +58,6 @@ WRITING_SECONDS = 0.1  # another tab may be writing what seems damaged
 IMPORT_FILE = "import.json"
 
 
-@dataclass(frozen=True)
-class OpfsModel:
-    """A model's open folder: its shards, and where they can be had again."""
-
-    store: ShardStore
-    storage: Storage
-    buffers: PageBuffers
-    url: str | None
-
-    async def tokenizer(self) -> Tokenizer | None:
-        """The verified tokenizer, fetched again if it is damaged; None where the model has none."""
-        info = self.store.manifest.tokenizer
-        if info is None:
-            return None
-        data = await self.tokenizer_bytes(info)
-        try:
-            encoding = PageEncoding(await runtime.openTokenizer(data))
-        except JsException as error:
-            raise FormatError(
-                f"{self.store.manifest.title}: its tokenizer cannot be used: {error.message}"
-            ) from error
-        return Tokenizer(encoding, info, *open_template(info.chat_template))
-
-    async def tokenizer_bytes(self, info: TokenizerInfo) -> Buffer:
-        """tokenizer.json, verified; fetched again where it is missing or damaged."""
-        if await self.storage.size(TOKENIZER_FILE) == info.bytes:
-            data = await self.storage.read(TOKENIZER_FILE, 0, info.bytes)
-            if self.buffers.blake3(data) == info.blake3:
-                return data
-        return await self._fetch_tokenizer(info)
-
-    async def _fetch_tokenizer(self, info: TokenizerInfo) -> Buffer:
-        """Gets tokenizer.json from where the model came from, verifies it and stores it."""
-        if self.url is None:
-            raise CorruptError(
-                f"{TOKENIZER_FILE} of {self.store.manifest.title} is damaged where it is stored, "
-                "and there is no address to get it from again; delete the model and import it again"
-            )
-        url = urljoin(self.url, TOKENIZER_FILE)
-        data = await fetch_bytes(url, TOKENIZER_FILE)
-        digest = self.buffers.blake3(data)
-        if digest != info.blake3:
-            raise CorruptError(
-                f"{url}: its BLAKE3 is not the manifest's; the file there is "
-                "damaged: have it mended, or get the model from elsewhere"
-            )
-        await self.storage.truncate(TOKENIZER_FILE, 0)
-        await self.storage.write(TOKENIZER_FILE, 0, data)
-        await self.storage.flush(TOKENIZER_FILE)
-        return data
-
-
 class OpfsLibrary:
     """All models in this browser's storage, by identity."""
 
@@ -125,6 +65,7 @@ class OpfsLibrary:
         self._load_numpy = load_numpy
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
+        self._models = OpenModels(self._root, self._buffers)
         self._tidied = False
         self._seen: tuple[tuple[Any, ...], Given, dict[Quant, Outline]] | None = None
 
@@ -140,12 +81,16 @@ class OpfsLibrary:
 
     async def delete(self, identity: str) -> None:
         """Removes a model with all its files."""
+        await self._models.rest(identity)
         await self._root.delete(identity)
 
-    async def download(self, url: str, wanted: str | None, emit: Emit[ProgressEvent]) -> str:
+    async def download(
+        self, url: str, wanted: str | None, budget: int | None, emit: Emit[ProgressEvent]
+    ) -> str:
         """Makes the model of a manifest's address whole in storage; returns its identity.
 
-        wanted: the identity of the model that is to go on, where its beginning is stored.
+        wanted: the identity of the model that is to go on, where its beginning is stored. budget:
+        bytes of weights that may be stored; of a model that is larger, none are yet.
         """
         address = urljoin(js.location.href, url)
         text = await fetch_text(address, MANIFEST_FILE)
@@ -159,28 +104,39 @@ class OpfsLibrary:
             stored = await self._whole(manifest.identity)
             # what is whole is verified, unless it just came or is cut into other shards
             if stored is None or (not waited and stored.shards == manifest.shards):
-                await self._download(manifest, text, address, emit)
+                await self._download(manifest, text, address, budget, emit)
         return manifest.identity
 
     async def _download(
-        self, manifest: Manifest, text: str, address: str, emit: Emit[ProgressEvent]
+        self,
+        manifest: Manifest,
+        text: str,
+        address: str,
+        budget: int | None,
+        emit: Emit[ProgressEvent],
     ) -> None:
         kept = await self._manifest_data(manifest.identity)
+        tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
+        most = manifest.bytes if budget is None else min(budget, manifest.bytes)
         if kept is None:
-            tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
-            await reserve(manifest.bytes + tokenizer + len(text), manifest.title)
-        storage = await self._root.make(manifest.identity)
+            await reserve(most + tokenizer + len(text), manifest.title)
+        folder = await self._root.make(manifest.identity)
         try:
             if kept != text.encode():
                 # its cut into shards is another, it is damaged, or a tab was closed meanwhile
-                await self._write_text(storage, MANIFEST_FILE, text)
-            await self._write_text(storage, ORIGIN_FILE, json.dumps({"url": address}))
-            stored = self._stored(manifest, storage, address)
-            if manifest.tokenizer is not None:
-                await stored.tokenizer_bytes(manifest.tokenizer)
-            await stored.store.download(Progress(emit, "download"))
+                await self._write_text(folder, MANIFEST_FILE, text)
+            await self._write_text(folder, ORIGIN_FILE, json.dumps({"url": address}))
         finally:
-            await storage.close()
+            await folder.close()
+        model = self._opened(manifest, address)
+        try:
+            if manifest.tokenizer is not None:
+                await model.tokenizer_bytes(manifest.tokenizer)
+            if most == manifest.bytes:
+                model.store.blocks.budget = None
+                await model.store.download(Progress(emit, "download"))
+        finally:
+            await model.store.rest()
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, as headers tell; and bytes that are free for it."""
@@ -274,27 +230,22 @@ class OpfsLibrary:
         return Candidate(manifest, lacking, info is not None, template)
 
     @asynccontextmanager
-    async def open(self, identity: str) -> AsyncIterator[OpfsModel]:
+    async def open(self, identity: str, budget: int | None = None) -> AsyncIterator[OpfsModel]:
         """A stored model, whose files are let go at the end: what reads the store later opens them
-        again. Raises SourceError where there is none.
+        again. budget: bytes of weights that may be stored of it from now on. Raises SourceError
+        where there is none.
         """
         manifest = await self._manifest(identity)
         url, _ = await self._origin(identity)
-        storage = ReopeningStorage(partial(self._folder_of, manifest))
+        model = self._opened(manifest, url)
+        model.store.blocks.budget = budget
         try:
-            yield self._stored(manifest, storage, url)
+            yield model
         finally:
-            await storage.close()
+            await model.store.rest()
 
-    async def _folder_of(self, manifest: Manifest) -> Storage:
-        """Where a model was whose manifest is known. Raises StorageError where it has gone."""
-        try:
-            return await self._root.open(manifest.identity)
-        except SourceError as error:
-            raise StorageError(
-                f"{manifest.title} is no longer in this browser's storage: it was deleted, perhaps "
-                "by another tab; get it again"
-            ) from error
+    def _opened(self, manifest: Manifest, url: str | None) -> OpfsModel:
+        return OpfsModel(self._models.store(manifest, url), url)
 
     async def _manifest(self, identity: str) -> Manifest:
         data = await self._root.small(identity, MANIFEST_FILE)
@@ -338,11 +289,6 @@ class OpfsLibrary:
         finally:
             await storage.close()
         return name
-
-    def _stored(self, manifest: Manifest, storage: Storage, url: str | None) -> OpfsModel:
-        sources = [] if url is None else [HttpShards(url, manifest.block_size)]
-        store = ShardStore(manifest, storage, sources, self._buffers)
-        return OpfsModel(store, storage, self._buffers, url)
 
     async def _listed(self, identity: str) -> StoredModel | DamagedModel | None:
         """What the list says of a folder; None where it holds no model: not yet, or no longer."""

@@ -39,7 +39,7 @@ class ShardStore:
         budget: int | None = None,
     ) -> None:
         self.manifest, self.buffers = manifest, buffers
-        self._storage, self._places = storage, Places(manifest)
+        self.storage, self._places = storage, Places(manifest)
         self.blocks = StoredBlocks(self._places, storage, buffers, budget)
         self.scheduler = Scheduler(self._places, buffers, self.blocks.keep)
         for source in sources:
@@ -47,7 +47,7 @@ class ShardStore:
 
     async def rest(self) -> None:
         """Lets the files go, for others to delete or mend them; a later read opens them again."""
-        await self._storage.close()
+        await self.storage.close()
 
     async def stored_bytes(self) -> int:
         """Bytes of weights that are there; nothing is hashed."""

@@ -50,6 +50,10 @@ class StoredBlocks:
         """Bytes of weights that may be stored; None: all."""
         return self._slots.budget
 
+    @budget.setter
+    def budget(self, budget: int | None) -> None:
+        self._slots.budget = budget
+
     @property
     def fits(self) -> bool:
         """Whether all of the model may be stored."""

@@ -11,6 +11,7 @@ from doppler.store.places import Place
 
 Urgency: TypeAlias = Literal["now", "soon", "idle"]
 """now: a token waits for it; soon: a load or the next layer does; idle: it is only to be stored."""
+AT_ONCE = 3  # requests that a server answers side by side
 URGENCIES: tuple[Urgency, ...] = ("now", "soon", "idle")
 
 
