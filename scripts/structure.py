@@ -35,6 +35,7 @@ ROOMS = (
     "engine",
     "workbench",
     "text",
+    "swarm_exchange",
     "api",
     "page",
     "command",

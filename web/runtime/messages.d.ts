@@ -11,6 +11,11 @@ export interface Methods {
   /** Goes on where it was cut off. */
   download: { args: DownloadArgs; result: ModelId; events: ProgressEvent };
   /**
+   * Gets a model that the page shares from the peers that have it: its manifest, verified by its
+   * identity, then the rest. Goes on where it was cut off, and waits for what no peer has.
+   */
+  download_from_peers: { args: FromPeersArgs; result: ModelId; events: ProgressEvent };
+  /**
    * What a model is and what it takes, read from headers: of one that is stored, or of what
    * import_url or import_file would be given. What is wrong with it is an answer too.
    */
@@ -215,6 +220,12 @@ export interface ProgressEvent {
  * uploaded; compile kernels.
  */
 export type ProgressStage = "waiting" | "download" | "import" | "verify" | "compile" | "tokenizer";
+
+/** Which model is to come from peers: one that the page's transport has joined. */
+export interface FromPeersArgs extends ModelId {
+  /** As `download` takes it. */
+  storage_budget?: number;
+}
 
 /**
  * Which model is meant (its id, its address, or files), and how it would be loaded.

@@ -30,6 +30,7 @@ from doppler.api.messages import (
     Empty,
     ForeseeArgs,
     Foresight,
+    FromPeersArgs,
     GenerationResult,
     ImportFileArgs,
     ImportUrlArgs,
@@ -188,6 +189,17 @@ class Api:
         wanted = _text(args, "id") if args.get("id") else None
         budget = bytes_asked("storage_budget", args.get("storage_budget"))
         work = self._library.download(url, wanted, budget, emit)
+        return {"id": await self._transferred(work)}
+
+    async def download_from_peers(
+        self, args: FromPeersArgs, emit: Emit[ProgressEvent], files: Any
+    ) -> ModelId:
+        """Gets a model that the page shares from the peers that have it: its manifest, verified by
+        its identity, then the rest. Goes on where it was cut off, and waits for what no peer has.
+        """
+        identity = _text(args, "id")
+        budget = bytes_asked("storage_budget", args.get("storage_budget"))
+        work = self._library.download_from_peers(identity, budget, emit)
         return {"id": await self._transferred(work)}
 
     async def inspect(self, args: InspectArgs, emit: Emit[UnloadedEvent], files: Any) -> Inspection:

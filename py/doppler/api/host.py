@@ -50,6 +50,11 @@ class Library(Protocol):
         storage, ready to be loaded; its identity.
         """
 
+    async def download_from_peers(
+        self, identity: str, budget: int | None, emit: Emit[ProgressEvent]
+    ) -> str:
+        """The same for a model that the page shares, from its peers; its identity."""
+
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, and bytes that are free. Raises SeveralModels."""
 

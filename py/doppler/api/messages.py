@@ -128,6 +128,13 @@ class DownloadArgs(TypedDict):
     is loaded and run, each time that they are not there."""
 
 
+class FromPeersArgs(ModelId):
+    """Which model is to come from peers: one that the page's transport has joined."""
+
+    storage_budget: NotRequired[int]
+    """As `download` takes it."""
+
+
 class AdapterOverride(TypedDict, total=False):
     """What to take the adapter for, for tests and debugging: it decides which kernels run."""
 

@@ -24,7 +24,6 @@ from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, 
 from doppler.api.progress import Progress
 from doppler.errors import (
     DopplerError,
-    FormatError,
     RequestError,
     SourceError,
 )
@@ -32,10 +31,12 @@ from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
 from doppler.page.http import fetch_text
 from doppler.page.input import Given, fetched, picked
+from doppler.page.model_files import ORIGIN_FILE, ModelFiles
 from doppler.page.once import Making, turn
 from doppler.page.open_models import OpenModels
 from doppler.page.opened import OpfsModel
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, usage
+from doppler.page.peer_shelf import PeerShelf
 from doppler.quantization.block_types import Quant
 from doppler.store.manifest import (
     MANIFEST_FILE,
@@ -44,8 +45,7 @@ from doppler.store.manifest import (
     Manifest,
 )
 from doppler.store.shards import ShardStore
-from doppler.store.storage import Storage
-from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
+from doppler.store.stored import as_ours, damaged_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
     from doppler.convert.outline import Outline
 
-ORIGIN_FILE = "origin.json"
 WRITING_SECONDS = 0.1  # another tab may be writing what seems damaged
 IMPORT_FILE = "import.json"
 
@@ -65,7 +64,8 @@ class OpfsLibrary:
         self._load_numpy = load_numpy
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
-        self._models = OpenModels(self._root, self._buffers)
+        self._files, self._models = ModelFiles(self._root), OpenModels(self._root, self._buffers)
+        self._peers = PeerShelf(self._root, self._files, self._models)
         self._tidied = False
         self._seen: tuple[tuple[Any, ...], Given, dict[Quant, Outline]] | None = None
 
@@ -83,6 +83,7 @@ class OpfsLibrary:
         """Removes a model with all its files."""
         await self._models.rest(identity)
         await self._root.delete(identity)
+        self._peers.forget(identity)
 
     async def download(
         self, url: str, wanted: str | None, budget: int | None, emit: Emit[ProgressEvent]
@@ -115,7 +116,7 @@ class OpfsLibrary:
         budget: int | None,
         emit: Emit[ProgressEvent],
     ) -> None:
-        kept = await self._manifest_data(manifest.identity)
+        kept = await self._files.manifest_data(manifest.identity)
         tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
         most = manifest.bytes if budget is None else min(budget, manifest.bytes)
         if kept is None:
@@ -124,12 +125,13 @@ class OpfsLibrary:
         try:
             if kept != text.encode():
                 # its cut into shards is another, it is damaged, or a tab was closed meanwhile
-                await self._write_text(folder, MANIFEST_FILE, text)
-            await self._write_text(folder, ORIGIN_FILE, json.dumps({"url": address}))
+                await self._files.write(folder, MANIFEST_FILE, text)
+            await self._files.write(folder, ORIGIN_FILE, json.dumps({"url": address}))
         finally:
             await folder.close()
         model = self._opened(manifest, address)
         try:
+            await self._peers.refresh(manifest.identity)
             if manifest.tokenizer is not None:
                 await model.tokenizer_bytes(manifest.tokenizer)
             if most == manifest.bytes:
@@ -137,6 +139,12 @@ class OpfsLibrary:
                 await model.store.download(Progress(emit, "download"))
         finally:
             await model.store.rest()
+
+    async def download_from_peers(
+        self, identity: str, budget: int | None, emit: Emit[ProgressEvent]
+    ) -> str:
+        """The same for a model that the page shares, from its peers; its manifest too."""
+        return await self._peers.download(identity, budget, emit)
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, as headers tell; and bytes that are free for it."""
@@ -176,7 +184,7 @@ class OpfsLibrary:
         async with self._root.importing() as unfinished:
             storage = unfinished.storage
             manifest = await write_outline(outline, storage, self._buffers, SHARD_SIZE, progress)
-            await self._write_text(storage, IMPORT_FILE, json.dumps({"key": making.key}))
+            await self._files.write(storage, IMPORT_FILE, json.dumps({"key": making.key}))
             async with turn(f"model {manifest.identity}", emit):
                 if await self._whole(manifest.identity) is None:
                     await unfinished.keep(manifest.identity)
@@ -192,7 +200,7 @@ class OpfsLibrary:
 
     async def _whole(self, identity: str) -> Manifest | None:
         """The manifest of a model of which all is stored, by the sizes of the files."""
-        data = await self._manifest_data(identity)
+        data = await self._files.manifest_data(identity)
         try:
             manifest = Manifest.from_json((data or b"").decode(), "stored model")
         except (DopplerError, UnicodeDecodeError):
@@ -223,7 +231,7 @@ class OpfsLibrary:
 
     async def _stored_candidate(self, identity: str) -> Candidate:
         """A stored model, and what it lacks."""
-        manifest = await self._manifest(identity)
+        manifest = await self._files.manifest(identity)
         info = manifest.tokenizer
         template = None if info is None else info.chat_template
         lacking = max(0, manifest.bytes - await self._root.usage(identity))
@@ -235,8 +243,8 @@ class OpfsLibrary:
         again. budget: bytes of weights that may be stored of it from now on. Raises SourceError
         where there is none.
         """
-        manifest = await self._manifest(identity)
-        url, _ = await self._origin(identity)
+        manifest = await self._files.manifest(identity)
+        url, _ = await self._files.origin(identity)
         model = self._opened(manifest, url)
         model.store.blocks.budget = budget
         try:
@@ -246,35 +254,6 @@ class OpfsLibrary:
 
     def _opened(self, manifest: Manifest, url: str | None) -> OpfsModel:
         return OpfsModel(self._models.store(manifest, url), url)
-
-    async def _manifest(self, identity: str) -> Manifest:
-        data = await self._root.small(identity, MANIFEST_FILE)
-        if data is None:
-            raise SourceError(
-                f"there is no model {identity[:12]}… in this browser's storage: download or import "
-                "it first"
-            )
-        manifest = read_manifest(data, f"stored model {identity[:12]}…")
-        if manifest.identity != identity:
-            raise FormatError(
-                f"stored model {identity[:12]}… holds the manifest of another one "
-                f"({manifest.title:.60}): delete it and get the model again"
-            )
-        return manifest
-
-    async def _manifest_data(self, identity: str) -> bytes | None:
-        """What lies there as the manifest, where it can be read at all."""
-        try:
-            return await self._root.small(identity, MANIFEST_FILE)
-        except FormatError:
-            return None
-
-    async def _origin(self, identity: str) -> tuple[str | None, str | None]:
-        """The address that a model came from, and why it is not known though it should be."""
-        try:
-            return read_origin(await self._root.small(identity, ORIGIN_FILE))
-        except DopplerError:
-            return read_origin(b"")
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
         """Writes float32 rows into a file of doppler/tmp, for the page to offer as a download."""
@@ -306,7 +285,7 @@ class OpfsLibrary:
         return None
 
     async def _damaged(self, identity: str, error: Exception) -> DamagedModel:
-        url, _ = await self._origin(identity)
+        url, _ = await self._files.origin(identity)
         problem = as_ours(error, f"stored model {identity[:12]}… cannot be read")
         return {
             "id": identity,
@@ -320,13 +299,13 @@ class OpfsLibrary:
         }
 
     async def _described(self, identity: str) -> StoredModel:
-        manifest = await self._manifest(identity)
+        manifest = await self._files.manifest(identity)
         storage = await self._root.open(identity)
         try:
             complete = not await ShardStore(manifest, storage, (), self._buffers).missing()
         finally:
             await storage.close()
-        url, note = await self._origin(identity)
+        url, note = await self._files.origin(identity)
         tokenizer = manifest.tokenizer
         chats = tokenizer is not None and tokenizer.chat_template is not None
         return {
@@ -338,12 +317,6 @@ class OpfsLibrary:
             "problem": None,
             "note": note,
         }
-
-    async def _write_text(self, storage: Storage, name: str, text: str) -> None:
-        data = self._buffers.from_bytes(text.encode())
-        await storage.truncate(name, 0)
-        await storage.write(name, 0, data)
-        await storage.flush(name)
 
     async def _tidy(self) -> None:
         if not self._tidied:

@@ -164,6 +164,7 @@ class ShardStore:
         _, good, damaged = await self._read(range(index, index + 1))
         if index in damaged:
             self.blocks.discard(index)
+            self.blocks.gone([index])
         return good.get(index)
 
     async def stored(self, offsets: Sequence[int], length: int) -> bytes:

@@ -75,6 +75,10 @@ class Scheduler:
 
     async def offer(self, source: ShardSource, index: int, data: Buffer) -> None:
         """A block that a source sends, asked for or not."""
+        wanted = self._book.wanted.get(index)
+        for run in wanted.runs if wanted is not None else []:
+            if run.source is source:
+                self._watch(run, LATE[run.urgency])
         await self._arrived(source, index, data)
 
     def look(self) -> None:
