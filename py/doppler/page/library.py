@@ -83,6 +83,7 @@ class OpfsLibrary:
         """Removes a model with all its files."""
         await self._models.rest(identity)
         await self._root.delete(identity)
+        self._models.forget(identity)
         self._peers.forget(identity)
 
     async def download(

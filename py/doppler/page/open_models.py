@@ -41,6 +41,10 @@ class OpenModels:
         if store is not None:
             await store.rest()
 
+    def forget(self, identity: str) -> None:
+        """The model was deleted: what comes after it begins anew."""
+        self._stores.pop(identity, None)
+
     async def _folder_of(self, manifest: Manifest) -> Storage:
         """Where a model was whose manifest is known. Raises StorageError where it has gone."""
         try:
