@@ -1,0 +1,215 @@
+"""Pages that share a small model over loopback: a server with a tracker, and peers in a browser."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import WSMsgType, web
+from blake3 import blake3
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import BrowserContext, Page, Playwright
+
+from doppler.command.browser import Browser, launch_arguments
+from doppler.command.server import Server
+
+PAGES = Path(__file__).parent / "page" / "swarm"
+BLOCK = 64 << 10
+# Peers find each other by loopback's address, which Chromium hides from pages otherwise.
+FLAGS = ("--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns")
+T = TypeVar("T")
+SECONDS = 30.0  # until what is waited for should be so; the machine may be busy
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """A model as far as a swarm knows it. files: what block_store.js fills itself from."""
+
+    identity: str
+    blocks: int
+    files: Mapping[str, bytes]
+
+
+def small_model(seed: int = 0, blocks: int = 24, shard: int = 8 * BLOCK) -> SmallModel:
+    """blocks: of BLOCK bytes each, the last one a half. shard: bytes; another cut is the same
+    model."""
+    weights = random.Random(seed).randbytes(blocks * BLOCK - BLOCK // 2)
+    tokenizer = random.Random(seed + 1).randbytes(BLOCK + 1000)
+    parts = [weights[at : at + BLOCK] for at in range(0, len(weights), BLOCK)]
+    description = {
+        "block_size": BLOCK,
+        "bytes": len(weights),
+        "blocks": [blake3(part).hexdigest() for part in parts],
+        "tokenizer": {"bytes": len(tokenizer), "blake3": blake3(tokenizer).hexdigest()},
+    }
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    starts = range(0, len(weights), shard)
+    shards = [
+        {"name": f"shard-{at:05}.bin", "bytes": min(shard, len(weights) - start)}
+        for at, start in enumerate(starts)
+    ]
+    manifest = json.dumps({"description": description, "shards": shards}).encode()
+    files = {"manifest.json": manifest, "tokenizer.json": tokenizer, "weights.bin": weights}
+    return SmallModel(blake3(canonical.encode()).hexdigest(), len(parts), files)
+
+
+class SwarmSite(Server):
+    """The page's server, with a tracker, the tests' own pages and their models' files."""
+
+    def __init__(self, models: Path) -> None:
+        super().__init__(models)
+        self.given: dict[str, SmallModel] = {}
+        self._members: dict[str, dict[str, web.WebSocketResponse]] = {}
+        self._app.middlewares.append(self._around)
+
+    def give(self, name: str, model: SmallModel) -> str:
+        """The path below which its files are."""
+        self.given[name] = model
+        return f"/harness/{name}/"
+
+    @web.middleware
+    async def _around(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.path == "/tracker":
+            return await self._track(request)
+        if not request.path.startswith("/harness/"):
+            return await handler(request)
+        *folder, name = request.path.removeprefix("/harness/").split("/")
+        if folder:
+            return web.Response(body=self.given[folder[0]].files[name])
+        text = (PAGES / name).read_text()
+        return web.Response(text=text, content_type="text/javascript")
+
+    async def _track(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(max_msg_size=1 << 18)
+        await socket.prepare(request)
+        own: set[tuple[str, str]] = set()
+        async for message in socket:
+            if message.type is not WSMsgType.TEXT:
+                break
+            said = json.loads(message.data)
+            infohash, peer = said["info_hash"], said["peer_id"]
+            members = self._members.setdefault(infohash, {})
+            about = {"action": "announce", "info_hash": infohash, "peer_id": peer}
+            if "answer" in said:
+                if target := members.get(said["to_peer_id"]):
+                    told = {"answer": said["answer"], "offer_id": said["offer_id"]}
+                    await target.send_json({**about, **told})
+                continue
+            members[peer] = socket
+            own.add((infohash, peer))
+            counts = {"interval": 120, "complete": 0, "incomplete": len(members)}
+            await socket.send_json({"action": "announce", "info_hash": infohash, **counts})
+            others = [it for key, it in members.items() if key != peer and not it.closed]
+            random.shuffle(others)
+            for offer, other in zip(said.get("offers", ()), others, strict=False):
+                await other.send_json({**about, **offer})
+        for infohash, peer in own:
+            self._members[infohash].pop(peer, None)
+        return socket
+
+
+class SwarmPeer:
+    """A page with the transport and a store of blocks."""
+
+    def __init__(self, site: SwarmSite, context: BrowserContext) -> None:
+        self.site, self.context = site, context
+        self.page = context.new_page()
+        self.open()
+
+    def open(self) -> None:
+        """Opens the page, or opens it again: what is stored is still there."""
+        self.page.goto(f"{self.site.url}models.json")
+        self.page.evaluate("async () => { window.peer = await import('/harness/page.js'); }")
+
+    def store(self, command: str, **args: Any) -> Any:
+        """A command of block_store.js."""
+        return self.page.evaluate("([c, a]) => peer.store(c, a)", [command, args])
+
+    def run(self, script: str, argument: Any = None) -> Any:
+        return self.page.evaluate(script, argument)
+
+    def join(self, model: SmallModel) -> None:
+        self.page.evaluate("(identity) => peer.swarm.join(identity)", model.identity)
+
+    def fill(self, name: str, blocks: list[int] | None = None) -> None:
+        """Stores a given model, or some blocks of it."""
+        model = self.site.given[name]
+        self.store("fill", identity=model.identity, url=f"/harness/{name}/", blocks=blocks)
+
+    def state(self, model: SmallModel) -> dict[str, Any]:
+        state: dict[str, Any] = self.store("state", identity=model.identity)
+        return state
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.page.evaluate("() => peer.swarm.facts()")
+        return facts
+
+    def happenings(self, what: str) -> list[dict[str, Any]]:
+        script = "(what) => peer.happenings.filter((one) => one.what === what)"
+        seen: list[dict[str, Any]] = self.page.evaluate(script, what)
+        return seen
+
+    @property
+    def id(self) -> str:
+        return str(self.facts()["peer"])
+
+    def wait(self, model: SmallModel, so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The store's state, once it is so."""
+        return until(lambda: self.state(model), so)
+
+    def wait_whole(self, model: SmallModel) -> dict[str, Any]:
+        """Waits until everything is here, each block verified once more."""
+        return self.wait(model, lambda state: state["whole"])
+
+    def close(self) -> None:
+        self.context.close()
+
+
+def until(look: Callable[[], T], so: Callable[[T], bool], seconds: float = SECONDS) -> T:
+    """What is seen, once it is so."""
+    end = time.monotonic() + seconds
+    while not so(seen := look()):
+        assert time.monotonic() < end, seen
+        time.sleep(0.05)
+    return seen
+
+
+class Peers:
+    """Makes peers, each in a browser profile of its own."""
+
+    def __init__(self, site: SwarmSite, chromium: Chromium) -> None:
+        self.site, self.chromium = site, chromium
+        self.made: list[SwarmPeer] = []
+
+    def __call__(self) -> SwarmPeer:
+        made = SwarmPeer(self.site, self.chromium.new_context(permissions=["microphone", "camera"]))
+        self.made.append(made)
+        return made
+
+    def stock(self) -> Page:
+        """A page of the site with nothing in it."""
+        page = self.chromium.new_context(permissions=["microphone", "camera"]).new_page()
+        page.goto(f"{self.site.url}models.json")
+        return page
+
+    def close(self) -> None:
+        for context in self.chromium.contexts:
+            context.close()
+
+
+@contextmanager
+def chromium_of(playwright: Playwright, browser: Browser) -> Iterator[Chromium]:
+    """A browser in which pages of one machine may connect."""
+    arguments = launch_arguments(browser)
+    arguments["args"] = [*arguments["args"], *FLAGS]
+    chromium = playwright.chromium.launch(**arguments)
+    try:
+        yield chromium
+    finally:
+        chromium.close()
