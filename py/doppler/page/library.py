@@ -248,6 +248,7 @@ class OpfsLibrary:
         url, _ = await self._files.origin(identity)
         model = self._opened(manifest, url)
         model.store.blocks.budget = budget
+        model.store.scheduler.forgive()
         try:
             yield model
         finally:

@@ -80,6 +80,7 @@ class ShardStore:
             done += count
             progress(done, self.manifest.bytes)
 
+        self.scheduler.forgive()
         await self.blocks.refresh()
         try:
             await self._complete(add)

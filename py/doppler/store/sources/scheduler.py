@@ -58,6 +58,12 @@ class Scheduler:
             self._settle(index, error)
         self.look()
 
+    def forgive(self) -> None:
+        """A person tries again: what was wrong with a source may have been mended."""
+        for standing in self._book.standings.values():
+            standing.bad.clear()
+            standing.failures, standing.until = 0, 0.0
+
     async def get(self, indices: Sequence[int], urgency: Urgency) -> dict[int, Buffer]:
         """Those blocks, verified; they are stored too if there is room.
 
