@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from doppler.errors import FormatError, RequestError
+from doppler.errors import FormatError, RequestError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, TokenizerInfo
@@ -35,7 +35,7 @@ class FolderShelf:
     """Models in folders, one store of each."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.is_full = folder, False
         self.stores: dict[str, ShardStore] = {}
 
     async def find(self, identity: str) -> ShardStore | None:
@@ -46,6 +46,8 @@ class FolderShelf:
     async def adopt(self, identity: str, manifest: bytes) -> ShardStore:
         if read_manifest(manifest, "from peers").identity != identity:
             raise FormatError("another model's manifest")
+        if self.is_full:
+            raise StorageError("no room")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST_FILE).write_bytes(manifest)
         return self._store(manifest)
@@ -63,8 +65,8 @@ class Page:
 
     def __init__(self, folder: Path) -> None:
         self.told = list[tuple[dict[str, Any], bytes | None]]()
-        self.exchange = Exchange(FolderShelf(folder), self._hear, MemoryBuffers())
-        self.folder = folder
+        self.shelf = FolderShelf(folder)
+        self.exchange = Exchange(self.shelf, self._hear, MemoryBuffers())
         self.on: Callable[[dict[str, Any], bytes | None], None] = lambda message, data: None
 
     def _hear(self, message: dict[str, Any], name: str | None, data: Buffer | None) -> None:
@@ -168,6 +170,30 @@ def test_files_that_peers_send_are_what_they_should_be_or_blamed(tmp_path: Path)
     played(test)
 
 
+def test_storage_that_is_full_is_no_peers_fault(tmp_path: Path) -> None:
+    """Whoever waits for the model is told; it goes on when there is room."""
+
+    async def test() -> None:
+        page = Page(tmp_path / "two")
+        page.say("join")
+        opening = asyncio.ensure_future((await page.exchange.joined(IDENTITY)).opened())
+        await page.until("model")
+        page.shelf.is_full = True
+        page.say("file", TEXT, name=MANIFEST_FILE)
+        with pytest.raises(StorageError, match="no room"):
+            await opening
+        assert "blame" not in page.kinds
+        assert page.kinds.count("model") == 1, "peers would be asked again and again"
+        page.shelf.is_full = False
+        opening = asyncio.ensure_future((await page.exchange.joined(IDENTITY)).opened())
+        await page.until("model", 2)
+        for name, data in ((MANIFEST_FILE, TEXT), (TOKENIZER_FILE, TOKENIZER)):
+            page.say("file", data, name=name)
+        await opening
+
+    played(test)
+
+
 def connect(giver: Page, taker: Page) -> list[tuple[int, str | None]]:
     """Whatever the taker wants and the giver has goes there, a block a tick; what was wanted."""
     wanted = list[tuple[int, str | None]]()
@@ -208,9 +234,7 @@ def test_a_model_goes_from_page_to_page(tmp_path: Path) -> None:
         await one.until("model")
         two.say("join")
         shared = await two.exchange.joined(IDENTITY)
-        await shared.complete.wait()
-        assert shared.store is not None
-        await shared.store.download(quiet)
+        await (await shared.opened()).download(quiet)
         assert sorted(wanted) == [(index, "idle") for index in ALL]
         done = [message for message in (it for it, _ in two.told) if message["type"] == "done"]
         assert sorted(it["block"] for it in done) == list(ALL)
@@ -232,9 +256,7 @@ def test_bad_blocks_are_blamed_and_waited_for(tmp_path: Path) -> None:
         page.say("join")
         page.say("seen", bytes([3] * COUNT), peers=3)
         shared = await page.exchange.joined(IDENTITY)
-        await shared.opened.wait()
-        store = shared.store
-        assert store is not None
+        store = await shared.opened()
         getting = asyncio.ensure_future(store.block(2, "now"))
         message, _ = await page.until("want")
         assert (message["blocks"], message["urgency"]) == ([2], "now")
@@ -265,9 +287,7 @@ def test_what_is_wanted_no_more_is_told(tmp_path: Path) -> None:
         page.say("join")
         page.say("seen", bytes([3] * COUNT), peers=3)
         shared = await page.exchange.joined(IDENTITY)
-        await shared.opened.wait()
-        assert shared.store is not None
-        getting = asyncio.ensure_future(shared.store.block(2, "soon"))
+        getting = asyncio.ensure_future((await shared.opened()).block(2, "soon"))
         await page.until("want")
         getting.cancel()
         message, _ = await page.until("want", 2)
@@ -290,8 +310,7 @@ def test_a_model_that_is_left_or_was_never_joined(tmp_path: Path) -> None:
         assert asyncio.get_running_loop().time() == pytest.approx(JOIN_SECONDS)
         page.say("join")
         await page.until("model")
-        store = (await page.exchange.joined(IDENTITY)).store
-        assert store is not None
+        store = await (await page.exchange.joined(IDENTITY)).opened()
         assert len(store.scheduler.sources) == 1
         page.say("leave")
         assert store.scheduler.sources == []

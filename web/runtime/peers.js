@@ -3,7 +3,8 @@
  * swarm/ says what goes through it. Bytes are transferred, and never enter Python's memory.
  */
 
-/** @typedef {{[name: string]: any}} Message */
+/** @import {ToPage, ToWorker} from "../swarm/port.js" */
+/** @typedef {ToWorker | {type: "closed"}} Message */
 
 /** @type {MessagePort | undefined} */
 let port;
@@ -34,7 +35,7 @@ function hand(message) {
     early.push(message);
     return;
   }
-  const { bytes, copies, ...rest } = message;
+  const { bytes, copies, ...rest } = /** @type {any} */ (message);
   const large = bytes ?? copies;
   listener(JSON.stringify(rest), large && new Uint8Array(large));
 }
@@ -45,9 +46,10 @@ function hand(message) {
  * @param {Uint8Array<ArrayBuffer> | undefined} data what that is; null is sent where it is missing
  */
 export function tellPeers(text, name, data) {
-  const message = JSON.parse(text);
-  if (name) message[name] = data ? whole(data) : null;
-  port?.postMessage(message, name && data ? [message[name]] : []);
+  const large = data ? whole(data) : null;
+  /** @type {ToPage} */
+  const message = { ...JSON.parse(text), ...(name && { [name]: large }) };
+  port?.postMessage(message, large ? [large] : []);
 }
 
 /**
@@ -56,7 +58,6 @@ export function tellPeers(text, name, data) {
  */
 function whole(data) {
   const { buffer, byteOffset, byteLength } = data;
-  return byteLength === buffer.byteLength
-    ? buffer
-    : buffer.slice(byteOffset, byteOffset + byteLength);
+  if (byteLength === buffer.byteLength) return buffer;
+  return buffer.slice(byteOffset, byteOffset + byteLength);
 }

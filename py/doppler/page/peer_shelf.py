@@ -13,7 +13,6 @@ from doppler.page.peers import listening
 from doppler.store.manifest import MANIFEST_FILE, Manifest
 from doppler.store.shards import ShardStore
 from doppler.store.stored import read_manifest
-from doppler.swarm_exchange.shared_model import SharedModel
 
 
 class PeerShelf:
@@ -60,26 +59,17 @@ class PeerShelf:
         the budget; returns its identity. It takes as long as peers take.
         """
         shared = await self._exchange.joined(identity)
-        await shared.opened.wait()
+        store = await shared.opened()
         async with turn(f"model {identity}", emit):
-            return await self._complete(shared, budget, emit)
-
-    async def _complete(
-        self, shared: SharedModel, budget: int | None, emit: Emit[ProgressEvent]
-    ) -> str:
-        store = shared.store
-        if store is None:
-            raise FormatError("the model was deleted while peers were asked for it: get it again")
-        lacking = _most(store.manifest, budget) - await store.stored_bytes()
-        await reserve(max(lacking, 0), store.manifest.title)
-        try:
-            await shared.complete.wait()
-            if _most(store.manifest, budget) == store.manifest.bytes:
+            most = _most(store.manifest, budget)
+            await reserve(max(most - await store.stored_bytes(), 0), store.manifest.title)
+            if most == store.manifest.bytes:
                 store.blocks.budget = None
-                await store.download(Progress(emit, "download"))
-        finally:
-            await store.rest()
-        return shared.identity
+                try:
+                    await store.download(Progress(emit, "download"))
+                finally:
+                    await store.rest()
+        return identity
 
 
 def _most(manifest: Manifest, budget: int | None) -> int:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from doppler.errors import DopplerError
+from doppler.errors import DopplerError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.small import LIMITS
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE
@@ -28,16 +28,15 @@ class Shelf(Protocol):
 
 
 class SharedModel:
-    """A model that the transport has joined. `opened`: its manifest is stored; `complete`: its
-    tokenizer too, if it has one.
-    """
+    """A model that the transport has joined."""
 
     def __init__(self, identity: str, shelf: Shelf, post: Post, buffers: Buffers) -> None:
         self.identity, self._shelf, self._buffers = identity, shelf, buffers
         self._post = post
         self.source = PeerSource(identity, post)
         self.store: ShardStore | None = None
-        self.opened, self.complete = asyncio.Event(), asyncio.Event()
+        self._arrived = asyncio.Condition()  # of a file, or a reason why it cannot be stored
+        self._trouble: StorageError | None = None
         self._checked = False  # the stored tokenizer
         self._opening = asyncio.Lock()
 
@@ -47,6 +46,22 @@ class SharedModel:
             if self.store is None and (store := await self._shelf.find(self.identity)) is not None:
                 await self._attach(store)
             await self._tell()
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def opened(self) -> ShardStore:
+        """Its store, once manifest and tokenizer are there. Raises StorageError where they cannot
+        be stored: peers are asked for them again when this is called again.
+        """
+        if self._trouble is not None:
+            self._trouble = None
+            await self.open()
+        async with self._arrived:
+            while self.store is None or not await self._has_tokenizer(self.store):
+                if self._trouble is not None:
+                    raise self._trouble
+                await self._arrived.wait()
+        return self.store
 
     def leave(self) -> None:
         """Nothing more is given, and nothing comes from peers."""
@@ -91,10 +106,16 @@ class SharedModel:
     async def write_file(self, name: str, data: Buffer) -> None:
         """A manifest or a tokenizer that peers have sent: it is what it should be, or nothing."""
         async with self._opening:
-            if not await self._take_file(name, data):
-                message = {"type": "blame", "identity": self.identity, "block": None, "file": name}
-                return self._post(message, None, None)
-            return await self._tell()
+            try:
+                if await self._take_file(name, data):
+                    await self._tell()
+                else:
+                    blame = {"type": "blame", "identity": self.identity, "block": None}
+                    self._post({**blame, "file": name}, None, None)
+            except StorageError as error:  # which is no fault of the peer's
+                self._trouble = error
+        async with self._arrived:
+            self._arrived.notify_all()
 
     async def _take_file(self, name: str, data: Buffer) -> bool:
         if name == TOKENIZER_FILE:
@@ -104,6 +125,8 @@ class SharedModel:
         if self.store is None:
             try:
                 store = await self._shelf.adopt(self.identity, self._buffers.to_bytes(data))
+            except StorageError:
+                raise
             except DopplerError:
                 return False
             await self._attach(store)
@@ -118,7 +141,6 @@ class SharedModel:
         await storage.write(TOKENIZER_FILE, 0, data)
         await storage.flush(TOKENIZER_FILE)
         self._checked = True
-        self.complete.set()
         return True
 
     async def _attach(self, store: ShardStore) -> None:
@@ -127,9 +149,6 @@ class SharedModel:
         store.scheduler.took = self._took
         store.blocks.gone = self._gone
         store.scheduler.add(self.source)
-        if await self._has_tokenizer(store):
-            self.complete.set()
-        self.opened.set()
 
     async def _has_tokenizer(self, store: ShardStore) -> bool:
         """Whether nothing of it is missing; it is hashed once."""
