@@ -11,7 +11,7 @@ import json
 from collections import OrderedDict
 from contextlib import suppress
 
-from doppler.errors import DopplerError, StorageError
+from doppler.errors import DopplerError, FormatError, StorageError
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import parse_json
 from doppler.store.storage import Storage
@@ -53,7 +53,9 @@ class Slots:
     async def load(self, count: int) -> None:
         """Reads which of a model's `count` blocks are here."""
         self._slot_of.clear()
-        size, listed = await self._storage.size(SLOTS_FILE) or 0, await self._read_index()
+        size, listed = 0, list[int | None]()
+        with suppress(FormatError):  # a folder of that name
+            size, listed = await self._storage.size(SLOTS_FILE) or 0, await self._read_index()
         self._count = -(-size // self.block_size)
         for slot, index in enumerate(listed[: self._count]):
             if index is not None and 0 <= index < count and index not in self._slot_of:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from doppler.errors import SourceError, StorageError
+from doppler.errors import FormatError, SourceError, StorageError
 from doppler.inputs.buffers import Buffers
 from doppler.store.digest import blake3_hex
 from doppler.store.manifest import Shard
@@ -119,13 +119,13 @@ class HaveMap:
         """The bits in the file; None where there is none, or it is another cut's."""
         length = DIGEST + len(self._bits)
         for _ in range(TRIES):
-            if await self._storage.size(HAVE_FILE) != length:
-                return None
             try:
+                if await self._storage.size(HAVE_FILE) != length:
+                    return None
                 data = self._buffers.to_bytes(await self._storage.read(HAVE_FILE, 0, length))
                 await self._storage.flush(HAVE_FILE)  # lets other tabs write it
                 return data[DIGEST:] if data[:DIGEST] == self._cut else None
-            except SourceError:
+            except (SourceError, FormatError):  # gone meanwhile, or no file at all
                 return None
             except StorageError:
                 await asyncio.sleep(TRY_SECONDS)
