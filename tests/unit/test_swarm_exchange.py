@@ -320,6 +320,10 @@ def test_a_model_that_is_left_or_was_never_joined(tmp_path: Path) -> None:
         page.say("join")
         page.say("join")
         await page.until("model", 2)
+        page.exchange.forget(IDENTITY)  # it was deleted
+        assert (await page.until("lost"))[0]["blocks"] == list(ALL)
+        page.say("join")
+        await page.until("model", 3)
         page.say("closed")
         assert store.scheduler.sources == []
 

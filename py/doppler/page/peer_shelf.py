@@ -52,7 +52,7 @@ class PeerShelf:
 
     def forget(self, identity: str) -> None:
         """The model was deleted: nothing of it is shared."""
-        self._exchange.leave(identity)
+        self._exchange.forget(identity)
 
     async def download(self, identity: str, budget: int | None, emit: Emit[ProgressEvent]) -> str:
         """Makes a model that the page shares whole, or ready to be loaded where it is larger than

@@ -50,6 +50,12 @@ class Exchange:
         if (opening := self._opening.pop(identity, None)) is not None:
             opening.cancel()
 
+    def forget(self, identity: str) -> None:
+        """The model was deleted: peers are told that nothing of it is here."""
+        if (model := self._models.get(identity)) is not None:
+            model.lose()
+            self.leave(identity)
+
     async def joined(self, identity: str) -> SharedModel:
         """A model that the transport has joined, or is about to. Raises RequestError where it does
         not.

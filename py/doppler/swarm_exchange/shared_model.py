@@ -71,6 +71,12 @@ class SharedModel:
             store.blocks.gone = lambda indices: None
             store.scheduler.drop(self.source)
 
+    def lose(self) -> None:
+        """Nothing is stored any more."""
+        if self.store is not None:
+            stored = range(len(self.store.manifest.blocks))
+            self._gone([index for index in stored if self.store.blocks.has(index)])
+
     def seen(self, copies: bytes) -> None:
         """How many peers hold each block."""
         self.source.seen(copies)
