@@ -31,6 +31,7 @@ SECONDS = 30.0  # until what is waited for should be so; the machine may be busy
 class SmallModel:
     """A model as far as a swarm knows it. files: what block_store.js fills itself from."""
 
+    seed: int
     identity: str
     blocks: int
     files: Mapping[str, bytes]
@@ -56,7 +57,7 @@ def small_model(seed: int = 0, blocks: int = 24, shard: int = 8 * BLOCK) -> Smal
     ]
     manifest = json.dumps({"description": description, "shards": shards}).encode()
     files = {"manifest.json": manifest, "tokenizer.json": tokenizer, "weights.bin": weights}
-    return SmallModel(blake3(canonical.encode()).hexdigest(), len(parts), files)
+    return SmallModel(seed, blake3(canonical.encode()).hexdigest(), len(parts), files)
 
 
 class SwarmSite(Server):
