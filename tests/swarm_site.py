@@ -11,18 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from blake3 import blake3
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, Page, Playwright
 
 from doppler.command.browser import Browser, launch_arguments
 from doppler.command.server import Server
+from doppler.command.swarm_routes import ALL, Sharing
 
 PAGES = Path(__file__).parent / "page" / "swarm"
 BLOCK = 64 << 10
 # Peers find each other by loopback's address, which Chromium hides from pages otherwise.
 FLAGS = ("--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns")
+TELL_CONNECTIONS = """
+window.connections = [];
+window.RTCPeerConnection = class extends RTCPeerConnection {
+  constructor(config) { super(config); window.connections.push(config); }
+};"""
 T = TypeVar("T")
 SECONDS = 30.0  # until what is waited for should be so; the machine may be busy
 
@@ -31,6 +37,7 @@ SECONDS = 30.0  # until what is waited for should be so; the machine may be busy
 class SmallModel:
     """A model as far as a swarm knows it. files: what block_store.js fills itself from."""
 
+    seed: int
     identity: str
     blocks: int
     files: Mapping[str, bytes]
@@ -56,16 +63,15 @@ def small_model(seed: int = 0, blocks: int = 24, shard: int = 8 * BLOCK) -> Smal
     ]
     manifest = json.dumps({"description": description, "shards": shards}).encode()
     files = {"manifest.json": manifest, "tokenizer.json": tokenizer, "weights.bin": weights}
-    return SmallModel(blake3(canonical.encode()).hexdigest(), len(parts), files)
+    return SmallModel(seed, blake3(canonical.encode()).hexdigest(), len(parts), files)
 
 
 class SwarmSite(Server):
-    """The page's server, with a tracker, the tests' own pages and their models' files."""
+    """The page's server with its tracker, the tests' own pages and their models' files."""
 
     def __init__(self, models: Path) -> None:
-        super().__init__(models)
+        super().__init__(models, sharing=Sharing(allow=(ALL,)))
         self.given: dict[str, SmallModel] = {}
-        self._members: dict[str, dict[str, web.WebSocketResponse]] = {}
         self._app.middlewares.append(self._around)
 
     def give(self, name: str, model: SmallModel) -> str:
@@ -75,8 +81,6 @@ class SwarmSite(Server):
 
     @web.middleware
     async def _around(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.path == "/tracker":
-            return await self._track(request)
         if not request.path.startswith("/harness/"):
             return await handler(request)
         *folder, name = request.path.removeprefix("/harness/").split("/")
@@ -85,41 +89,15 @@ class SwarmSite(Server):
         text = (PAGES / name).read_text()
         return web.Response(text=text, content_type="text/javascript")
 
-    async def _track(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(max_msg_size=1 << 18)
-        await socket.prepare(request)
-        own: set[tuple[str, str]] = set()
-        async for message in socket:
-            if message.type is not WSMsgType.TEXT:
-                break
-            said = json.loads(message.data)
-            infohash, peer = said["info_hash"], said["peer_id"]
-            members = self._members.setdefault(infohash, {})
-            about = {"action": "announce", "info_hash": infohash, "peer_id": peer}
-            if "answer" in said:
-                if target := members.get(said["to_peer_id"]):
-                    told = {"answer": said["answer"], "offer_id": said["offer_id"]}
-                    await target.send_json({**about, **told})
-                continue
-            members[peer] = socket
-            own.add((infohash, peer))
-            counts = {"interval": 120, "complete": 0, "incomplete": len(members)}
-            await socket.send_json({"action": "announce", "info_hash": infohash, **counts})
-            others = [it for key, it in members.items() if key != peer and not it.closed]
-            random.shuffle(others)
-            for offer, other in zip(said.get("offers", ()), others, strict=False):
-                await other.send_json({**about, **offer})
-        for infohash, peer in own:
-            self._members[infohash].pop(peer, None)
-        return socket
-
 
 class SwarmPeer:
     """A page with the transport and a store of blocks."""
 
     def __init__(self, site: SwarmSite, context: BrowserContext) -> None:
         self.site, self.context = site, context
+        self.sockets: list[str] = []
         self.page = context.new_page()
+        self.page.on("websocket", lambda socket: self.sockets.append(socket.url))
         self.open()
 
     def open(self) -> None:
@@ -185,18 +163,24 @@ class Peers:
 
     def __init__(self, site: SwarmSite, chromium: Chromium) -> None:
         self.site, self.chromium = site, chromium
-        self.made: list[SwarmPeer] = []
 
     def __call__(self) -> SwarmPeer:
-        made = SwarmPeer(self.site, self.chromium.new_context(permissions=["microphone", "camera"]))
-        self.made.append(made)
-        return made
+        return SwarmPeer(self.site, self._context())
+
+    def watched(self) -> SwarmPeer:
+        """A peer whose page tells how it connects."""
+        context = self._context()
+        context.add_init_script(TELL_CONNECTIONS)
+        return SwarmPeer(self.site, context)
 
     def stock(self) -> Page:
         """A page of the site with nothing in it."""
-        page = self.chromium.new_context(permissions=["microphone", "camera"]).new_page()
+        page = self._context().new_page()
         page.goto(f"{self.site.url}models.json")
         return page
+
+    def _context(self) -> BrowserContext:
+        return self.chromium.new_context(permissions=["microphone", "camera"])  # else no candidates
 
     def close(self) -> None:
         for context in self.chromium.contexts:

@@ -16,7 +16,7 @@ const SHARD = /^shard-[0-9]{5,9}\.bin$/;
 const PIECES = 400_000; // as many as bittorrent-protocol knows of a peer
 const LEAST_PIECE = 1 << 14;
 const FILE_BYTES = 128 << 20; // of tokenizer.json, and of manifest.json
-export const DIGEST_BYTES = 20;
+const DIGEST_BYTES = 20;
 
 /** @typedef {{file: FileName | null, start: number, bytes: number}} Part of a piece; null: a block */
 
@@ -96,19 +96,31 @@ function filesOf({ shards, tokenizer, manifest_bytes }) {
 }
 
 /**
+ * Reads all of a model once.
  * @param {Identity} identity
  * @param {Layout} layout
- * @param {Uint8Array} digests SHA-1 of all pieces, one after another
- * @returns {Uint8Array<ArrayBuffer>} the info dictionary, whose SHA-1 is the cut's infohash
+ * @param {(piece: number) => Promise<Uint8Array<ArrayBuffer>>} read
+ * @param {() => boolean} wanted asked between pieces
+ * @returns {Promise<Uint8Array<ArrayBuffer> | null>} the info dictionary, whose SHA-1 is the cut's
+ *     infohash; null where it was wanted no more
  */
-export function infoOf(identity, layout, digests) {
-  const { block_size } = layout;
-  return encode({
-    files: filesOf(layout),
-    name: identity,
-    "piece length": block_size,
-    pieces: digests,
-  });
+export async function hashed(identity, layout, read, wanted) {
+  const { pieces } = new Geometry(layout);
+  const digests = new Uint8Array(pieces * DIGEST_BYTES);
+  for (let piece = 0; piece < pieces; piece++) {
+    if (!wanted()) return null;
+    digests.set(await sha1(await read(piece)), piece * DIGEST_BYTES);
+  }
+  const files = filesOf(layout);
+  const told = { files, name: identity, "piece length": layout.block_size, pieces: digests };
+  return wanted() ? encode(told) : null;
+}
+
+/** @param {ArrayBuffer} have in BitTorrent's order @returns {number[]} */
+export function blocksIn(have) {
+  return Array.from(new Uint8Array(have)).flatMap((byte, at) =>
+    [0, 1, 2, 3, 4, 5, 6, 7].filter((bit) => byte & (128 >> bit)).map((bit) => 8 * at + bit),
+  );
 }
 
 /** @param {Uint8Array} info @returns {Uint8Array} a torrent file without trackers */

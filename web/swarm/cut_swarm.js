@@ -28,7 +28,8 @@ export class CutSwarm {
   geometry = null;
   #announced = performance.now();
   #attempts = 0;
-  began = performance.now();
+  #quiet = false;
+  #began = performance.now();
 
   /**
    * @param {Client} client
@@ -71,10 +72,19 @@ export class CutSwarm {
       if (this.layout) this.geometry = new Geometry(this.layout);
       else ends.onFalse(this, "is no cut of this model");
     });
-    torrent.on("ready", () => this.layout && ends.onReady(this));
+    torrent.on("ready", () => {
+      this.#quiet = true; // a bitfield is sent as soon as this returns
+      if (this.layout) ends.onReady(this);
+      this.#quiet = false;
+    });
     torrent.on("wire", (wire) => ends.onWire(this, wire));
     torrent.on("error", (error) => ends.onFalse(this, String(error)));
     torrent.on("warning", () => {}); // of trackers that are away, and peers that do not connect
+  }
+
+  /** Milliseconds. */
+  get age() {
+    return performance.now() - this.#began;
   }
 
   get pieces() {
@@ -98,7 +108,7 @@ export class CutSwarm {
     for (const piece of pieces) {
       if (piece >= torrent.pieces.length || torrent.bitfield.get(piece)) continue;
       torrent._markVerified(piece);
-      for (const wire of torrent.wires) if (!wire.peerPieces.get(piece)) wire.have(piece);
+      if (!this.#quiet) for (const wire of torrent.wires) wire.have(piece);
     }
     torrent._checkDone();
   }

@@ -25,7 +25,17 @@ function peerFacts({ id, wire, cut, sent, conduct }, blocks) {
 }
 
 /** @param {ModelSwarm} model */
-export function factsOf({ identity, geometry, layout, have, scheduler, cuts, peers, origins }) {
+export function factsOf({
+  identity,
+  geometry,
+  layout,
+  have,
+  scheduler,
+  cuts,
+  peers,
+  origins,
+  wasted,
+}) {
   const blocks = layout && geometry ? geometry.blocks : 0;
   const copies = layout && scheduler ? scheduler.count().subarray(0, blocks) : new Uint16Array();
   const seen = Array.from(copies, (count, block) => count + Number(have.has(block)));
@@ -36,16 +46,18 @@ export function factsOf({ identity, geometry, layout, have, scheduler, cuts, pee
     have: have.size,
     wanted: scheduler?.missing ?? 0,
     peers: peers.list().map((peer) => peerFacts(peer, blocks)),
-    cuts: [...cuts.values()].flatMap(({ infohash, layout, torrent }) =>
-      layout
-        ? [{ infohash, shard_bytes: layout.shards[0].bytes, seeding: torrent.wires.length }]
-        : [],
-    ),
+    cuts: cuts
+      .list()
+      .flatMap(({ infohash, layout, torrent }) =>
+        layout
+          ? [{ infohash, shard_bytes: layout.shards[0].bytes, seeding: torrent.wires.length }]
+          : [],
+      ),
     origins: Object.fromEntries(origins), // block -> peer
     copies: seen, // by block, this page counted
     rarest: { copies: fewest, blocks: seen.filter((count) => count === fewest).length },
     nowhere: seen.flatMap((count, block) => (count ? [] : [block])),
-    wasted: { ...(scheduler?.wasted ?? { bad: 0, overtaken: 0, abandoned: 0 }) },
+    wasted: { ...wasted },
   };
 }
 

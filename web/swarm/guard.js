@@ -12,9 +12,13 @@ const BURST = 3 * MESSAGES_A_SECOND;
 const EXTENDED_COST = 20; // they are parsed, and answered
 const BITFIELD_COST = 100;
 const UNASKED_COST = 100; // a piece that nobody asked for
-const WAITING = 600; // requests of a peer; it is told REQUESTS
+const WAITING = 600; // requests of a peer, and answers that it has not taken; it is told REQUESTS
 export const REQUESTS = 250;
-const [BITFIELD, PIECE, EXTENDED] = [5, 7, 20];
+const NEWS_COST = 0.05; // a piece that it has now: a large model comes all at once from elsewhere
+const [HAVE, BITFIELD, PIECE, EXTENDED] = [4, 5, 7, 20];
+
+/** @param {Uint8Array} bytes */
+const uint32 = ([a, b, c, d]) => ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
 
 /**
  * @param {Wire} wire just after its handshake
@@ -35,9 +39,11 @@ export function guard(wire, refuse) {
   };
 
   /** @param {Uint8Array} message */
-  const cost = ([kind]) => {
+  const cost = (message) => {
+    const [kind] = message;
     if (kind === EXTENDED) return EXTENDED_COST;
     if (kind === BITFIELD) return BITFIELD_COST;
+    if (kind === HAVE) return wire.peerPieces.get(uint32(message.subarray(1))) ? 1 : NEWS_COST;
     if (kind !== PIECE) return 1;
     awaited -= 1;
     return awaited >= 0 ? 0 : UNASKED_COST;
@@ -53,8 +59,7 @@ export function guard(wire, refuse) {
 
   // Underscored, for there is no other place before a message is in memory and answered.
   wire._onMessageLength = (head) => {
-    const [a, b, c, d] = head;
-    const length = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
+    const length = uint32(head);
     if (length > LONGEST) return stop(`sends a message of ${length} bytes`);
     if (length === 0) pay(1); // a keep-alive: it is no message to _onMessage
     if (!over) onLength.call(wire, head);
@@ -63,7 +68,8 @@ export function guard(wire, refuse) {
     pay(cost(message));
     if (over) return;
     onMessage.call(wire, message);
-    if (wire.peerRequests.length > WAITING) stop("asks for more than it is given");
+    const unsent = wire._readableState.buffered / CHUNK;
+    if (wire.peerRequests.length + unsent > WAITING) stop("asks for more than it takes");
   };
   wire.extendedHandshake.reqq = REQUESTS;
   return (chunks) => {

@@ -4,20 +4,19 @@
  * stranger's word, and a torrent whose word is false is left.
  */
 
-import { agree, DIGEST_BYTES, Geometry, hex, infoOf, rendezvousOf, sha1 } from "./cut.js";
-import { CutSwarm, infoBytes } from "./cut_swarm.js";
+import { agree, blocksIn, Geometry, hashed, hex, sha1 } from "./cut.js";
+import { infoBytes } from "./cut_swarm.js";
+import { Cuts } from "./cuts.js";
 import { Judge } from "./judge.js";
 import { recall, remember } from "./memory.js";
 import { Peers } from "./peers.js";
 import { Scheduler } from "./scheduler.js";
+import { Seen } from "./seen.js";
 import { ServedPieces } from "./served.js";
 
-/** @import {CutNews} from "./gossip.js" */
-/** @import {Blame, FileName, Identity, Layout, Model, ToPage} from "./port.js" */
+/** @import {CutSwarm} from "./cut_swarm.js" */
+/** @import {Blame, FileName, Identity, Layout, Model, ToPage, Want} from "./port.js" */
 /** @import {Host} from "./swarm.js" */
-
-const MOST_CUTS = 4; // torrents of one model that a page is in
-const METADATA_MS = 30_000; // a cut of which nobody has the metadata makes room for another
 
 export class ModelSwarm {
   /** @type {Layout | null} */
@@ -28,14 +27,9 @@ export class ModelSwarm {
   scheduler = null;
   /** @type {Set<number>} blocks that the worker has */
   have = new Set();
-  /** @type {Map<string, CutSwarm>} by infohash */
-  cuts = new Map();
-  /** @type {CutSwarm | null} */
-  rendezvous = null;
   /** @type {Map<number, string>} block -> the peer that sent it, of this visit */
   origins = new Map();
-  /** @type {Set<string>} infohashes of torrents that are not what they say */
-  falseCuts = new Set();
+  wasted = { bad: 0, overtaken: 0, abandoned: 0 };
   /** @type {CutSwarm | null} whose manifest.json is fetched */
   #home = null;
   /** @type {CutSwarm | null} the cut as it is stored here */
@@ -45,88 +39,62 @@ export class ModelSwarm {
   /** @type {ServedPieces | null} */
   #served = null;
   #making = false;
-  left = false;
+  #seen;
+  #left = false;
 
   /** @param {Identity} identity @param {Host} host */
   constructor(identity, host) {
     this.identity = identity;
     this.host = host;
+    this.#seen = new Seen(identity, host);
     this.peers = new Peers(identity, host, {
       scheduler: () => this.scheduler,
       counts: (cut) => this.layout !== null || cut === this.#home,
-      tell: () => this.#news(),
-      hear: (news) => this.#hear(news),
-      rendezvous: () => this.rendezvous,
+      tell: () => this.cuts.news(),
+      hear: (news, peer) => this.cuts.hear(news, peer),
+      isMeeting: (cut) => cut === this.cuts.rendezvous,
     });
-    this.#ends = {
-      read: (/** @type {number} */ index, /** @type {number} */ start, /** @type {number} */ end) =>
-        this.#serve(index, start, end),
-      admits: (/** @type {string} */ id) => !host.bans.has(id),
-      onWire: this.peers.meet.bind(this.peers),
-      onReady: (/** @type {CutSwarm} */ cut) => this.#onReady(cut),
-      onFalse: (/** @type {CutSwarm} */ cut, /** @type {string} */ why) => this.#drop(cut, why),
-    };
+    this.cuts = new Cuts(identity, host, {
+      read: (index, start, end) => this.#serve(index, start, end),
+      admits: (id) => !host.bans.has(id),
+      onWire: (cut, wire) => this.peers.meet(cut, wire),
+      onReady: (cut) => this.#onReady(cut),
+      onFalse: (cut, why) => this.#drop(cut, why),
+    });
   }
-
-  #ends;
 
   /** @param {string[]} infohashes of cuts that are known already */
   async start(infohashes) {
-    const infohash = await rendezvousOf(this.identity);
-    if (this.left) return;
-    const admits = (/** @type {string} */ id) =>
-      this.#ends.admits(id) && !this.peers.speaksWith(id);
-    this.rendezvous = this.#open(infohash, null, { ...this.#ends, admits });
-    for (const one of infohashes) this.#join(one);
+    await this.cuts.meet((id) => !this.host.bans.has(id) && !this.peers.speaksWith(id));
+    if (this.#left) return;
+    for (const one of infohashes) this.cuts.join(one);
     this.host.post({ type: "join", identity: this.identity });
   }
 
   /** @param {ToPage} message of the worker about this model */
   receive(message) {
     if (message.type === "model") void this.#onModel(message);
-    else if (message.type === "want")
-      this.scheduler?.want(this.#new(message.blocks), message.urgency);
+    else if (message.type === "want") this.#want(message);
     else if (message.type === "done") this.#judge?.done(message);
     else if (message.type === "blame") this.#onBlame(message);
     else if (message.type === "have") this.#gain(message.blocks);
     else if (message.type === "lost") this.#lose(message.blocks);
   }
 
-  /** @param {number[]} blocks those of them that are not here and were not sent to the worker */
-  #new(blocks) {
-    const count = this.geometry?.blocks ?? 0;
-    return blocks.filter((block) => block < count && !this.have.has(block));
-  }
-
   leave() {
-    this.left = true;
+    this.#left = true;
     this.host.post({ type: "leave", identity: this.identity });
-    for (const cut of this.cuts.values()) cut.close();
-    this.rendezvous?.close();
+    this.cuts.close();
     this.peers.close();
   }
 
   /** Once a second. */
   tick() {
     this.peers.tick();
-    const cuts = [...this.cuts.values(), ...(this.rendezvous ? [this.rendezvous] : [])];
-    for (const cut of cuts) {
-      if (this.#isStarving()) cut.reannounce();
-      else cut.content();
-    }
+    this.cuts.tend(this.#isStarving());
     if (!this.layout) this.#chooseHome();
-    const [stale] = cuts.filter((cut) => cut !== this.rendezvous && !cut.pieces);
-    if (this.cuts.size >= MOST_CUTS && stale && performance.now() - stale.began > METADATA_MS) {
-      stale.close();
-      this.cuts.delete(stale.infohash);
-    }
-    this.#tellSeen();
-  }
-
-  get isComplete() {
-    return (
-      this.geometry !== null && this.layout !== null && this.have.size === this.geometry.blocks
-    );
+    const { geometry, layout, scheduler } = this;
+    this.#seen.tell(layout && scheduler, geometry?.blocks ?? 0, this.peers.size);
   }
 
   #isStarving() {
@@ -134,58 +102,19 @@ export class ModelSwarm {
     const { scheduler } = this;
     if (!scheduler?.missing) return false;
     const copies = scheduler.count();
-    return !Object.values(scheduler.wanted).some((set) => [...set].some((piece) => copies[piece]));
+    return !Object.values(scheduler.wanted).some((set) => [...set].some((item) => copies[item]));
   }
 
-  #seen = "";
-  #tellSeen() {
-    const copies = this.layout ? this.scheduler?.count().subarray(0, this.geometry?.blocks) : null;
-    const bytes = Uint8Array.from(copies ?? [], (count) => Math.min(count, 255));
-    const peers = this.peers.ids().size;
-    const text = `${peers} ${bytes}`;
-    if (text === this.#seen) return;
-    this.#seen = text;
-    const seen = { type: "seen", identity: this.identity, peers, copies: bytes.buffer };
-    this.host.post(/** @type {any} */ (seen), [bytes.buffer]);
-  }
-
-  /** @returns {CutNews[]} */
-  #news() {
-    return [...this.cuts.values()].flatMap(({ infohash, layout }) =>
-      layout
-        ? [{ infohash, shard_bytes: layout.shards[0].bytes, files: layout.shards.length }]
-        : [],
-    );
-  }
-
-  /** @param {CutNews[]} news */
-  #hear(news) {
-    for (const { infohash } of news) this.#join(infohash);
-  }
-
-  /** @param {string} infohash @param {Uint8Array | null} info @param {any} ends */
-  #open(infohash, info, ends = this.#ends) {
-    const { identity, host } = this;
-    return new CutSwarm(host.client, infohash, info, { identity, announce: host.trackers, ends });
-  }
-
-  /** @param {string} infohash @param {Uint8Array | null} info */
-  #join(infohash, info = null) {
-    const known = this.cuts.has(infohash) || this.falseCuts.has(infohash);
-    if (this.left || known || this.cuts.size >= MOST_CUTS + Number(info !== null)) return;
-    this.cuts.set(infohash, this.#open(infohash, info));
+  /** @param {Want} message */
+  #want({ blocks, urgency }) {
+    const count = this.geometry?.blocks ?? 0;
+    const fresh = blocks.filter((block) => block < count && !this.have.has(block));
+    this.scheduler?.want(fresh, urgency);
   }
 
   /** @param {CutSwarm} cut @param {string} why */
   #drop(cut, why) {
-    cut.close();
-    if (!this.cuts.delete(cut.infohash)) return;
-    this.falseCuts.add(cut.infohash);
-    this.host.happening("torrent refused", {
-      identity: this.identity,
-      infohash: cut.infohash,
-      why,
-    });
+    this.cuts.refuse(cut, why);
     if (cut === this.#home) this.#home = this.scheduler = null;
   }
 
@@ -197,7 +126,7 @@ export class ModelSwarm {
 
   /** Whose manifest is fetched: of a cut that has peers, rather. */
   #chooseHome() {
-    const ready = [...this.cuts.values()].filter(({ pieces, layout }) => pieces && layout);
+    const ready = this.cuts.list().filter(({ pieces, layout }) => pieces && layout);
     const [best] = ready.sort((a, b) => this.peers.count(b) - this.peers.count(a));
     if (!best?.layout || best === this.#home) return;
     if (this.#home && (this.peers.count(this.#home) || !this.peers.count(best))) return;
@@ -224,7 +153,7 @@ export class ModelSwarm {
       },
       refuse: (cut, why) => this.#drop(cut, why),
     });
-    const scheduler = new Scheduler(geometry.items, {
+    const scheduler = new Scheduler(geometry.items, this.wasted, {
       onWhole: (fetch) => void judge.verify(fetch),
       onBroken: (peer, why) => {
         host.happening("promise broken", { identity, peer: peer.id, why });
@@ -249,16 +178,12 @@ export class ModelSwarm {
     if (first) {
       this.#home = null;
       this.#plan(layout);
-      for (const cut of [...this.cuts.values()]) if (cut.pieces) await this.#sync(cut);
     }
-    const bits = new Uint8Array(have);
-    const count = this.geometry?.blocks ?? 0;
-    const held = (/** @type {number} */ block) => (bits[block >> 3] >> (7 - (block & 7))) & 1;
-    this.#gain(Array.from({ length: count }, (_, block) => block).filter(held));
+    this.#gain(blocksIn(have).filter((block) => block < (this.geometry?.blocks ?? 0)));
     if (layout.tokenizer && !layout.tokenizer.stored) this.#fetchFile("tokenizer.json");
-    if (!first) for (const cut of [...this.cuts.values()]) await this.#sync(cut);
+    for (const cut of this.cuts.list()) await this.#sync(cut);
     const kept = this.#own ? null : await recall(`torrent ${this.identity}`);
-    if (kept instanceof Uint8Array) this.#join(hex(await sha1(new Uint8Array(kept))), kept);
+    if (kept instanceof Uint8Array) this.cuts.join(hex(await sha1(new Uint8Array(kept))), kept);
     await this.#make();
   }
 
@@ -282,18 +207,14 @@ export class ModelSwarm {
   /** Makes the torrent of the cut that is here, once all of it is, where it is not known. */
   async #make() {
     const { layout, geometry } = this;
-    const whole = this.isComplete && layout && (!layout.tokenizer || layout.tokenizer.stored);
-    if (!whole || !geometry || this.#own || this.#making) return;
+    const whole = geometry && layout && this.have.size === geometry.blocks;
+    if (!whole || layout.tokenizer?.stored === false || this.#own || this.#making) return;
     this.#making = true;
     try {
-      const digests = new Uint8Array(geometry.pieces * DIGEST_BYTES);
-      for (let piece = 0; piece < geometry.pieces && !this.left && !this.#own; piece++) {
-        const bytes = await this.#served?.read(piece);
-        if (bytes) digests.set(await sha1(bytes), piece * DIGEST_BYTES);
-      }
-      if (this.#own || this.left) return;
-      const info = infoOf(this.identity, layout, digests);
-      this.#join(hex(await sha1(info)), info);
+      const read = (/** @type {number} */ piece) =>
+        /** @type {ServedPieces} */ (this.#served).read(piece);
+      const info = await hashed(this.identity, layout, read, () => !this.#left && !this.#own);
+      if (info) this.cuts.join(hex(await sha1(info)), info);
     } catch {
       // A block was found damaged on the way: once it is here again, this begins again.
     } finally {
@@ -305,7 +226,7 @@ export class ModelSwarm {
   #onBlame({ block, file }) {
     if (block !== null) return void this.#judge?.blame(block);
     // Each piece of the file was what the torrent says: it is the torrent that is false.
-    const cuts = this.#home ? [this.#home] : [...this.cuts.values()].filter((c) => c !== this.#own);
+    const cuts = this.#home ? [this.#home] : this.cuts.list().filter((c) => c !== this.#own);
     for (const cut of cuts) this.#drop(cut, `its ${file} is not this model's`);
     if (this.layout && file) this.#fetchFile(file);
   }
@@ -315,11 +236,11 @@ export class ModelSwarm {
     const pure = this.geometry?.pure ?? 0;
     for (const block of blocks) this.have.add(block);
     this.scheduler?.want(blocks, null);
-    for (const cut of this.cuts.values()) {
+    for (const cut of this.cuts.list()) {
       cut.mark(blocks.filter((block) => block < pure));
       if (blocks.includes(pure)) void this.#sync(cut);
     }
-    if (this.isComplete) void this.#make();
+    void this.#make();
   }
 
   /** @param {number[]} blocks */
@@ -328,7 +249,7 @@ export class ModelSwarm {
       this.have.delete(block);
       this.#served?.forget(block);
     }
-    for (const cut of this.cuts.values()) cut.unmark(blocks);
+    for (const cut of this.cuts.list()) cut.unmark(blocks);
   }
 
   /** @param {number} piece @param {number} start @param {number} end */

@@ -143,7 +143,6 @@ export class Peer {
 
   heard() {
     this.lastHeard = performance.now();
-    this.setbacks = 0;
   }
 
   /** Nothing is asked of it for some seconds. */

@@ -16,8 +16,8 @@ import { Peer } from "./peer.js";
  * @property {() => Scheduler | null} scheduler
  * @property {(cut: CutSwarm) => boolean} counts whether pieces are asked of a cut's peers now
  * @property {() => CutNews[]} tell
- * @property {(news: CutNews[]) => void} hear
- * @property {() => CutSwarm | null} rendezvous
+ * @property {(news: CutNews[], peer: string) => void} hear
+ * @property {(cut: CutSwarm) => boolean} isMeeting whether it is the rendezvous
  */
 
 /** @typedef {{wire: Wire, gossip: Gossip, peer: Peer | null}} Link peer: null at the rendezvous */
@@ -44,9 +44,11 @@ export class Peers {
       if (!host.isSpent) unchoke.call(wire);
     };
     wire.on("upload", (bytes) => host.sent(bytes));
-    const gossip = new Gossip(wire, identity, ends);
-    const meeting = cut === ends.rendezvous();
-    const peer = meeting ? null : new Peer(wire, cut, host.bans.of(id), expects);
+    const gossip = new Gossip(wire, identity, {
+      tell: ends.tell,
+      hear: (news) => ends.hear(news, id),
+    });
+    const peer = ends.isMeeting(cut) ? null : new Peer(wire, cut, host.bans.of(id), expects);
     this.#links.set(wire, { wire, gossip, peer });
     wire.once("close", () => this.#gone(wire));
     if (peer) this.#listen(peer);

@@ -18,6 +18,8 @@ const LATE_MS = { now: 750, later: 3000 };
  * @property {(peer: Peer, why: "silent" | "refused") => void} onBroken promise of a peer
  */
 
+/** @typedef {{bad: number, overtaken: number, abandoned: number}} Wasted bytes, of no use, by reason */
+
 export class Scheduler {
   /** @type {Record<Urgency, Set<number>>} */
   wanted = { now: new Set(), soon: new Set(), idle: new Set() };
@@ -25,17 +27,16 @@ export class Scheduler {
   peers = new Set();
   /** Peers that have an item, by item; see `count`. */
   copies;
-  /** Bytes that came and were of no use, by reason. */
-  wasted = { bad: 0, overtaken: 0, abandoned: 0 };
   /** @type {Map<number, Fetch[]>} on their way */
   #flights = new Map();
   /** @type {Map<number, Fetch>} being verified */
   #checking = new Map();
   #counted = false;
 
-  /** @param {number} items @param {Hooks} hooks */
-  constructor(items, hooks) {
+  /** @param {number} items @param {Wasted} wasted counted up @param {Hooks} hooks */
+  constructor(items, wasted, hooks) {
     this.copies = new Uint16Array(items);
+    this.wasted = wasted;
     this.hooks = hooks;
   }
 
@@ -104,6 +105,7 @@ export class Scheduler {
     if (good && fetch) {
       fetch.peer.conduct.good += 1;
       fetch.peer.conduct.broken = 0;
+      fetch.peer.setbacks = 0;
       fetch.peer.sent += 1;
     }
     this.fillAll();

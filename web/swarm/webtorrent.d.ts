@@ -104,6 +104,8 @@ export interface Wire {
   on(event: "upload", listener: (bytes: number) => void): void;
   _onMessageLength(head: Uint8Array): void;
   _onMessage(message: Uint8Array): void;
+  /** Of streamx: bytes that were pushed and not taken yet. */
+  _readableState: { buffered: number };
 }
 
 type WireEvent =
