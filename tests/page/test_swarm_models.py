@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +12,13 @@ from playwright.sync_api import Page, Playwright
 from app_page import convert_all
 from doppler.command.browser import Browser
 from doppler.command.wheel import build_wheel
+from doppler.store.manifest import BLOCK_SIZE
 from fixture_sets import FIXTURES, reference
 from storable import storable
 from swarm_site import Peers, SwarmSite, chromium_of
 
 MODEL = storable()
+BLOCKS = len(MODEL.manifest.blocks)
 MIXTURE = "gpt-oss-like"
 ROOM = {"context": 128, "batch": 32, "kv": "f32"}
 GREEDY = {"max_tokens": 8, "ignore_eos": True, "sampling": {"greedy": True}}
@@ -38,6 +41,14 @@ from doppler.page.bridge import api
 model = api._model
 bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
 """
+# How many blocks of a model are not stored; 0 also where its manifest is not.
+MISSING = """
+from doppler.page.bridge import api
+
+store = await api._library._peers.find("{identity}")
+0 if store is None else len(await store.blocks.missing(range(len(store.manifest.blocks))))
+"""
+RATE = 4 << 20  # bytes a second
 
 
 class Tab:
@@ -48,6 +59,10 @@ class Tab:
         page.on("request", lambda request: self.asked.append(request.url))
         page.evaluate(START)
 
+    def reload(self) -> None:
+        self.page.reload()
+        self.page.evaluate(START)
+
     def call(self, method: str, **args: Any) -> Any:
         return self.page.evaluate(CALL, [method, args])
 
@@ -56,6 +71,17 @@ class Tab:
 
     def join(self, identity: str) -> None:
         self.page.evaluate("(identity) => swarm.join(identity)", identity)
+
+    def missing(self, identity: str) -> int:
+        self.call("models")
+        missing: int = self.run(MISSING.format(identity=identity))
+        return missing
+
+    @property
+    def given(self) -> int:
+        """Bytes that peers got from it."""
+        given: int = self.page.evaluate("swarm.facts().given")
+        return given
 
     def answer(self, ids: list[int]) -> dict[str, Any]:
         answer: dict[str, Any] = self.call("complete", **GREEDY, prompt_ids=ids)
@@ -100,6 +126,26 @@ def test_a_model_comes_from_a_peer_alone(seed: Tab, leech: Tab) -> None:
     (model,) = leech.call("models")
     assert (model["id"], model["complete"], model["url"]) == (identity, True, None)
     assert not [url for url in leech.asked if "/models/" in url]
+
+
+def test_a_reload_goes_on_with_the_blocks_that_are_missing(peers: Peers, seed: Tab) -> None:
+    """They came in any order; a block comes twice only where it was on its way."""
+    identity, leech = MODEL.manifest.identity, Tab(peers.stock())
+    seed.page.evaluate("(rate) => swarm.limit({ rate })", RATE)
+    try:
+        leech.join(identity)
+        leech.page.evaluate("(id) => void worker.call('download_from_peers', { id })", identity)
+        while not 0 < leech.missing(identity) < BLOCKS - 3:
+            time.sleep(0.1)
+        leech.reload()
+        missing, before = leech.missing(identity), seed.given
+        assert missing < BLOCKS - 3
+        leech.join(identity)
+        leech.call("download_from_peers", id=identity)
+        assert leech.missing(identity) == 0
+        assert seed.given - before <= (missing + 1) * BLOCK_SIZE
+    finally:
+        seed.page.evaluate("swarm.limit({ rate: null })")
 
 
 def test_experts_come_from_a_peer_while_it_runs(site: SwarmSite, seed: Tab, leech: Tab) -> None:
