@@ -7,7 +7,7 @@ does not say which. Where there is no map (a model that was imported, or convert
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 from doppler.errors import FormatError, SourceError, StorageError
@@ -28,11 +28,8 @@ class HaveMap:
     reads a block hashes it.
     """
 
-    def __init__(
-        self, places: Places, storage: Storage, buffers: Buffers, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, places: Places, storage: Storage, buffers: Buffers) -> None:
         self._places, self._storage, self._buffers = places, storage, buffers
-        self._clock = clock
         shards = (f"{it.name} {it.offset} {it.bytes}\n" for it in places.manifest.shards)
         self._cut = bytes.fromhex(blake3_hex("".join(shards).encode()))[:DIGEST]
         self._bits = bytearray(-(-len(places) // 8))
@@ -95,7 +92,7 @@ class HaveMap:
         once: sizes no longer tell). What another tab has written meanwhile stays. Where there is no
         room, or another tab is writing, it is left for the next time.
         """
-        now = self._clock()
+        now = asyncio.get_running_loop().time()
         is_early = soon and self._is_written and now < self._saved + SAVE_SECONDS
         if is_early or not (self._added or self._gone):
             return

@@ -32,11 +32,9 @@ class StoredBlocks:
         storage: Storage,
         buffers: Buffers,
         budget: int | None = None,
-        clock: Callable[[], float] | None = None,
     ) -> None:
         self._places, self._storage, self._buffers = places, storage, buffers
-        self._clock = clock or (lambda: asyncio.get_running_loop().time())
-        self._map = HaveMap(places, storage, buffers, self._clock)
+        self._map = HaveMap(places, storage, buffers)
         self._slots = Slots(storage, buffers, places.manifest.block_size, budget)
         self._loading = asyncio.Lock()
         self._loaded: float | None = None  # when
@@ -67,12 +65,12 @@ class StoredBlocks:
     async def refresh(self) -> None:
         """Reads again what is stored, which other tabs may have changed, if a while has passed."""
         async with self._loading:
-            now = self._clock()
+            now = _now()
             if self._loaded is None or now >= self._loaded + FRESH_SECONDS:
                 await self._map.load()
                 if self._loaded is None:
                     await self._slots.load(len(self._places))
-                self._loaded = self._clock()
+                self._loaded = _now()
 
     def has(self, index: int) -> bool:
         """Whether a block is stored, as far as was read."""
@@ -186,12 +184,12 @@ class StoredBlocks:
 
     async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
         """Bytes of a file, which another tab may just be mending: that is waited for, a while."""
-        since = self._clock()
+        since = _now()
         while True:
             try:
                 return await self._storage.read(name, start, length)
             except StorageError:
-                if self._clock() - since > PATIENCE:
+                if _now() - since > PATIENCE:
                     raise
             await asyncio.sleep(LOOK_AGAIN)
 
@@ -241,8 +239,8 @@ class StoredBlocks:
                 await self._storage.write(own.shard.name, own.start, part)
             else:
                 await self._storage.write(SLOTS_FILE, await self._slot(index), part)
-        if self._clock() >= self._saved + FRESH_SECONDS:
-            self._saved = self._clock()
+        if _now() >= self._saved + FRESH_SECONDS:
+            self._saved = _now()
             await self._slots.save()
 
     async def _shrink(self) -> None:
@@ -292,3 +290,7 @@ class StoredBlocks:
         await self._storage.remove(shard.name)
         self._map.removed(shard)
         self.gone(held)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
