@@ -188,7 +188,7 @@ class Api:
         url = _text(args, "url")
         wanted = _text(args, "id") if args.get("id") else None
         budget = bytes_asked("storage_budget", args.get("storage_budget"))
-        work = self._library.download(url, wanted, budget, emit)
+        work = self._library.download(url, wanted, emit, budget)
         return {"id": await self._transferred(work)}
 
     async def download_from_peers(

@@ -44,7 +44,7 @@ class Library(Protocol):
         """Removes a model."""
 
     async def download(
-        self, url: str, wanted: str | None, budget: int | None, emit: Emit[ProgressEvent]
+        self, url: str, wanted: str | None, emit: Emit[ProgressEvent], budget: int | None = None
     ) -> str:
         """Makes the model of a manifest's address whole, or where it is larger than a budget of
         storage, ready to be loaded; its identity.

@@ -87,7 +87,7 @@ class OpfsLibrary:
         self._peers.forget(identity)
 
     async def download(
-        self, url: str, wanted: str | None, budget: int | None, emit: Emit[ProgressEvent]
+        self, url: str, wanted: str | None, emit: Emit[ProgressEvent], budget: int | None = None
     ) -> str:
         """Makes the model of a manifest's address whole in storage; returns its identity.
 
