@@ -291,6 +291,8 @@ def test_a_file_that_another_tab_mends_is_waited_for(
             sources = store.scheduler.sources
             return storage, ShardStore(store.manifest, storage, sources, MemoryBuffers())
 
+        storage, soon = shared(1)
+        assert await soon.stored([BLOCK_SIZE - 3], 7) == MODEL.data[BLOCK_SIZE - 3 :][:7]
         storage, soon = shared(2)
         assert bytes((await soon.verified(0, 3))[0]) == MODEL.data[: 3 * BLOCK_SIZE]
         assert storage.flushed == []

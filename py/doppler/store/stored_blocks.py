@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from doppler.errors import SourceError, StorageError
@@ -130,7 +130,7 @@ class StoredBlocks:
     async def gather(self, ranges: Sequence[tuple[int, int]]) -> bytes:
         """Bytes [start, end) of the byte space, one after another, all stored."""
         pieces = [piece for start, end in ranges for piece in self._bytes(start, end)]
-        return self._buffers.to_bytes(await self._storage.gather(pieces))
+        return self._buffers.to_bytes(await _patiently(lambda: self._storage.gather(pieces)))
 
     async def keep(self, place: Place, data: Buffer) -> None:
         """Stores verified blocks that are neighbours in a shard, from `place` on.
@@ -183,15 +183,7 @@ class StoredBlocks:
             await self._slots.remove()
 
     async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
-        """Bytes of a file, which another tab may just be mending: that is waited for, a while."""
-        since = _now()
-        while True:
-            try:
-                return await self._storage.read(name, start, length)
-            except StorageError:
-                if _now() - since > PATIENCE:
-                    raise
-            await asyncio.sleep(LOOK_AGAIN)
+        return await _patiently(lambda: self._storage.read(name, start, length))
 
     def _blocks_from(self, place: Place) -> range:
         return range(place.index, self._places.of(place.shard).stop)
@@ -290,6 +282,18 @@ class StoredBlocks:
         await self._storage.remove(shard.name)
         self._map.removed(shard)
         self.gone(held)
+
+
+async def _patiently(read: Callable[[], Awaitable[Buffer]]) -> Buffer:
+    """What is read of files, which another tab may just be mending: that is waited for, a while."""
+    since = _now()
+    while True:
+        try:
+            return await read()
+        except StorageError:
+            if _now() - since > PATIENCE:
+                raise
+        await asyncio.sleep(LOOK_AGAIN)
 
 
 def _now() -> float:

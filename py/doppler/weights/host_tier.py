@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from doppler.inputs.buffers import Buffer, Buffers
+from doppler.residency.tiers import TIERS, Tier
 from doppler.store.manifest import ExpertRange, Manifest
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
 
-Tier: TypeAlias = Literal["host", "storage", "remote"]
-TIERS: tuple[Tier, ...] = ("host", "storage", "remote")
 Unit: TypeAlias = tuple[int, int]  # layer, and number of an expert or of another part of it
 
 
@@ -79,6 +78,10 @@ class HostTier:
     def range(self, unit: Unit) -> Span:
         """Where a unit's bytes are in the byte space."""
         return self._spans[unit]
+
+    def holds(self, unit: Unit) -> bool:
+        """Whether `get` has it at once."""
+        return unit in self._held
 
     async def get(self, unit: Unit) -> tuple[Buffer, Tier]:
         """The bytes of a unit's range, verified, and where they were. Raises CorruptError or
