@@ -320,10 +320,15 @@ def test_a_model_that_is_left_or_was_never_joined(tmp_path: Path) -> None:
         page.say("join")
         page.say("join")
         await page.until("model", 2)
+        page.shelf.stores.clear()  # another cut of it was downloaded
+        await page.exchange.refresh(IDENTITY)
+        await page.until("model", 3)
+        assert store.scheduler.sources == []
+        store = await (await page.exchange.joined(IDENTITY)).opened()
         page.exchange.forget(IDENTITY)  # it was deleted
         assert (await page.until("lost"))[0]["blocks"] == list(ALL)
         page.say("join")
-        await page.until("model", 3)
+        await page.until("model", 4)
         page.say("closed")
         assert store.scheduler.sources == []
 

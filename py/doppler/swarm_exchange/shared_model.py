@@ -43,7 +43,9 @@ class SharedModel:
     async def open(self) -> None:
         """Tells what is stored; called again, whatever has changed in another way."""
         async with self._opening:
-            if self.store is None and (store := await self._shelf.find(self.identity)) is not None:
+            store = await self._shelf.find(self.identity)
+            if store is not None and store is not self.store:  # it may be cut in another way now
+                self.leave()
                 await self._attach(store)
             await self._tell()
         async with self._arrived:
