@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from playwright.sync_api import BrowserContext, Page, Playwright
 from doppler.command.browser import Browser, launch_arguments
 from doppler.command.server import Server
 from doppler.command.swarm_routes import ALL, Sharing
+from doppler.swarm.metainfo import Torrent, TorrentFile
 
 PAGES = Path(__file__).parent / "page" / "swarm"
 BLOCK = 64 << 10
@@ -29,6 +33,22 @@ window.connections = [];
 window.RTCPeerConnection = class extends RTCPeerConnection {
   constructor(config) { super(config); window.connections.push(config); }
 };"""
+# libtorrent as it comes, told to use no outside address; it says when it has everything, and ends
+# with its input. Its destructor would wait for the tracker.
+LIBTORRENT = """
+import os, sys, time, libtorrent as lt
+torrent, folder = sys.argv[1:]
+off = dict.fromkeys(("enable_dht", "enable_lsd", "enable_upnp", "enable_natpmp"), False)
+session = lt.session({**off, "listen_interfaces": "127.0.0.1:0", "webtorrent_stun_server": ""})
+params = lt.load_torrent_file(torrent)
+params.save_path = folder
+handle = session.add_torrent(params)
+while not handle.status().is_seeding:
+    time.sleep(0.05)
+print("whole", flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
 T = TypeVar("T")
 SECONDS = 30.0  # until what is waited for should be so; the machine may be busy
 
@@ -64,6 +84,34 @@ def small_model(seed: int = 0, blocks: int = 24, shard: int = 8 * BLOCK) -> Smal
     manifest = json.dumps({"description": description, "shards": shards}).encode()
     files = {"manifest.json": manifest, "tokenizer.json": tokenizer, "weights.bin": weights}
     return SmallModel(seed, blake3(canonical.encode()).hexdigest(), len(parts), files)
+
+
+def torrent_of(model: SmallModel) -> Torrent:
+    """As Python makes it, of the same files."""
+    shards = json.loads(model.files["manifest.json"])["shards"]
+    beside = ("tokenizer.json", "manifest.json")
+    files = [TorrentFile(shard["name"], shard["bytes"]) for shard in shards]
+    files += [TorrentFile(name, len(model.files[name])) for name in beside]
+    whole = model.files["weights.bin"] + b"".join(model.files[name] for name in beside)
+    pieces = (whole[at : at + BLOCK] for at in range(0, len(whole), BLOCK))
+    digests = b"".join(hashlib.sha1(piece).digest() for piece in pieces)
+    return Torrent(model.identity, BLOCK, tuple(files), digests)
+
+
+@contextmanager
+def libtorrent(site: SwarmSite, model: SmallModel, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Stock libtorrent, which gets a model's torrent into an empty folder; `stdout` has a line once
+    it is there.
+    """
+    file = folder / "model.torrent"
+    file.write_bytes(torrent_of(model).metainfo([site.tracker]))
+    command = [sys.executable, "-c", LIBTORRENT, str(file), str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.communicate(timeout=SECONDS)
 
 
 class SwarmSite(Server):

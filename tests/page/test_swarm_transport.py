@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Playwright
 
 from doppler.command.browser import Browser
-from doppler.swarm.metainfo import Torrent, TorrentFile
 from swarm_site import (
     BLOCK,
     Peers,
@@ -18,7 +17,9 @@ from swarm_site import (
     SwarmPeer,
     SwarmSite,
     chromium_of,
+    libtorrent,
     small_model,
+    torrent_of,
     until,
 )
 
@@ -106,22 +107,13 @@ def test_nobody_outside_hears_of_it(peers: Peers, seed: SwarmPeer, model: SmallM
     watched.wait_whole(model)
     connections = watched.run("() => window.connections")
     assert connections
-    assert all(config == {"iceServers": []} for config in connections)
+    assert all(config["iceServers"] == [] for config in connections)
     assert watched.sockets == [f"ws://127.0.0.1:{watched.site.port}/tracker"]
 
 
 def test_whoever_makes_the_torrent_makes_the_same(seed: SwarmPeer, model: SmallModel) -> None:
     [cut] = seed.facts()["models"][0]["cuts"]
-    names = [f"shard-{n:05}.bin" for n in range(3)]
-    weights = model.files["weights.bin"]
-    sizes = [8 * BLOCK, 8 * BLOCK, len(weights) - 16 * BLOCK]
-    files = [TorrentFile(*it) for it in zip(names, sizes, strict=True)]
-    beside = ("tokenizer.json", "manifest.json")
-    files += [TorrentFile(name, len(model.files[name])) for name in beside]
-    whole = weights + b"".join(model.files[name] for name in beside)
-    starts = range(0, len(whole), BLOCK)
-    digests = b"".join(hashlib.sha1(whole[at : at + BLOCK]).digest() for at in starts)
-    assert cut["infohash"] == Torrent(model.identity, BLOCK, tuple(files), digests).infohash
+    assert cut["infohash"] == torrent_of(model).infohash
 
 
 def test_who_corrupts_is_banned_for_good(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:
@@ -176,9 +168,8 @@ def test_who_has_not_what_it_says_is_passed_over(
     seed.join(model)
     state = leech.wait_whole(model)
     assert {peer for _, peer, _ in state["written"]} == {seed.id}
-    broken = [(it["peer"], it["why"]) for it in leech.happenings("promise broken")]
-    print(liar.id, seed.id, leech.happenings("promise broken"), leech.happenings("banned"))
-    assert broken == [(liar.id, "refused")] * 3 or fault == "mute"
+    broken = {(it["peer"], it["why"]) for it in leech.happenings("promise broken")}
+    assert broken == {(liar.id, "refused")} or fault == "mute"
 
 
 def test_who_closes_in_mid_piece_is_replaced(
@@ -276,6 +267,23 @@ def test_a_stock_page_takes_and_gives(peers: Peers, seed: SwarmPeer, model: Smal
     assert {peer for _, peer, _ in state["written"]} == {stock.evaluate("() => client.peerId")}
 
 
+def test_stock_libtorrent_takes_and_gives(
+    peers: Peers, site: SwarmSite, seed: SwarmPeer, model: SmallModel, tmp_path: Path
+) -> None:
+    with libtorrent(site, model, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "whole\n"
+        shards = sorted((tmp_path / model.identity).glob("shard-*.bin"))
+        assert b"".join(map(Path.read_bytes, shards)) == model.files["weights.bin"]
+        seed.close()
+        leech = peers()
+        cut = torrent_of(model).infohash
+        leech.run("([id, cut]) => peer.swarm.join(id, [cut])", [model.identity, cut])
+        state = leech.wait_whole(model)
+        senders = {bytes.fromhex(peer)[:3] for _, peer, _ in state["written"]}
+        assert senders == {b"-LT"}  # it has another id for each connection
+
+
 def test_peers_of_two_cuts_complete_from_each_other(
     peers: Peers, site: SwarmSite, model: SmallModel
 ) -> None:
@@ -314,11 +322,11 @@ def test_caps_of_rate_and_volume_hold(peers: Peers, seed: SwarmPeer, model: Smal
     assert seed.facts()["given"] < 600_000 + 4 * BLOCK
     assert leech.happenings("promise broken") == []
     before = seed.facts()["given"]
-    seed.run("() => peer.swarm.limit({ volume: null, rate: 200_000 })")
+    seed.run("() => peer.swarm.limit({ volume: null, rate: 400_000 })")
     began = time.monotonic()
     leech.wait_whole(model)
     rest = seed.facts()["given"] - before
-    assert rest / (time.monotonic() - began) < 250_000
+    assert rest < 400_000 * (time.monotonic() - began + 1)  # a second's worth may come at once
 
 
 def test_what_is_wanted_now_comes_first(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:
@@ -326,13 +334,33 @@ def test_what_is_wanted_now_comes_first(peers: Peers, seed: SwarmPeer, model: Sm
     leech.store("want", identity=model.identity, blocks="none")
     leech.join(model)
     leech.wait(model, lambda state: state["seen"] and 1 in state["seen"]["copies"])
-    seed.run("() => peer.swarm.limit({ rate: 100_000 })")
-    leech.store("want", identity=model.identity, blocks=[*range(22)], urgency="idle")
-    leech.store("want", identity=model.identity, blocks=[22], urgency="soon")
-    leech.store("want", identity=model.identity, blocks=[23], urgency="now")
-    state = leech.wait(model, lambda state: state["have"] > 7)
+    seed.run("() => peer.swarm.limit({ rate: 150_000 })")
+    wanted = {"idle": [*range(18)], "soon": [*range(18, 23)], "now": [23]}
+    leech.run(
+        "(wants) => Promise.all(wants.map((want) => peer.store('want', want)))",
+        [{"identity": model.identity, "blocks": it, "urgency": how} for how, it in wanted.items()],
+    )
+    state = leech.wait(model, lambda state: state["have"] > 8)
     order = [block for block, _, _ in state["written"]]
-    assert order.index(23) < order.index(22) < 8
+    assert {*range(18, 24)} <= {*order[:9]}  # what was on its way came before
+    assert order.index(23) < max(order.index(block) for block in range(18, 23))
+
+
+def test_the_rarest_come_first(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:
+    """One peer has all, one the first half: the one is asked for what the other has not."""
+    partial, leech = peers(), peers()
+    partial.fill("model", [*range(12)])
+    for each in (partial, leech):
+        each.store("want", identity=model.identity, blocks="none")
+        each.join(model)
+    copies = {"peers": 2, "copies": [2] * 12 + [1] * 12}
+    leech.wait(model, lambda state: state["seen"] == copies)
+    for each in (seed, partial):
+        each.run("() => peer.swarm.limit({ rate: 150_000 })")
+    leech.store("want", identity=model.identity, blocks=None, urgency="idle")
+    state = leech.wait(model, lambda state: state["have"] > 8)
+    of_seed = [block for block, peer, _ in state["written"] if peer == seed.id]
+    assert min(of_seed[:4]) >= 12
 
 
 def test_a_false_torrent_is_left(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:
@@ -364,6 +392,17 @@ def test_lost_blocks_are_got_again(peers: Peers, seed: SwarmPeer, model: SmallMo
     )
     leech.store("want", identity=model.identity, blocks=None, urgency="soon")
     leech.wait_whole(model)
+
+
+def test_who_goes_to_another_page_is_gone_at_once(
+    peers: Peers, seed: SwarmPeer, model: SmallModel
+) -> None:
+    """Not when Chromium finds, after a quarter of a minute, that nothing answers."""
+    leech = peers()
+    leech.join(model)
+    leech.wait_whole(model)
+    seed.page.goto(f"{seed.site.url}models.json")
+    until(lambda: leech.facts()["models"][0]["peers"], lambda them: them == [], 5)
 
 
 def test_who_leaves_gives_nothing(peers: Peers, seed: SwarmPeer, model: SmallModel) -> None:

@@ -61,7 +61,7 @@ export class CutSwarm {
     torrent._verifyPieces = (done) => done(null);
     const addPeer = torrent.addPeer;
     torrent.addPeer = (peer, source) => {
-      if (torrent._peers.size < MOST_PEERS && ends.admits(peer.id)) {
+      if ((torrent._peers?.size ?? 0) < MOST_PEERS && ends.admits(peer.id)) {
         return addPeer.call(torrent, peer, source);
       }
       peer.destroy();
@@ -136,6 +136,11 @@ export class CutSwarm {
   /** There are peers enough: the next search begins at once again. */
   content() {
     this.#attempts = 0;
+  }
+
+  /** Closes all connections at once: what WebTorrent does a moment later comes too late. */
+  hangUp() {
+    for (const { conn } of this.torrent._peers?.values() ?? []) conn?._pc?.close();
   }
 
   close() {

@@ -104,6 +104,11 @@ export class Cuts {
     this.#joinHeard();
   }
 
+  hangUp() {
+    for (const cut of this.list()) cut.hangUp();
+    this.rendezvous?.hangUp();
+  }
+
   close() {
     this.#closed = true;
     for (const cut of this.list()) cut.close();

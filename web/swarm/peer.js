@@ -147,7 +147,7 @@ export class Peer {
 
   /** Nothing is asked of it for some seconds. */
   rest() {
-    this.restsUntil = performance.now() + 2000 * 2 ** Math.min(this.setbacks, 5);
+    this.restsUntil = performance.now() + 1000 * 2 ** Math.min(this.setbacks, 5);
     this.setbacks += 1;
   }
 

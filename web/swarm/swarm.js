@@ -67,6 +67,10 @@ export class Swarm extends EventTarget {
     this.trackers = trackers;
     this.iceServers = iceServers;
     port.onmessage = ({ data }) => this.#receive(data);
+    // Others learn of a page that goes when it says so, or a quarter of a minute later.
+    addEventListener("pagehide", () => {
+      for (const model of this.#models.values()) model.cuts.hangUp();
+    });
   }
 
   /**

@@ -52,7 +52,8 @@ export interface Torrent {
   discovery: { tracker: { update(): void } | null } | null;
   /** SHA-1 of each piece, as hex. */
   _hashes: string[];
-  _peers: Map<string, unknown>;
+  /** Null when it is destroyed. Of simple-peer: `_pc`. */
+  _peers: Map<string, { conn: { _pc: RTCPeerConnection | null } | null }> | null;
   addPeer(peer: { id: string; destroy(): void }, source: string): boolean;
   destroy(options?: object, done?: () => void): void;
   on(event: "metadata" | "ready" | "close", listener: () => void): void;
