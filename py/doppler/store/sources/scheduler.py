@@ -9,23 +9,20 @@ is given up only when nobody can give it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 
-from doppler.errors import CorruptError, SourceError, StorageError
+from doppler.errors import SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.store.places import Place, Places
 from doppler.store.sources.book import Book
-from doppler.store.sources.source import URGENCIES, ShardSource, Urgency
-from doppler.store.sources.standing import Standing
+from doppler.store.sources.source import URGENCIES, Keep, ShardSource, Took, Urgency
+from doppler.store.sources.standing import Standing, wrong
 from doppler.store.sources.wanted import Batch, Run, Wanted
 
 # Seconds without a block after which a request's blocks are asked of others, too.
 LATE: Mapping[Urgency, float] = {"now": 2.0, "soon": 5.0, "idle": 15.0}
 PATIENCE = 30.0  # seconds for which somebody waits for a block that no source has now
-
-Keep = Callable[[Place, Buffer], Awaitable[None]]  # verified neighbours, from this place on
-Took = Callable[[ShardSource, Sequence[int], bool], None]  # who gave blocks; are they stored?
 
 
 class Scheduler:
@@ -61,8 +58,7 @@ class Scheduler:
     def forgive(self) -> None:
         """A person tries again: what was wrong with a source may have been mended."""
         for standing in self._book.standings.values():
-            standing.bad.clear()
-            standing.failures, standing.until = 0, 0.0
+            standing.forgive()
 
     async def get(self, indices: Sequence[int], urgency: Urgency) -> dict[int, Buffer]:
         """Those blocks, verified; they are stored too if there is room.
@@ -292,11 +288,7 @@ class Scheduler:
         standing.blame(place.bytes)
         if again:
             return
-        error = standing.bad[index] = CorruptError(
-            f"{place} from {source.where(place.shard)}: its BLAKE3 is not the manifest's; the file "
-            "there is damaged or belongs to another model. Have it mended there, or get the model "
-            "from elsewhere"
-        )
+        error = standing.bad[index] = wrong(place, source.where(place.shard))
         if wanted is not None:
             for run in [it for it in wanted.runs if it.source is source]:
                 run.left.discard(index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from doppler.inputs.buffers import Buffer
@@ -46,3 +46,9 @@ class ShardSource(Protocol):
     def blame(self, index: int) -> bool:
         """What came as this block is not what it should be; whether it may be asked for again."""
         ...
+
+
+Keep: TypeAlias = Callable[[Place, Buffer], Awaitable[None]]
+"""Stores verified neighbours in a shard, from this place on."""
+Took: TypeAlias = Callable[[ShardSource, Sequence[int], bool], None]
+"""Hears who gave verified blocks, and whether they are stored."""

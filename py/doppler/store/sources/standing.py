@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from doppler.errors import CorruptError
+from doppler.store.places import Place
 
 FAILED_SECONDS = 5.0  # after the first failure in a row; twice as long after each further one
 MOST_SECONDS = 300.0
@@ -41,3 +42,16 @@ class Standing:
     def rank(self, now: float) -> tuple[bool, int]:
         """Who has the least is asked first."""
         return now < self.until, self.blamed + self.late
+
+    def forgive(self) -> None:
+        """What was wrong may have been mended."""
+        self.bad.clear()
+        self.failures, self.until = 0, 0.0
+
+
+def wrong(place: Place, where: str) -> CorruptError:
+    """What is said of a block that came from there and is not what it should be."""
+    return CorruptError(
+        f"{place} from {where}: its BLAKE3 is not the manifest's; the file there is damaged or "
+        "belongs to another model. Have it mended there, or get the model from elsewhere"
+    )
