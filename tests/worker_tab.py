@@ -34,7 +34,7 @@ async def opened(url):
     manifest = Manifest.from_json(await fetch_text(url + "manifest.json", "manifest.json"), url)
     storage = await root.make(manifest.identity)
     source = HttpShards(url + "manifest.json", manifest.block_size)
-    return storage, ShardStore(manifest, storage, source, buffers)
+    return storage, ShardStore(manifest, storage, [source], buffers)
 
 def quiet(done, total): pass
 """

@@ -8,6 +8,7 @@ import * as fetching from "./runtime/fetch.js";
 import * as hashing from "./runtime/hash.js";
 import * as offloading from "./runtime/offload.js";
 import * as opfs from "./runtime/opfs.js";
+import * as peers from "./runtime/peers.js";
 import { loadPackage, numpyURL, startPython } from "./runtime/python.js";
 import * as room from "./runtime/room.js";
 import * as replaying from "./runtime/replay.js";
@@ -46,6 +47,7 @@ async function start() {
     ...hashing,
     ...offloading,
     ...opfs,
+    ...peers,
     ...room,
     ...replaying,
     ...staging,
@@ -181,4 +183,4 @@ function booted() {
 navigator.gpu?.requestAdapter().catch(() => {}); // wakes the GPU's process while Python starts
 python = start();
 python.catch(() => {}); // boot tells
-Comlink.expose({ boot, call, live, run });
+Comlink.expose({ boot, call, live, run, connectPeers: peers.connectPeers });

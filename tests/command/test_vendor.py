@@ -55,3 +55,8 @@ def test_versions_are_pinned() -> None:
     package = json.loads((ROOT / "web/package.json").read_text())
     for version in (package["dependencies"] | package["devDependencies"]).values():
         assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+
+
+def test_webtorrent_is_one_module_with_its_licence() -> None:
+    assert b"export{" in (VENDOR / "webtorrent.js").read_bytes()
+    assert "MIT" in (VENDOR / "webtorrent.LICENSE.txt").read_text()

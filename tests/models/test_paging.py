@@ -198,7 +198,7 @@ from doppler.page import bridge
 
 model = bridge.api._model
 store, pools = model.store, model.engine._pools
-storage, buffers = store._storage, store.buffers
+storage, buffers = store.storage, store.buffers
 
 async def damage(change):
     if model._filling is not None:  # it may hold what it read before
@@ -237,9 +237,48 @@ def test_experts_that_turn_bad_or_go_missing(tiny: Client) -> None:
 
     assert damaged("await damage(flip)")["bytes"]["remote"] > 0
     with pytest.raises(CorruptError, match=r"block \d+ of shard-\d+\.bin is damaged"):
-        damaged("store.kept, store._source = store._source, None\nawait damage(flip)")
-    assert damaged("store._source = store.kept")["bytes"]["remote"] > 0
+        damaged(
+            "(source,) = store.scheduler.sources\nstore.scheduler.drop(source)\nawait damage(flip)"
+        )
+    assert damaged("store.scheduler.add(source)")["bytes"]["remote"] > 0
     assert damaged("await damage(remove)")["bytes"]["remote"] > 0
+
+
+WEIGHTS = """
+from doppler.store.budget import SLOTS_FILE
+from doppler.page import bridge
+
+storage = bridge.api._model.store.storage
+names = [name for name in await storage.names() if name.startswith("shard-") or name == SLOTS_FILE]
+sum([await storage.size(name) for name in names])
+"""
+
+
+def test_a_mixture_that_storage_has_no_room_for(tiny: Client) -> None:
+    """Its budget there is half of the model, or nothing: what is not there comes over HTTP."""
+    ids, name = reference("gpt-oss-like")[0][:12], "gpt-oss-like"
+    url = f"models/{name}/manifest.json"
+    load(tiny, name, **ROOM)
+    tokens = greedy(tiny, ids, 8)
+    least = tiny.page.evaluate(RUN, BUDGET)
+    total = tiny.call("residency", {})["bytes"]
+    for budget in (total // 2, 0):
+        (model,) = [it for it in tiny.call("models", {}) if it["name"] == name]
+        tiny.call("delete", {"id": model["id"]})
+        tiny.call("download", {"url": url, "storage_budget": budget})
+        room = {"storage_budget": budget, "gpu_budget": least, "host_budget": 0, **ROOM}
+        tiny.call("load", {"id": model["id"], "kv": "f32", **room})
+        for _ in range(2):
+            answer = tiny.call("complete", {**GREEDY, "prompt_ids": ids})
+            assert answer["generated_ids"] == tokens
+            stored = tiny.page.evaluate(RUN, WEIGHTS)
+            assert stored <= budget
+        (model,) = [it for it in tiny.call("models", {}) if it["name"] == name]
+        assert not model["complete"]
+        if budget:
+            assert stored > budget // 2
+        else:
+            assert answer["paging"]["bytes"]["remote"] > 0 == answer["paging"]["bytes"]["storage"]
 
 
 @pytest.mark.paging_half_hour

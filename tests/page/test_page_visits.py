@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, Playwright, expect
 from app_page import App, Traffic, WatchedServer, watched
 from doppler.command.browser import Browser, launched
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest
-from doppler.store.shards import AT_ONCE
+from doppler.store.sources.source import AT_ONCE
 
 CHAT = "tiny-chat"
 # Where blocks are hashed follows from the device's speed otherwise.

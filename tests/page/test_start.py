@@ -133,9 +133,7 @@ def test_python_starts_from_its_image(app: App) -> None:
     assert app.run("import doppler; doppler.__version__") == "0.1.0"
 
 
-def test_an_image_that_is_larger_than_pyodide_is_built_for(
-    app: App, server: WatchedServer
-) -> None:
+def test_an_image_that_is_larger_than_pyodide_is_built_for(app: App, server: WatchedServer) -> None:
     """Python that imports more than today begins from its image too, the kept one included."""
     ends = "import doppler.page.bridge`"
     more = "import builtins, doppler.page.bridge; builtins.more = bytearray(b'm') * (12 << 20)`"

@@ -81,7 +81,7 @@ def test_windows_are_the_stored_bytes(tmp_path: Path) -> None:
     """Several blocks at once, over the ends of shards, and the rest at last."""
     model = storable()
     model.save(tmp_path)
-    store = ShardStore(model.manifest, FolderStorage(tmp_path), None, MemoryBuffers())
+    store = ShardStore(model.manifest, FolderStorage(tmp_path), (), MemoryBuffers())
 
     async def read() -> tuple[list[int], bytes, int]:
         async with aclosing(Windows(store)) as windows:

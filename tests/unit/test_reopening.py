@@ -153,7 +153,7 @@ def test_blocks_are_read_after_a_rest(tmp_path: Path) -> None:
             return FolderStorage(tmp_path)
 
         buffers = MemoryBuffers()
-        store = ShardStore(model.manifest, ReopeningStorage(open_folder), None, buffers)
+        store = ShardStore(model.manifest, ReopeningStorage(open_folder), (), buffers)
         for _ in range(2):
             assert buffers.blake3(await store.block(5)) == model.manifest.blocks[5]
             await store.rest()

@@ -123,7 +123,7 @@ def test_parts_that_are_no_whole_blocks(tmp_path: Path) -> None:
         (0, 1): Span(3 * block - 256, block),
         (1, 0): Span(4 * block - 256, model.manifest.bytes - 4 * block + 256),
     }
-    store = ShardStore(model.manifest, FolderStorage(tmp_path), None, MemoryBuffers())
+    store = ShardStore(model.manifest, FolderStorage(tmp_path), (), MemoryBuffers())
     tier = HostTier(store, 4 * block, spans, periodic=True)
 
     async def use() -> None:
@@ -145,7 +145,7 @@ def test_a_part_of_a_damaged_block_is_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[0] ^= 1  # beside the part, in its block
     path.write_bytes(data)
-    store = ShardStore(model.manifest, FolderStorage(tmp_path), None, MemoryBuffers())
+    store = ShardStore(model.manifest, FolderStorage(tmp_path), (), MemoryBuffers())
     tier = HostTier(store, 1 << 30, {(0, 0): Span(256, 512)}, periodic=True)
     with pytest.raises(CorruptError, match="block 0"):
         asyncio.run(tier.get((0, 0)))

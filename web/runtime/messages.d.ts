@@ -11,6 +11,11 @@ export interface Methods {
   /** Goes on where it was cut off. */
   download: { args: DownloadArgs; result: ModelId; events: ProgressEvent };
   /**
+   * Gets a model that the page shares from the peers that have it: its manifest, verified by its
+   * identity, then the rest. Goes on where it was cut off, and waits for what no peer has.
+   */
+  download_from_peers: { args: FromPeersArgs; result: ModelId; events: ProgressEvent };
+  /**
    * What a model is and what it takes, read from headers: of one that is stored, or of what
    * import_url or import_file would be given. What is wrong with it is an answer too.
    */
@@ -195,6 +200,11 @@ export interface DownloadArgs {
   url: string;
   /** Of what is to go on: the download fails where another model is there now. */
   id?: string;
+  /**
+   * Bytes of weights that may be stored. Of a larger model none are stored yet: they come when it
+   * is loaded and run, each time that they are not there.
+   */
+  storage_budget?: number;
 }
 
 /** A stored model. */
@@ -218,6 +228,12 @@ export interface ProgressEvent {
  * uploaded; compile kernels.
  */
 export type ProgressStage = "waiting" | "download" | "import" | "verify" | "compile" | "tokenizer";
+
+/** Which model is to come from peers: one that the page's transport has joined. */
+export interface FromPeersArgs extends ModelId {
+  /** As `download` takes it. */
+  storage_budget?: number;
+}
 
 /**
  * Which model is meant (its id, its address, or files), and how it would be loaded.
@@ -388,6 +404,11 @@ export interface ImportFileArgs extends Naming {
 export interface LoadArgs extends ModelId, RoomArgs {
   /** Smaller device limits, for tests and debugging. */
   limits?: Record<string, number>;
+  /**
+   * Bytes of weights that may be stored from now on: of a larger model the blocks that were used
+   * last. What is stored already stays until something has to come. All of it, left out.
+   */
+  storage_budget?: number;
 }
 
 /** The model on the GPU. */

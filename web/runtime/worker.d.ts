@@ -21,6 +21,8 @@ export interface DopplerWorker {
     onEvent?: ((event: Methods[M]["events"]) => void) | null,
     files?: File[] | null,
   ): Promise<Methods[M]["result"]>;
+  /** Gives the worker its end of the port to the page's transport (swarm/port.d.ts). Transfer it. */
+  connectPeers(port: MessagePort): Promise<void>;
   /** Answers when nothing else is being done; the lock is held until the worker ends. */
   live(lock: string): Promise<void>;
   /** Runs Python in the worker: for the console. */

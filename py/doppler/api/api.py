@@ -31,6 +31,7 @@ from doppler.api.messages import (
     Empty,
     ForeseeArgs,
     Foresight,
+    FromPeersArgs,
     GenerationResult,
     ImportFileArgs,
     ImportUrlArgs,
@@ -190,7 +191,20 @@ class Api:
         """Goes on where it was cut off."""
         url = _text(args, "url")
         wanted = _text(args, "id") if args.get("id") else None
-        return {"id": await self._transferred(self._library.download(url, wanted, emit))}
+        budget = bytes_asked("storage_budget", args.get("storage_budget"))
+        work = self._library.download(url, wanted, emit, budget)
+        return {"id": await self._transferred(work)}
+
+    async def download_from_peers(
+        self, args: FromPeersArgs, emit: Emit[ProgressEvent], files: Any
+    ) -> ModelId:
+        """Gets a model that the page shares from the peers that have it: its manifest, verified by
+        its identity, then the rest. Goes on where it was cut off, and waits for what no peer has.
+        """
+        identity = _text(args, "id")
+        budget = bytes_asked("storage_budget", args.get("storage_budget"))
+        work = self._library.download_from_peers(identity, budget, emit)
+        return {"id": await self._transferred(work)}
 
     async def inspect(self, args: InspectArgs, emit: Emit[UnloadedEvent], files: Any) -> Inspection:
         """What a model is and what it takes, read from headers: of one that is stored, or of what
@@ -256,7 +270,8 @@ class Api:
         one that is loaded. Nothing changes where there is no such model, or no such room.
         """
         identity = _text(args, "id")
-        async with self._library.open(identity) as stored:
+        budget = bytes_asked("storage_budget", args.get("storage_budget"))
+        async with self._library.open(identity, budget) as stored:
             room = Room.of(stored.store.manifest.config, args)
             await self._end_answer()
             async with self._turns.turn("load"):

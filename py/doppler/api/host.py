@@ -43,8 +43,17 @@ class Library(Protocol):
     async def delete(self, identity: str) -> None:
         """Removes a model."""
 
-    async def download(self, url: str, wanted: str | None, emit: Emit[ProgressEvent]) -> str:
-        """Makes the model of a manifest's address whole; its identity."""
+    async def download(
+        self, url: str, wanted: str | None, emit: Emit[ProgressEvent], budget: int | None = None
+    ) -> str:
+        """Makes the model of a manifest's address whole, or where it is larger than a budget of
+        storage, ready to be loaded; its identity.
+        """
+
+    async def download_from_peers(
+        self, identity: str, budget: int | None, emit: Emit[ProgressEvent]
+    ) -> str:
+        """The same for a model that the page shares, from its peers; its identity."""
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, and bytes that are free. Raises SeveralModels."""
@@ -52,9 +61,10 @@ class Library(Protocol):
     async def import_given(self, asked: Asked, emit: Emit[ProgressEvent]) -> str:
         """Converts the model of an address or of files; its identity."""
 
-    def open(self, identity: str) -> AbstractAsyncContextManager[Stored]:
+    def open(self, identity: str, budget: int | None = None) -> AbstractAsyncContextManager[Stored]:
         """A stored model, whose files are let go at the end: what reads the store later opens them
-        again. Raises SourceError where there is none.
+        again. budget: bytes of weights that may be stored of it from now on. Raises SourceError
+        where there is none.
         """
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:

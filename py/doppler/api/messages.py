@@ -123,6 +123,16 @@ class DownloadArgs(TypedDict):
     """Of a manifest.json, relative to the page or absolute."""
     id: NotRequired[str]
     """Of what is to go on: the download fails where another model is there now."""
+    storage_budget: NotRequired[int]
+    """Bytes of weights that may be stored. Of a larger model none are stored yet: they come when it
+    is loaded and run, each time that they are not there."""
+
+
+class FromPeersArgs(ModelId):
+    """Which model is to come from peers: one that the page's transport has joined."""
+
+    storage_budget: NotRequired[int]
+    """As `download` takes it."""
 
 
 class AdapterOverride(TypedDict, total=False):
@@ -159,6 +169,9 @@ class LoadArgs(ModelId, RoomArgs):
 
     limits: NotRequired[dict[str, int]]
     """Smaller device limits, for tests and debugging."""
+    storage_budget: NotRequired[int]
+    """Bytes of weights that may be stored from now on: of a larger model the blocks that were used
+    last. What is stored already stays until something has to come. All of it, left out."""
 
 
 class InspectArgs(RoomArgs):

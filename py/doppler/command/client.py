@@ -75,11 +75,13 @@ class Client:
             raise DeviceError(str(device["problem"]))
         return device
 
-    def fetch(self, folder: Path, terminal: Terminal) -> str:
-        """Stores a model of the server's folder in the page; its id."""
-        url = f"models/{quote(folder.name)}/{MANIFEST_FILE}"
+    def fetch(self, folder: Path, terminal: Terminal, budget: int | None = None) -> str:
+        """Stores a model of the server's folder in the page, or what may be of it; its id."""
+        args: dict[str, Any] = {"url": f"models/{quote(folder.name)}/{MANIFEST_FILE}"}
+        if budget is not None:
+            args["storage_budget"] = budget
         with terminal.bar("download") as report:
-            model = self.call("download", {"url": url}, lambda e: report(e["done"], e["total"]))
+            model = self.call("download", args, lambda e: report(e["done"], e["total"]))
         identity: str = model["id"]
         return identity
 

@@ -46,6 +46,7 @@ class Job:
     ple: str | None = None
     gpu_budget: int | None = None
     host_budget: int | None = None
+    storage_budget: int | None = None
     ignore_eos: bool = False
     speculate: str = "auto"
     logits: Path | None = None
@@ -85,6 +86,7 @@ def job_of(args: argparse.Namespace) -> Job:
         ple=args.ple,
         gpu_budget=args.gpu_budget,
         host_budget=args.host_budget,
+        storage_budget=args.storage_budget,
         ignore_eos=args.ignore_eos,
         speculate=args.speculate,
         logits=args.logits,
@@ -155,9 +157,10 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
         with open_client(server, browser, terminal) as client:
             client.device()
             stages["boot_ms"], start = _since(start), time.monotonic()
-            identity = client.fetch(folder, terminal)
+            identity = client.fetch(folder, terminal, job.storage_budget)
             stages["download_ms"], start = _since(start), time.monotonic()
-            names = ("context", "batch", "kv", "precision", "ple", "gpu_budget", "host_budget")
+            budgets = ("gpu_budget", "host_budget", "storage_budget")
+            names = ("context", "batch", "kv", "precision", "ple", *budgets)
             room = {name: getattr(job, name) for name in names}
             loaded = client.load(identity, terminal, **room)
             stages["load_ms"] = _since(start)

@@ -126,7 +126,7 @@ class _ByteSpace:
     """All shards of a stored model as one source, verified as they are read."""
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
-        self._store = ShardStore(manifest, FolderStorage(folder), None, MemoryBuffers())
+        self._store = ShardStore(manifest, FolderStorage(folder), (), MemoryBuffers())
         self._manifest, self.name = manifest, manifest.name
 
     async def size(self) -> int:

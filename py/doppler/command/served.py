@@ -31,6 +31,7 @@ MIME = {
     ".mjs": "text/javascript; charset=utf-8",
     ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
     ".wgsl": "text/plain; charset=utf-8",
@@ -40,7 +41,7 @@ MIME = {
 }
 # What web/ holds besides is for those who develop the page: types, settings, node_modules.
 PAGE_FILES = ("index.html", "sw.js", "worker.js", "catalogue.json")
-PAGE_FOLDERS = ("app", "kernels", "runtime", "vendor")
+PAGE_FOLDERS = ("app", "kernels", "runtime", "swarm", "vendor")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The page server: web/ at /, converted models under /models/, a list of them at /models.json.
+"""The page server: web/ at /, converted models under /models/, a list of them at /models.json, and
+for swarms a tracker and a web seed (`swarm_routes`).
 
 Every answer carries the headers that make the page cross-origin isolated, and a content security
 policy under which it can load code from here only. It binds 127.0.0.1, and answers only those who
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,34 +23,34 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpProcessingError
 
 from doppler.command.served import MIME, listing, model_file, page_file, part_digest
+from doppler.command.swarm_routes import PATH, Sharing, add_routes
 from doppler.command.wheel import ROOT
 from doppler.errors import SourceError
+from doppler.swarm.connections import Limits
 
 WEB = ROOT / "web"
 HOST = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,
-# so connections are open; what arrives over them is verified data and never code. HTML is
-# what DOMPurify lets through, and workers are those that web/runtime/trusted.js names.
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'wasm-unsafe-eval'",
-        "worker-src 'self'",
-        "connect-src 'self' blob: data: http: https:",
-        "img-src 'self' blob: data:",
-        "style-src 'self' 'unsafe-inline'",
-        "object-src 'none'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types doppler dompurify",
-    )
+# so HTTP is open; what arrives over it is verified data and never code. 'self' is the tracker, too;
+# others are those that the server was told to name. HTML is what DOMPurify lets through, and
+# workers are those that web/runtime/trusted.js names.
+POLICY = (
+    "default-src 'self'",
+    "script-src 'self' 'wasm-unsafe-eval'",
+    "worker-src 'self'",
+    "connect-src 'self' blob: data: http: https:",
+    "img-src 'self' blob: data:",
+    "style-src 'self' 'unsafe-inline'",
+    "object-src 'none'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types doppler dompurify",
 )
 HEADERS = {
     "Cache-Control": "no-cache",  # always ask; the ETag makes the answer short
-    "Content-Security-Policy": POLICY,
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -87,9 +89,19 @@ class RangedFile(web.FileResponse):
         return f'"{about.st_mtime_ns:x}-{about.st_size:x}"'
 
 
-def application(models: Path, root: Path = WEB, names: Sequence[str] = ()) -> web.Application:
+def policy(trackers: Sequence[str] = ()) -> str:
+    """The content security policy; trackers: origins of WebSockets that the page may open, too."""
+    named = " ".join(("connect-src", *trackers))
+    return "; ".join(it.replace("connect-src", named) for it in POLICY)
+
+
+def application(
+    models: Path, root: Path = WEB, names: Sequence[str] = (), sharing: Sharing | None = None
+) -> web.Application:
     """The aiohttp application over a folder of model folders; `names`: more that it answers to."""
     known = {*NAMES, *(name.lower() for name in names)}
+    sharing = sharing or Sharing()
+    headers_of_all = {**HEADERS, "Content-Security-Policy": policy(sharing.sources)}
 
     @web.middleware
     async def only_by_name(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -126,33 +138,52 @@ def application(models: Path, root: Path = WEB, names: Sequence[str] = ()) -> we
 
     async def listed(_: web.Request) -> web.StreamResponse:
         found = await asyncio.to_thread(listing, models)
-        return web.json_response({"models": found.models})
+        tracker = sharing.described(found.models)
+        return web.json_response({"models": found.models, "tracker": tracker})
 
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-        for name, value in HEADERS.items():
+        for name, value in headers_of_all.items():
             response.headers.setdefault(name, value)
 
     app = web.Application(middlewares=[only_by_name])
     app.on_response_prepare.append(add_headers)
     app.router.add_get("/models.json", listed)
     app.router.add_get("/models/{path:.*}", model)
+    add_routes(app, models, sharing, known, serve)
     app.router.add_get("/{path:.*}", page)
     return app
+
+
+def _open_files(wanted: int) -> None:
+    """Lets this process have so many connections, as far as the system lets it."""
+    if sys.platform != "win32":
+        import resource
+
+        least = wanted + 256  # what is open besides
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < least:
+            most = least if hard == resource.RLIM_INFINITY else min(least, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class Server:
     """The server in a thread of its own, as a context manager; `url` ends in a slash.
 
     models: folder of model folders. port: 0 takes a free one. root: the page's folder. names: hosts
-    that it answers to besides this machine's own.
+    that it answers to besides this machine's own. sharing: what its tracker carries.
     Raises SourceError when the port cannot be had.
     """
 
     def __init__(
-        self, models: Path, port: int = 0, root: Path = WEB, names: Sequence[str] = ()
+        self,
+        models: Path,
+        port: int = 0,
+        root: Path = WEB,
+        names: Sequence[str] = (),
+        sharing: Sharing | None = None,
     ) -> None:
         self.models = models
-        self._app = application(models, root, names)
+        self._app = application(models, root, names, sharing)
         self._wanted = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -162,6 +193,11 @@ class Server:
     def url(self) -> str:
         """Address of the page."""
         return f"http://{HOST}:{self.port}/"
+
+    @property
+    def tracker(self) -> str:
+        """Address of the tracker."""
+        return f"ws://{HOST}:{self.port}{PATH}"
 
     def start(self) -> Server:
         """Listen; returns once connections are taken."""
@@ -193,6 +229,7 @@ class Server:
         self.stop()
 
     async def _listen(self) -> int:
+        _open_files(Limits().connections)
         self._runner = web.AppRunner(self._app, access_log=None, logger=LOG, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, self._wanted).start()

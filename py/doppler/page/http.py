@@ -8,7 +8,7 @@ block to its end, or whole where it is a small file. What answers must be what w
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,9 +26,11 @@ from doppler.inputs.answers import (
 )
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.small import LIMITS, too_long
+from doppler.store.sources.source import AT_ONCE, Urgency
 
 if TYPE_CHECKING:
     from doppler.store.manifest import Shard
+    from doppler.store.places import Place
 
 HEAD = 64 << 10  # bytes a request while headers are read: most are no longer
 PAGE = 8 << 20  # and while weights are: tensors are small, and each request is a round trip
@@ -173,19 +175,28 @@ def http_files(urls: Iterable[str], buffers: Buffers) -> list[HttpSource]:
 class HttpShards:
     """The shards beside a manifest: `url` is the manifest's address, shards lie in its folder."""
 
+    at_once, in_order = AT_ONCE, True
+
     def __init__(self, url: str, block_size: int) -> None:
-        self._block_size = block_size
+        self.url, self._block_size = url, block_size
         self._folder = url.split("?")[0].rsplit("/", 1)[0] + "/"
 
     def where(self, shard: Shard) -> str:
         """Address of a shard."""
         return self._folder + shard.name
 
-    async def blocks(self, shard: Shard, start: int, end: int) -> AsyncGenerator[Buffer, None]:
-        """Bytes [start, end) of the shard, whole blocks of about RUN_BYTES together at a time.
+    def has(self, index: int) -> bool:
+        """All of them, as far as is known."""
+        return True
+
+    async def fetch(
+        self, places: Sequence[Place], urgency: Urgency
+    ) -> AsyncGenerator[tuple[int, Buffer], None]:
+        """Whole blocks of about RUN_BYTES together at a time.
 
         A server that ignores ranges and sends the whole shard will do: its start is skipped.
         """
+        shard, start, end = places[0].shard, places[0].start, places[-1].end
         url, block = self.where(shard), self._block_size
         run = max(RUN_BYTES // block, 1) * block
         async with _opened(url, start, end) as (stream, answer):
@@ -195,16 +206,23 @@ class HttpShards:
             else:
                 check_range(url, answer, start, end, shard.bytes)
             for at in range(start, end, run):
-                piece = await stream.next(min(run, end - at))
+                piece, index = await stream.next(min(run, end - at)), (shard.offset + at) // block
                 if piece.length == min(run, end - at):
-                    yield piece
+                    yield index, piece
                     continue
                 if whole := piece.length // block * block:
-                    yield piece.subarray(0, whole)
+                    yield index, piece.subarray(0, whole)
                 raise SourceError(
                     f"{url}: the server ended at byte {at + piece.length} of {shard.bytes}; "
                     "what came is kept: try again, or get the whole file put there"
                 )
+
+    def hurry(self, index: int, urgency: Urgency) -> None:
+        """It comes in its turn."""
+
+    def blame(self, index: int) -> bool:
+        """The file there is damaged: asking again would give the same."""
+        return False
 
 
 async def fetch_small(url: str, kind: str) -> tuple[Answer, Buffer | None]:

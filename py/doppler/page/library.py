@@ -11,49 +11,41 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-import doppler_runtime as runtime
 import js
-from pyodide.ffi import JsException, to_js
+from pyodide.ffi import to_js
 
 from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate, facts
 from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
 from doppler.api.progress import Progress
 from doppler.errors import (
-    CorruptError,
     DopplerError,
-    FormatError,
     RequestError,
     SourceError,
-    StorageError,
 )
-from doppler.inputs.buffers import Buffer
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
-from doppler.page.http import HttpShards, fetch_bytes, fetch_text
+from doppler.page.http import fetch_text
 from doppler.page.input import Given, fetched, picked
+from doppler.page.model_files import ORIGIN_FILE, ModelFiles
 from doppler.page.once import Making, turn
+from doppler.page.open_models import OpenModels
+from doppler.page.opened import OpfsModel
 from doppler.page.opfs import OpfsRoot, free_bytes, reserve, usage
-from doppler.page.tokenizer import PageEncoding
+from doppler.page.peer_shelf import PeerShelf
 from doppler.quantization.block_types import Quant
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
     TOKENIZER_FILE,
     Manifest,
-    TokenizerInfo,
 )
-from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
-from doppler.store.storage import Storage
-from doppler.store.stored import as_ours, damaged_title, read_manifest, read_origin
-from doppler.text.templates import open_template
-from doppler.text.tokenizer import Tokenizer
+from doppler.store.stored import as_ours, damaged_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,61 +53,8 @@ if TYPE_CHECKING:
 
     from doppler.convert.outline import Outline
 
-ORIGIN_FILE = "origin.json"
 WRITING_SECONDS = 0.1  # another tab may be writing what seems damaged
 IMPORT_FILE = "import.json"
-
-
-@dataclass(frozen=True)
-class OpfsModel:
-    """A model's open folder: its shards, and where they can be had again."""
-
-    store: ShardStore
-    storage: Storage
-    buffers: PageBuffers
-    url: str | None
-
-    async def tokenizer(self) -> Tokenizer | None:
-        """The verified tokenizer, fetched again if it is damaged; None where the model has none."""
-        info = self.store.manifest.tokenizer
-        if info is None:
-            return None
-        data = await self.tokenizer_bytes(info)
-        try:
-            encoding = PageEncoding(await runtime.openTokenizer(data))
-        except JsException as error:
-            raise FormatError(
-                f"{self.store.manifest.title}: its tokenizer cannot be used: {error.message}"
-            ) from error
-        return Tokenizer(encoding, info, *open_template(info.chat_template))
-
-    async def tokenizer_bytes(self, info: TokenizerInfo) -> Buffer:
-        """tokenizer.json, verified; fetched again where it is missing or damaged."""
-        if await self.storage.size(TOKENIZER_FILE) == info.bytes:
-            data = await self.storage.read(TOKENIZER_FILE, 0, info.bytes)
-            if self.buffers.blake3(data) == info.blake3:
-                return data
-        return await self._fetch_tokenizer(info)
-
-    async def _fetch_tokenizer(self, info: TokenizerInfo) -> Buffer:
-        """Gets tokenizer.json from where the model came from, verifies it and stores it."""
-        if self.url is None:
-            raise CorruptError(
-                f"{TOKENIZER_FILE} of {self.store.manifest.title} is damaged where it is stored, "
-                "and there is no address to get it from again; delete the model and import it again"
-            )
-        url = urljoin(self.url, TOKENIZER_FILE)
-        data = await fetch_bytes(url, TOKENIZER_FILE)
-        digest = self.buffers.blake3(data)
-        if digest != info.blake3:
-            raise CorruptError(
-                f"{url}: its BLAKE3 is not the manifest's; the file there is "
-                "damaged: have it mended, or get the model from elsewhere"
-            )
-        await self.storage.truncate(TOKENIZER_FILE, 0)
-        await self.storage.write(TOKENIZER_FILE, 0, data)
-        await self.storage.flush(TOKENIZER_FILE)
-        return data
 
 
 class OpfsLibrary:
@@ -125,6 +64,8 @@ class OpfsLibrary:
         self._load_numpy = load_numpy
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
+        self._files, self._models = ModelFiles(self._root), OpenModels(self._root, self._buffers)
+        self._peers = PeerShelf(self._root, self._files, self._models)
         self._tidied = False
         self._seen: tuple[tuple[Any, ...], Given, dict[Quant, Outline]] | None = None
 
@@ -140,12 +81,18 @@ class OpfsLibrary:
 
     async def delete(self, identity: str) -> None:
         """Removes a model with all its files."""
+        await self._models.rest(identity)
         await self._root.delete(identity)
+        self._models.forget(identity)
+        self._peers.forget(identity)
 
-    async def download(self, url: str, wanted: str | None, emit: Emit[ProgressEvent]) -> str:
+    async def download(
+        self, url: str, wanted: str | None, emit: Emit[ProgressEvent], budget: int | None = None
+    ) -> str:
         """Makes the model of a manifest's address whole in storage; returns its identity.
 
-        wanted: the identity of the model that is to go on, where its beginning is stored.
+        wanted: the identity of the model that is to go on, where its beginning is stored. budget:
+        bytes of weights that may be stored; of a model that is larger, none are yet.
         """
         address = urljoin(js.location.href, url)
         text = await fetch_text(address, MANIFEST_FILE)
@@ -159,28 +106,46 @@ class OpfsLibrary:
             stored = await self._whole(manifest.identity)
             # what is whole is verified, unless it just came or is cut into other shards
             if stored is None or (not waited and stored.shards == manifest.shards):
-                await self._download(manifest, text, address, emit)
+                await self._download(manifest, text, address, budget, emit)
         return manifest.identity
 
     async def _download(
-        self, manifest: Manifest, text: str, address: str, emit: Emit[ProgressEvent]
+        self,
+        manifest: Manifest,
+        text: str,
+        address: str,
+        budget: int | None,
+        emit: Emit[ProgressEvent],
     ) -> None:
-        kept = await self._manifest_data(manifest.identity)
+        kept = await self._files.manifest_data(manifest.identity)
+        tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
+        most = manifest.bytes if budget is None else min(budget, manifest.bytes)
         if kept is None:
-            tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
-            await reserve(manifest.bytes + tokenizer + len(text), manifest.title)
-        storage = await self._root.make(manifest.identity)
+            await reserve(most + tokenizer + len(text), manifest.title)
+        folder = await self._root.make(manifest.identity)
         try:
             if kept != text.encode():
                 # its cut into shards is another, it is damaged, or a tab was closed meanwhile
-                await self._write_text(storage, MANIFEST_FILE, text)
-            await self._write_text(storage, ORIGIN_FILE, json.dumps({"url": address}))
-            stored = self._stored(manifest, storage, address)
-            if manifest.tokenizer is not None:
-                await stored.tokenizer_bytes(manifest.tokenizer)
-            await stored.store.download(Progress(emit, "download"))
+                await self._files.write(folder, MANIFEST_FILE, text)
+            await self._files.write(folder, ORIGIN_FILE, json.dumps({"url": address}))
         finally:
-            await storage.close()
+            await folder.close()
+        model = self._opened(manifest, address)
+        try:
+            await self._peers.refresh(manifest.identity)
+            if manifest.tokenizer is not None:
+                await model.tokenizer_bytes(manifest.tokenizer)
+            if most == manifest.bytes:
+                model.store.blocks.budget = None
+                await model.store.download(Progress(emit, "download"))
+        finally:
+            await model.store.rest()
+
+    async def download_from_peers(
+        self, identity: str, budget: int | None, emit: Emit[ProgressEvent]
+    ) -> str:
+        """The same for a model that the page shares, from its peers; its manifest too."""
+        return await self._peers.download(identity, budget, emit)
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, as headers tell; and bytes that are free for it."""
@@ -220,7 +185,7 @@ class OpfsLibrary:
         async with self._root.importing() as unfinished:
             storage = unfinished.storage
             manifest = await write_outline(outline, storage, self._buffers, SHARD_SIZE, progress)
-            await self._write_text(storage, IMPORT_FILE, json.dumps({"key": making.key}))
+            await self._files.write(storage, IMPORT_FILE, json.dumps({"key": making.key}))
             async with turn(f"model {manifest.identity}", emit):
                 if await self._whole(manifest.identity) is None:
                     await unfinished.keep(manifest.identity)
@@ -236,7 +201,7 @@ class OpfsLibrary:
 
     async def _whole(self, identity: str) -> Manifest | None:
         """The manifest of a model of which all is stored, by the sizes of the files."""
-        data = await self._manifest_data(identity)
+        data = await self._files.manifest_data(identity)
         try:
             manifest = Manifest.from_json((data or b"").decode(), "stored model")
         except (DopplerError, UnicodeDecodeError):
@@ -245,7 +210,7 @@ class OpfsLibrary:
         try:
             if info is not None and await storage.size(TOKENIZER_FILE) != info.bytes:
                 return None
-            lacking = await ShardStore(manifest, storage, None, self._buffers).missing()
+            lacking = await ShardStore(manifest, storage, (), self._buffers).missing()
             return None if lacking else manifest
         finally:
             await storage.close()
@@ -267,63 +232,30 @@ class OpfsLibrary:
 
     async def _stored_candidate(self, identity: str) -> Candidate:
         """A stored model, and what it lacks."""
-        manifest = await self._manifest(identity)
+        manifest = await self._files.manifest(identity)
         info = manifest.tokenizer
         template = None if info is None else info.chat_template
         lacking = max(0, manifest.bytes - await self._root.usage(identity))
         return Candidate(manifest, lacking, info is not None, template)
 
     @asynccontextmanager
-    async def open(self, identity: str) -> AsyncIterator[OpfsModel]:
+    async def open(self, identity: str, budget: int | None = None) -> AsyncIterator[OpfsModel]:
         """A stored model, whose files are let go at the end: what reads the store later opens them
-        again. Raises SourceError where there is none.
+        again. budget: bytes of weights that may be stored of it from now on. Raises SourceError
+        where there is none.
         """
-        manifest = await self._manifest(identity)
-        url, _ = await self._origin(identity)
-        storage = ReopeningStorage(partial(self._folder_of, manifest))
+        manifest = await self._files.manifest(identity)
+        url, _ = await self._files.origin(identity)
+        model = self._opened(manifest, url)
+        model.store.blocks.budget = budget
+        model.store.scheduler.forgive()
         try:
-            yield self._stored(manifest, storage, url)
+            yield model
         finally:
-            await storage.close()
+            await model.store.rest()
 
-    async def _folder_of(self, manifest: Manifest) -> Storage:
-        """Where a model was whose manifest is known. Raises StorageError where it has gone."""
-        try:
-            return await self._root.open(manifest.identity)
-        except SourceError as error:
-            raise StorageError(
-                f"{manifest.title} is no longer in this browser's storage: it was deleted, perhaps "
-                "by another tab; get it again"
-            ) from error
-
-    async def _manifest(self, identity: str) -> Manifest:
-        data = await self._root.small(identity, MANIFEST_FILE)
-        if data is None:
-            raise SourceError(
-                f"there is no model {identity[:12]}… in this browser's storage: download or import "
-                "it first"
-            )
-        manifest = read_manifest(data, f"stored model {identity[:12]}…")
-        if manifest.identity != identity:
-            raise FormatError(
-                f"stored model {identity[:12]}… holds the manifest of another one "
-                f"({manifest.title:.60}): delete it and get the model again"
-            )
-        return manifest
-
-    async def _manifest_data(self, identity: str) -> bytes | None:
-        """What lies there as the manifest, where it can be read at all."""
-        try:
-            return await self._root.small(identity, MANIFEST_FILE)
-        except FormatError:
-            return None
-
-    async def _origin(self, identity: str) -> tuple[str | None, str | None]:
-        """The address that a model came from, and why it is not known though it should be."""
-        try:
-            return read_origin(await self._root.small(identity, ORIGIN_FILE))
-        except DopplerError:
-            return read_origin(b"")
+    def _opened(self, manifest: Manifest, url: str | None) -> OpfsModel:
+        return OpfsModel(self._models.store(manifest, url), url)
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
         """Writes float32 rows into a file of doppler/tmp, for the page to offer as a download."""
@@ -338,11 +270,6 @@ class OpfsLibrary:
         finally:
             await storage.close()
         return name
-
-    def _stored(self, manifest: Manifest, storage: Storage, url: str | None) -> OpfsModel:
-        source = None if url is None else HttpShards(url, manifest.block_size)
-        store = ShardStore(manifest, storage, source, self._buffers)
-        return OpfsModel(store, storage, self._buffers, url)
 
     async def _listed(self, identity: str) -> StoredModel | DamagedModel | None:
         """What the list says of a folder; None where it holds no model: not yet, or no longer."""
@@ -360,7 +287,7 @@ class OpfsLibrary:
         return None
 
     async def _damaged(self, identity: str, error: Exception) -> DamagedModel:
-        url, _ = await self._origin(identity)
+        url, _ = await self._files.origin(identity)
         problem = as_ours(error, f"stored model {identity[:12]}… cannot be read")
         return {
             "id": identity,
@@ -374,13 +301,13 @@ class OpfsLibrary:
         }
 
     async def _described(self, identity: str) -> StoredModel:
-        manifest = await self._manifest(identity)
+        manifest = await self._files.manifest(identity)
         storage = await self._root.open(identity)
         try:
-            complete = not await ShardStore(manifest, storage, None, self._buffers).missing()
+            complete = not await ShardStore(manifest, storage, (), self._buffers).missing()
         finally:
             await storage.close()
-        url, note = await self._origin(identity)
+        url, note = await self._files.origin(identity)
         tokenizer = manifest.tokenizer
         chats = tokenizer is not None and tokenizer.chat_template is not None
         return {
@@ -392,12 +319,6 @@ class OpfsLibrary:
             "problem": None,
             "note": note,
         }
-
-    async def _write_text(self, storage: Storage, name: str, text: str) -> None:
-        data = self._buffers.from_bytes(text.encode())
-        await storage.truncate(name, 0)
-        await storage.write(name, 0, data)
-        await storage.flush(name)
 
     async def _tidy(self) -> None:
         if not self._tidied:

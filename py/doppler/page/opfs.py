@@ -1,6 +1,8 @@
 """Storage in the page: the browser's origin private file system (OPFS).
 
-doppler/models/<identity>/   manifest.json, tokenizer.json, shard-00000.bin, …
+doppler/models/<identity>/   manifest.json, tokenizer.json, shard-00000.bin, …, and have.map, which
+                             says what is stored of these; slots.bin and slots.json have blocks of a
+                             model that is larger than its budget
 doppler/imports/<number>/    a model that is being made from a file; moved when it is whole
 doppler/tmp/                 results that the page offers as downloads
 doppler/kv/                  keys and values of conversations (kept.py)

@@ -15,6 +15,7 @@ from doppler.inputs.buffers import Buffer, Buffers
 from doppler.residency.tiers import TIERS, Tier
 from doppler.store.manifest import ExpertRange, Manifest
 from doppler.store.shards import ShardStore
+from doppler.store.sources.source import Urgency
 
 Unit: TypeAlias = tuple[int, int]  # layer, and number of an expert or of another part of it
 
@@ -88,7 +89,7 @@ class HostTier:
         """
         data, tier = self._held.get(unit), TIERS[0]
         if data is None:
-            data, tier = await self._read(unit)
+            data, tier = await self._read(unit, "now")
             self._keep(unit, data)
         else:
             self._held.move_to_end(unit)
@@ -101,7 +102,7 @@ class HostTier:
             if self.bytes + where.bytes > self.budget:
                 return
             if unit not in self._held:
-                data, _ = await self._read(unit)
+                data, _ = await self._read(unit, "idle")
                 if self.bytes + where.bytes <= self.budget:  # others may have come meanwhile
                     self._keep(unit, data)
 
@@ -115,10 +116,10 @@ class HostTier:
         self._held.clear()
         self.bytes = 0
 
-    async def _read(self, unit: Unit) -> tuple[Buffer, Tier]:
+    async def _read(self, unit: Unit, urgency: Urgency) -> tuple[Buffer, Tier]:
         where, size = self._spans[unit], self._store.manifest.block_size
         first, end = where.offset // size, -(-(where.offset + where.bytes) // size)
-        data, fetched = await self._store.verified(first, end - first)
+        data, fetched = await self._store.verified(first, end - first, urgency)
         if self.buffers.length(data) > where.bytes:
             start = where.offset - first * size
             data = self.buffers.part(data, start, start + where.bytes)

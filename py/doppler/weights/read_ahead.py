@@ -54,7 +54,7 @@ class Windows:
     """A model's bytes as they are stored, some blocks at a time. Nothing of them is verified."""
 
     def __init__(self, store: ShardStore, size: int = WINDOW_BYTES) -> None:
-        self._store, self._manifest, self._buffers = store, store.manifest, store.buffers
+        self._store, self._manifest = store, store.manifest
         self.blocks = max(size // self._manifest.block_size, 1)  # of a window
         self.bytes = self.blocks * self._manifest.block_size
         self.count = -(-len(self._manifest.blocks) // self.blocks)
@@ -78,10 +78,7 @@ class Windows:
         try:
             return await self._store.unverified(wanted.start, len(wanted))
         except SourceError:  # some of it is missing: the store knows where to get it
-            blocks = [await self._store.block(block) for block in wanted]
-            data = self._buffers.empty(sum(map(self._buffers.length, blocks)))
-            for at, block in enumerate(blocks):
-                self._buffers.put(data, at * self._manifest.block_size, block)
+            data, _ = await self._store.verified(wanted.start, len(wanted), "soon")
             return data
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -55,7 +56,8 @@ class HostFeed:
 
     def __init__(self, gpu: Gpu, store: ShardStore, size: int) -> None:
         self._block_size, self._buffers = store.manifest.block_size, store.buffers
-        self._blocks = ReadAhead(store.block, len(store.manifest.blocks))
+        blocks = partial(store.block, urgency="soon")
+        self._blocks = ReadAhead(blocks, len(store.manifest.blocks))
         each = min(self._block_size, ring_bytes(size))  # a buffer of the ring takes a block
         self._ring = StagingRing(gpu, each, BUFFERS * ring_bytes(size) // each)
 

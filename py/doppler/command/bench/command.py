@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> None:
         ple=args.ple,
         gpu_budget=args.gpu_budget,
         host_budget=args.host_budget,
+        storage_budget=args.storage_budget,
         profile=args.profile,
     )
     result = bench(job, find_browser(args.browser, args.adapter), terminal)

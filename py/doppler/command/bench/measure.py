@@ -59,6 +59,7 @@ class Bench:
     ple: str | None = None
     gpu_budget: int | None = None
     host_budget: int | None = None
+    storage_budget: int | None = None
     profile: bool = False
 
     def check(self) -> None:
@@ -95,10 +96,11 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
         result = {"model": _described(manifest)}
         with visit() as client:
             result |= _environment(client, card)
-            identity = client.fetch(folder, terminal)
+            identity = client.fetch(folder, terminal, job.storage_budget)
             context = min(MEMORY_CONTEXT, manifest.config.context)
             room = {"context": context, "kv": job.kv, "precision": job.precision, "ple": job.ple}
             room |= {"gpu_budget": job.gpu_budget, "host_budget": job.host_budget}
+            room |= {"storage_budget": job.storage_budget}
             bandwidth = client.call("bandwidth", {})  # for which a budget would have no room
             terminal.log(f"memory reads: {bandwidth['gb_s']:,.1f} GB/s")
             client.load(identity, terminal, **room)

@@ -1,0 +1,76 @@
+"""Stored models as peers see them, and models that come from peers alone."""
+
+from __future__ import annotations
+
+from doppler.api.messages import Emit, ProgressEvent
+from doppler.api.progress import Progress
+from doppler.errors import DopplerError, FormatError
+from doppler.page.model_files import ModelFiles
+from doppler.page.once import turn
+from doppler.page.open_models import OpenModels
+from doppler.page.opfs import OpfsRoot, reserve
+from doppler.page.peers import listening
+from doppler.store.manifest import MANIFEST_FILE, Manifest
+from doppler.store.shards import ShardStore
+from doppler.store.stored import read_manifest
+
+
+class PeerShelf:
+    """The `Shelf` of the exchange, over this browser's storage."""
+
+    def __init__(self, root: OpfsRoot, files: ModelFiles, models: OpenModels) -> None:
+        self._root, self._files, self._models = root, files, models
+        self._exchange = listening(self)
+
+    async def find(self, identity: str) -> ShardStore | None:
+        """The store of a model whose manifest is there, whole or not."""
+        try:
+            manifest = await self._files.manifest(identity)
+        except DopplerError:  # it is not there, or damaged: peers may have it
+            return None
+        url, _ = await self._files.origin(identity)
+        return self._models.store(manifest, url)
+
+    async def adopt(self, identity: str, manifest: bytes) -> ShardStore:
+        """Stores a manifest. Raises DopplerError where it is not that identity's."""
+        found = read_manifest(manifest, "manifest from peers")
+        if found.identity != identity:
+            raise FormatError(
+                f"peers sent the manifest of another model, {found.identity[:12]}…, for "
+                f"{identity[:12]}…"
+            )
+        folder = await self._root.make(identity)
+        try:
+            await self._files.write(folder, MANIFEST_FILE, manifest.decode())
+        finally:
+            await folder.close()
+        return self._models.store(found, None)
+
+    async def refresh(self, identity: str) -> None:
+        """A manifest was stored: tells peers, where the model is shared."""
+        await self._exchange.refresh(identity)
+
+    def forget(self, identity: str) -> None:
+        """The model was deleted: nothing of it is shared."""
+        self._exchange.forget(identity)
+
+    async def download(self, identity: str, budget: int | None, emit: Emit[ProgressEvent]) -> str:
+        """Makes a model that the page shares whole, or ready to be loaded where it is larger than
+        the budget; returns its identity. It takes as long as peers take.
+        """
+        shared = await self._exchange.joined(identity)
+        store = await shared.opened()
+        async with turn(f"model {identity}", emit):
+            most = _most(store.manifest, budget)
+            await reserve(max(most - await store.stored_bytes(), 0), store.manifest.title)
+            if most == store.manifest.bytes:
+                store.blocks.budget = None
+                try:
+                    await store.download(Progress(emit, "download"))
+                finally:
+                    await store.rest()
+        return identity
+
+
+def _most(manifest: Manifest, budget: int | None) -> int:
+    return manifest.bytes if budget is None else min(budget, manifest.bytes)

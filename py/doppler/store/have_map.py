@@ -1,0 +1,138 @@
+"""Which blocks of a model are stored in its shards: a bitmap, kept beside them.
+
+A download from peers brings blocks in any order: a shard has holes until it is whole, and its size
+does not say which. Where there is no map (a model that was imported, or converted), sizes do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+
+from doppler.errors import FormatError, SourceError, StorageError
+from doppler.inputs.buffers import Buffers
+from doppler.store.digest import blake3_hex
+from doppler.store.manifest import Shard
+from doppler.store.places import Places
+from doppler.store.storage import Storage
+
+HAVE_FILE = "have.map"
+DIGEST = 16  # bytes at the file's start, which tell the cut that it is of
+SAVE_SECONDS = 1.0  # between two writes of the file
+TRIES, TRY_SECONDS = 5, 0.02  # another tab holds the file for a moment only
+
+
+class HaveMap:
+    """One bit a block: bit 7 of byte 0 is block 0. It tells what is there, and no more: whoever
+    reads a block hashes it.
+    """
+
+    def __init__(self, places: Places, storage: Storage, buffers: Buffers) -> None:
+        self._places, self._storage, self._buffers = places, storage, buffers
+        shards = (f"{it.name} {it.offset} {it.bytes}\n" for it in places.manifest.shards)
+        self._cut = bytes.fromhex(blake3_hex("".join(shards).encode()))[:DIGEST]
+        self._bits = bytearray(-(-len(places) // 8))
+        self._added, self._gone = set[int](), set[int]()  # since the file was written
+        self._sizes = dict[str, int]()  # of shards, as they were when the map was read
+        self._saved, self._is_written = 0.0, False
+
+    def __contains__(self, index: int) -> bool:
+        return _bit(self._bits, index)
+
+    @property
+    def bits(self) -> bytes:
+        """All of it, as many bytes as blocks need."""
+        return bytes(self._bits)
+
+    def size(self, shard: Shard) -> int:
+        """Bytes of a shard's file, as `load` saw it; 0 where it is absent."""
+        return self._sizes.get(shard.name, 0)
+
+    def removed(self, shard: Shard) -> None:
+        """A shard's file is no longer there."""
+        self._sizes[shard.name] = 0
+
+    async def load(self) -> None:
+        """Reads what is stored now: other tabs may have changed it."""
+        shards = self._places.manifest.shards
+        self._sizes = {it.name: await self._storage.size(it.name) or 0 for it in shards}
+        written = await self._read()
+        self._is_written = written is not None
+        self._bits = bytearray(len(self._bits))
+        for shard in shards:
+            size = self._sizes[shard.name]
+            for index in self._places.of(shard):
+                told = written is None or _bit(written, index)
+                if told and self._places[index].end <= size:
+                    _put(self._bits, index, True)
+        for index in self._added:
+            _put(self._bits, index, True)
+        for index in self._gone:
+            _put(self._bits, index, False)
+
+    def add(self, indices: Iterable[int]) -> None:
+        """These blocks are stored now."""
+        for index in indices:
+            if index not in self:
+                _put(self._bits, index, True)
+                self._gone.discard(index)
+                self._added.add(index)
+
+    def discard(self, indices: Iterable[int]) -> None:
+        """These are not, or no longer."""
+        for index in indices:
+            if index in self:
+                _put(self._bits, index, False)
+                self._added.discard(index)
+                self._gone.add(index)
+
+    async def save(self, *, soon: bool = False) -> None:
+        """Writes what has changed; `soon`: unless that was done a moment ago (but a first map at
+        once: sizes no longer tell). What another tab has written meanwhile stays. Where there is no
+        room, or another tab is writing, it is left for the next time.
+        """
+        now = asyncio.get_running_loop().time()
+        is_early = soon and self._is_written and now < self._saved + SAVE_SECONDS
+        if is_early or not (self._added or self._gone):
+            return
+        self._saved = now
+        with suppress(StorageError):
+            bits = bytearray(await self._read() or self._bits)
+            added, gone = set(self._added), set(self._gone)
+            for index in added:
+                _put(bits, index, True)
+            for index in gone:
+                _put(bits, index, False)
+            data = self._cut + bytes(bits)
+            await self._storage.write(HAVE_FILE, 0, self._buffers.from_bytes(data))
+            await self._storage.truncate(HAVE_FILE, len(data))
+            await self._storage.flush(HAVE_FILE)
+            self._is_written = True
+            self._added -= added
+            self._gone -= gone
+
+    async def _read(self) -> bytes | None:
+        """The bits in the file; None where there is none, or it is another cut's."""
+        length = DIGEST + len(self._bits)
+        for _ in range(TRIES):
+            try:
+                if await self._storage.size(HAVE_FILE) != length:
+                    return None
+                data = self._buffers.to_bytes(await self._storage.read(HAVE_FILE, 0, length))
+                await self._storage.flush(HAVE_FILE)  # lets other tabs write it
+                return data[DIGEST:] if data[:DIGEST] == self._cut else None
+            except (SourceError, FormatError):  # gone meanwhile, or no file at all
+                return None
+            except StorageError:
+                await asyncio.sleep(TRY_SECONDS)
+        return None
+
+
+def _bit(bits: bytes | bytearray, index: int) -> bool:
+    return bool(bits[index >> 3] & (0x80 >> (index & 7)))
+
+
+def _put(bits: bytearray, index: int, value: bool) -> None:
+    mask = 0x80 >> (index & 7)
+    bits[index >> 3] = bits[index >> 3] | mask if value else bits[index >> 3] & ~mask

@@ -1,0 +1,208 @@
+"""One model that is shared: what peers are told of it, what they get, and what comes from them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from doppler.errors import DopplerError, StorageError
+from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.small import LIMITS
+from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE
+from doppler.store.shards import ShardStore
+from doppler.store.sources.source import ShardSource
+from doppler.swarm_exchange.peer_source import PeerSource, Post
+
+
+class Shelf(Protocol):
+    """Where models are stored."""
+
+    async def find(self, identity: str) -> ShardStore | None:
+        """The store of a model whose manifest is there, whole or not."""
+        ...
+
+    async def adopt(self, identity: str, manifest: bytes) -> ShardStore:
+        """Stores a manifest. Raises DopplerError where it is not that identity's."""
+        ...
+
+
+class SharedModel:
+    """A model that the transport has joined."""
+
+    def __init__(self, identity: str, shelf: Shelf, post: Post, buffers: Buffers) -> None:
+        self.identity, self._shelf, self._buffers = identity, shelf, buffers
+        self._post = post
+        self.source = PeerSource(identity, post)
+        self.store: ShardStore | None = None
+        self._arrived = asyncio.Condition()  # of a file, or a reason why it cannot be stored
+        self._trouble: StorageError | None = None
+        self._checked = False  # the stored tokenizer
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Tells what is stored; called again, whatever has changed in another way."""
+        async with self._opening:
+            store = await self._shelf.find(self.identity)
+            if store is not None and store is not self.store:  # it may be cut in another way now
+                self.leave()
+                await self._attach(store)
+            await self._tell()
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def opened(self) -> ShardStore:
+        """Its store, once manifest and tokenizer are there. Raises StorageError where they cannot
+        be stored: peers are asked for them again when this is called again.
+        """
+        if self._trouble is not None:
+            self._trouble = None
+            await self.open()
+        async with self._arrived:
+            while self.store is None or not await self._has_tokenizer(self.store):
+                if self._trouble is not None:
+                    raise self._trouble
+                await self._arrived.wait()
+        return self.store
+
+    def leave(self) -> None:
+        """Nothing more is given, and nothing comes from peers."""
+        store, self.store = self.store, None
+        if store is not None:
+            store.scheduler.took = lambda source, indices, stored: None
+            store.blocks.gone = lambda indices: None
+            store.scheduler.drop(self.source)
+
+    def lose(self) -> None:
+        """Nothing is stored any more."""
+        if self.store is not None:
+            stored = range(len(self.store.manifest.blocks))
+            self._gone([index for index in stored if self.store.blocks.has(index)])
+
+    def seen(self, copies: bytes) -> None:
+        """How many peers hold each block."""
+        self.source.seen(copies)
+        if self.store is not None:
+            self.store.scheduler.look()
+
+    async def read(self, block: int) -> Buffer | None:
+        """A block for a peer, verified."""
+        try:
+            if self.store is None or not 0 <= block < len(self.store.manifest.blocks):
+                return None
+            return await self.store.given(block)
+        except DopplerError:  # storage is gone, or another tab has the file
+            return None
+
+    async def read_file(self, name: str, start: int, end: int) -> Buffer | None:
+        """Bytes of the manifest or of the tokenizer."""
+        store = self.store
+        if store is None or name not in (MANIFEST_FILE, TOKENIZER_FILE) or not 0 <= start < end:
+            return None
+        try:
+            if name == TOKENIZER_FILE and not await self._has_tokenizer(store):
+                return None
+            return await store.storage.read(name, start, end - start)
+        except DopplerError:
+            return None
+
+    async def write(self, block: int, data: Buffer) -> None:
+        """A block that a peer has sent."""
+        if self.store is not None and 0 <= block < len(self.store.manifest.blocks):
+            await self.store.scheduler.offer(self.source, block, data)
+
+    async def write_file(self, name: str, data: Buffer) -> None:
+        """A manifest or a tokenizer that peers have sent: it is what it should be, or nothing."""
+        async with self._opening:
+            try:
+                if await self._take_file(name, data):
+                    await self._tell()
+                else:
+                    blame = {"type": "blame", "identity": self.identity, "block": None}
+                    self._post({**blame, "file": name}, None, None)
+            except StorageError as error:  # which is no fault of the peer's
+                self._trouble = error
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def _take_file(self, name: str, data: Buffer) -> bool:
+        if name == TOKENIZER_FILE:
+            return await self._take_tokenizer(data)
+        if name != MANIFEST_FILE or self._buffers.length(data) > LIMITS[MANIFEST_FILE]:
+            return False
+        if self.store is None:
+            try:
+                store = await self._shelf.adopt(self.identity, self._buffers.to_bytes(data))
+            except StorageError:
+                raise
+            except DopplerError:
+                return False
+            await self._attach(store)
+        return True
+
+    async def _take_tokenizer(self, data: Buffer) -> bool:
+        info = None if self.store is None else self.store.manifest.tokenizer
+        if self.store is None or info is None or self._buffers.blake3(data) != info.blake3:
+            return False
+        storage = self.store.storage
+        await storage.truncate(TOKENIZER_FILE, 0)
+        await storage.write(TOKENIZER_FILE, 0, data)
+        await storage.flush(TOKENIZER_FILE)
+        self._checked = True
+        return True
+
+    async def _attach(self, store: ShardStore) -> None:
+        await store.blocks.ready()
+        self.store = store
+        store.scheduler.took = self._took
+        store.blocks.gone = self._gone
+        store.scheduler.add(self.source)
+
+    async def _has_tokenizer(self, store: ShardStore) -> bool:
+        """Whether nothing of it is missing; it is hashed once."""
+        info = store.manifest.tokenizer
+        if info is not None and not self._checked:
+            if await store.storage.size(TOKENIZER_FILE) != info.bytes:
+                return False
+            data = await store.storage.read(TOKENIZER_FILE, 0, info.bytes)
+            self._checked = self._buffers.blake3(data) == info.blake3
+        return info is None or self._checked
+
+    async def _tell(self) -> None:
+        """Which blocks are stored, and how they are cut."""
+        layout, have = None, b""
+        if self.store is not None:
+            layout, have = await self._layout(self.store), self.store.blocks.bits()
+        message = {"type": "model", "identity": self.identity, "layout": layout}
+        self._post(message, "have", self._buffers.from_bytes(have))
+
+    async def _layout(self, store: ShardStore) -> dict[str, Any]:
+        manifest, info = store.manifest, store.manifest.tokenizer
+        tokenizer = None
+        if info is not None:
+            tokenizer = {"bytes": info.bytes, "stored": await self._has_tokenizer(store)}
+        return {
+            "block_size": manifest.block_size,
+            "bytes": manifest.bytes,
+            "shards": [{"name": it.name, "bytes": it.bytes} for it in manifest.shards],
+            "manifest_bytes": await store.storage.size(MANIFEST_FILE) or 0,
+            "tokenizer": tokenizer,
+        }
+
+    def _took(self, source: ShardSource, indices: Sequence[int], stored: bool) -> None:
+        """Verified blocks came: peers are told of what they can have."""
+        for index in indices:
+            self.source.came(index)
+        if source is self.source:
+            for index in indices:
+                message = {"type": "done", "identity": self.identity, "block": index}
+                self._post({**message, "stored": stored}, None, None)
+        elif stored:
+            self._post_blocks("have", indices)
+
+    def _gone(self, indices: Sequence[int]) -> None:
+        self._post_blocks("lost", indices)
+
+    def _post_blocks(self, kind: str, indices: Sequence[int]) -> None:
+        message = {"type": kind, "identity": self.identity, "blocks": list(indices)}
+        self._post(message, None, None)

@@ -1,0 +1,167 @@
+"""Models between pages: the real transport and the real store, over loopback, and no HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Playwright
+
+from app_page import convert_all
+from doppler.command.browser import Browser
+from doppler.command.wheel import build_wheel
+from doppler.store.manifest import BLOCK_SIZE
+from fixture_sets import FIXTURES, reference
+from storable import storable
+from swarm_site import Peers, SwarmSite, chromium_of
+
+MODEL = storable()
+BLOCKS = len(MODEL.manifest.blocks)
+MIXTURE = "gpt-oss-like"
+ROOM = {"context": 128, "batch": 32, "kv": "f32"}
+GREEDY = {"max_tokens": 8, "ignore_eos": True, "sampling": {"greedy": True}}
+START = """async () => {
+  const comlink = await import("/vendor/comlink.js");
+  const { workerURL } = await import("/runtime/trusted.js");
+  const { Swarm } = await import("/swarm/swarm.js");
+  window.worker = comlink.wrap(new Worker(workerURL("../worker.js"), { type: "module" }));
+  const { port1, port2 } = new MessageChannel();
+  await worker.connectPeers(comlink.transfer(port2, [port2]));
+  window.swarm = new Swarm(port1);
+  await worker.boot();
+}"""
+CALL = "([method, args]) => worker.call(method, args)"
+# The least bytes of the GPU in which the loaded model runs.
+LEAST = """
+from doppler.engine.fit import bounds
+from doppler.page.bridge import api
+
+model = api._model
+bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
+"""
+# How many blocks of a model are not stored; 0 also where its manifest is not.
+MISSING = """
+from doppler.page.bridge import api
+
+store = await api._library._peers.find("{identity}")
+0 if store is None else len(await store.blocks.missing(range(len(store.manifest.blocks))))
+"""
+RATE = 4 << 20  # bytes a second
+
+
+class Tab:
+    """A tab with worker and transport, in a profile of its own. `asked`: what it got over HTTP."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.asked = page, list[str]()
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.evaluate(START)
+
+    def reload(self) -> None:
+        self.page.reload()
+        self.page.evaluate(START)
+
+    def call(self, method: str, **args: Any) -> Any:
+        return self.page.evaluate(CALL, [method, args])
+
+    def run(self, code: str) -> Any:
+        return self.page.evaluate("(code) => worker.run(code)", code)
+
+    def join(self, identity: str) -> None:
+        self.page.evaluate("(identity) => swarm.join(identity)", identity)
+
+    def missing(self, identity: str) -> int:
+        self.call("models")
+        missing: int = self.run(MISSING.format(identity=identity))
+        return missing
+
+    @property
+    def given(self) -> int:
+        """Bytes that peers got from it."""
+        given: int = self.page.evaluate("swarm.facts().given")
+        return given
+
+    def answer(self, ids: list[int]) -> dict[str, Any]:
+        answer: dict[str, Any] = self.call("complete", **GREEDY, prompt_ids=ids)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmSite]:
+    build_wheel()
+    models = tmp_path_factory.mktemp("models")
+    MODEL.save(models / "noise")
+    convert_all({MIXTURE: FIXTURES / MIXTURE}, models)
+    with SwarmSite(models) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def peers(playwright: Playwright, browser: Browser, site: SwarmSite) -> Iterator[Peers]:
+    with chromium_of(playwright, browser) as chromium:
+        yield Peers(site, chromium)
+
+
+@pytest.fixture(scope="module")
+def seed(peers: Peers) -> Tab:
+    """Has both models over HTTP, and shares them."""
+    tab = Tab(peers.stock())
+    for name in ("noise", MIXTURE):
+        tab.join(tab.call("download", url=f"models/{name}/manifest.json")["id"])
+    return tab
+
+
+@pytest.fixture(scope="module")
+def leech(peers: Peers) -> Tab:
+    return Tab(peers.stock())
+
+
+def test_a_model_comes_from_a_peer_alone(seed: Tab, leech: Tab) -> None:
+    """By its identity: then it is stored whole, verified, and listed."""
+    identity = MODEL.manifest.identity
+    leech.join(identity)
+    assert leech.call("download_from_peers", id=identity) == {"id": identity}
+    (model,) = leech.call("models")
+    assert (model["id"], model["complete"], model["url"]) == (identity, True, None)
+    assert not [url for url in leech.asked if "/models/" in url]
+
+
+def test_a_reload_goes_on_with_the_blocks_that_are_missing(peers: Peers, seed: Tab) -> None:
+    """They came in any order; a block comes twice only where it was on its way."""
+    identity, leech = MODEL.manifest.identity, Tab(peers.stock())
+    seed.page.evaluate("(rate) => swarm.limit({ rate })", RATE)
+    try:
+        leech.join(identity)
+        leech.page.evaluate("(id) => void worker.call('download_from_peers', { id })", identity)
+        while not 0 < (missing := leech.missing(identity)) < BLOCKS - 3:
+            time.sleep(0.1)
+        leech.reload()
+        before = seed.given
+        leech.join(identity)
+        leech.call("download_from_peers", id=identity)
+        assert leech.missing(identity) == 0
+        assert seed.given - before <= (missing + 1) * BLOCK_SIZE
+    finally:
+        seed.page.evaluate("swarm.limit({ rate: null })")
+
+
+def test_experts_come_from_a_peer_while_it_runs(site: SwarmSite, seed: Tab, leech: Tab) -> None:
+    """With nothing stored and no address: the same ids; what it waits for is told."""
+    ids = reference(MIXTURE)[0][:12]
+    (model,) = [it for it in seed.call("models") if it["name"] == MIXTURE]
+    seed.call("load", id=model["id"], **ROOM)
+    tokens = seed.answer(ids)["generated_ids"]
+    budget = seed.run(LEAST)
+    leech.join(model["id"])
+    leech.call("download_from_peers", id=model["id"], storage_budget=0)
+    room = {**ROOM, "gpu_budget": budget, "host_budget": 0, "storage_budget": 0}
+    leech.call("load", id=model["id"], **room)
+    answer = leech.answer(ids)
+    assert answer["generated_ids"] == tokens
+    paging = answer["paging"]
+    assert paging["bytes"]["remote"] > 0 == paging["bytes"]["storage"]
+    assert paging["waited_ms"]["remote"] > 0
+    print(f"brought {paging['bytes']['remote']} bytes, {paging['waited_ms']['remote']:.0f} ms")
+    assert not [url for url in leech.asked if "/models/" in url]

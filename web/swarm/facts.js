@@ -1,0 +1,65 @@
+/** @file What a page may show of a model's swarm. Bytes and bytes a second; peers by their ids. */
+
+/** @import {ModelSwarm} from "./model_swarm.js" */
+/** @import {Peer} from "./peer.js" */
+
+/**
+ * @param {Peer} peer
+ * @param {number} blocks of the model
+ */
+function peerFacts({ id, wire, cut, sent, conduct }, blocks) {
+  let has = 0;
+  for (let block = 0; block < blocks; block++) has += Number(wire.peerPieces.get(block));
+  return {
+    id,
+    infohash: cut.infohash,
+    shard_bytes: cut.layout?.shards[0].bytes ?? null,
+    has, // blocks
+    sent, // blocks that were good, over this connection
+    bad: conduct.bad,
+    down: wire.downloadSpeed(),
+    up: wire.uploadSpeed(),
+    downloaded: wire.downloaded,
+    uploaded: wire.uploaded,
+  };
+}
+
+/** @param {ModelSwarm} model */
+export function factsOf({
+  identity,
+  geometry,
+  layout,
+  have,
+  scheduler,
+  cuts,
+  peers,
+  origins,
+  wasted,
+}) {
+  const blocks = layout && geometry ? geometry.blocks : 0;
+  const copies = layout && scheduler ? scheduler.count().subarray(0, blocks) : new Uint16Array();
+  const seen = Array.from(copies, (count, block) => count + Number(have.has(block)));
+  const fewest = seen.length ? Math.min(...limited(seen)) : 0;
+  return {
+    identity,
+    blocks,
+    have: have.size,
+    wanted: scheduler?.missing ?? 0,
+    peers: peers.list().map((peer) => peerFacts(peer, blocks)),
+    cuts: cuts
+      .list()
+      .flatMap(({ infohash, layout, torrent }) =>
+        layout
+          ? [{ infohash, shard_bytes: layout.shards[0].bytes, seeding: torrent.wires.length }]
+          : [],
+      ),
+    origins: Object.fromEntries(origins), // block -> peer
+    copies: seen, // by block, this page counted
+    rarest: { copies: fewest, blocks: seen.filter((count) => count === fewest).length },
+    nowhere: seen.flatMap((count, block) => (count ? [] : [block])),
+    wasted: { ...wasted },
+  };
+}
+
+/** @param {number[]} counts @returns {number[]} each value once: there are few */
+const limited = (counts) => [...new Set(counts)];
