@@ -22,6 +22,7 @@ from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import DopplerError
 from doppler.residency.cost import DEFAULT_RATES, Demand, Rates, token_time
+from doppler.residency.tiers import TIERS
 
 LEAST = 0.8  # of what is predicted
 PROMPT = list(range(1, 33))
@@ -52,14 +53,13 @@ class Run:
             return cls(speed, 1.0, Demand(), DEFAULT_RATES)
         moved, waited = paging["bytes"], paging["waited_ms"]
         rates = {
-            tier: 1000 * moved[name] / waited[name]
-            for tier, name in (("upload", "host"), ("opfs", "storage"))
-            if moved[name] and waited[name]
+            rate: 1000 * moved[tier] / waited[tier]
+            for rate, tier in (("upload", "host"), ("storage", "storage"))
+            if moved[tier] and waited[tier]
         }
-        missed = {"host": moved["host"], "opfs": moved["storage"], "remote": moved["remote"]}
         demand = Demand(
             halts=paging["replays"] / tokens,
-            missed={tier: size / tokens for tier, size in missed.items()},
+            missed={tier: moved[tier] / tokens for tier in TIERS},
         )
         uses = paging["hits"] + paging["misses"]
         return cls(speed, paging["hits"] / uses, demand, Rates(**rates))

@@ -3,7 +3,9 @@
     .venv/bin/python scripts/replay_traces.py [TRACE.jsonl ...] [--plot docs/paging.svg]
     .venv/bin/python scripts/replay_traces.py --table fit | ageing | predictions | large
 
-Without traces, synthetic ones of three shapes are replayed; a trace's model is one of these shapes.
+Without traces, synthetic ones of three shapes are replayed. `doppler generate --trace` writes those
+of models that run. One that is none of these shapes gets budgets for a half and for a quarter of
+its experts, whose sizes the trace has, and is taken to make --resident tokens a second if it fits.
 Of the tables, `fit` says how close the synthetic router is to what was published, `ageing` how fast
 LFU should forget, `predictions` how good these must be, and `large` what 100 GB would do on 16 GB.
 """
@@ -41,11 +43,21 @@ EXPERT = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down)\.\d+\.")
 # Tokens a second when all fits: docs/benchmarks.md, H100; that of Gemma 4 26B-A4B is assumed.
 RESIDENT = {"gemma-4-26b-a4b": 200.0, "gpt-oss-20b": 390.0, "mixtral-8x7b": 179.0}
 BUDGETS = {"gemma-4-26b-a4b": (8.0, 6.0), "gpt-oss-20b": (7.5, 5.0), "mixtral-8x7b": (12.0, 8.1)}
+ASSUMED = 100.0  # of any other model
 KINDS = {
     "gemma-4-26b-a4b": ("local", "flat"),
     "gpt-oss-20b": ("local", "flat"),
     "mixtral-8x7b": ("mixtral",),
 }
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mixture, its speed when all fits, and budgets for its experts: what to call each, bytes."""
+
+    mixture: Mixture
+    resident: float
+    budgets: Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -101,10 +113,27 @@ def conversation(shape: str, kind: str) -> Trace:
     return joined(texts)
 
 
-def rows(trace: Trace, mixture: Mixture, counts: Sequence[int], rates: Rates) -> Iterator[Row]:
+def case_of(trace: Trace, resident: float) -> Case:
+    """What a trace is replayed in. Raises RequestError where its experts' sizes are not known."""
+    if trace.model in BUDGETS:
+        mixture, beside = mixture_of(trace.model)
+        budgets = [(f"{it:g} GB", int(it * GB) - beside - BESIDE) for it in BUDGETS[trace.model]]
+        return Case(mixture, RESIDENT[trace.model], budgets)
+    if not trace.units:
+        raise RequestError(
+            f"{trace.model!r} is none of {', '.join(BUDGETS)}, and its trace does not say how many "
+            "bytes its experts have; write it with `doppler generate --trace`"
+        )
+    mixture = Mixture(trace.experts, trace.used, trace.units)
+    shares = {"a half of the experts": 2, "a quarter of the experts": 4}
+    sizes = [(name, max(mixture.size // part, mixture.least)) for name, part in shares.items()]
+    return Case(mixture, resident, sizes)
+
+
+def rows(trace: Trace, case: Case, counts: Sequence[int], rates: Rates) -> Iterator[Row]:
     """Every policy without predictions, then the one for predictions with them, then the bound."""
     ahead = trace if trace.predicted else foretell(trace, RECALL, PRECISION)
-    blind = replace(trace, predicted=())
+    blind, warm = replace(trace, predicted=()), min(WARM, len(trace.tokens) // 2)
     plans: list[tuple[str, Trace, Policy]] = [
         (name, blind, policy(name, trace.layers, trace.experts))
         for name in POLICIES
@@ -113,26 +142,24 @@ def rows(trace: Trace, mixture: Mixture, counts: Sequence[int], rates: Rates) ->
     plans.append(("predicted", ahead, policy("predicted", trace.layers, trace.experts)))
     plans.append(("Belady's bound", blind, Belady(trace)))
     for name, shown, chosen in plans:
-        result = replay(shown, mixture, chosen, counts, warm=WARM, at_halts=True)
-        speed = token_time(RESIDENT[trace.model], result.demand, rates).tokens_a_second
+        result = replay(shown, case.mixture, chosen, counts, warm=warm, at_halts=True)
+        speed = token_time(case.resident, result.demand, rates).tokens_a_second
         yield Row(name, result, speed)
 
 
-def compare(traces: Sequence[tuple[str, Trace]], rates: Rates) -> Iterator[Panel]:
+def compare(traces: Sequence[tuple[str, Trace]], rates: Rates, resident: float) -> Iterator[Panel]:
     """Prints a table for each trace and budget, and gives what draws it."""
     for kind, trace in traces:
-        mixture, beside = mixture_of(trace.model)
-        for budget in BUDGETS[trace.model]:
-            counts = slots(mixture, int(budget * GB) - beside - BESIDE)
-            held = min(counts), max(counts)
-            each = f"{held[0]}" if held[0] == held[1] else f"{held[0]} or {held[1]}"
-            title = (
-                f"{trace.model}, {kind}, {budget:g} GB: {each} of {mixture.experts} slots a layer"
-            )
+        case = case_of(trace, resident)
+        for budget, size in case.budgets:
+            counts = slots(case.mixture, size)
+            held = sorted({count for count in counts if count})
+            each = " or ".join(map(str, held))
+            title = f"{trace.model}, {kind}, {budget}: {each} of {trace.experts} slots a layer"
             print(f"\n**{title}**\n\n| policy | hits | halts a token | MB a token | tok/s |")
             print("|---|---|---|---|---|")
             bars = []
-            for row in rows(trace, mixture, counts, rates):
+            for row in rows(trace, case, counts, rates):
                 print(f"| {row.policy} | {row.cells} |")
                 figure = f"{row.speed:.1f} tok/s, hits {row.result.hit_rate:.1%}"
                 bars.append(Bar(row.policy, 0, row.speed, figure))
@@ -268,6 +295,8 @@ def main() -> None:
     parser.add_argument("--table", choices=tables, help="another table than that of policies")
     parser.add_argument("--upload", type=float, default=DEFAULT_RATES.upload, help="bytes a second")
     parser.add_argument("--round-trip", type=float, default=DEFAULT_RATES.round_trip, help="s")
+    about = f"tokens a second of a trace's model when it fits, where that is not known ({ASSUMED})"
+    parser.add_argument("--resident", type=float, default=ASSUMED, help=about)
     args = parser.parse_args()
     rates = replace(DEFAULT_RATES, upload=args.upload, round_trip=args.round_trip)
     if args.table == "fit":
@@ -281,7 +310,7 @@ def main() -> None:
         traces = [(path.name, read(path)) for path in args.traces] or [
             (kind, conversation(shape, kind)) for shape, kinds in KINDS.items() for kind in kinds
         ]
-        panels = list(compare(traces, rates))
+        panels = list(compare(traces, rates, args.resident))
         if args.plot:
             below = "simulated by scripts/replay_traces.py; not measured"
             args.plot.write_text(picture("Paging of experts", below, panels), encoding="utf-8")

@@ -19,10 +19,11 @@ from doppler.config.layer import Layer
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.memory import BROKEN, Reading
 from doppler.engine.prefix_cache import PrefixCache
+from doppler.engine.protocol import Chunk
 from doppler.engine.sequence import Session
 from doppler.engine.speculate import StepTimes
 from doppler.errors import DeviceError
-from doppler.plan.bindings import RING, RING_AT, capacity_of
+from doppler.plan.bindings import MOST_AHEAD, RING, RING_AT, capacity_of
 from doppler.plan.draft import DRAFTS, LONGEST
 from doppler.sampling import Sampling
 
@@ -124,6 +125,10 @@ class ToyDevice:
         return self.brought is not None
 
     @property
+    def most_ahead(self) -> int:
+        return MOST_AHEAD
+
+    @property
     def can_draft(self) -> bool:
         return self.brought is None
 
@@ -131,23 +136,15 @@ class ToyDevice:
         if self.brought is not None:
             self._queue.append(lambda: setattr(self, "brought", list(ids)))
 
-    async def prefill(
-        self,
-        ids: Sequence[int],
-        position: int,
-        size: int,
-        seed: int,
-        is_end: bool = True,
-        step: int = 0,
-    ) -> None:
-        assert 1 <= len(ids) <= size
-        self.chunks.append(size)
+    async def prefill(self, chunk: Chunk) -> None:
+        assert 1 <= len(chunk.ids) <= chunk.size
+        self.chunks.append(chunk.size)
 
         def run() -> None:
-            self._position, self._step, self._seed = position, step, seed
-            self._tokens = list(ids)
+            self._position, self._step, self._seed = chunk.position, chunk.step, chunk.seed
+            self._tokens = list(chunk.ids)
             assert self.brought in (None, self._tokens)
-            self._run(self._token_ms * size)
+            self._run(self._token_ms * chunk.size)
 
         self._queue.append(run)
 

@@ -12,6 +12,7 @@ from app_page import RUN
 CODE = """
 import hashlib
 from doppler.page import bridge
+from doppler.engine.protocol import Chunk
 from doppler.engine.recordings import Key, Plan
 from doppler.plan.segments import Part, Place, steps_of
 from doppler.sampling import Sampling
@@ -50,13 +51,13 @@ async def generate(at=None):
     # `at`: (last place before the halt, place to go on from), once in prefill and once in decode.
     runner.begin(ids, Sampling(greedy=True))
     if at is None:
-        await runner.prefill(ids, 0, size, 0)
+        await runner.prefill(Chunk(ids, 0, size))
         runner.sample(size)
         await runner.decode(count - 1, end)
     else:
         memory.write_batch(ids, 0, 0)
         await halt(runner._chunk(0, size), at[0])
-        runner.resume_prefill(at[1], 0, size, len(ids))
+        runner.resume_prefill(at[1], Chunk(ids, 0, size))
         runner.sample(size)
         await halt(runner._token(runner._bucket(end)), at[0])
         runner.resume_decode(at[1], count - 1, end)

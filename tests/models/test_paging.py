@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from in_page import GPU, greedy, load, logits
 
+import replay_traces
 from app_page import RUN
 from doppler.command.client import Client
+from doppler.command.generate import save_trace
 from doppler.errors import CorruptError, DeviceError
+from doppler.residency.trace import read
+from doppler.store.manifest import MANIFEST_FILE, Manifest
 from fixture_sets import reference
 
 MIXTURES = [
@@ -101,8 +105,38 @@ def test_a_budget_is_never_exceeded(tiny: Client) -> None:
     assert answer["generated_ids"] == tokens
     assert answer["memory"]["peak"] <= budget
     assert answer["paging"]["gpu_budget"] == budget
+    now = tiny.call("residency", {})
+    assert now["memory"]["staging"] < answer["memory"]["staging"]  # what experts went through
+    uses = sum(sum(layer["uses"]) for layer in now["layers"])
+    assert uses == now["paging"]["hits"] + now["paging"]["misses"]  # also of what ran in passes
     with pytest.raises(DeviceError, match="bytes of GPU memory at least"):
         load(tiny, name, gpu_budget=budget // 2, **ROOM)
+
+
+def test_which_experts_tokens_use(
+    tiny: Client,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same wherever experts are, as often as they count as used; and it can be replayed."""
+    ids, name = reference("gpt-oss-like")[0][:20], "gpt-oss-like"
+    load(tiny, name, **ROOM)
+    tokens = tiny.call("routes", {"prompt_ids": ids})["tokens"]
+    assert len({str(token) for token in tokens}) > 10
+    load(tiny, name, gpu_budget=tiny.page.evaluate(RUN, BUDGET), **ROOM)
+    assert tiny.call("routes", {"prompt_ids": ids})["tokens"] == tokens
+    for layer in tiny.call("residency", {})["layers"]:
+        chosen = [expert for token in tokens for expert in token[layer["layer"]]]
+        assert layer["uses"] == [chosen.count(expert) for expert in range(len(layer["uses"]))]
+    manifest = Manifest.from_json((tiny_folder / name / MANIFEST_FILE).read_text(), name)
+    answer = {"prompt_ids": ids[:-1], "generated_ids": [ids[-1], 3]}
+    save_trace(tiny, tmp_path / "trace.jsonl", answer, manifest)
+    assert [list(map(list, token)) for token in read(tmp_path / "trace.jsonl").tokens] == tokens
+    monkeypatch.setattr("sys.argv", ["replay_traces.py", str(tmp_path / "trace.jsonl")])
+    replay_traces.main()
+    assert f"{manifest.name}, trace.jsonl, a quarter of the experts" in capsys.readouterr().out
 
 
 DAMAGE = """

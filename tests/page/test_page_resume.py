@@ -53,6 +53,32 @@ END_ELSEWHERE = """async (content) => {
   window.release();
 }"""
 
+# A conversation of so many characters that do not compress, saved as the page does it; its id.
+SAVE = """async ([title, count]) => {
+  const { change, create, save } = await import("/app/conversations.js");
+  const conversation = create("text");
+  const drawn = Array.from({ length: count / 65536 }, () =>
+    crypto.getRandomValues(new Uint8Array(65536)));
+  const text = drawn.map((some) => String.fromCharCode(...some)).join("");
+  change(conversation, "text", { text });
+  change(conversation, "title", { title });
+  await save(conversation);
+  return conversation.id;
+}"""
+LENGTH_STORED = """async (id) => {
+  const { read } = await import("/app/database.js");
+  return (await read([id]))[0]?.text.length ?? 0;
+}"""
+KEEP_SOME = """async ([size, talk]) => {
+  let folder = await navigator.storage.getDirectory();
+  for (const name of ["doppler", "kv", "0".repeat(64), talk]) {
+    folder = await folder.getDirectoryHandle(name, { create: true });
+  }
+  const out = await (await folder.getFileHandle("0-1", { create: true })).createWritable();
+  await out.write(new Uint8Array(size));
+  await out.close();
+}"""
+
 
 @pytest.fixture(scope="module")
 def opened(
@@ -276,3 +302,41 @@ def test_storage_that_is_full_while_keys_are_kept(app: App) -> None:
     app.answer(LONG)
     app.call("keep")
     assert len(kept(app)) == 1
+
+
+def test_storage_that_is_full_while_a_conversation_is_stored(app: App) -> None:
+    """What can be computed again makes room for it; without that the page says so, and stores it
+    once there is room.
+    """
+    page, size = app.page, 2 << 20
+    devtools = page.context.new_cdp_session(page)
+    origin = app.url.rstrip("/")
+    page.evaluate(KEEP_SOME, [3 * size // 2, "talk"])
+    used = page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
+    try:
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used})
+        first = page.evaluate(SAVE, ["first", size])
+        assert page.evaluate(LENGTH_STORED, first) == size
+        assert kept(app) == []
+        expect(app.errors).to_be_empty()
+        second = page.evaluate(SAVE, ["second", size])
+        expect(app.errors).to_contain_text("Its storage for this page is full")
+        assert page.evaluate(LENGTH_STORED, second) == 0
+        assert page.evaluate(LENGTH_STORED, first) == size
+    finally:
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
+        devtools.detach()
+    expect(app.errors).to_be_empty()
+    assert page.evaluate(LENGTH_STORED, second) == size
+
+
+def test_what_is_kept_of_conversations_that_are_gone_goes_at_the_next_start(app: App) -> None:
+    """Names that the page does not give stay: they are of whoever asks the engine."""
+    there = app.page.evaluate(SAVE, ["there", 1 << 16])
+    gone, other = "00000000-0000-4000-8000-000000000000", "talk"
+    for talk in (there, gone, other):
+        app.page.evaluate(KEEP_SOME, [1000, talk])
+    app.page.goto(app.url)
+    while len(kept(app)) > 2:
+        app.page.wait_for_timeout(50)
+    assert sorted(path.split("/")[3] for path in kept(app)) == sorted([there, other])

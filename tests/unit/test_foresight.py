@@ -136,7 +136,7 @@ def test_layers_are_streamed_at_the_slower_of_computing_and_bringing(mixture: Ma
     assert (told["way"], told["resident"], told["brought"]) == ("layers", 0.4, 6e9)
     assert told["tok_s"] == pytest.approx(DEFAULT_RATES.upload / 6e9)
     stored = foreseen({**args, "gpu_budget": 4 * 10**9, "host_budget": 0})["tok_s"]
-    assert stored == pytest.approx(1 / (6e9 / DEFAULT_RATES.upload + 6e9 / DEFAULT_RATES.opfs))
+    assert stored == pytest.approx(1 / (6e9 / DEFAULT_RATES.upload + 6e9 / DEFAULT_RATES.storage))
 
 
 def test_embeddings_that_stay_in_storage() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,9 +16,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from doppler.api.host import Kept
+from doppler.api.keeper import Keeper
 from doppler.command.shapes import SHAPES
-from doppler.engine import kept_cache, segments
+from doppler.engine import kept_cache, planes, segments
+from doppler.engine.engine import Engine
 from doppler.engine.kept_cache import KeptCache
+from doppler.engine.layout_code import code_digest
 from doppler.engine.planes import Plane, planes_of
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.segments import SegmentFolder
@@ -220,6 +227,37 @@ def test_a_prompt_has_a_segment_of_its_own(folder: SegmentFolder, tmp_path: Path
     restored.check(other, 600)
 
 
+def test_what_other_code_kept_is_not_used(
+    folder: SegmentFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, ids = Cache(WINDOWED, 2048, 64), ids_of(400)
+    cache.run(ids)
+    assert save(cache, folder)
+    assert restore(Cache(WINDOWED, 2048, 64), folder, [*ids, 1]) == 400
+    source = Path(planes.__file__).read_text()
+    (tmp_path / "planes.py").write_text(source + "\n# laid out in another way")
+    other = SourceFileLoader(planes.__name__, str(tmp_path / "planes.py"))
+    monkeypatch.setattr(planes, "__loader__", other)
+    code_digest.cache_clear()
+    try:
+        assert restore(Cache(WINDOWED, 2048, 64), folder, [*ids, 1]) == 0
+    finally:
+        code_digest.cache_clear()
+
+
+def test_what_no_prompt_could_go_on_from_is_not_kept(folder: SegmentFolder, tmp_path: Path) -> None:
+    """Of layers with a window: their rings have lost what is seen from there."""
+    cache = Cache(WINDOWED, 2048, 64)
+    ids = ids_of(1500)
+    cache.run(ids)
+    assert asyncio.run(cache.kept.save(folder, MOST, 800))
+    assert [path.name for path in tmp_path.iterdir()] == ["0-1500"]
+    assert restore(Cache(WINDOWED, 2048, 64), folder, [*ids, 1]) == 1500
+    cache.ids.cut(600)
+    assert not save(cache, SegmentFolder(FolderStorage(tmp_path / "cut"), MemoryBuffers()))
+    assert not (tmp_path / "cut").exists()
+
+
 def test_a_state_is_kept_where_a_segment_ends(folder: SegmentFolder) -> None:
     first = Cache(STATEFUL, 2048, 64)
     ids = ids_of(900)
@@ -272,6 +310,61 @@ def test_what_is_not_kept(folder: SegmentFolder, tmp_path: Path) -> None:
         patch.setattr(kept_cache, "CHUNK", 10_000)
         assert not asyncio.run(interrupted())
     assert list(tmp_path.iterdir()) == []
+
+
+class Folders:
+    """What is kept, of one conversation; counts how often room is made."""
+
+    def __init__(self, folder: SegmentFolder) -> None:
+        self.folder, self.rooms = folder, 0
+
+    async def most(self) -> int:
+        return MOST
+
+    @asynccontextmanager
+    async def open(self, identity: str, conversation: str) -> AsyncIterator[SegmentFolder]:
+        yield self.folder
+
+    async def make_room(self, identity: str, conversation: str) -> None:
+        self.rooms += 1
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Who writes more to one is told that there is no room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("most", "rooms"), [(1 << 18, 1), (1 << 30, 1), (None, 0)])
+def test_room_is_made_also_after_a_save_that_had_none(
+    folder: SegmentFolder, tmp_path: Path, most: int | None, rooms: int
+) -> None:
+    """None: the save is stopped, twice. What was not written whole is gone then."""
+    cache, kept = Cache(WINDOWED, 2048, 64), Folders(folder)
+    cache.run(ids_of(500))
+    engine = SimpleNamespace(keeping=lambda: cache.kept)
+    keeper = Keeper(cast(Engine, engine), cast(Kept, kept), "model")
+
+    async def saved() -> None:
+        keeper.begin("talk", 0)
+        if most is None:
+            while not list(tmp_path.iterdir()):
+                await asyncio.sleep(0)
+            keeper.stop()
+            await asyncio.sleep(0)
+            await keeper.stopped()
+        await keeper.finished()
+
+    with pytest.MonkeyPatch.context() as patch, files_of_at_most(most or 1 << 30):
+        patch.setattr("doppler.api.keeper.IDLE_SECONDS", 0)
+        patch.setattr(kept_cache, "CHUNK", 100_000)
+        asyncio.run(saved())
+    assert (kept.rooms, len(list(tmp_path.iterdir()))) == (rooms, int(most == 1 << 30))
 
 
 @pytest.mark.parametrize("damage", ["data", "about", "length", "cut", "other name", "other cache"])

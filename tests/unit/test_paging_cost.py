@@ -13,7 +13,7 @@ from doppler.residency.simulate import replay
 from doppler.residency.synthetic import PROFILES, synthesize
 from doppler.residency.trace import Trace
 
-RATES = Rates(upload=1000, opfs=100, remote=10, round_trip=0.5, overlap=0.5)
+RATES = Rates(upload=1000, storage=100, remote=10, round_trip=0.5, overlap=0.5)
 
 
 def test_a_token_that_lacks_nothing_takes_its_resident_time() -> None:
@@ -22,11 +22,11 @@ def test_a_token_that_lacks_nothing_takes_its_resident_time() -> None:
 
 
 def test_a_token_waits_for_its_halts_and_bytes() -> None:
-    demand = Demand(halts=3, missed={"host": 200, "opfs": 50, "remote": 10})
+    demand = Demand(halts=3, missed={"host": 200, "storage": 50, "remote": 10})
     time = token_time(4, demand, RATES)
     assert demand.moved == 260
     assert time.halts == 1.5
-    assert time.waiting == pytest.approx({"host": 0.2, "opfs": 0.55, "remote": 1.01})
+    assert time.waiting == pytest.approx({"host": 0.2, "storage": 0.55, "remote": 1.01})
     assert time.total == pytest.approx(0.25 + 1.5 + 0.2 + 0.55 + 1.01)
 
 
@@ -37,7 +37,7 @@ def test_what_comes_ahead_is_hidden_as_far_as_the_token_computes() -> None:
 
 
 def test_rates_and_speeds_are_positive() -> None:
-    for wrong in ({"upload": 0}, {"opfs": -1}, {"round_trip": -0.1}, {"overlap": 1.5}):
+    for wrong in ({"upload": 0}, {"storage": -1}, {"round_trip": -0.1}, {"overlap": 1.5}):
         with pytest.raises(RequestError):
             Rates(**wrong)
     with pytest.raises(RequestError, match="resident speed of 0"):
@@ -93,8 +93,8 @@ def test_bytes_are_those_of_each_layer_and_tier() -> None:
     assert everything.missed_bytes == {"host": 2 * 100 + 5 * 7}
     # In layer 1 host memory holds 0 and 1, has 0, takes 2 for 1, and has 0 again.
     behind = replay(trace, mixture, LRU(2, 3), [3, 1], host_slots=[2, 2])
-    assert behind.missed_bytes == {"opfs": 2 * 100 + 3 * 7, "host": 2 * 7}
-    assert behind.demand.missed == {"opfs": 221 / 5, "host": 14 / 5}
+    assert behind.missed_bytes == {"storage": 2 * 100 + 3 * 7, "host": 2 * 7}
+    assert behind.demand.missed == {"storage": 221 / 5, "host": 14 / 5}
 
 
 def test_what_does_not_run_is_refused() -> None:

@@ -241,6 +241,18 @@ def test_sightings_tell_what_was_used_since_a_layer_halted_last() -> None:
     assert heard.told[4:] == [(0, [0], 0)]
 
 
+def test_sightings_of_what_is_run_in_passes() -> None:
+    """It counts as used when a layer was last heard of, and what comes later as later."""
+    heard = Heard()
+    sightings = Sightings(heard, 2, 4, ticks=10)
+    sightings.passed(0, {3: 2})
+    sightings.note(1, [30, 0, 52, 30], [1, 0, 3, 1])
+    sightings.passed(0, {1: 1, 2: 2})
+    assert [heard.told[0], heard.told[-1]] == [(0, [3, 3], 0), (0, [1, 2, 2], 5)]
+    sightings.note(0, [0, 60, 0, 0], [0, 1, 0, 0])
+    assert heard.told[-1] == (0, [1], 6)
+
+
 def test_sightings_survive_counts_that_begin_anew() -> None:
     heard = Heard()
     sightings = Sightings(heard, 2, 4)

@@ -81,7 +81,7 @@ WORK = {"label": "a", "kernel": "matvec", "bytes": 3, "flops": 4}
 def test_what_is_as_the_types_say_passes() -> None:
     assert said("download", {"url": "x"}, {"id": "y"}, PROGRESS) == []
     assert said("plan", {}, [WORK]) == []  # of dataclasses
-    assert said("tune", {}, {}) == []
+    assert said("tune", {}, {"refused": 0}) == []
     assert list(wrong_with({"method": "load", "args": {"no": 1}, "events": []})) == []  # refused
 
 

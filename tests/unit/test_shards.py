@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from aiohttp import web
 from doppler.api.progress import Progress
 from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
+from doppler.store import shards
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
 from doppler.store.shards import ShardStore
@@ -199,17 +201,24 @@ def test_a_block_is_repaired(world: World, index: int, damage: str) -> None:
 
 
 def test_blocks_in_one_piece_are_each_verified(world: World) -> None:
-    """One that is bad, and shards that are gone: all come, in order, and `fetched` counts them."""
+    """One that is bad, and shards that are gone: all come, in order, and it is said of whom some
+    were fetched, also while others are read.
+    """
     world.run(download)
     first = world.stored / MODEL.manifest.shards[0].name
     flip(first, BLOCK_SIZE + 3)
     (world.stored / MODEL.manifest.shards[1].name).unlink()
 
     async def test(store: ShardStore) -> None:
-        for start, count in ((0, 3), (2, 4), (0, LAST + 1)):
+        runs = ((0, 1), (0, 3), (8, 2), (2, 4), (LAST, 1))
+        read = await asyncio.gather(*(store.verified(*run) for run in runs))
+        assert [fetched for _, fetched in read] == [False, True, False, True, False]
+        runs += ((0, LAST + 1), (0, 3))
+        read += [await store.verified(*run) for run in runs[-2:]]
+        assert [fetched for _, fetched in read[-2:]] == [True, False]
+        for (start, count), (data, _) in zip(runs, read, strict=True):
             wanted = b"".join(MODEL.block(index) for index in range(start, start + count))
-            assert bytes(await store.verified(start, count)) == wanted
-        assert store.fetched == 5
+            assert bytes(data) == wanted
 
     world.run(test)
     world.check()
@@ -226,6 +235,50 @@ def test_a_block_that_cannot_be_stored_is_still_given(world: World) -> None:
     async def test(store: ShardStore) -> None:
         full = ShardStore(store.manifest, Full(world.stored), store._source, MemoryBuffers())
         assert bytes(await full.block(0)) == MODEL.block(0)
+
+    world.run(test)
+
+
+class Shared(FolderStorage):
+    """Another tab has its files open to write to them, for so many reads; counts what is let go."""
+
+    def __init__(self, folder: Path, reads: float) -> None:
+        super().__init__(folder)
+        self.reads, self.flushed = reads, list[str]()
+
+    async def read(self, name: str, offset: int, length: int) -> Buffer:
+        self.reads -= 1
+        if self.reads >= 0:
+            raise StorageError(f"{name} is in use by another tab of this page")
+        return await super().read(name, offset, length)
+
+    async def flush(self, name: str) -> None:
+        self.flushed.append(name)
+        await super().flush(name)
+
+
+def test_a_file_that_another_tab_mends_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for ever; and who mends a block lets others read it then."""
+    monkeypatch.setattr(shards, "PATIENCE", 0.2)
+    world.run(download)
+    flip(world.stored / "shard-00001.bin", 3)
+
+    async def test(store: ShardStore) -> None:
+        def shared(reads: float) -> tuple[Shared, ShardStore]:
+            storage = Shared(world.stored, reads)
+            return storage, ShardStore(store.manifest, storage, store._source, MemoryBuffers())
+
+        storage, soon = shared(1)
+        assert await soon.stored([BLOCK_SIZE - 3], 7) == MODEL.data[BLOCK_SIZE - 3 :][:7]
+        storage, soon = shared(2)
+        assert bytes((await soon.verified(0, 3))[0]) == MODEL.data[: 3 * BLOCK_SIZE]
+        assert storage.flushed == []
+        assert bytes(await soon.block(4)) == MODEL.block(4)
+        assert storage.flushed == ["shard-00001.bin"]
+        with pytest.raises(StorageError, match="in use by another tab"):
+            await shared(math.inf)[1].block(0)
 
     world.run(test)
 

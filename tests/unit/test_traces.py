@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ LINE = '{"used": [[0, 1], [3, 2]]}'
 def test_a_trace_comes_back_as_it_was_written(tmp_path: Path) -> None:
     plain = synthesize("m", 3, 16, 2, profile=PROFILES["local"], tokens=20)
     mixed = Trace("m", 3, 16, 2, tuple((a, (), c) for a, _, c in plain.tokens))
-    for trace in (plain, mixed, foretell(plain, 0.5, 0.5)):
+    for trace in (plain, mixed, foretell(plain, 0.5, 0.5), replace(mixed, units=(7, 0, 9))):
         path = tmp_path / "trace.jsonl"
         write(trace, path)
         assert read(path) == trace
@@ -45,6 +46,7 @@ def test_whoever_runs_a_model_writes_a_line_a_token() -> None:
         ([HEAD.replace('"experts": 4', '"experts": 1e9')], "line 1: experts is 1000000000.0"),
         ([HEAD.replace('"layers": 2', '"layers": 5000')], "line 1: layers is 5000"),
         ([HEAD], "the trace has no tokens"),
+        ([HEAD[:-1] + ', "units": [1]}', LINE], "line 1: units is [1], not 2 numbers of bytes"),
         ([HEAD, "{}"], "line 2: used is not a list of 2 layers: None"),
         ([HEAD, '{"used": [[0, 1]]}'], "line 2: used is not a list of 2 layers"),
         ([HEAD, '{"used": [[0, 1], 7]}'], "line 2: used, layer 1: different experts from 0 to 3"),
@@ -174,3 +176,13 @@ def test_a_trace_file_is_replayed_and_drawn(
     assert "**mixtral-8x7b, t.jsonl, 12 GB: 3 or 4 of 8 slots a layer**" in printed
     assert printed.count("| lfu |") == 2
     assert plot.read_text().count("<rect") == 1 + 2 * 5
+    other = synthesize("mine", 3, 16, 2, profile=PROFILES["local"], tokens=20)
+    monkeypatch.setattr("sys.argv", ["replay_traces.py", str(path)])
+    write(other, path)
+    with pytest.raises(RequestError, match=r"'mine' is none of gemma-4-26b-a4b, .* how many bytes"):
+        replay_traces.main()
+    write(replace(other, units=(9, 9, 9)), path)
+    replay_traces.main()
+    printed = capsys.readouterr().out
+    assert "**mine, t.jsonl, a half of the experts: 8 of 16 slots a layer**" in printed
+    assert "**mine, t.jsonl, a quarter of the experts: 4 of 16 slots a layer**" in printed

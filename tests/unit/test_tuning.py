@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
+from doppler.engine.build import build
+from doppler.engine.fit import Fit, Options, needed
+from doppler.errors import RequestError
+from doppler.gpu.kernels import Device, Kernels
+from doppler.gpu.profile import profile_bytes
 from doppler.plan.matvec import team
 from doppler.plan.matvec_configs import MOST_AHEAD, Cut, near, unknown
 from paper_engine import large_gpu, paper_engine, synthetic
@@ -22,6 +28,24 @@ def test_cuts_near_the_rule(cut: Cut, has_pairs: bool) -> None:
         assert other.team in (4, 8, 16, 32, 64, 128, 256)
         assert other.rows in ((2, 4) if has_pairs else (1, 2, 4))
         assert other.depth * other.rows <= MOST_AHEAD
+
+
+def test_measuring_keeps_to_the_budget() -> None:
+    """What a budget leaves is never needed otherwise; measuring takes no more than that."""
+    manifest, gpu = synthetic("gemma-3-1b"), large_gpu()
+    assert paper_engine(manifest, gpu).spare is None
+    options = Options(4096, 512, "f16", half=True, gpu_budget=700 << 20)
+    engine = asyncio.run(build(Device(gpu, Kernels(gpu, {})), manifest, options))
+    assert engine.spare == (700 << 20) - needed(gpu, manifest, options, Fit())
+    assert 0 < engine.spare < 1 << 27
+    kinds = unknown(engine._runner.steps_to_tune(), {})
+    profile = profile_bytes(engine.steps(0, 1))
+    assert 16 * 256 * len(kinds) < profile < 1 << 20
+    engine.spare = 256 * len(engine._runner.steps_to_tune())  # for all steps, and none of a cut
+    assert asyncio.run(engine.tune(asyncio.Lock())) == ({}, len(kinds))
+    engine.spare = profile - 1
+    with pytest.raises(RequestError, match=f"takes {profile} bytes .* leaves {profile - 1}: allow"):
+        asyncio.run(engine.profile(0, 1))
 
 
 def test_what_was_measured_is_used() -> None:

@@ -4,7 +4,8 @@
  */
 
 import { saidIn } from "./calls.js";
-import { read, readAll, write } from "./database.js";
+import { isFull, read, readAll, write } from "./database.js";
+import { kept, letKeptGo } from "./kept.js";
 import { merge, stamp } from "./merge.js";
 import { nameOf } from "./names.js";
 import { toast } from "./notices.js";
@@ -14,11 +15,25 @@ import { become, before, path } from "./thread.js";
 
 /** @import {ChatMessage, Conversation, Message, Part} from "./types.js" */
 
+const AGAIN_MS = 10_000; // after the browser refused to store something
+
 /** Read what is stored. Throws where the browser keeps nothing (private windows of some). */
 export async function restore() {
   const all = await readAll();
   list(...all);
   await followWriting(all);
+  letOrphansGo().catch(() => {}); // the next time, then
+}
+
+/** Ids that the page gives; others are of whoever asks the engine in the console. */
+const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/** What the engine kept of conversations that are gone: their end was not heard of, or was cut off. */
+async function letOrphansGo() {
+  const ids = (await kept()).filter((id) => OURS.test(id));
+  const stored = await read(ids);
+  const alive = new Set(stored.filter(({ gone }) => !gone).map(({ id }) => id));
+  await letKeptGo((id) => ids.includes(id) && !alive.has(id));
 }
 
 /** @param {Conversation[]} changed their places in the list; the deleted have none */
@@ -80,15 +95,24 @@ export async function save(conversation, touched = true) {
   await keep(conversation);
 }
 
+/** @type {Set<Conversation>} that the browser refused to store: they are in this tab alone */
+const unsaved = new Set();
+let trying = 0;
+
 /** @param {Conversation[]} some */
 async function keep(...some) {
+  for (const conversation of some) unsaved.add(conversation);
   try {
     const stored = await write(some);
     some.forEach((conversation, index) => absorb(conversation, stored[index]));
+    for (const conversation of some) unsaved.delete(conversation);
     const ids = some.map(({ id }) => id);
     tell("changed", ids);
+    if (!unsaved.size) document.dispatchEvent(new CustomEvent("saved"));
   } catch (error) {
     document.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
+    clearTimeout(trying);
+    if (isFull(error)) trying = setTimeout(() => keep(...unsaved), AGAIN_MS); // room may have been made meanwhile
   }
 }
 

@@ -5,6 +5,7 @@ import { client } from "./client.js";
 import { startChat } from "./chat.js";
 import { startContinue } from "./continue.js";
 import { isEmpty, restore, titleOf } from "./conversations.js";
+import { isFull } from "./database.js";
 import { byId, el, icon } from "./dom.js";
 import { stop } from "./engine.js";
 import { startFocus } from "./focus.js";
@@ -60,12 +61,19 @@ function startFrame() {
 async function startConversations() {
   const note = { title: "Conversations cannot be kept", actions: [] };
   let told = -Infinity;
+  let dismiss = () => {};
   document.addEventListener("unsaved", (event) => {
     if (performance.now() - told < UNSAVED_AGAIN_MS) return;
     told = performance.now();
     const { detail } = /** @type {CustomEvent} */ (event);
-    const why = messageOf(`This browser refused to store them: ${detail?.message}`);
-    showProblem({ ...note, text: `${why} Export what you want to keep.` });
+    const why = isFull(detail)
+      ? "Its storage for this page is full: delete a model, or free some disk."
+      : messageOf(`This browser refused to store them: ${detail?.message}`);
+    dismiss = showProblem({ ...note, text: `${why} Export what you want to keep.` });
+  });
+  document.addEventListener("saved", () => {
+    told = -Infinity;
+    dismiss();
   });
   try {
     await restore();

@@ -48,12 +48,14 @@ export interface Methods {
   tokenize: { args: Prompt; result: TokenIds; events: never };
   /** Logits of every position of the prompt. */
   logits: { args: LogitsArgs; result: LogitsFile; events: never };
+  /** The experts that each token of the prompt uses. */
+  routes: { args: Prompt; result: Routing; events: never };
   /**
    * Waits for what begins by itself when a model is loaded: the kernels of matrices whose shapes
    * are new to this GPU are measured while nothing else is asked, and the best are used from then
    * on.
    */
-  tune: { args: Empty; result: Empty; events: never };
+  tune: { args: Empty; result: Tuning; events: never };
   /** What is held on the GPU; nothing where none is open. */
   memory: { args: Empty; result: Memory; events: never };
   /** Where the loaded model is, by tier and by expert, and what was brought. */
@@ -66,7 +68,10 @@ export interface Methods {
   plan: { args: PlanArgs; result: Work[]; events: never };
   /** The same with the GPU time of each; the KV cache is lost. */
   profile: { args: PlanArgs; result: Timing[]; events: never };
-  /** How fast the GPU reads its memory; takes some seconds, for which others wait. */
+  /**
+   * How fast the GPU reads its memory; takes some seconds, for which others wait. Refused where the
+   * loaded model's budget has no room for it.
+   */
   bandwidth: { args: Empty; result: Bandwidth; events: UnloadedEvent };
   /** How fast the loaded model is read from storage, with nothing done to it. */
   storage_rate: { args: Empty; result: StorageRate; events: never };
@@ -683,6 +688,19 @@ export interface LogitsFile {
   file: string;
 }
 
+/** Which experts a mixture's tokens use. */
+export interface Routing {
+  prompt_ids: number[];
+  /** Of each token, of each layer: numbers of experts; none where a layer has no router. */
+  tokens: number[][][];
+}
+
+/** What became of measuring. */
+export interface Tuning {
+  /** Kinds of matrices that were not measured: the GPU's budget has no room for it. */
+  refused: number;
+}
+
 /** Where the loaded model is now, and what brings the rest of it. */
 export interface Residency {
   memory: Memory;
@@ -712,10 +730,7 @@ export interface Answered {
 /** Of a layer that has room for some of its experts. */
 export interface LayerExperts {
   layer: number;
-  /**
-   * Of each expert, since the model was loaded; batches that wanted more of them than have room are
-   * not counted.
-   */
+  /** Of each expert, since the model was loaded. */
   uses: number[];
   /** Numbers of those that are on the GPU now. */
   resident: number[];

@@ -348,7 +348,8 @@ export async function moveFiles(from, to, last) {
 }
 
 /**
- * Removes leftovers and doppler/tmp, unless a folder is open in any tab.
+ * Removes leftovers, what is kept of models that are gone, and doppler/tmp, unless a folder is open
+ * in any tab.
  * @param {string} marker a folder of models/ without this file is a leftover
  * @returns {Promise<void>}
  */
@@ -362,6 +363,10 @@ export async function tidy(marker) {
     }
     for (const name of await folders("models")) {
       if (!(await has(`models/${name}`, marker))) await removeFolder("models", name);
+    }
+    const models = new Set(await folders("models"));
+    for (const name of await folders("kv")) {
+      if (!models.has(name)) await removeFolder("kv", name);
     }
   });
 }

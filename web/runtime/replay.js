@@ -35,6 +35,21 @@ export function join(...recordings) {
 }
 
 /**
+ * Some of a recording's dispatches, one behind the other; good as long as that is.
+ * @param {Recording} recording
+ * @param {number} first
+ * @param {number} end
+ * @returns {Recording}
+ */
+export function part({ dispatches, pipelines, groups }, first, end) {
+  return {
+    dispatches: dispatches.subarray(4 * first, 4 * end),
+    pipelines,
+    groups: groups.slice(first, end),
+  };
+}
+
+/**
  * Runs lists of recordings with a pass for each list; the device needs "timestamp-query".
  * @param {GPUDevice} device
  * @param {Recording[][]} lists

@@ -46,10 +46,12 @@ from doppler.api.messages import (
     Prompt,
     ReplaceKernelArgs,
     Residency,
+    Routing,
     RunKernelArgs,
     StorageUse,
     StoredModel,
     TokenIds,
+    Tuning,
     UnloadedEvent,
 )
 from doppler.api.model import Model
@@ -60,7 +62,7 @@ from doppler.api.turns import Turns
 from doppler.engine.engine import Engine
 from doppler.engine.fit import HOST_BUDGET
 from doppler.errors import DeviceError, DopplerError, RequestError
-from doppler.gpu.bandwidth import Bandwidth, measure_bandwidth
+from doppler.gpu.bandwidth import Bandwidth, bandwidth_bytes, measure_bandwidth
 from doppler.gpu.device import Gpu
 from doppler.gpu.kernels import Device, Kernels
 from doppler.gpu.lanes import forgo_scattered_subgroups
@@ -375,13 +377,20 @@ class Api:
             "file": name,
         }
 
-    async def tune(self, args: Empty, emit: Emit[Never], files: Any) -> Empty:
+    @alone
+    async def routes(self, args: Prompt, emit: Emit[Never], files: Any) -> Routing:
+        """The experts that each token of the prompt uses."""
+        model = self._loaded()
+        ids = model.prompt_ids(args)
+        return {"prompt_ids": ids, "tokens": await self._running(model.engine.routes(ids))}
+
+    async def tune(self, args: Empty, emit: Emit[Never], files: Any) -> Tuning:
         """Waits for what begins by itself when a model is loaded: the kernels of matrices whose
         shapes are new to this GPU are measured while nothing else is asked, and the best are used
         from then on.
         """
         await self._tuner.finished()
-        return {}
+        return {"refused": self._tuner.refused}
 
     async def memory(self, args: Empty, emit: Emit[Never], files: Any) -> Memory:
         """What is held on the GPU; nothing where none is open."""
@@ -426,9 +435,13 @@ class Api:
         return engine, tokens, batch
 
     async def bandwidth(self, args: Empty, emit: Emit[UnloadedEvent], files: Any) -> Bandwidth:
-        """How fast the GPU reads its memory; takes some seconds, for which others wait."""
+        """How fast the GPU reads its memory; takes some seconds, for which others wait. Refused
+        where the loaded model's budget has no room for it.
+        """
         device = await self._any_device(emit)
         self._turns.refuse("bandwidth")
+        if self._model is not None:
+            self._model.engine.check_room(bandwidth_bytes(device.gpu), "measuring memory")
         async with self._tuner.turn, device.gpu.scope("measuring how fast the GPU reads"):
             return await self._running(measure_bandwidth(device))
 

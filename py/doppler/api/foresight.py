@@ -88,7 +88,7 @@ def _paged(mixture: Mixture, room: int, host_budget: int, speed: float | None) -
     seen = foresee(mixture, room, speed or 1.0, host_budget=host_budget if has_host else None)
     demand = seen.demand
     if not has_host:
-        demand = replace(demand, missed={"opfs": demand.moved})
+        demand = replace(demand, missed={"storage": demand.moved})
     experts = mixture.experts * sum(1 for unit in mixture.units if unit)
     return _foresight(
         "experts",
@@ -102,7 +102,7 @@ def _paged(mixture: Mixture, room: int, host_budget: int, speed: float | None) -
 def _streamed(lacking: int, whole: int, host_budget: int, speed: float | None) -> Foresight:
     """Of a dense model: what has no room comes for every token, while the rest is computed."""
     on_host = min(lacking, host_budget)
-    demand = Demand(ahead={"host": on_host, "opfs": lacking - on_host})
+    demand = Demand(ahead={"host": on_host, "storage": lacking - on_host})
     tok_s = speed and token_time(speed, demand).tokens_a_second
     return _foresight("layers", 1 - lacking / whole, brought=lacking, tok_s=tok_s)
 

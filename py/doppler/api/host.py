@@ -74,7 +74,7 @@ class Kept(Protocol):
         """Bytes that may be kept."""
 
     async def make_room(self, identity: str, conversation: str) -> None:
-        """After something was kept of this one: others go where that is too much."""
+        """After something was kept of this one, or failed to be: others go where it is too much."""
 
     async def forget(self, conversation: str) -> None:
         """Nothing is kept of a conversation any more."""

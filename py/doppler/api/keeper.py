@@ -19,6 +19,7 @@ class Keeper:
     def __init__(self, engine: Engine, kept: Kept, identity: str) -> None:
         self._engine, self._kept, self._identity = engine, kept, identity
         self._task: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     async def restore(self, conversation: str, ids: Sequence[int]) -> None:
         """Before a prompt is run: what is kept of its beginning need not be."""
@@ -40,11 +41,13 @@ class Keeper:
         is asked for before.
         """
         self.stop()
+        self._is_stopped = False
         self._task = asyncio.ensure_future(self._save(conversation, asked))
 
     def stop(self) -> None:
-        """Something else is asked for."""
-        if self._task is not None:
+        """Something else is asked for. Once is enough: a second time would cut off its tidying."""
+        if self._task is not None and not self._is_stopped:
+            self._is_stopped = True
             self._task.cancel()
 
     async def stopped(self) -> None:
@@ -64,8 +67,13 @@ class Keeper:
         if not keeping.has_enough:
             return
         with suppress(DopplerError):  # a full storage, a device that was lost
-            most = await self._kept.most()
-            async with self._kept.open(self._identity, conversation) as folder:
-                is_new = await keeping.save(folder, most, asked)
-            if is_new:
-                await self._kept.make_room(self._identity, conversation)
+            most, may_be_full = await self._kept.most(), True
+            try:
+                async with self._kept.open(self._identity, conversation) as folder:
+                    may_be_full = await keeping.save(folder, most, asked)
+            except asyncio.CancelledError:
+                may_be_full = False  # somebody waits
+                raise
+            finally:
+                if may_be_full:
+                    await self._kept.make_room(self._identity, conversation)

@@ -669,8 +669,7 @@ class LayerExperts(TypedDict):
 
     layer: int
     uses: list[int]
-    """Of each expert, since the model was loaded; batches that wanted more of them than have room
-    are not counted."""
+    """Of each expert, since the model was loaded."""
     resident: list[int]
     """Numbers of those that are on the GPU now."""
 
@@ -725,6 +724,21 @@ class GenerationResult(TypedDict):
     paging: Paging | None
     """Of this answer; null where the whole model is on the GPU."""
     memory: Memory
+
+
+class Routing(TypedDict):
+    """Which experts a mixture's tokens use."""
+
+    prompt_ids: list[int]
+    tokens: list[list[list[int]]]
+    """Of each token, of each layer: numbers of experts; none where a layer has no router."""
+
+
+class Tuning(TypedDict):
+    """What became of measuring."""
+
+    refused: int
+    """Kinds of matrices that were not measured: the GPU's budget has no room for it."""
 
 
 class TokenIds(TypedDict):

@@ -96,7 +96,8 @@ class Model:
             engine = await build(device, store.manifest, options)
         try:
             engine.feed(store, options.host_budget)
-            await _fill(engine, store, options, emit, timeline)
+            if await _fill(engine, store, options, emit, timeline):
+                engine.hash_on_gpu(store)
         except BaseException:
             engine.destroy()
             raise
@@ -121,6 +122,7 @@ class Model:
         if self.keeper is not None:
             self.keeper.stop()
         self.engine.destroy()
+        self.store.hasher = None
 
     async def residency(self) -> Residency:
         """Where it is now, and what was brought. An answer may be written meanwhile."""
@@ -231,6 +233,7 @@ class Model:
         try:
             return await self._answer(ids, request, reader, emit)
         finally:
+            await self.engine.rest()
             self._fill_host()
 
     def _fill_host(self) -> None:
@@ -315,21 +318,23 @@ async def _fill(
     options: Options,
     emit: Emit[ProgressEvent],
     timeline: Timeline,
-) -> None:
-    """Uploads the weights, and compiles the kernels meanwhile."""
+) -> bool:
+    """Uploads the weights, and compiles the kernels meanwhile; -> whether the GPU hashed them."""
     compiled = _Compiling(emit)
+    device, budget = engine.binder.device, options.gpu_budget
     with timeline.stage("weights"):
-        on_gpu = await prepare_upload(engine.binder.device, engine.weights, store)
+        on_gpu = await prepare_upload(device, engine.weights, store, budget)
         compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(compiled)))
         try:
             progress = Progress(emit, "verify")
             parts = engine.binder, engine.weights, store, on_gpu, progress
-            await upload_weights(*parts, options.gpu_budget)
+            await upload_weights(*parts, budget)
         except BaseException:
             await asyncio.wait([compiling])
             raise
     compiled.begin()
     await compiling
+    return on_gpu
 
 
 def _event(shown: Shown | ToolCall, output: Output) -> TokenEvent | ToolCallEvent:

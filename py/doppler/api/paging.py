@@ -8,7 +8,7 @@ from dataclasses import replace
 from doppler.api.messages import Answered, LayerExperts, Paging, Tiers
 from doppler.engine.paged_runner import ExpertUse
 from doppler.engine.paged_runner import Paging as Counts
-from doppler.weights.host_tier import TIERS, Tier
+from doppler.residency.tiers import TIERS, Tier
 
 
 def paging_of(before: Counts | None, after: Counts | None, budget: int | None) -> Paging | None:

@@ -16,9 +16,11 @@ class Tuner:
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self.refused = 0  # kinds of matrices that a budget had no room to measure
 
     def begin(self, engine: Engine, kept: KeptCuts) -> None:
         """Where the device is new to the model's shapes: what is found is used and kept."""
+        self.refused = 0
         if engine.can_tune:
             self._task = asyncio.ensure_future(self._run(engine, kept))
 
@@ -35,4 +37,5 @@ class Tuner:
 
     async def _run(self, engine: Engine, kept: KeptCuts) -> None:
         with suppress(DopplerError):  # a device that was lost is told to whoever uses it next
-            await kept.write(await engine.tune(self.turn))
+            cuts, self.refused = await engine.tune(self.turn)
+            await kept.write(cuts)

@@ -21,6 +21,7 @@ from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError, SourceError
+from doppler.residency.trace import Trace, write
 from doppler.sampling import Sampling
 from doppler.store.manifest import Manifest
 from doppler.text.tools import check_tools
@@ -48,6 +49,7 @@ class Job:
     ignore_eos: bool = False
     speculate: str = "auto"
     logits: Path | None = None
+    trace: Path | None = None
     tools: list[dict[str, Any]] | None = None
 
     def prompt_args(self) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def job_of(args: argparse.Namespace) -> Job:
         ignore_eos=args.ignore_eos,
         speculate=args.speculate,
         logits=args.logits,
+        trace=args.trace,
         tools=None if args.tools is None else _tools(args.tools),
     )
 
@@ -117,15 +120,18 @@ def _check(args: argparse.Namespace, sampling: dict[str, Any]) -> None:
         raise RequestError(f"--greedy leaves nothing to {names}: give one or the other")
     if args.max_tokens < (0 if args.logits else 1):
         raise RequestError(f"{args.max_tokens} tokens cannot be generated: give 1 or more")
-    if args.logits and not args.logits.parent.is_dir():
-        raise RequestError(f"{args.logits} cannot be written: there is no {args.logits.parent}")
-    if args.logits and args.logits.is_dir():
-        raise RequestError(f"{args.logits} cannot be written: it is a folder; name a file in it")
+    for file in filter(None, (args.logits, args.trace)):
+        if not file.parent.is_dir():
+            raise RequestError(f"{file} cannot be written: there is no {file.parent}")
+        if file.is_dir():
+            raise RequestError(f"{file} cannot be written: it is a folder; name a file in it")
 
 
 def _check_prompt(args: argparse.Namespace, manifest: Manifest) -> None:
     """Raises RequestError for a prompt that this model cannot take."""
     info, vocab = manifest.tokenizer, manifest.config.vocab
+    if args.trace is not None and manifest.config.experts is None:
+        raise RequestError(f"{manifest.title} has no experts: there is nothing to --trace")
     if args.prompt_ids is not None:
         if max(args.prompt_ids) >= vocab:
             raise RequestError(
@@ -164,7 +170,25 @@ def generate(job: Job, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             if job.max_tokens > 0:
                 result |= _answer(client, job, terminal)
             result["timeline"] = client.timeline()
+            if job.trace:
+                save_trace(client, job.trace, result, manifest_in(folder))
+                result["trace"] = str(job.trace)
     return _report(result, loaded, stages)
+
+
+def save_trace(client: Client, file: Path, result: dict[str, Any], manifest: Manifest) -> None:
+    """Writes which experts were used by the prompt and the answer, but for its last id, which was
+    not run. Raises SourceError where the file cannot be written.
+    """
+    config, experts = manifest.config, manifest.config.experts
+    assert experts is not None, "who asks for a trace has experts"
+    ids = [*result["prompt_ids"], *result["generated_ids"][:-1]]
+    routing = client.call("routes", {"prompt_ids": ids})
+    tokens = tuple(tuple(map(tuple, layers)) for layers in routing["tokens"])
+    sizes = {it.layer: it.bytes for it in manifest.experts}
+    units = tuple(sizes.get(layer, 0) for layer in range(len(config.layers))) if sizes else ()
+    counts = len(config.layers), experts.count, experts.used
+    write(Trace(manifest.name, *counts, tokens, units=units), file)
 
 
 def _answer(client: Client, job: Job, terminal: Terminal) -> dict[str, Any]:
@@ -225,8 +249,7 @@ def _report(
     report["timeline"] = result["timeline"]
     report["paging"] = result.get("paging")
     report["memory"] = {"gpu_bytes": result.get("memory", loaded["memory"])}
-    if "logits" in result:
-        report["logits"] = result["logits"]
+    report |= {key: result[key] for key in ("logits", "trace") if key in result}
     return report
 
 

@@ -198,6 +198,9 @@ def _add_generate(commands: Any, runs: Mapping[str, Run]) -> None:
     )
     command.add_argument("--logits", type=path, metavar="OUT.npy", help="of the prompt's tokens")
     command.add_argument(
+        "--trace", type=path, metavar="OUT.jsonl", help="of the experts that each token uses"
+    )
+    command.add_argument(
         "--batch", type=arguments.positive, metavar="N", help="tokens prefilled at once, at most"
     )
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from statistics import median
 
 from doppler.gpu.binder import Binder
-from doppler.gpu.kernels import Kernels, Recording
+from doppler.gpu.kernels import Kernels, Recording, recorded_bytes
 from doppler.gpu.step import Step
 from doppler.plan.matvec_configs import Cut, Cuts, near, unknown
 
@@ -30,17 +30,27 @@ async def tune(
     steps: Sequence[Step],
     known: Cuts,
     lent: Callable[[], AbstractAsyncContextManager[None]],
-) -> dict[str, Cut]:
-    """The best cut of every kind of matvec among `steps` that is not known yet.
+    spare: int | None = None,
+) -> tuple[dict[str, Cut], int]:
+    """The best cut of every kind of matvec among `steps` that is not known yet; and how many kinds
+    are not measured, since they would take more than the `spare` bytes of the GPU's memory.
 
     Kernels are compiled beside whatever else goes on; each kind is measured within `lent`, where
     the steps may write what they write. Needs an adapter that measures time.
     """
-    kernels = binder.device.kernels
-    warm, best = binder.record(steps), {}
+    kernels, kinds = binder.device.kernels, unknown(steps, known)
+    measured = {
+        kind: group
+        for kind, group in kinds.items()
+        if spare is None or _bytes(steps, group) <= spare
+    }
+    refused, best = len(kinds) - len(measured), dict[str, Cut]()
+    if not measured:
+        return best, refused
+    warm = binder.record(steps)
     try:
-        for kind, group in unknown(steps, known).items():
-            cuts = near(Cut.of(group[0]), bool(group[0].constants["ACTIVATION"]))
+        for kind, group in measured.items():
+            cuts = _cuts(group)
             tried = [[_recut(step, cut) for step in group] for cut in cuts]
             firsts = (first for first, *_ in tried)
             variants = [kernels.variant(s.kernel, s.constants, s.bindings) for s in firsts]
@@ -49,7 +59,17 @@ async def tune(
                 best[kind] = cuts[await _quickest(binder, warm, tried)]
     finally:
         warm.destroy()
-    return best
+    return best, refused
+
+
+def _cuts(group: Sequence[Step]) -> list[Cut]:
+    """Those that are tried for a kind of matvec."""
+    return near(Cut.of(group[0]), bool(group[0].constants["ACTIVATION"]))
+
+
+def _bytes(steps: Sequence[Step], group: Sequence[Step]) -> int:
+    """What measuring a kind takes of the GPU's memory beside all steps, at most."""
+    return recorded_bytes(len(steps) + len(_cuts(group)) * len(group))
 
 
 def _recut(step: Step, cut: Cut) -> Step:

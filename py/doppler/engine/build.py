@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doppler.engine.engine import Engine
-from doppler.engine.fit import READERS, Fit, Options, fits, passing, planned
+from doppler.engine.fit import READERS, Fit, Options, fits, needed_by, passing, planned
 from doppler.engine.memory import EngineMemory
 from doppler.errors import DeviceError
 from doppler.gpu.binder import Binder
@@ -48,7 +48,9 @@ async def _build(device: Device, manifest: Manifest, options: Options, fit: Fit)
                 min(size, device.gpu.limits["maxBufferSize"]), "staging", "what comes and goes"
             )
         room.destroy()
-        return Engine(binder, memory, model)
+        budget = options.gpu_budget
+        spare = None if budget is None else budget - needed_by(model, manifest, options)
+        return Engine(binder, memory, model, spare)
     except BaseException:
         binder.destroy()
         raise

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Literal
 
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
+from doppler.engine.fit import hashed_blocks
 from doppler.engine.generation import GenerationConfig
 from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import ExpertUse, PagedRunner, Paging
 from doppler.engine.prefix_cache import PrefixCache
+from doppler.engine.protocol import Chunk
+from doppler.engine.routing import Routes, routes
 from doppler.engine.runner import GpuRunner
 from doppler.engine.sequence import Ids, Sequence, Session
 from doppler.engine.speculate import StepTimes
@@ -23,7 +26,7 @@ from doppler.engine.stopping import Cancellation
 from doppler.engine.streamed_runner import StreamedRunner
 from doppler.errors import ContextError, DopplerError, RequestError
 from doppler.gpu.binder import Binder
-from doppler.gpu.profile import Timing, Work, profile, work
+from doppler.gpu.profile import Timing, Work, profile, profile_bytes, work
 from doppler.gpu.step import Step
 from doppler.plan.bindings import HEAD_ROWS
 from doppler.plan.layer import PlannedModel
@@ -34,6 +37,7 @@ from doppler.weights.expert_pools import ExpertPools
 from doppler.weights.host_rows import HostRows
 from doppler.weights.host_tier import HostTier, expert_spans
 from doppler.weights.layer_stream import LayerStream
+from doppler.weights.verified import GpuHasher, hasher_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +45,16 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """One model with one KV cache. Calls must not overlap."""
+    """One model with one KV cache. Calls must not overlap.
 
-    def __init__(self, binder: Binder, memory: EngineMemory, model: PlannedModel) -> None:
+    spare: bytes of the GPU's memory that its budget leaves for what is only measured; None: no
+    budget was set.
+    """
+
+    def __init__(
+        self, binder: Binder, memory: EngineMemory, model: PlannedModel, spare: int | None = None
+    ) -> None:
+        self.spare = spare
         layout = model.layout
         self.config, self.context, self.batch = layout.config, layout.context, layout.batch
         self.kv, self.adapter = layout.kv, model.adapter
@@ -51,6 +62,7 @@ class Engine:
         self._gpu, self._rows = binder.device.gpu, list[HostRows]()
         self._pools: ExpertPools | None = None
         self._stream: LayerStream | None = None
+        self._hasher: GpuHasher | None = None
         self._plan(model)
         self.cancellation = Cancellation()
         layers, slots = self.config.layers, len(layout.checkpoints)
@@ -103,6 +115,19 @@ class Engine:
             self._stream = LayerStream(self.binder, self.weights, streamed, store, host_budget)
             self._plan(self._model)
 
+    def hash_on_gpu(self, store: ShardStore) -> None:
+        """Weights that `store` gives while the model runs are hashed by the GPU from now on, if it
+        has room for them: of a mixture it has.
+        """
+        if not self._brings(self._model):
+            return
+        block, most = store.manifest.block_size, hashed_blocks(self._model, store.manifest)
+        if self.spare is not None and not self._model.layout.slots:
+            if self.spare < hasher_bytes(block, most):
+                return
+            self.spare -= hasher_bytes(block, most)
+        self._hasher = store.hasher = GpuHasher(self.binder.device, block, most, store.buffers)
+
     async def fill_host(self) -> None:
         """Brings what is not on the GPU into the host's memory, as far as its budget goes.
 
@@ -114,7 +139,11 @@ class Engine:
                 await source.tier.fill()
 
     async def rest(self) -> None:
-        """Ends what is being read ahead of a token that may not come."""
+        """No token may come for a while: ends what is being read ahead of one, and gives back what
+        weights go through to the GPU.
+        """
+        if self._pools is not None:
+            self._pools.rest()
         if self._stream is not None:
             await self._stream.rest()
 
@@ -148,17 +177,19 @@ class Engine:
             return False
         return can and bool(unknown(self._runner.steps_to_tune(), self._model.cuts))
 
-    async def tune(self, turn: asyncio.Lock) -> Cuts:
-        """Measures what is not known of this device; -> all that is known and used from now on.
+    async def tune(self, turn: asyncio.Lock) -> tuple[Cuts, int]:
+        """Measures what is not known of this device; -> all that is known and used from now on, and
+        how many kinds of matrices were left out, since the budget leaves no room to measure them.
 
         Call it when the weights are there. Whoever holds `turn` uses the engine alone.
         """
         steps, known = self._runner.steps_to_tune(), self._model.cuts
-        new = await tune(self.binder, steps, known, partial(self._lent, turn))
-        async with turn:
-            self._runner.destroy()
-            self._plan(replace(self._model, cuts={**known, **new}))
-        return self._model.cuts
+        new, refused = await tune(self.binder, steps, known, partial(self._lent, turn), self.spare)
+        if new:
+            async with turn:
+                self._runner.destroy()
+                self._plan(replace(self._model, cuts={**known, **new}))
+        return self._model.cuts, refused
 
     @asynccontextmanager
     async def _lent(self, turn: asyncio.Lock) -> AsyncIterator[None]:
@@ -173,6 +204,14 @@ class Engine:
             self._runner.begin([], Sampling(greedy=True))
             self._memory.write_batch([1], last, 0)
             yield
+
+    def check_room(self, size: int, what: str) -> None:
+        """Raises RequestError where the budget has not so many bytes to spare."""
+        if self.spare is not None and size > self.spare:
+            raise RequestError(
+                f"{what} takes {size} bytes of the GPU's memory, and the budget leaves "
+                f"{max(self.spare, 0)}: allow more, or load the model without a budget"
+            )
 
     async def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
@@ -202,6 +241,8 @@ class Engine:
             self._pools.release()
         if self._stream is not None:
             self._stream.release()
+        if self._hasher is not None:
+            self._hasher.release()
         self.binder.destroy()
 
     def check(self, ids: Ids) -> None:
@@ -247,21 +288,41 @@ class Engine:
         if not 1 <= batch <= self.batch:
             raise RequestError(f"batch is {batch}; this model was loaded for 1 to {self.batch}")
         self._cache.cut(0)
-        for start in range(0, len(ids), batch):
-            piece = ids[start : start + batch]
-            await self._runner.bring(piece)
-            await self._runner.prefill(piece, start, batch, 0, is_end=False)
-            for row in range(0, len(piece), HEAD_ROWS):
-                yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
+        try:
+            for start in range(0, len(ids), batch):
+                piece = ids[start : start + batch]
+                await self._runner.bring(piece)
+                await self._runner.prefill(Chunk(piece, start, batch, is_end=False))
+                for row in range(0, len(piece), HEAD_ROWS):
+                    yield await self._runner.logits(batch, row, min(HEAD_ROWS, len(piece) - row))
+        finally:
+            await self.rest()
+
+    async def routes(self, ids: Ids) -> Routes:
+        """The experts that each id uses in each layer; none in layers that have no router. It
+        prefills anew. Raises RequestError where no layer has one.
+        """
+        self.check(ids)
+        if self.config.experts is None:
+            raise RequestError("this model has no experts: there is nothing to trace")
+        self._cache.cut(0)
+        try:
+            return await routes(self._runner, self.config, ids, self.batch)
+        finally:
+            await self.rest()
 
     async def profile(self, tokens: int, batch: int) -> list[Timing]:
         """GPU time of every dispatch that a token takes after `tokens` of context, or, where
         `batch` is more than 1, that a prefill batch takes. The KV cache is lost.
+
+        Raises RequestError where the budget has no room for that.
         """
+        steps = self.steps(tokens, batch)
+        self.check_room(profile_bytes(steps), "timing of kernels")
         self._cache.cut(0)
         ids = [token % self.config.vocab for token in range(batch)]  # various: experts depend on it
         rewind = partial(self._memory.write_batch, ids, tokens, 0)
-        return await profile(self.binder, self.steps(tokens, batch), tokens, rewind)
+        return await profile(self.binder, steps, tokens, rewind)
 
     def work(self, tokens: int, batch: int) -> list[Work]:
         """What every dispatch has to do that `profile` would time."""

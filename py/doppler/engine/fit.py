@@ -26,11 +26,12 @@ from doppler.plan.prefill import PrefillPlan
 from doppler.plan.segments import steps_of
 from doppler.store.manifest import Manifest
 from doppler.weights.expert_pools import ring_bytes
-from doppler.weights.layer_stream import ring_needed
+from doppler.weights.layer_stream import PART_BYTES, ring_needed
 from doppler.weights.moves import moves
 from doppler.weights.placement import Streamed, Weights, aligned, place_weights
 from doppler.weights.streamed import RINGS, stream_layers
 from doppler.weights.upload import staging_bytes, staging_needed
+from doppler.weights.verified import hasher_bytes
 
 TablePlace = Literal["gpu", "host", "auto"]
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
@@ -217,7 +218,11 @@ def planned(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> Planned
 
 def needed(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> int:
     """Bytes on the GPU at most, from the first of loading to the last of running."""
-    model = planned(gpu, manifest, options, fit)
+    return needed_by(planned(gpu, manifest, options, fit), manifest, options)
+
+
+def needed_by(model: PlannedModel, manifest: Manifest, options: Options) -> int:
+    """The same of a model that is planned."""
     layout, groups = model.layout, batch_groups(model)
     own = (layout.activations | layout.cache | layout.states).values()
     shared = (layout.batch_activations[group[0]] for group in groups)
@@ -227,7 +232,7 @@ def needed(gpu: Gpu, manifest: Manifest, options: Options, fit: Fit) -> int:
 
 def passing(model: PlannedModel, manifest: Manifest, options: Options) -> int:
     """Bytes at most of what comes and goes while a model is loaded, or while it runs."""
-    return max(staging_needed(manifest, options.gpu_budget), _running(model, manifest))
+    return READERS + max(staging_needed(manifest, options.gpu_budget), _running(model, manifest))
 
 
 def bounds(gpu: Gpu, manifest: Manifest, options: Options) -> tuple[int, int]:
@@ -259,7 +264,7 @@ def _allocated(model: PlannedModel) -> int:
 
 
 def _running(model: PlannedModel, manifest: Manifest) -> int:
-    """Bytes that come and go while it runs: parameters of what is recorded, readers, an expert."""
+    """Bytes that come and go while it runs: parameters of what is recorded, an expert."""
     decode, prefill, layout = DecodePlan(model), PrefillPlan(model), model.layout
     token = [*decode.body(layout.context), decode.head(), model.sample(), model.masked_sample()]
     steps = len(steps_of(token))
@@ -270,14 +275,24 @@ def _running(model: PlannedModel, manifest: Manifest) -> int:
     pools = 0
     if slots:
         through = max(it.bytes for it in manifest.experts) + BUFFERS * ring_bytes(manifest)
-        pools = through + 2 * layout.of_token["uses"].size  # read for an answer, and for a panel
-    moved = members * slots
+        watched = sum(view.size for view in layout.watched)  # by two flights; the uses by a panel
+        pools = through + 2 * watched + layout.of_token["uses"].size
+        if not model.adapter.is_cpu:
+            pools += hasher_bytes(manifest.block_size, hashed_blocks(model, manifest))
+    moved = members * len(layout.slots)
     if (streamed := model.weights.streamed) is not None:
         pools = ring_needed(streamed)
         moved = _moves(model.weights, streamed, manifest)
     asked = layout.rows_of_logits.size  # by drafts, and by whoever wants logits of all positions
     kept = min(sum(layout.cache.values()), MOST_READ)  # of keys and values that are saved
-    return PARAMETERS * (RECORDED * steps + moved) + READERS + pools + asked + kept
+    return PARAMETERS * (RECORDED * steps + moved) + pools + asked + kept
+
+
+def hashed_blocks(model: PlannedModel, manifest: Manifest) -> int:
+    """The most blocks in which something lies that is brought at once: an expert, or a part."""
+    experts = (it.bytes for it in manifest.experts)
+    largest = max(experts) if model.layout.slots else PART_BYTES
+    return largest // manifest.block_size + 2  # one more at each end
 
 
 def _moves(weights: Weights, streamed: Streamed, manifest: Manifest) -> int:

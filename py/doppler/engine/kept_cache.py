@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 
+from doppler.engine.layout_code import code_digest
 from doppler.engine.planes import in_chunks, moves_of, planes_of
 from doppler.engine.prefix_cache import PrefixCache
 from doppler.engine.segments import (
@@ -40,8 +41,9 @@ class KeptCache:
         self._planes = planes_of(model.layout)
 
     def layout_name(self) -> str:
-        """Changes with whatever changes the bytes of a position, also with the kernels; it does not
-        with room for more positions, unless these are rotated otherwise then.
+        """Changes with whatever changes the bytes of a position, also with the kernels and with the
+        code that says what lies where; it does not with room for more positions, unless these are
+        rotated otherwise then.
         """
         layout, config = self._layout, self._layout.config
         frequencies = [
@@ -55,6 +57,7 @@ class KeptCache:
             "computed in": "f16" if self._model.adapter.half else "f32",
             "frequencies": frequencies,
             "kernels": self._binder.device.kernels.digest(),
+            "code": code_digest(),
             "chunk": CHUNK,
         }
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
@@ -77,16 +80,28 @@ class KeptCache:
             return False
         ids = list(self._cache.ids[: self._cache.savable])
         unchanged = self._unchanged()
-        kept = await self._kept(folder, ids)
+        chain, kept = await self._kept(folder, ids)
         begun = kept
         for end in (min(asked, len(ids)), len(ids)):
-            has_state = end == len(ids) or not self._cache.is_recurrent
-            if end - kept >= LEAST_MORE and has_state and unchanged():
-                segment = self._segment(ids[:end], kept)
+            if end - kept < LEAST_MORE or not unchanged():
+                continue
+            segment = self._segment(ids[:end], kept)
+            if self._is_of_use([*chain, segment]):
                 if not await self._write(folder, segment, most, unchanged):
                     break
+                chain.append(segment)
                 kept = end
         return kept > begun
+
+    def _is_of_use(self, chain: Sequence[Segment]) -> bool:
+        """Whether a prompt could go on where it ends: rings may have lost rows that are seen from
+        there, and a state is that of all ids.
+        """
+        ids, is_recurrent = [token for it in chain for token in it.ids], self._cache.is_recurrent
+        if is_recurrent and len(ids) < self._cache.savable:
+            return False
+        found = restorable(chain, self._planes, ids, is_recurrent)
+        return found is not None and found.end == len(ids)
 
     async def _write(
         self, folder: SegmentFolder, segment: Segment, most: int, unchanged: Callable[[], bool]
@@ -132,19 +147,21 @@ class KeptCache:
             await folder.remove(segment.name)
             damaged.add(segment.name)  # which another tab may be reading: then it stays
 
-    async def _kept(self, folder: SegmentFolder, ids: list[int]) -> int:
-        """How many of the ids are kept; segments of another course are removed."""
+    async def _kept(self, folder: SegmentFolder, ids: list[int]) -> tuple[list[Segment], int]:
+        """The segments of the ids, and how many of these they have; those of another course are
+        removed.
+        """
         at, chain = 0, await folder.chain(self.layout_name())
         for index, segment in enumerate(chain):
             same = shared(segment.ids, ids[at:])
             if at + same == len(ids):
-                return len(ids)
+                return chain[: index + 1], len(ids)
             if same < len(segment.ids):
                 for other in chain[index:]:
                     await folder.remove(other.name)
-                break
+                return chain[:index], at
             at = segment.end
-        return at
+        return chain, at
 
     def _segment(self, ids: list[int], start: int) -> Segment:
         """That of the ids from `start` on, with what rings have not overwritten of their rows."""

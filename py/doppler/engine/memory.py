@@ -57,11 +57,6 @@ class Halt:
     sampled: int
 
 
-def _distinct(expected: Sequence[int]) -> Sequence[int]:
-    """Nothing where nothing was foreseen: then all are the same."""
-    return expected if len({*expected}) == len(expected) else ()
-
-
 @dataclass(frozen=True)
 class Reading:
     """A copy of state and ring that the GPU makes after what was queued before it."""
@@ -92,14 +87,35 @@ class Reading:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a batch wants of a layer: its experts, with the pairs of each; when each of all was used
-    last, by a clock, and how often so far, of this layer and the next; and what a token is
-    expected to want of the next, the likeliest first.
+    """What a batch wants of a layer: its experts, with the pairs of each; and when each of all was
+    used last, by a clock, and how often so far, of this layer and the next.
     """
 
     wanted: Mapping[int, int]
     uses: Mapping[int, tuple[Sequence[int], Sequence[int]]]
-    expected: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Watch(Reading):
+    """A reading of a mixture that may be halted, which has what was missed, too: a halt waits for
+    one answer of the GPU, not for two.
+    """
+
+    layout: MemoryLayout
+
+    async def demand(self, layer: int) -> Demand:
+        """Of the layer that halted the plan."""
+        layout = self.layout
+        words, views = array("I", await self.data), layout.watched
+        ends = accumulate(view.size // 4 for view in views)
+        _, counts, uses = (
+            words[end - it.size // 4 : end] for it, end in zip(views, ends, strict=True)
+        )
+        layers = [it for it in (layer, layer + 1) if it in layout.slots]
+        return Demand(
+            {expert: count for expert, count in enumerate(counts) if count},
+            {it: layout.split_uses(it, uses) for it in layers},
+        )
 
 
 class EngineMemory:
@@ -174,25 +190,23 @@ class EngineMemory:
         """Queues a copy of state and ring now; await its tokens later."""
         return Reading(self._binder.start_read(self._shared["control"]))
 
-    async def read_demand(self, layer: int) -> Demand:
-        """Of the layer that halted the plan, by one reading: a halt waits for it."""
-        layers = [it for it in (layer, layer + 1) if it in self._layout.slots]
-        views = [self._shared[name] for name in ("demand", "expected")]
-        views += [self._layout.uses(it) for it in layers]
-        words = array("I", (await self._binder.start_gather(views)).to_bytes())
-        ends = accumulate(view.size // 4 for view in views)
-        counts, ahead, *uses = (
-            words[end - it.size // 4 : end] for it, end in zip(views, ends, strict=True)
-        )
-        experts = len(self._config.expert_numbers(layer))
-        return Demand(
-            {expert: count for expert, count in enumerate(counts) if count},
-            {
-                it: (of[: 2 * experts : 2], of[1 : 2 * experts : 2])
-                for it, of in zip(layers, uses, strict=True)
-            },
-            _distinct(ahead[: self._layout.widths.used]),
-        )
+    def start_read_routes(self, layer: int, size: int, count: int) -> Awaitable[bytes]:
+        """Queues a copy of the experts that the router of a layer has chosen for the first `count`
+        tokens of a chunk of `size`: u32 [count, used].
+        """
+        layout, used = self._layout, self._layout.widths.used
+        view = (layout.of_token if size == 1 else layout.of_batch)[
+            "routed" if layer in layout.slots else "topk_ids"
+        ]
+        return self._binder.start_read(View(view.buffer, view.offset, 4 * count * used))
+
+    def start_watch(self) -> Watch:
+        """Queues a copy of state, ring and what lookups found now."""
+        return Watch(self._binder.start_join(self._layout.watched), self._layout)
+
+    def start_read_expected(self) -> Awaitable[bytes]:
+        """Queues a copy of what a layer is expected to use: u32 experts, the likeliest first."""
+        return self._binder.start_read(self._shared["expected"])
 
     async def read_pairs(self) -> int:
         """Of a token and an expert that it uses: all that lookups have found since the start."""
@@ -201,12 +215,7 @@ class EngineMemory:
     async def read_uses(self) -> dict[int, Sequence[int]]:
         """How often lookups have found each expert since the start, by the layers with slots."""
         words = array("I", await self._binder.start_read(self._shared["uses"]))
-        found = dict[int, Sequence[int]]()
-        for layer in self._layout.slots:
-            start = self._layout.uses(layer).offset // 4
-            experts = len(self._config.expert_numbers(layer))
-            found[layer] = words[start + 1 : start + 2 * experts : 2]
-        return found
+        return {layer: self._layout.split_uses(layer, words)[1] for layer in self._layout.slots}
 
     def write_pass_table(self, table: bytes) -> None:
         """Sets which experts the next pass has, and where."""

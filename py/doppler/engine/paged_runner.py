@@ -10,22 +10,25 @@ passes, some experts at a time, so that each is brought once.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import add
 from typing import TypeAlias
 
-from doppler.engine.memory import Demand, EngineMemory, Halt, Reading
+from doppler.engine.memory import Demand, EngineMemory, Halt, Watch
+from doppler.engine.protocol import Chunk
 from doppler.engine.recordings import Key, Plan
 from doppler.engine.runner import GpuRunner
 from doppler.errors import CorruptError, SourceError
 from doppler.gpu.binder import Binder
 from doppler.plan.layer import PlannedModel
 from doppler.plan.segments import Part, Place
+from doppler.residency.tiers import Tier
 from doppler.sampling import Sampling
 from doppler.weights.expert_pools import ExpertPools
 from doppler.weights.host_rows import HostRows
-from doppler.weights.host_tier import Tier
 
 UNLIKELY = 2  # of what is expected, one part in so many is likely enough to be brought ahead
 
@@ -50,7 +53,7 @@ class Kept:
 class PagedReading:
     """What was sampled, once nothing that was queued before it is halted."""
 
-    def __init__(self, now: Reading, settle: Callable[[PagedReading], Awaitable[None]]) -> None:
+    def __init__(self, now: Watch, settle: Callable[[PagedReading], Awaitable[None]]) -> None:
         self.now = now  # of what was queued last
         self._settle = settle
 
@@ -111,7 +114,8 @@ class PagedRunner(GpuRunner):
 
     async def paging(self) -> Paging:
         """What was brought so far."""
-        pairs = await self._memory.read_pairs() + self._pools.counts.passed
+        pairs = await self._memory.read_pairs()
+        pairs += sum(map(sum, self._pools.counts.passed.values()))
         slots = self._model.layout.slots
         experts = sum(len(self._model.config.expert_numbers(layer)) for layer in slots)
         tier, traffic = self._pools.tier, self._pools.tier.traffic
@@ -129,35 +133,32 @@ class PagedRunner(GpuRunner):
         )
 
     async def experts(self) -> dict[int, ExpertUse]:
-        """By layer with slots; batches that were run in passes are not counted."""
-        uses = await self._memory.read_uses()
+        """By layer with slots."""
+        found, passed = await self._memory.read_uses(), self._pools.counts.passed
+        uses = {layer: [*map(add, found[layer], passed[layer])] for layer in found}
         return {it: ExpertUse(uses[it], self._pools.resident(it)) for it in uses}
+
+    @property
+    def most_ahead(self) -> int:
+        """One: what is queued behind a token that is halted takes its time for nothing."""
+        return 1
 
     def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._queue.clear()
         super().begin(ids, sampling)
 
-    async def prefill(
-        self,
-        ids: Sequence[int],
-        position: int,
-        size: int,
-        seed: int,
-        is_end: bool = True,
-        step: int = 0,
-    ) -> None:
+    async def prefill(self, chunk: Chunk) -> None:
         self._queue.clear()
-        await super().prefill(ids, position, size, seed, is_end, step)
-        self._sampled = step
-        while halt := await self._memory.start_read().halt():
-            demand = await self._missed(halt)
+        await super().prefill(chunk)
+        self._sampled = chunk.step
+        while halt := await (watch := self._memory.start_watch()).halt():
+            demand = await self._missed(watch, halt)
             if len(demand.wanted) <= self._pools.slots(halt.layer):
                 self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
-                place = Place(Part.ROUTER, halt.layer)
-                self.resume_prefill(place, position, size, len(ids), is_end)
+                self.resume_prefill(Place(Part.ROUTER, halt.layer), chunk)
             else:
-                self._memory.end_halt(len(ids))
-                await self._run_passes(halt.layer, demand, self._chunk(position, size, is_end))
+                self._memory.end_halt(len(chunk.ids))
+                await self._run_passes(halt.layer, demand, self._body(chunk))
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
         super().sample(size, mask)
@@ -173,32 +174,30 @@ class PagedRunner(GpuRunner):
         self._sampled += steps
 
     def start_read(self) -> PagedReading:
-        reading = PagedReading(self._memory.start_read(), self._settle)
+        reading = PagedReading(self._memory.start_watch(), self._settle)
         self._queue.append(reading)
         return reading
 
-    async def _missed(self, halt: Halt) -> Demand:
+    async def _missed(self, watch: Watch, halt: Halt) -> Demand:
         """What the layer that halted the plan wants."""
         self._pools.counts.replays += 1
-        demand = await self._memory.read_demand(halt.layer)
+        demand = await watch.demand(halt.layer)
         for layer, (last, counts) in demand.uses.items():
             self._pools.note(layer, last, counts)
         return demand
 
-    async def _run_passes(self, layer: int, demand: Demand, chunk: list[Key]) -> None:
-        """The layer's experts for a batch that wants more of them than have room, and what follows.
-
-        Its router has run.
+    async def _run_passes(self, layer: int, demand: Demand, body: list[Key]) -> None:
+        """The layer's experts for a batch that wants more of them than have room, and what follows
+        of its `body`. Its router has run.
         """
         before, sum_ = Place(Part.EXPERTS, layer), Place(Part.FFN, layer)
-        self._run(chunk, start=Place(Part.BESIDE, layer), stop=before)
-        key = Key(Plan.PASS, chunk[0].size)
+        self._run(body, start=Place(Part.BESIDE, layer), stop=before)
+        key = Key(Plan.PASS, body[0].size)
         for experts in self._pools.passes(layer, demand.wanted):
             self._pools.counts.misses += await self._pools.bring(layer, experts)
             self._memory.write_pass_table(self._pools.pass_table(layer, experts))
             self._kernels.run(self._recordings.of(key, before))
-        self._run(chunk, start=sum_)
-        self._pools.counts.passed += sum(demand.wanted.values())
+        self._run(body, start=sum_)
 
     async def _settle(self, reading: PagedReading) -> None:
         """Brings what is missed until all has run that was queued before the reading.
@@ -207,16 +206,15 @@ class PagedRunner(GpuRunner):
         """
         end, was_halted = self._queue.index(reading) + 1, False
         while halt := await reading.now.halt():
-            was_halted, demand = True, await self._missed(halt)
-            self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
+            was_halted, demand = True, await self._missed(reading.now, halt)
             await self._resume(halt, demand, end)
         del self._queue[:end]
         if was_halted:
             self._again(self._queue)
 
     async def _resume(self, halt: Halt, demand: Demand, end: int) -> None:
-        """Goes on from the halted layer's router, and queues what had been queued behind it, up to
-        work number `end`.
+        """Brings what the halted layer lacks, goes on from its router, and queues what had been
+        queued behind it, up to work number `end`.
         """
         index = next(i for i, work in enumerate(self._queue) if _holds(work, halt.sampled))
         halted = self._queue[index]
@@ -225,19 +223,35 @@ class PagedRunner(GpuRunner):
         rest = replace(halted, first=halt.sampled, steps=halted.steps - done)
         self._queue[index] = rest
         self._memory.end_halt(1)
+        expecting = self._start_ahead(halt.layer)  # read while the experts come
+        self._pools.counts.misses += await self._pools.bring(halt.layer, demand.wanted)
         keys, place = self._keys(rest.end, rest.mask), Place(Part.ROUTER, halt.layer)
-        following = Place(Part.ROUTER, halt.layer + 1)
-        likely = demand.expected[: len(demand.expected) // UNLIKELY]
-        if self._pools.missing(following.layer, likely):
-            self._run(keys, start=place, stop=following)
-            with suppress(CorruptError, SourceError):  # it may never be used
-                self._pools.counts.ahead += await self._pools.bring(
-                    following.layer, likely, demand.expected
-                )
-            place = following
+        if expecting is not None:
+            place = await self._bring_ahead(keys, place, array("I", await expecting))
         self._run(keys, start=place)
         self._run(keys, rest.steps - 1)
         self._again(self._queue[index + 1 : end])
+
+    def _start_ahead(self, layer: int) -> Awaitable[bytes] | None:
+        """Queues what the layer behind is expected to use, where that can be told."""
+        key, place = Key(Plan.AHEAD), Place(Part.AHEAD, layer)
+        if place not in self._recordings.places([key]):
+            return None
+        self._kernels.run(self._recordings.of(key, place))
+        return self._memory.start_read_expected()
+
+    async def _bring_ahead(self, keys: list[Key], place: Place, expected: Sequence[int]) -> Place:
+        """Runs a layer from its router, `place`, on, while what the next one is likely to lack
+        comes; -> from where it goes on.
+        """
+        following = Place(Part.ROUTER, place.layer + 1)
+        likely = expected[: len(expected) // UNLIKELY]
+        if not self._pools.missing(following.layer, likely):
+            return place
+        self._run(keys, start=place, stop=following)
+        with suppress(CorruptError, SourceError):  # it may never be used
+            self._pools.counts.ahead += await self._pools.bring(following.layer, likely, expected)
+        return following
 
     def _again(self, works: Iterable[Work]) -> None:
         """Queues what did nothing when it was queued."""
@@ -248,7 +262,7 @@ class PagedRunner(GpuRunner):
                 case Kept():
                     super().keep(work.slot)
                 case PagedReading():
-                    work.now = self._memory.start_read()
+                    work.now = self._memory.start_watch()
 
 
 def _holds(work: Work, sampled: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.kernels import Recording
@@ -24,6 +25,7 @@ class Plan(StrEnum):
     SAMPLE = "sample"
     MASKED_SAMPLE = "masked sample"  # of the tokens that are allowed
     DRAFT = "draft"  # a whole batch with drafts
+    AHEAD = "ahead"  # which experts the layers behind others are expected to use
     KEEP = "keep"  # the recurrent state -> the checkpoint in slot `size`
     RESTORE = "restore"  # and back
 
@@ -52,13 +54,24 @@ class Recordings:
         """
         wanted = (tuple(keys), start, stop)
         if wanted not in self._joined:
-            segments = [item for key in keys for item in self._recorded(key).items()]
-            places = [place for place, _ in segments]
-            first = 0 if start is None else places.index(start)
-            end = len(places) if stop is None else places.index(stop, first)
-            parts = [recording for _, recording in segments[first:end]]
-            self._joined[wanted] = self._binder.device.kernels.join(parts)
+            kernels = self._binder.device.kernels
+            if start is None and stop is None:
+                parts = [part for key in keys for part in self._recorded(key).values()]
+                self._joined[wanted] = kernels.join(parts)
+            else:  # a halted token waits for it: nothing is joined anew
+                first, end = self._ends(keys, start, stop)
+                self._joined[wanted] = kernels.part(self.get(keys), first, end)
         return self._joined[wanted]
+
+    def _ends(
+        self, keys: Sequence[Key], start: Place | None, stop: Place | None
+    ) -> tuple[int, int]:
+        """The numbers of the first dispatch of the plans', and of the one behind the last."""
+        segments = [item for key in keys for item in self._recorded(key).items()]
+        places = [place for place, _ in segments]
+        before = [0, *accumulate(recording.count for _, recording in segments)]
+        first = 0 if start is None else places.index(start)
+        return before[first], before[len(places) if stop is None else places.index(stop, first)]
 
     def places(self, keys: Sequence[Key]) -> list[Place]:
         """Of all segments of plans one after another."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from doppler.engine.memory import EngineMemory
+from doppler.engine.protocol import Chunk, Sampled
 from doppler.engine.recordings import Key, Plan, Recordings
 from doppler.gpu.binder import Binder
 from doppler.gpu.step import Step
-from doppler.plan.bindings import HEAD_ROWS
+from doppler.plan.bindings import HEAD_ROWS, MOST_AHEAD
 from doppler.plan.decode import DecodePlan
 from doppler.plan.draft import draft_plan
 from doppler.plan.layer import PlannedModel
 from doppler.plan.prefill import PrefillPlan
 from doppler.plan.recurrent import keep, restore
-from doppler.plan.segments import Place, Segment, steps_of
+from doppler.plan.segments import Part, Place, Segment, steps_of
 from doppler.sampling import Sampling
 from doppler.weights.host_rows import HostRows
 
@@ -26,84 +29,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 BUCKETS = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
-
-
-class Sampled(Protocol):
-    """The ids that were sampled when it was queued."""
-
-    async def tokens(self, known: int) -> list[int]:
-        """Those of this generation after the first `known`.
-
-        Raises DopplerError where a logit of the next was no number.
-        """
-
-
-class Runner(Protocol):
-    """What a sequence asks of a device. Raises DeviceError, at once or when something is awaited.
-
-    All but `done`, `bring`, `prefill`, `decode` and the tokens of a reading only queue.
-    """
-
-    def begin(self, ids: Sequence[int], sampling: Sampling) -> None:
-        """Tokens are chosen by `sampling` from now on; `ids`, the prompt, count as seen."""
-
-    @property
-    def is_fed(self) -> bool:
-        """Whether tokens can only be run after they were brought."""
-
-    @property
-    def can_draft(self) -> bool:
-        """Whether batches with drafts can be run."""
-
-    async def bring(self, ids: Sequence[int]) -> None:
-        """Queues what the host has of the tokens that are run next, where it has something."""
-
-    async def prefill(
-        self,
-        ids: Sequence[int],
-        position: int,
-        size: int,
-        seed: int,
-        is_end: bool = True,
-        step: int = 0,
-    ) -> None:
-        """Runs `ids`, the first of them at `position` of the cache, as a chunk of `size` tokens.
-
-        A token can be sampled after one that `is_end` of its prompt: number `step` of the answer,
-        from 0, where so many were generated before and stand in what is run.
-        """
-
-    def keep(self, slot: int) -> None:
-        """Copies the recurrent state, as it is after what was queued, into that checkpoint."""
-
-    def restore(self, slot: int) -> None:
-        """Goes on from that checkpoint: the next tokens are those behind what it was kept after."""
-
-    def sample(self, size: int, mask: bytes | None = None) -> None:
-        """Samples the token after a chunk of `size`, which was just run.
-
-        It is one of those that `mask` allows, as rules.py gives it (None: every token).
-        """
-
-    async def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
-        """Runs the last token and samples the next, `steps` times, with the same mask; the last of
-        them goes at most to the place before `end` in the cache.
-        """
-
-    def draft(self, steps: int) -> None:
-        """The same of batches with drafts: 1 to 1 + DRAFTS tokens come of each."""
-
-    def compile_drafts(self) -> asyncio.Future[None]:
-        """Compiles, once, what drafts need; they can be queued when it is done."""
-
-    async def compile_masked(self) -> None:
-        """Compiles, unless it is there, what samples with a mask."""
-
-    def start_read(self) -> Sampled:
-        """Copies what was sampled so far; await its tokens later."""
-
-    async def done(self) -> None:
-        """Returns when everything queued so far has been computed."""
 
 
 class GpuRunner:
@@ -121,6 +46,7 @@ class GpuRunner:
         self._memory, self._model = memory, model
         self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
         self._recordings = Recordings(binder, self._segments)
+        self._routed: Callable[[int], None] | None = None  # is told of each router that is queued
         self._needs_rest = False  # before logits of the chunk that was run
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
@@ -134,6 +60,8 @@ class GpuRunner:
             steps += self._steps(*ends, self._head(batch))
             if self._model.layout.slots:
                 steps += self._steps(Key(Plan.PASS, batch))
+        if self._model.layout.slots:
+            steps += self._steps(Key(Plan.AHEAD))
         if self._model.layout.checkpoints:
             steps += self._steps(Key(Plan.KEEP), Key(Plan.RESTORE))
         await self._compile(steps, progress)
@@ -150,6 +78,10 @@ class GpuRunner:
         return len(self._rows) > 0
 
     @property
+    def most_ahead(self) -> int:
+        return MOST_AHEAD
+
+    @property
     def can_draft(self) -> bool:
         return not self.is_fed and not self._model.layout.slots
 
@@ -157,31 +89,20 @@ class GpuRunner:
         for rows in self._rows:
             await rows.bring(ids)
 
-    async def prefill(
-        self,
-        ids: Sequence[int],
-        position: int,
-        size: int,
-        seed: int,
-        is_end: bool = True,
-        step: int = 0,
-    ) -> None:
-        self._memory.write_batch(ids, position, seed, step)
-        await self._pass(self._chunk(position, size, is_end))
-        self._needs_rest = not is_end and self._has_rest(size)
+    async def prefill(self, chunk: Chunk) -> None:
+        self._memory.write_batch(chunk.ids, chunk.position, chunk.seed, chunk.step)
+        await self._pass(self._body(chunk))
+        self._needs_rest = not chunk.is_end and self._has_rest(chunk.size)
 
-    def resume_prefill(
-        self, place: Place, position: int, size: int, count: int, is_end: bool = True
-    ) -> None:
-        """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on; `count`
-        tokens of its `size` are real.
+    def resume_prefill(self, place: Place, chunk: Chunk) -> None:
+        """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on.
 
         States of layers below have moved on before the halt; whatever was queued behind the chunk,
         to keep them or to sample, is queued again by the caller.
         """
-        is_alone = self._has_rest(size) and place.layer >= self._model.config.own_layers
-        self._memory.end_halt(1 if is_alone else count)
-        self._run(self._chunk(position, size, is_end), start=place)
+        is_alone = self._has_rest(chunk.size) and place.layer >= self._model.config.own_layers
+        self._memory.end_halt(1 if is_alone else len(chunk.ids))
+        self._run(self._body(chunk), start=place)
 
     def keep(self, slot: int) -> None:
         self._run([Key(Plan.KEEP, slot)])
@@ -239,6 +160,25 @@ class GpuRunner:
         self._run([Key(Plan.ROWS, row)])
         return await memory.read_logits(self._model.layout.rows_of_logits, rows)
 
+    async def routes(self, chunk: Chunk) -> dict[int, Sequence[int]]:
+        """Runs a chunk, which `is_end` of no prompt; -> of each layer with a router, the experts of
+        the first token, then of the second, and so on.
+        """
+        reads: dict[int, Awaitable[bytes]] = {}
+
+        def read(layer: int) -> None:  # again where a plan that was halted goes on from it
+            reads[layer] = self._memory.start_read_routes(layer, chunk.size, len(chunk.ids))
+
+        self._routed = read
+        try:
+            await self.prefill(chunk)
+            if self._needs_rest:
+                await self._pass([Key(Plan.REST, chunk.size)])
+                self._needs_rest = False
+        finally:
+            self._routed = None
+        return {layer: array("I", await data) for layer, data in reads.items()}
+
     def steps(self, tokens: int, batch: int) -> list[Step]:
         """The dispatches of a token after `tokens` of context, or of a prefill batch.
 
@@ -255,6 +195,9 @@ class GpuRunner:
     def steps_to_tune(self) -> list[Step]:
         """Those in which every matvec is whose cut is measured."""
         return self._steps(*self._token(self._bucket(1)), Key(Plan.HEAD, 2))
+
+    def _body(self, chunk: Chunk) -> list[Key]:
+        return self._chunk(chunk.position, chunk.size, chunk.is_end)
 
     def _chunk(self, position: int, size: int, is_end: bool = True) -> list[Key]:
         """The body of a chunk, the first of whose tokens comes at `position`."""
@@ -310,6 +253,8 @@ class GpuRunner:
                 return [model.sample()]
             case Plan.MASKED_SAMPLE:
                 return [model.masked_sample()]
+            case Plan.AHEAD:
+                return self._decode_plan.ahead()
             case Plan.KEEP:
                 return [keep(model, size)]
             case Plan.RESTORE:
@@ -336,8 +281,28 @@ class GpuRunner:
         start: Place | None = None,
         stop: Place | None = None,
     ) -> None:
+        if self._routed is not None:
+            start = self._run_routers(self._routed, keys, start, stop)
         if times:
             self._kernels.run(*[self._recordings.get(keys, start, stop)] * times)
+
+    def _run_routers(
+        self,
+        routed: Callable[[int], None],
+        keys: Sequence[Key],
+        start: Place | None,
+        stop: Place | None,
+    ) -> Place | None:
+        """Up to the last router before `stop`, with a stop behind each; -> from where to go on."""
+        places = self._recordings.places(keys)
+        first = 0 if start is None else places.index(start)
+        end = len(places) if stop is None else places.index(stop, first)
+        for place, following in pairwise(places[first:end]):
+            if place.part == Part.ROUTER:
+                self._kernels.run(self._recordings.get(keys, start, following))
+                routed(place.layer)
+                start = following
+        return start
 
     async def _compile(
         self, steps: list[Step], progress: Callable[[int, int], None] = lambda *_: None

@@ -19,11 +19,10 @@ from doppler.engine.checkpoints import TAIL
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.engine.prefix_cache import PrefixCache
+from doppler.engine.protocol import Chunk, Runner
 from doppler.engine.rules import allowed
-from doppler.engine.runner import Runner
 from doppler.engine.speculate import InFlight, Speculation, StepTimes
 from doppler.engine.stopping import Cancellation, EndTokens, FinishReason, TokenLimit
-from doppler.plan.bindings import MOST_AHEAD
 
 AHEAD_MS = 30.0  # of decoding queued before the host looks at what came out
 NOTHING = InFlight(0)
@@ -139,17 +138,17 @@ class Sequence:
         end = len(self._prompt)
         stop = self._cache.stop(end)
         size = chunks.size(stop - start)
-        chunk = self._prompt[start : min(start + size, stop)]
-        is_end = start + len(chunk) == end
-        await self._runner.bring(chunk)
-        await self._runner.prefill(chunk, start, size, self._seed, is_end, self._written)
-        self._cache.extend(chunk)
+        ids = self._prompt[start : min(start + size, stop)]
+        is_end = start + len(ids) == end
+        await self._runner.bring(ids)
+        await self._runner.prefill(Chunk(ids, start, size, self._seed, is_end, self._written))
+        self._cache.extend(ids)
         if (slot := self._cache.keep(end)) is not None:
             self._runner.keep(slot)
-        self._prefilled += len(chunk)
+        self._prefilled += len(ids)
         if end - self._prefilled > TAIL:  # what is less is queued behind it at once
             await self._runner.done()
-            chunks.note(size, len(chunk), 1000 * (perf_counter() - began))
+            chunks.note(size, len(ids), 1000 * (perf_counter() - began))
         elif is_end and self._logit_rules:
             await self._runner.compile_masked()
         elif is_end and self._speculation.mode == "on":
@@ -216,7 +215,7 @@ class Sequence:
         """
         if self._logit_rules or self._runner.is_fed:
             return 0
-        most = MOST_AHEAD // InFlight(1, drafts).most
+        most = self._runner.most_ahead // InFlight(1, drafts).most
         return min(self._session.times.steps_within(AHEAD_MS, drafts), most)
 
     def _carries_drafts(self) -> bool:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from doppler.gpu.device import Slice
+from doppler.gpu.device import Gpu, Slice
 from doppler.gpu.grids import MOST_AT_ONCE
-from doppler.gpu.kernels import Device, Recording
+from doppler.gpu.kernels import Device, Recording, recorded_bytes
 from doppler.gpu.profile import RUNS, warm_up
 
 TILE = 16 << 10  # bytes that a workgroup of bandwidth.wgsl reads at once
 THREADS = 256  # of a workgroup
+SUMS = 4 * THREADS * MOST_AT_ONCE  # bytes
 # Bytes, of which caches hold a tenth at most, and passes over them that are timed together, since
 # browsers may round single times: on a GPU, and on a CPU that plays one.
 GPU_READS, CPU_READS = (512 << 20, 64), (64 << 20, 4)
@@ -28,14 +29,25 @@ class Bandwidth:
     by: Literal["timestamps", "clock"]
 
 
+def bandwidth_bytes(gpu: Gpu) -> int:
+    """What `measure_bandwidth` takes of the GPU's memory."""
+    size, passes = _reads(gpu)
+    return size + SUMS + recorded_bytes(passes)
+
+
+def _reads(gpu: Gpu) -> tuple[int, int]:
+    """Bytes that are read at once, and passes over them."""
+    most, passes = CPU_READS if gpu.is_cpu else GPU_READS
+    limits = (gpu.limits["maxBufferSize"], gpu.limits["maxStorageBufferBindingSize"])
+    return min(most, *limits) // TILE * TILE, passes
+
+
 async def measure_bandwidth(device: Device) -> Bandwidth:
     """Of a streaming read, the median of several."""
     gpu, kernels = device.gpu, device.kernels
-    most, passes = CPU_READS if gpu.is_cpu else GPU_READS
-    limits = (gpu.limits["maxBufferSize"], gpu.limits["maxStorageBufferBindingSize"])
-    size = min(most, *limits) // TILE * TILE
+    size, passes = _reads(gpu)
     data = gpu.buffer(size, "staging", "bandwidth")
-    sums = gpu.buffer(4 * THREADS * MOST_AT_ONCE, "staging", "bandwidth, sums")
+    sums = gpu.buffer(SUMS, "staging", "bandwidth, sums")
     try:
         bindings = {"data": Slice(data, 0, size), "sums": Slice(sums, 0, sums.size)}
         await kernels.prepare(kernels.variant("bandwidth", {}, bindings))

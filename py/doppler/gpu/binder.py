@@ -45,6 +45,10 @@ class Binder:
         """Queues a copy of a view now; the result gives its bytes."""
         return self.device.gpu.start_read(self.slice(view))
 
+    def start_join(self, views: Sequence[View]) -> Awaitable[bytes]:
+        """Queues copies of views now; the result gives their bytes, one behind the other."""
+        return self.device.gpu.start_join([self.slice(view) for view in views])
+
     def start_gather(self, views: Sequence[View]) -> Awaitable[Any]:
         """Queues copies of views now, one behind the other; the result is a Uint8Array of them."""
         return self.device.gpu.start_gather([self.slice(view) for view in views])

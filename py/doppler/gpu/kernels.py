@@ -50,9 +50,10 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class Recording:
-    """Dispatches as web/runtime/replay.js plays them, and the buffer of their parameters."""
+    """Dispatches as web/runtime/replay.js plays them, how many, and their parameters' buffer."""
 
     js: Any
+    count: int
     uniforms: GpuBuffer | None
 
     def destroy(self) -> None:
@@ -211,13 +212,28 @@ class Kernels:
             groups.append(self._group(dispatch, params))
         pipelines = [self._pipeline(variant) for variant in variants]
         js = js_object(dispatches=to_js(ops), pipelines=pipelines, groups=groups)
-        return Recording(js, uniforms)
+        return Recording(js, len(dispatches), uniforms)
 
     def join(self, recordings: Iterable[Recording]) -> Recording:
         """One recording that plays several; it is good as long as they are."""
         import doppler_runtime
 
-        return Recording(doppler_runtime.join(*(recording.js for recording in recordings)), None)
+        parts = list(recordings)
+        js = doppler_runtime.join(*(recording.js for recording in parts))
+        return Recording(js, sum(recording.count for recording in parts), None)
+
+    def part(self, recording: Recording, first: int, end: int) -> Recording:
+        """Dispatches first .. end - 1 of a recording; it is good as long as that is."""
+        import doppler_runtime
+
+        return Recording(doppler_runtime.part(recording.js, first, end), end - first, None)
+
+    def set_params(self, recording: Recording, params: Sequence[bytes]) -> None:
+        """Replaces the parameters of all of a recording's dispatches, each as `pack` gives them;
+        for those that are run from now on.
+        """
+        assert recording.uniforms is not None
+        self._gpu.write(recording.uniforms, 0, _spaced(params))
 
     def run(self, *recordings: Recording) -> None:
         """Queues recordings, one after another, in one pass and one submit."""
@@ -292,7 +308,7 @@ class Kernels:
         """One buffer with the parameters of all dispatches, each at an aligned offset."""
         if not packed:
             return None
-        data = b"".join(part.ljust(_stepped(len(part)), b"\0") for part in packed)
+        data = _spaced(packed)
         buffer = self._gpu.buffer(len(data), "activations", "parameters")
         self._gpu.write(buffer, 0, data)
         return buffer
@@ -332,6 +348,16 @@ class Device:
 
     gpu: Gpu
     kernels: Kernels
+
+
+def recorded_bytes(dispatches: int) -> int:
+    """Of the GPU's memory, at most, that so many recorded dispatches take: their parameters."""
+    return dispatches * UNIFORM_STEP
+
+
+def _spaced(packed: Iterable[bytes]) -> bytes:
+    """Parameters one behind the other, each where a binding may begin."""
+    return b"".join(part.ljust(_stepped(len(part)), b"\0") for part in packed)
 
 
 def _stepped(size: int) -> int:

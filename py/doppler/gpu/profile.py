@@ -15,6 +15,7 @@ from statistics import median
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import recorded_bytes
 from doppler.gpu.step import Step
 
 WARM_SECONDS = 1.0  # of work before the first is measured: at rest, a GPU's clock is a fraction
@@ -47,6 +48,24 @@ def work(steps: Sequence[Step], seen: int) -> list[Work]:
     return [Work(step.label, step.kernel, *_least(step, seen)) for step in steps]
 
 
+def profile_bytes(steps: Sequence[Step]) -> int:
+    """What `profile` takes of the GPU's memory, at most."""
+    timed = sum(_repeats(kind) * len(kind) for kind in _kinds(steps).values())
+    return recorded_bytes(len(steps) + timed)
+
+
+def _kinds(steps: Sequence[Step]) -> dict[tuple[str, str], list[Step]]:
+    """Steps of one label, but for the layer, and one kernel."""
+    kinds: dict[tuple[str, str], list[Step]] = {}
+    for step in steps:
+        kinds.setdefault((_LAYER.sub("", step.label), step.kernel), []).append(step)
+    return kinds
+
+
+def _repeats(kind: Sequence[Step]) -> int:
+    return -(-LEAST_TIMED // len(kind))
+
+
 async def profile(
     binder: Binder, steps: Sequence[Step], seen: int, rewind: Callable[[], None]
 ) -> list[Timing]:
@@ -54,11 +73,8 @@ async def profile(
 
     `rewind` sets the state so that `seen` tokens are in the cache: what runs moves on from there.
     """
-    gpu, kernels = binder.device.gpu, binder.device.kernels
-    kinds: dict[tuple[str, str], list[Step]] = {}
-    for step in steps:
-        kinds.setdefault((_LAYER.sub("", step.label), step.kernel), []).append(step)
-    repeats = [-(-LEAST_TIMED // len(kind)) for kind in kinds.values()]
+    gpu, kernels, kinds = binder.device.gpu, binder.device.kernels, _kinds(steps)
+    repeats = [_repeats(kind) for kind in kinds.values()]
     whole = binder.record(steps)
     parts = [binder.record(kind * n) for kind, n in zip(kinds.values(), repeats, strict=True)]
 

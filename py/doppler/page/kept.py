@@ -51,9 +51,9 @@ class OpfsKept:
         return min(MOST_BYTES, int(told.quota * MOST_OF_QUOTA))
 
     async def make_room(self, identity: str, conversation: str) -> None:
-        """After something was kept of this one: what was written longest ago goes, until all of it
-        is within bounds, and folders that are empty; and at last this, where nearly nothing would
-        be free.
+        """After something was kept of this one, or could not be: what was written longest ago goes,
+        until all of it is within bounds, and folders that are empty; and at last this, where nearly
+        nothing would be free.
         """
         with explained(KEPT):
             found = await runtime.folderAges(KEPT)
@@ -62,7 +62,7 @@ class OpfsKept:
         held = sum(size for _, _, size in folders)
         mine = f"{identity}/{conversation}"
         for _, path, size in folders:
-            if (held > most or not size) and path != mine:
+            if not size or (held > most and path != mine):
                 await self._remove(path)
                 held -= size
         if await free_bytes(LEAST_FREE) < LEAST_FREE:

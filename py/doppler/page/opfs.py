@@ -212,12 +212,13 @@ async def reserve(needed: int, what: str) -> None:
 
 async def drop_kept() -> None:
     """Removes the keys and values of conversations: they can be computed again."""
-    identities: list[str] = []
+    paths: list[str] = []
     with suppress(DopplerError), explained(KEPT):
-        identities = list(await runtime.folders(KEPT))
-    for identity in identities:  # one that another tab uses stays, and the others go
+        paths = [it.path for it in await runtime.folderAges(KEPT)]
+    for path in paths:  # one that another tab uses stays, and the others go
+        identity, name = path.split("/")
         with suppress(DopplerError), explained(KEPT):
-            await runtime.removeFolder(KEPT, identity)
+            await runtime.removeFolder(f"{KEPT}/{identity}", name)
 
 
 async def full(what: str, needed: int, free: int) -> StorageError:

@@ -6,7 +6,7 @@ cache, the state, and what sampling needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -313,6 +313,18 @@ class MemoryLayout:
         """Of layer `index`: the slot of each of its experts."""
         size = 4 * self._experts
         return View("slot tables", index * aligned(size), aligned(size, 16))
+
+    @property
+    def watched(self) -> tuple[View, View, View]:
+        """What is read of a mixture that may be halted: state and ring, demand, uses."""
+        shared = self.of_token
+        return shared["control"], shared["demand"], shared["uses"]
+
+    def split_uses(self, index: int, words: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """All uses as u32 -> when each expert of layer `index` was used last, and how often."""
+        start = self.uses(index).offset // 4
+        end = start + 2 * self._experts
+        return words[start:end:2], words[start + 1 : end : 2]
 
     def uses(self, index: int) -> View:
         """Of layer `index`: when each of its experts was used last, and how often."""

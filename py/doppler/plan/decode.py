@@ -110,6 +110,14 @@ class DecodePlan:
             segments.append(Segment(Place(Part.FFN, index), (*ffn, *self._own(index))))
         return segments
 
+    def ahead(self) -> list[Segment]:
+        """Of each layer that may halt the plan: which experts the one behind it may lack, too.
+
+        No token takes these: they are for whoever brings what a halted one lacks.
+        """
+        foreseen = {it: tuple(self._foreseen(it)) for it in self._model.layout.slots}
+        return [Segment(Place(Part.AHEAD, it), steps) for it, steps in foreseen.items() if steps]
+
     def head(self) -> Segment:
         """The last layer's x and branch -> logits."""
         model, logits, layers = self._model, self._memory["logits"], len(self._model.config.layers)
@@ -245,11 +253,10 @@ class DecodePlan:
         model, m, name = self._model, self._memory, f"blk.{index}.ffn_gate_inp"
         stack, x = model.weights.stacks[name], self._operand(self._ffn_fold(index))
         yield from multiply(model, Product(stack, x, m["routes"], name, is_exact=True))
-        yield from self._foreseen(index)
         yield from chosen(model, 1, index)
 
     def _foreseen(self, index: int) -> Iterator[Step]:
-        """x -> the experts that the next layer is expected to use, if it may have to wait for them.
+        """x and branch -> the experts that the next layer is expected to use, if it may lack some.
 
         Its router reads what this layer's does: most of it will still be so.
         """

@@ -20,6 +20,7 @@ class Part(StrEnum):
     EMBEDDING = "embedding"  # token ids -> residual stream
     ATTENTION = "attention"  # of one layer, or its other mixer; norm and projections with it
     ROUTER = "router"  # of a mixture's layer: which experts its tokens use
+    AHEAD = "ahead"  # of the same: which experts the next layer is expected to use
     BESIDE = "beside"  # of the same: what its experts read, and a dense FFN beside them
     EXPERTS = "experts"  # of the same: what they give for each token that uses them
     FFN = "ffn"  # of one layer, or the sum of what its experts give
@@ -42,7 +43,8 @@ class Segment:
     """Steps that are recorded as one.
 
     It runs once a token: it may add to what it reads. A ROUTER does not, and may be run again as
-    long as nothing behind it was. EXPERTS may be run any number of times.
+    long as nothing behind it was; nor does AHEAD, which may be run then. EXPERTS may be run any
+    number of times.
     """
 
     place: Place

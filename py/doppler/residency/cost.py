@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from doppler.errors import RequestError
+from doppler.residency.tiers import Tier
 
-Tier = Literal["host", "opfs", "remote"]  # where a unit lies when it is missed; nearest first
 ByTier = Mapping[Tier, float]
 
 
@@ -30,13 +29,13 @@ class Rates:
     """
 
     upload: float = 6.5e9  # host memory to GPU, by a ring of mapped staging buffers
-    opfs: float = 1.1e9  # the browser's storage to host memory, by several readers
+    storage: float = 1.1e9  # the browser's storage to host memory, by several readers
     remote: float = 12.5e6
     round_trip: float = 0.35e-3  # all that a halt takes beside its bytes: 0.2 to 0.5 ms
     overlap: float = 1.0  # share of the resident time in which what comes ahead is brought
 
     def __post_init__(self) -> None:
-        if min(self.upload, self.opfs, self.remote) <= 0 or self.round_trip < 0:
+        if min(self.upload, self.storage, self.remote) <= 0 or self.round_trip < 0:
             raise RequestError(f"rates must be positive, and a round trip not negative: {self}")
         if not 0 <= self.overlap <= 1:
             raise RequestError(f"overlap is a share of the resident time, 0 to 1: {self.overlap}")
@@ -47,8 +46,8 @@ class Rates:
         What is not in host memory yet is read whole, and verified, before it is uploaded.
         """
         upload = size / self.upload
-        if tier == "opfs":
-            return size / self.opfs + upload
+        if tier == "storage":
+            return size / self.storage + upload
         if tier == "remote":
             return size / self.remote + upload
         return upload

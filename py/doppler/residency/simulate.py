@@ -15,10 +15,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from doppler.errors import RequestError
-from doppler.residency.cost import Demand, Tier
+from doppler.residency.cost import Demand
 from doppler.residency.mixture import Mixture, need_slots
 from doppler.residency.policy import LRU, Policy
 from doppler.residency.sightings import Sightings
+from doppler.residency.tiers import Tier
 from doppler.residency.trace import Trace
 
 
@@ -112,7 +113,7 @@ class _Host:
         lacking = self._pool.lacking(layer, experts)
         self._policy.used(layer, experts, step)
         self._pool.bring(layer, lacking, experts)
-        return ["opfs" if expert in lacking else "host" for expert in experts]
+        return ["storage" if expert in lacking else "host" for expert in experts]
 
 
 def replay(

@@ -6,7 +6,8 @@ The first line says of what, then comes a line for each token, in the order of t
     {"used": [[3, 1], [0, 7]], "predicted": [[3, 2], [0, 7]]}
 
 A layer without a mixture has an empty list in every token. `predicted`, which all tokens have or
-none, is what was foretold of each layer before its router ran; it may be of any length.
+none, is what was foretold of each layer before its router ran; it may be of any length. The first
+line may say how large things are, too: `"units": [4096, 4096]`, bytes of an expert by layer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ Layers = tuple[tuple[int, ...], ...]  # of one token: the experts of each layer
 
 @dataclass(frozen=True)
 class Trace:
-    """Tokens of one model in their order. `predicted` is empty, or has as many."""
+    """Tokens of one model in their order. `predicted` is empty, or has as many; `units`, the bytes
+    of an expert by layer, is empty where they are not known.
+    """
 
     model: str
     layers: int
@@ -36,12 +39,14 @@ class Trace:
     used: int
     tokens: tuple[Layers, ...]
     predicted: tuple[Layers, ...] = ()
+    units: tuple[int, ...] = ()
 
 
 def header_line(trace: Trace) -> str:
     """The first line, without its end."""
-    counts = {"layers": trace.layers, "experts": trace.experts, "used": trace.used}
-    return json.dumps({"trace": "experts", "version": VERSION, "model": trace.model, **counts})
+    head: dict[str, Any] = {"trace": "experts", "version": VERSION, "model": trace.model}
+    head |= {"layers": trace.layers, "experts": trace.experts, "used": trace.used}
+    return json.dumps(head | ({"units": trace.units} if trace.units else {}))
 
 
 def token_line(used: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]] = ()) -> str:
@@ -98,8 +103,8 @@ def parse(text: str, name: str) -> Trace:
             raise FormatError(f"{where}: either all tokens have what was predicted or none has")
     if not tokens:
         raise FormatError(f"{name}: the trace has no tokens")
-    model = str(head.get("model", ""))
-    return Trace(model, layers, experts, used, tuple(tokens), tuple(predicted))
+    model, units = str(head.get("model", "")), _units(head, layers, name)
+    return Trace(model, layers, experts, used, tuple(tokens), tuple(predicted), units)
 
 
 def _objects(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,6 +127,18 @@ def _count(head: dict[str, Any], key: str, most: int, name: str) -> int:
     if type(value) is not int or not 1 <= value <= most:
         raise FormatError(f"{name} line 1: {key} is {_shown(value)}, not a number from 1 to {most}")
     return value
+
+
+def _units(head: dict[str, Any], layers: int, name: str) -> tuple[int, ...]:
+    """Bytes of an expert by layer; nothing where they are not said."""
+    found = head.get("units", [])
+    if (
+        not isinstance(found, list)
+        or len(found) not in (0, layers)
+        or not all(type(size) is int and size >= 0 for size in found)
+    ):
+        raise FormatError(f"{name} line 1: units is {_shown(found)}, not {layers} numbers of bytes")
+    return tuple(found)
 
 
 def _layers(value: Any, layers: int, experts: int, where: str) -> Layers:

@@ -7,12 +7,13 @@ is read back, so that neither a bad server nor a bad disk can reach the GPU.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import accumulate, groupby, takewhile
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
@@ -21,6 +22,8 @@ from doppler.store.manifest import Manifest, Shard
 from doppler.store.storage import Piece, Storage
 
 AT_ONCE = 3  # shards that are downloaded side by side
+PATIENCE = 3.0  # seconds, with a file that another tab has open to write to it
+LOOK_AGAIN = 0.05
 
 
 class ShardSource(Protocol):
@@ -52,6 +55,10 @@ class Place:
         return f"block {self.index} of {self.shard.name}"
 
 
+BlockHasher: TypeAlias = Callable[[Buffer], Coroutine[Any, Any, list[str]]]
+"""Blocks in a row, of which the last one may be shorter -> the BLAKE3 of each in hexadecimal."""
+
+
 class ShardStore:
     """The weights of one model: stored blocks, and a source for those that are missing or bad.
 
@@ -66,7 +73,7 @@ class ShardStore:
         self._source = source
         self.buffers = buffers
         self._offsets = [shard.offset for shard in manifest.shards]
-        self.fetched = 0  # blocks that were bad or missing, and came from the source
+        self.hasher: BlockHasher | None = None  # what hashes blocks in a row faster than the host
 
     async def rest(self) -> None:
         """Lets the files go, for others to delete or mend them; a later read opens them again."""
@@ -115,6 +122,10 @@ class ShardStore:
         A stored block that is bad or missing is fetched again, verified and stored first. Raises
         CorruptError or SourceError where that cannot be.
         """
+        return (await self._block(index))[0]
+
+    async def _block(self, index: int) -> tuple[Buffer, bool]:
+        """The same; and whether it came from the source."""
         place = self._place(index)
         try:
             data = await self._read(place)
@@ -126,13 +137,13 @@ class ShardStore:
                 ) from None
         else:
             if self._is_good(place, data):
-                return data
+                return data, False
             if self._source is None:
                 raise CorruptError(
                     f"{place} is damaged where it is stored: its BLAKE3 is not the manifest's, and "
                     "there is no address to get it from again; delete the model and import it again"
                 )
-        return await self._fetch_block(self._source, place)
+        return await self._fetch_block(self._source, place), True
 
     async def unverified(self, first: int, count: int) -> Buffer:
         """Blocks first .. first + count - 1 in one piece, as they are stored: the one way past the
@@ -141,7 +152,7 @@ class ShardStore:
         places = [self._place(index) for index in range(first, first + count)]
         runs = [list(run) for _, run in groupby(places, key=lambda place: place.shard)]
         ends = [(run[0].shard.name, run[0].start, run[-1].end) for run in runs]
-        parts = [await self._storage.read(name, start, end - start) for name, start, end in ends]
+        parts = [await self._patient_read(name, start, end - start) for name, start, end in ends]
         if len(parts) == 1:
             return parts[0]
         whole = self.buffers.empty(sum(end - start for _, start, end in ends))
@@ -151,8 +162,10 @@ class ShardStore:
             at += self.buffers.length(part)
         return whole
 
-    async def verified(self, first: int, count: int) -> Buffer:
-        """Blocks first .. first + count - 1 in one piece, each as `block` gives it."""
+    async def verified(self, first: int, count: int) -> tuple[Buffer, bool]:
+        """Blocks first .. first + count - 1 in one piece, each as `block` gives it; and whether
+        some were bad or missing, and came from the source.
+        """
         places = [self._place(index) for index in range(first, first + count)]
         ends = list(accumulate(place.end - place.start for place in places))
         starts = [0, *ends[:-1]]
@@ -161,16 +174,19 @@ class ShardStore:
         except SourceError:  # some of it is missing
             data, bad = None, list(range(count))
         else:
-            parts = [self.buffers.part(data, *it) for it in zip(starts, ends, strict=True)]
-            bad = [i for i, part in enumerate(parts) if not self._is_good(places[i], part)]
-        if not bad:
-            return data
-        whole = self.buffers.empty(ends[-1])
+            digests = await self._digests(data, list(zip(starts, ends, strict=True)))
+            wanted = [self.manifest.blocks[place.index] for place in places]
+            bad = [i for i, digest in enumerate(digests) if digest != wanted[i]]
+        if data is not None and not bad:
+            return data, False
+        whole, fetched = self.buffers.empty(ends[-1]), False
         if data is not None:
             self.buffers.put(whole, 0, data)
         for index in bad:
-            self.buffers.put(whole, starts[index], await self.block(first + index))
-        return whole
+            block, came = await self._block(first + index)
+            self.buffers.put(whole, starts[index], block)
+            fetched = fetched or came
+        return whole, fetched
 
     async def stored(self, offsets: Sequence[int], length: int) -> bytes:
         """`length` bytes from each of these offsets of the model's byte space on, one after
@@ -179,7 +195,7 @@ class ShardStore:
         Raises SourceError where some are missing.
         """
         pieces = [piece for offset in offsets for piece in self._pieces(offset, offset + length)]
-        return self.buffers.to_bytes(await self._storage.gather(pieces))
+        return self.buffers.to_bytes(await _patiently(lambda: self._storage.gather(pieces)))
 
     def _pieces(self, start: int, end: int) -> Iterator[Piece]:
         """Where bytes start .. end of the byte space lie."""
@@ -221,7 +237,7 @@ class ShardStore:
             async for piece in pieces:
                 with suppress(StorageError):
                     await self._keep(source, place.shard, place.start, piece)
-                self.fetched += 1
+                    await self._storage.flush(place.shard.name)  # other tabs may want to read it
                 return piece
         raise SourceError(f"{place} from {source.where(place.shard)}: nothing came; try again")
 
@@ -241,12 +257,21 @@ class ShardStore:
                 "the model from elsewhere"
             )
 
+    async def _digests(self, data: Buffer, ends: Sequence[tuple[int, int]]) -> list[str]:
+        """BLAKE3 of blocks in a row, which lie there in `data`."""
+        if self.hasher is not None:
+            return await self.hasher(data)
+        return [self.buffers.blake3(self.buffers.part(data, start, end)) for start, end in ends]
+
     def _is_good(self, place: Place, block: Buffer) -> bool:
         """Whether a block is what it should be."""
         return self.buffers.blake3(block) == self.manifest.blocks[place.index]
 
     async def _read(self, place: Place) -> Buffer:
-        return await self._storage.read(place.shard.name, place.start, place.end - place.start)
+        return await self._patient_read(place.shard.name, place.start, place.end - place.start)
+
+    async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
+        return await _patiently(lambda: self._storage.read(name, start, length))
 
     async def _stored_bytes(self, shard: Shard) -> int:
         return min(await self._storage.size(shard.name) or 0, shard.bytes)
@@ -265,6 +290,18 @@ class ShardStore:
         first = (shard.offset + start) // size
         count = -(-(shard.bytes - start) // size)
         return (self._place(index) for index in range(first, first + count))
+
+
+async def _patiently(read: Callable[[], Awaitable[Buffer]]) -> Buffer:
+    """What is read of files, which another tab may just be mending: that is waited for, a while."""
+    since = time.monotonic()
+    while True:
+        try:
+            return await read()
+        except StorageError:
+            if time.monotonic() - since > PATIENCE:
+                raise
+        await asyncio.sleep(LOOK_AGAIN)
 
 
 async def _together(work: list[Coroutine[Any, Any, None]]) -> None:

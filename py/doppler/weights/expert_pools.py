@@ -10,19 +10,21 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
-from doppler.gpu.kernels import Dispatch, Recording
+from doppler.gpu.kernels import Dispatch
 from doppler.gpu.staging import BUFFER_BYTES, StagingRing
 from doppler.gpu.step import View
 from doppler.inputs.buffers import Buffer
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
 from doppler.residency.policy import DEFAULT, policy
 from doppler.residency.sightings import Sightings
+from doppler.residency.tiers import Tier
 from doppler.store.manifest import Manifest, Tensor
-from doppler.weights.host_tier import HostTier, Tier
+from doppler.weights.host_tier import HostTier
+from doppler.weights.moves import Mover
 from doppler.weights.placement import Weights, relayout_of
 from doppler.weights.read_ahead import ReadAhead
 
@@ -32,14 +34,14 @@ NONE = 0xFFFFFFFF  # in a table: an expert that has no slot
 @dataclass
 class Counts:
     """Of a loaded model so far. misses, ahead: experts that were brought for what was missed, and
-    for what was expected. replays: of a batch from a router on. passed: pairs of a token and an
-    expert that were run in passes, which lookups do not count.
+    for what was expected. replays: of a batch from a router on. passed: by layer, tokens that used
+    each expert in passes, which lookups do not count.
     """
 
     misses: int = 0
     ahead: int = 0
     replays: int = 0
-    passed: int = 0
+    passed: dict[int, list[int]] = field(default_factory=dict)
 
 
 class ExpertPools:
@@ -59,7 +61,8 @@ class ExpertPools:
         self._sightings = Sightings(self._policy, layers, self._experts, len(tables))
         self._tensors = _by_unit(manifest)
         self._held: dict[int, list[int]] = {}  # layer -> the expert in each slot
-        self._recordings: dict[tuple[int, int], Recording] = {}  # by layer and slot
+        self._moves: dict[tuple[int, int], list[Dispatch]] = {}  # by layer and slot
+        self._mover = Mover(binder.device.kernels, most=len(tables))
         self.counts = Counts()
         self._raw: GpuBuffer | None = None  # an expert as it is stored, once one was brought
         self._ring: StagingRing | None = None
@@ -68,21 +71,27 @@ class ExpertPools:
         """The weights were uploaded: each slot holds the expert of its number."""
         for layer, count in slots.items():
             self._held[layer] = list(range(count))
+            self.counts.passed[layer] = [0] * self._experts
             self._write_table(layer)
 
     def release(self) -> None:
         """Gives back what is the pools' own."""
         self.forget_recordings()
-        for own in (self._raw, self._ring):
-            if own is not None:
-                own.destroy()
+        self.rest()
+        if self._raw is not None:
+            self._raw.destroy()
         self.tier.release()
+
+    def rest(self) -> None:
+        """Nothing is brought for a while: gives back what experts go through."""
+        if self._ring is not None:
+            self._ring.destroy()
+            self._ring = None
 
     def forget_recordings(self) -> None:
         """What moves experts is recorded anew where it is needed."""
-        for recording in self._recordings.values():
-            recording.destroy()
-        self._recordings.clear()
+        self._mover.release()
+        self._moves.clear()
 
     def slots(self, layer: int) -> int:
         """Of a layer."""
@@ -96,11 +105,17 @@ class ExpertPools:
         """Those that have no slot, in order."""
         return sorted(set(wanted) - set(self._held[layer])) if layer in self._held else []
 
-    def passes(self, layer: int, wanted: Collection[int]) -> list[list[int]]:
-        """`wanted` in groups that have room together: those that are there come first."""
-        count = self.slots(layer)
+    def passes(self, layer: int, wanted: Mapping[int, int]) -> list[list[int]]:
+        """Experts of a batch, each with its tokens, in groups that have room together: those that
+        are there come first, and those that most tokens want last, so that they stay. They count as
+        used from then on.
+        """
+        count, passed = self.slots(layer), self.counts.passed[layer]
+        self._sightings.passed(layer, wanted)
+        for expert, tokens in wanted.items():
+            passed[expert] += tokens
         here = [expert for expert in self._held[layer] if expert in wanted]
-        ordered = here + self.missing(layer, wanted)
+        ordered = here + sorted(self.missing(layer, wanted), key=lambda it: wanted[it])
         return [ordered[at : at + count] for at in range(0, len(ordered), count)]
 
     def note(self, layer: int, last: Sequence[int], counts: Sequence[int]) -> None:
@@ -120,11 +135,14 @@ class ExpertPools:
         coming = coming[: len(leaving)]
         if not coming:
             return 0
+        coming.sort(key=lambda expert: not self.tier.holds((layer, expert)))  # those first
         tiers: set[Tier] = set()
         reads = ReadAhead(lambda number: self.tier.get((layer, coming[number])), len(coming))
         try:
             for number, (expert, slot) in enumerate(zip(coming, leaving, strict=True)):
-                data, tier = await reads.get(number)
+                is_here = self.tier.holds((layer, expert))  # then nothing is waited for
+                got = self.tier.get((layer, expert)) if is_here else reads.get(number)
+                data, tier = await got
                 await self._move(layer, slot, expert, data)
                 tiers.add(tier)
         finally:
@@ -149,7 +167,9 @@ class ExpertPools:
         if self._ring is None:
             self._ring = StagingRing(gpu, ring_bytes(self.tier.manifest))
         await self._ring.upload(self._room(), 0, data, 0, buffers.length(data))
-        self._binder.device.kernels.run(self._recording(layer, slot))
+        if (layer, slot) not in self._moves:
+            self._moves[layer, slot] = list(self._dispatches(layer, slot))
+        self._mover.run(self._moves[layer, slot])
         where = self.tier.range((layer, expert))
         for own, slots in self._pairs(layer, slot, expert):
             if slots.name in self._weights.vectors:
@@ -166,14 +186,8 @@ class ExpertPools:
             self._raw = self._binder.device.gpu.buffer(size, "staging", "an expert as it is stored")
         return self._raw
 
-    def _recording(self, layer: int, slot: int) -> Recording:
-        """Moves the matrices of what was uploaded into a slot."""
-        if (layer, slot) not in self._recordings:
-            dispatches = list(self._dispatches(layer, slot))
-            self._recordings[layer, slot] = self._binder.device.kernels.record(dispatches)
-        return self._recordings[layer, slot]
-
     def _dispatches(self, layer: int, slot: int) -> Iterator[Dispatch]:
+        """What moves the matrices of what was uploaded into a slot."""
         kernels, where = self._binder.device.kernels, self.tier.range((layer, slot))
         for tensor in self._tensors[layer, slot]:
             if tensor.name not in self._weights.places:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from doppler.inputs.buffers import Buffer, Buffers
+from doppler.residency.tiers import TIERS, Tier
 from doppler.store.manifest import ExpertRange, Manifest
 from doppler.store.shards import ShardStore
 
-Tier: TypeAlias = Literal["host", "storage", "remote"]
-TIERS: tuple[Tier, ...] = ("host", "storage", "remote")
 Unit: TypeAlias = tuple[int, int]  # layer, and number of an expert or of another part of it
 
 
@@ -79,6 +78,10 @@ class HostTier:
         """Where a unit's bytes are in the byte space."""
         return self._spans[unit]
 
+    def holds(self, unit: Unit) -> bool:
+        """Whether `get` has it at once."""
+        return unit in self._held
+
     async def get(self, unit: Unit) -> tuple[Buffer, Tier]:
         """The bytes of a unit's range, verified, and where they were. Raises CorruptError or
         SourceError.
@@ -114,13 +117,12 @@ class HostTier:
 
     async def _read(self, unit: Unit) -> tuple[Buffer, Tier]:
         where, size = self._spans[unit], self._store.manifest.block_size
-        before = self._store.fetched
         first, end = where.offset // size, -(-(where.offset + where.bytes) // size)
-        data = await self._store.verified(first, end - first)
+        data, fetched = await self._store.verified(first, end - first)
         if self.buffers.length(data) > where.bytes:
             start = where.offset - first * size
             data = self.buffers.part(data, start, start + where.bytes)
-        return data, "storage" if self._store.fetched == before else "remote"
+        return data, "remote" if fetched else "storage"
 
     def _keep(self, unit: Unit, data: Buffer) -> None:
         where, block = self._spans[unit], self._store.manifest.block_size

@@ -16,9 +16,10 @@ from doppler.gpu.binder import Binder
 from doppler.gpu.kernels import Recording
 from doppler.gpu.staging import BUFFER_BYTES, BUFFERS, StagingRing
 from doppler.inputs.buffers import Buffer
+from doppler.residency.tiers import Tier
 from doppler.store.manifest import Tensor
 from doppler.store.shards import ShardStore
-from doppler.weights.host_tier import HostTier, Span, Tier, Unit
+from doppler.weights.host_tier import HostTier, Span, Unit
 from doppler.weights.moves import Move, moves
 from doppler.weights.placement import Streamed, Weights, aligned
 
@@ -61,8 +62,7 @@ class LayerStream:
         for read in self._reads.values():
             read.cancel()
         self._reads.clear()
-        if self._ring is not None:
-            self._ring.destroy()
+        self._free_ring()
         self.tier.release()
 
     def forget_recordings(self) -> None:
@@ -88,12 +88,20 @@ class LayerStream:
             number += 1
 
     async def rest(self) -> None:
-        """Ends what is being read."""
+        """Nothing is brought for a while: ends what is being read, and gives back what layers go
+        through.
+        """
+        self._free_ring()
         reads = list(self._reads.values())
         self._reads.clear()
         for read in reads:
             read.cancel()
         await asyncio.gather(*reads, return_exceptions=True)
+
+    def _free_ring(self) -> None:
+        if self._ring is not None:
+            self._ring.destroy()
+            self._ring = None
 
     async def _get(self, unit: Unit) -> Buffer:
         """A part's bytes; the next ones are on their way from then on."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
-from doppler.gpu.kernels import Dispatch
+from doppler.gpu.kernels import Dispatch, Kernels, Recording
 from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.manifest import Tensor
 from doppler.weights.placement import Matrix, MatrixSlice, aligned, relayout_of
@@ -32,6 +33,35 @@ class Move:
         }
         grid = kernels.grid("relayout", self.params)
         return kernels.dispatch("relayout", self.constants, bindings, self.params, grid, label)
+
+
+class Mover:
+    """Runs dispatches of relayout.wgsl. To record one takes longer than to run it, so those that
+    differ in their parameters alone share a recording. It keeps the `most` that were used last.
+    """
+
+    def __init__(self, kernels: Kernels, most: int) -> None:
+        self._kernels, self._most = kernels, most
+        self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
+
+    def run(self, dispatches: Sequence[Dispatch]) -> None:
+        """Queues them, one after another."""
+        key = tuple((it.variant, *it.bindings.values(), it.workgroups) for it in dispatches)
+        if key in self._recordings:
+            self._recordings.move_to_end(key)
+            params = [it.uniform for it in dispatches if it.uniform is not None]
+            self._kernels.set_params(self._recordings[key], params)
+        else:
+            self._recordings[key] = self._kernels.record(dispatches)
+            if len(self._recordings) > self._most:
+                self._recordings.popitem(last=False)[1].destroy()
+        self._kernels.run(self._recordings[key])
+
+    def release(self) -> None:
+        """Gives the recordings back; they are made anew where they are needed."""
+        for recording in self._recordings.values():
+            recording.destroy()
+        self._recordings.clear()
 
 
 def raw_bytes(tensor: Tensor, size: int) -> int:

@@ -19,9 +19,10 @@ from doppler.gpu.staging import BUFFERS
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
 from doppler.store.manifest import Manifest, Tensor
 from doppler.store.shards import ShardStore
-from doppler.weights.moves import moves
+from doppler.weights.moves import Mover, moves
 from doppler.weights.placement import Weights, aligned, relayout_of
 from doppler.weights.verified import (
+    PARAMETERS,
     Feed,
     GpuFeed,
     HostFeed,
@@ -32,11 +33,16 @@ from doppler.weights.verified import (
 
 STAGING_BYTES = 8 << 20
 LEAST_STAGING = 64 << 10
+MOST_MOVES = 4  # whose recordings are kept: an expert has three matrices, as the next one has
 STAGING_SHARE = 32  # of a budget at most one part in so many
 
 
-async def prepare_upload(device: Device, weights: Weights, store: ShardStore) -> bool:
-    """Compiles what an upload runs, before all that can wait; -> whether the GPU is to hash."""
+async def prepare_upload(
+    device: Device, weights: Weights, store: ShardStore, budget: int | None = None
+) -> bool:
+    """Compiles what an upload within a `budget` runs, before all that can wait; -> whether the GPU
+    is to hash.
+    """
     kernels, variants, places = device.kernels, set(), weights.places
     moved = [(it, places[it.name][0]) for it in store.manifest.tensors if it.name in places]
     if (table := weights.on_host) is not None:
@@ -45,7 +51,9 @@ async def prepare_upload(device: Device, weights: Weights, store: ShardStore) ->
         bindings = {"raw", *matrix.slices[0].bindings()}
         variants.add(kernels.variant("relayout", relayout_of(tensor, matrix), bindings))
     await asyncio.gather(*map(kernels.prepare, variants))
-    return await is_quicker_on_gpu(device, store.manifest.block_size, store.buffers)
+    manifest = store.manifest
+    blocks = max(staging_bytes(budget) // manifest.block_size, 1)
+    return await is_quicker_on_gpu(device, manifest.block_size, blocks, store.buffers)
 
 
 def staging_bytes(budget: int | None) -> int:
@@ -61,6 +69,7 @@ def staging_needed(manifest: Manifest, budget: int | None) -> int:
     rows = (BLOCK_TYPES[it.type].row_bytes(it.shape[1]) for it in manifest.tensors if it.shape[1:])
     raw = max(size, aligned(4 * max(rows, default=0)))
     ring = BUFFERS * ring_bytes(size)
+    raw += MOST_MOVES * PARAMETERS
     return raw + ring + hashing_bytes(max(size // block, 1), block, len(manifest.blocks))
 
 
@@ -143,12 +152,13 @@ class _Uploader:
     """Holds the staging buffer while tensors are loaded one after another."""
 
     def __init__(self, binder: Binder, weights: Weights, config: ModelConfig, size: int) -> None:
-        self._gpu, self._kernels = binder.device.gpu, binder.device.kernels
+        self._gpu, self._mover = binder.device.gpu, Mover(binder.device.kernels, MOST_MOVES)
         self._binder, self._weights, self._config = binder, weights, config
         self._size = size
         self._staging: GpuBuffer | None = None
 
     def release(self) -> None:
+        self._mover.release()
         if self._staging is not None:
             self._staging.destroy()
 
@@ -172,14 +182,12 @@ class _Uploader:
         staging = self._staging_for(4 * row_bytes)
         for move in moves(tensor, *self._weights.places[tensor.name], staging.size):
             await feed.stage(staging, move.offset, move.length)
-            dispatch = move.dispatch(self._binder, staging, f"relayout {tensor.name}")
-            recording = self._kernels.record([dispatch])
-            self._kernels.run(recording)
-            recording.destroy()
+            self._mover.run([move.dispatch(self._binder, staging, f"relayout {tensor.name}")])
 
     def _staging_for(self, least: int) -> GpuBuffer:
         if self._staging is None or self._staging.size < least:
             if self._staging is not None:
+                self._mover.release()  # which binds it
                 self._staging.destroy()
             size = aligned(max(least, self._size))
             self._staging = self._gpu.buffer(size, "staging", "raw weights")

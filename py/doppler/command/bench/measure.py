@@ -99,6 +99,8 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
             context = min(MEMORY_CONTEXT, manifest.config.context)
             room = {"context": context, "kv": job.kv, "precision": job.precision, "ple": job.ple}
             room |= {"gpu_budget": job.gpu_budget, "host_budget": job.host_budget}
+            bandwidth = client.call("bandwidth", {})  # for which a budget would have no room
+            terminal.log(f"memory reads: {bandwidth['gb_s']:,.1f} GB/s")
             client.load(identity, terminal, **room)
             client.call("tune", {})
             client.page.wait_for_timeout(SETTLE_MS)
@@ -111,7 +113,7 @@ def bench(job: Bench, browser: Browser, terminal: Terminal) -> dict[str, Any]:
                 result |= _started(started, context, terminal)
                 room["context"] = job.needed(manifest.config.context)
                 loaded = client.load(identity, terminal, **room)
-                result |= Measuring(job, client, loaded, card, terminal).all()
+                result |= Measuring(job, client, loaded, bandwidth, card, terminal).all()
         return result | {"load": _load(result)}
 
 
@@ -179,18 +181,18 @@ class Measuring:
         job: Bench,
         client: Client,
         loaded: LoadedModel,
+        bandwidth: dict[str, Any],
         card: Card | None,
         terminal: Terminal,
     ) -> None:
         self._job, self._client, self._loaded = job, client, loaded
-        self._card, self._terminal = card, terminal
+        self._bandwidth, self._card, self._terminal = bandwidth, card, terminal
         self._random = random.Random(0)
 
     def all(self) -> dict[str, Any]:
         """Every figure that needs the loaded model."""
         room, job = self._loaded["context"], self._job
-        bandwidth = self._client.call("bandwidth", {})
-        self._terminal.log(f"memory reads: {bandwidth['gb_s']:,.1f} GB/s")
+        bandwidth = self._bandwidth
         storage = self._client.call("storage_rate", {})
         self._terminal.log(f"storage reads: {storage['gb_s']:,.2f} GB/s")
         result: dict[str, Any] = {
