@@ -26,6 +26,7 @@ ROOMS = (
     "references",
     "quantization",
     "store",
+    "swarm",
     "formats",
     "convert",
     "gpu",

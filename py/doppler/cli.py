@@ -1,4 +1,4 @@
-"""The command line: serve, pull, convert, verify and generate.
+"""The command line: serve, seed, pull, convert, verify, generate and others.
 
 Results go to standard output, progress and logs to standard error; with --json a command prints one
 object. Exit codes: 0 done, 1 damaged or failed, 2 asked wrongly.
@@ -70,7 +70,7 @@ def _tell(error: DopplerError, terminal: Terminal) -> None:
 
 def parser() -> Parser:
     """All commands and their options."""
-    runs = (serve, pull, convert, verify, generate, bench, quality, synth)
+    runs = (serve, seed, pull, convert, verify, generate, bench, quality, synth)
     return build({run.__name__: run for run in runs})
 
 
@@ -79,6 +79,7 @@ def serve(args: argparse.Namespace, terminal: Terminal) -> None:
     from doppler.command.browser import open_window
     from doppler.command.served import listing
     from doppler.command.server import Server
+    from doppler.command.swarm_routes import Sharing
     from doppler.command.wheel import build_wheel
 
     models: Path = MODELS if args.models is None else args.models
@@ -86,21 +87,40 @@ def serve(args: argparse.Namespace, terminal: Terminal) -> None:
         raise SourceError(f"{models} is no folder; give --models one that holds model folders")
     if build_wheel():
         terminal.log("built the page's wheel from py/")
-    # What a signal raises may be lost where it comes at a bad moment; an event is not.
-    ended = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    with Server(models, args.port, names=args.host_name) as server:
+    ended = _on_signal()
+    sharing = Sharing(args.allow, args.tracker)
+    with Server(models, args.port, names=args.host_name, sharing=sharing) as server:
         found = listing(models)
         for problem in found.problems:
             terminal.log(f"not served: {problem}")
         names = ", ".join(model["name"] for model in found.models)
         text = f"{server.url}  ({names or 'no models yet: doppler pull NAME'})"
-        terminal.result({"url": server.url, "models": found.models}, text)
+        told = {"url": server.url, "tracker": server.tracker, "models": found.models}
+        terminal.result(told, text)
         if args.open:
             open_window(server.url)
         ended.wait()
     raise KeyboardInterrupt
+
+
+def seed(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Share a model until interrupted."""
+    from doppler.command.seed import run
+
+    code = run(find_model(args.model), args, terminal, _on_signal())
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _on_signal() -> Event:
+    """An event that SIGINT and SIGTERM set: what they raise may be lost where it comes at a bad
+    moment.
+    """
+    ended = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
 
 
 def pull(args: argparse.Namespace, terminal: Terminal) -> None:

@@ -69,6 +69,34 @@ def host_name(text: str) -> str:
     return text
 
 
+def infohash(text: str) -> str:
+    """A torrent's infohash as 40 hexadecimal digits in lower case, or "all"."""
+    if text != "all" and not re.fullmatch(r"[0-9A-Fa-f]{40}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is neither an infohash of 40 hexadecimal digits nor all"
+        )
+    return text.lower()
+
+
+def tracker_url(text: str) -> str:
+    """The address of a WebTorrent tracker: ws:// or wss://, a host, perhaps a port and a path."""
+    if not re.fullmatch(r"wss?://[A-Za-z0-9._\[\]:-]+(/[!-~]*)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is no tracker's address such as ws://127.0.0.1:{PORT}/tracker"
+        )
+    return text
+
+
+def listen_address(text: str) -> str:
+    """HOST:PORT where a peer is reached: an IP address of this machine, IPv6 ones in brackets."""
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})", text)
+    if not match or int(match[2]) > 65535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is no IP address and port such as 127.0.0.1:6881"
+        )
+    return text
+
+
 def add_page_options(command: argparse.ArgumentParser) -> None:
     """What commands take that load a model in the page: its room, and the browser."""
     from doppler.command.browser import ADAPTERS

@@ -61,6 +61,7 @@ def build(runs: Mapping[str, Run]) -> Parser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_serve,
+        _add_seed,
         _add_pull,
         _add_convert,
         _add_verify,
@@ -97,7 +98,49 @@ def _add_serve(commands: Any, runs: Mapping[str, Run]) -> None:
         metavar="NAME",
         help="answer to this name, too: that of a proxy or tunnel in front; may be repeated",
     )
+    command.add_argument(
+        "--allow",
+        type=arguments.infohash,
+        action="append",
+        default=[],
+        metavar="HASH",
+        help="a torrent that the tracker carries besides its own models', or all; may be repeated",
+    )
+    command.add_argument(
+        "--tracker",
+        type=arguments.tracker_url,
+        action="append",
+        default=[],
+        metavar="URL",
+        help="another tracker that the page may use, ws:// or wss://; may be repeated",
+    )
     command.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def _add_seed(commands: Any, runs: Mapping[str, Run]) -> None:
+    command = _command(commands, runs, "seed", "Share a model with peers until interrupted.")
+    command.add_argument("model", metavar="DIR", help=MODEL_HELP)
+    command.add_argument(
+        "--tracker",
+        type=arguments.tracker_url,
+        default=f"ws://127.0.0.1:{PORT}/tracker",
+        metavar="URL",
+        help=f"where peers meet, ws:// or wss:// (ws://127.0.0.1:{PORT}/tracker)",
+    )
+    command.add_argument(
+        "--listen",
+        type=arguments.listen_address,
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="for peers outside browsers; port 0: any free one (127.0.0.1:0)",
+    )
+    command.add_argument(
+        "--upload-rate",
+        type=arguments.byte_count,
+        default=0,
+        metavar="SIZE",
+        help="a second at most, such as 2MB; 0: no limit (0)",
+    )
 
 
 def _add_pull(commands: Any, runs: Mapping[str, Run]) -> None:

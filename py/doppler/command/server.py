@@ -1,4 +1,5 @@
-"""The page server: web/ at /, converted models under /models/, a list of them at /models.json.
+"""The page server: web/ at /, converted models under /models/, a list of them at /models.json, and
+for swarms a tracker and a web seed (`swarm_routes`).
 
 Every answer carries the headers that make the page cross-origin isolated, and a content security
 policy under which it can load code from here only. It binds 127.0.0.1, and answers only those who
@@ -21,6 +22,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpProcessingError
 
 from doppler.command.served import MIME, listing, model_file, page_file, part_digest
+from doppler.command.swarm_routes import PATH, Sharing, add_routes
 from doppler.command.wheel import ROOT
 from doppler.errors import SourceError
 
@@ -28,27 +30,25 @@ WEB = ROOT / "web"
 HOST = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,
-# so connections are open; what arrives over them is verified data and never code. HTML is
-# what DOMPurify lets through, and workers are those that web/runtime/trusted.js names.
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'wasm-unsafe-eval'",
-        "worker-src 'self'",
-        "connect-src 'self' blob: data: http: https:",
-        "img-src 'self' blob: data:",
-        "style-src 'self' 'unsafe-inline'",
-        "object-src 'none'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types doppler dompurify",
-    )
+# so HTTP is open; what arrives over it is verified data and never code. 'self' is the tracker, too;
+# others are those that the server was told to name. HTML is what DOMPurify lets through, and
+# workers are those that web/runtime/trusted.js names.
+POLICY = (
+    "default-src 'self'",
+    "script-src 'self' 'wasm-unsafe-eval'",
+    "worker-src 'self'",
+    "connect-src 'self' blob: data: http: https:",
+    "img-src 'self' blob: data:",
+    "style-src 'self' 'unsafe-inline'",
+    "object-src 'none'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types doppler dompurify",
 )
 HEADERS = {
     "Cache-Control": "no-cache",  # always ask; the ETag makes the answer short
-    "Content-Security-Policy": POLICY,
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -87,9 +87,19 @@ class RangedFile(web.FileResponse):
         return f'"{about.st_mtime_ns:x}-{about.st_size:x}"'
 
 
-def application(models: Path, root: Path = WEB, names: Sequence[str] = ()) -> web.Application:
+def policy(trackers: Sequence[str] = ()) -> str:
+    """The content security policy; trackers: origins of WebSockets that the page may open, too."""
+    named = " ".join(("connect-src", *trackers))
+    return "; ".join(it.replace("connect-src", named) for it in POLICY)
+
+
+def application(
+    models: Path, root: Path = WEB, names: Sequence[str] = (), sharing: Sharing | None = None
+) -> web.Application:
     """The aiohttp application over a folder of model folders; `names`: more that it answers to."""
     known = {*NAMES, *(name.lower() for name in names)}
+    sharing = sharing or Sharing()
+    headers_of_all = {**HEADERS, "Content-Security-Policy": policy(sharing.sources)}
 
     @web.middleware
     async def only_by_name(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -126,16 +136,18 @@ def application(models: Path, root: Path = WEB, names: Sequence[str] = ()) -> we
 
     async def listed(_: web.Request) -> web.StreamResponse:
         found = await asyncio.to_thread(listing, models)
-        return web.json_response({"models": found.models})
+        tracker = sharing.described(found.models)
+        return web.json_response({"models": found.models, "tracker": tracker})
 
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-        for name, value in HEADERS.items():
+        for name, value in headers_of_all.items():
             response.headers.setdefault(name, value)
 
     app = web.Application(middlewares=[only_by_name])
     app.on_response_prepare.append(add_headers)
     app.router.add_get("/models.json", listed)
     app.router.add_get("/models/{path:.*}", model)
+    add_routes(app, models, sharing, known, serve)
     app.router.add_get("/{path:.*}", page)
     return app
 
@@ -144,15 +156,20 @@ class Server:
     """The server in a thread of its own, as a context manager; `url` ends in a slash.
 
     models: folder of model folders. port: 0 takes a free one. root: the page's folder. names: hosts
-    that it answers to besides this machine's own.
+    that it answers to besides this machine's own. sharing: what its tracker carries.
     Raises SourceError when the port cannot be had.
     """
 
     def __init__(
-        self, models: Path, port: int = 0, root: Path = WEB, names: Sequence[str] = ()
+        self,
+        models: Path,
+        port: int = 0,
+        root: Path = WEB,
+        names: Sequence[str] = (),
+        sharing: Sharing | None = None,
     ) -> None:
         self.models = models
-        self._app = application(models, root, names)
+        self._app = application(models, root, names, sharing)
         self._wanted = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -162,6 +179,11 @@ class Server:
     def url(self) -> str:
         """Address of the page."""
         return f"http://{HOST}:{self.port}/"
+
+    @property
+    def tracker(self) -> str:
+        """Address of the tracker."""
+        return f"ws://{HOST}:{self.port}{PATH}"
 
     def start(self) -> Server:
         """Listen; returns once connections are taken."""
