@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-WAIT = 5.0
+WAIT = 20.0
 
 
 def peer_id(name: str) -> str:

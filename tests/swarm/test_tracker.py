@@ -228,33 +228,69 @@ def test_connections_peers_and_torrents_are_bounded() -> None:
     asyncio.run(run())
 
 
-def test_one_that_does_not_read_is_dropped_and_costs_others_nothing() -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_one_that_does_not_read_is_dropped_and_costs_others_nothing(asks: bool) -> None:
+    """At once where its own questions fill the queue, else when it does not answer a ping."""
+
     async def run() -> None:
-        limits = Limits(offers_per_second=1e6, messages_per_second=1e6, queued_size=64 << 10)
+        limits = Limits(
+            offers_per_second=1e6, messages_per_second=1e6, heartbeat=3600 if asks else 0.5
+        )
         async with tracker(limits) as (url, made), peers(url, "a", "b") as (a, b):
             await a.joined(HASH)
-            reading = a.socket._response.connection.transport  # type: ignore[union-attr]
-            reading.pause_reading()
+            transport = a.socket._response.connection.transport  # type: ignore[union-attr]
+            transport.pause_reading()
+            said = offers("b", 1, "v" * 16_000)
             for _ in range(4000):
-                said = offers("b", 1, "v" * 16_000)
+                if asks:
+                    await a.announce(HASH)
                 if (await b.joined(HASH, offers=said))["incomplete"] == 1:
                     break
+                await asyncio.sleep(0 if asks else 0.01)
             assert made.peers(HASH) == (0, 1)
-            reading.abort()
+            assert made.queued_size == 0
+            transport.abort()
 
     asyncio.run(run())
 
 
-def test_no_peer_is_sent_more_offers_than_it_can_take() -> None:
+def test_offers_are_bounded_on_both_sides() -> None:
     async def run() -> None:
-        async with tracker(Limits(offers_per_second=5)) as (url, _), peers(url, "a", "b") as (a, b):
+        limits = Limits(offered_per_second=5)
+        async with tracker(limits) as (url, _), peers(url, "a", "b") as (a, b):
             await a.joined(HASH)
             for _ in range(40):
                 await b.joined(HASH, 1)
-            heard = 0
-            while not await a.hears_nothing(0.1):
-                heard += 1
-            assert 5 <= heard <= 10
+            assert 5 <= await count(a) <= 10
+        limits = Limits(offers_per_second=1, offer_burst=7)
+        async with tracker(limits) as (url, _), peers(url, "a", "b") as (a, b):
+            await a.joined(HASH)
+            for _ in range(20):
+                await b.joined(HASH, 1)
+            assert 7 <= await count(a) <= 9
+
+    asyncio.run(run())
+
+
+async def count(client: TrackerClient) -> int:
+    """Messages that wait for a peer; the connection is of no more use then."""
+    heard = 0
+    while not await client.hears_nothing(0.1):
+        heard += 1
+    return heard
+
+
+def test_many_connections_of_one_address_get_no_more_offers_than_another_s() -> None:
+    async def run() -> None:
+        many = [f"many-{index}" for index in range(30)]
+        there = {"local_addr": ("127.0.0.2", 0)}
+        async with tracker() as (url, _), peers(url, "a", "b") as (a, b):
+            connector = aiohttp.TCPConnector(limit=0, **there)
+            async with peers(url, *many, connector=connector) as crowd:
+                for one in (a, *crowd):
+                    await one.joined(HASH)
+                await b.joined(HASH, 2)
+                assert (await a.heard())["peer_id"] == peer_id("b")
 
     asyncio.run(run())
 

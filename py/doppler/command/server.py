@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from doppler.command.served import MIME, listing, model_file, page_file, part_di
 from doppler.command.swarm_routes import PATH, Sharing, add_routes
 from doppler.command.wheel import ROOT
 from doppler.errors import SourceError
+from doppler.swarm.connections import Limits
 
 WEB = ROOT / "web"
 HOST = "127.0.0.1"
@@ -152,6 +154,18 @@ def application(
     return app
 
 
+def _open_files(wanted: int) -> None:
+    """Lets this process have so many connections, as far as the system lets it."""
+    if sys.platform != "win32":
+        import resource
+
+        least = wanted + 256  # what is open besides
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < least:
+            most = least if hard == resource.RLIM_INFINITY else min(least, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class Server:
     """The server in a thread of its own, as a context manager; `url` ends in a slash.
 
@@ -215,6 +229,7 @@ class Server:
         self.stop()
 
     async def _listen(self) -> int:
+        _open_files(Limits().connections)
         self._runner = web.AppRunner(self._app, access_log=None, logger=LOG, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, self._wanted).start()

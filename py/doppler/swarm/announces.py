@@ -110,4 +110,4 @@ def _session(value: Any, kind: Literal["offer", "answer"]) -> Session:
 
 
 def _is_latin(text: str) -> bool:
-    return all(ord(letter) < 256 for letter in text)
+    return text.isascii() or max(text) < "\u0100"

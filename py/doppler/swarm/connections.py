@@ -26,11 +26,14 @@ class Limits:
     torrents: int = 10_000  # with peers in them; matters where every infohash is allowed
     torrents_per_connection: int = 64
     message_size: int = 64 << 10
-    messages_per_second: float = 50.0
-    burst: int = 200  # messages at once, after a while of silence
-    offers_per_second: float = 20.0  # that are passed on to one peer; the others get the rest
+    messages_per_second: float = 30.0
+    burst: int = 60  # messages at once, after a while of silence
+    offers_per_second: float = 2.0  # of one connection that are passed on; `offer_burst` at once
+    offer_burst: int = 40
+    offered_per_second: float = 20.0  # that are passed on to one peer; the others get the rest
     queued_messages: int = 64  # that one connection has not taken yet
-    queued_size: int = 128 << 10
+    queued_size: int = 64 << 10
+    buffered_size: int = 16 << 10  # on its way to the peer, besides what the system holds
     queued_size_of_all: int = 32 << 20
     offers_remembered: int = 128  # by connection: what it may still answer
     silence: float = 60.0  # before the first announce
@@ -67,20 +70,22 @@ class Load:
 
 class Connection:
     """One peer's socket. What is sent to it waits in a short queue, so that a peer which reads
-    slowly costs others nothing; one that lets the queue fill is closed.
+    slowly costs others nothing; one that asks on and lets the queue fill is closed.
     """
 
     def __init__(
         self,
         socket: web.WebSocketResponse,
-        transport: asyncio.BaseTransport | None,
+        request: web.Request,
         limits: Limits,
         load: Load,
     ) -> None:
-        self._socket, self._transport = socket, transport
+        self._socket, self._transport = socket, request.transport
+        self.address = request.remote or ""
         self._limits, self._load = limits, load
         self._rate = Rate(limits.messages_per_second, limits.burst)
-        self._offer_rate = Rate(limits.offers_per_second, limits.offers_per_second)
+        self._offers_from = Rate(limits.offers_per_second, limits.offer_burst)
+        self._offers_to = Rate(limits.offered_per_second, limits.offered_per_second)
         self._queue: asyncio.Queue[str] = asyncio.Queue(limits.queued_messages)
         self._queued_size = 0
         self.is_open = True
@@ -138,9 +143,22 @@ class Connection:
         if isinstance(self._transport, asyncio.WriteTransport):
             self._transport.abort()
 
+    def may_offer(self) -> bool:
+        """Whether one more offer of this peer is passed on now."""
+        return self._offers_from.take()
+
     def offer(self, info_hash: str, peer_id: str, offer_id: str) -> bool:
-        """Whether this peer may be sent one more offer; it is then one that it may answer."""
-        if not self.is_open or not self._offer_rate.take():
+        """Whether this peer may be sent one more offer; it is then one that it may answer.
+
+        Half of its queue is left to what it asked for itself.
+        """
+        limits = self._limits
+        has_room = (
+            self._queue.qsize() < limits.queued_messages // 2
+            and self._queued_size < limits.queued_size // 2
+            and self._load.queued_size < limits.queued_size_of_all // 2
+        )
+        if not self.is_open or not has_room or not self._offers_to.take():
             return False
         self._offers[info_hash, peer_id, offer_id] = None
         if len(self._offers) > self._limits.offers_remembered:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from aiohttp import WSCloseCode, web
@@ -19,6 +20,7 @@ from doppler.swarm.announces import Announce, Answer, Malformed, parse
 from doppler.swarm.connections import Connection, Limits, Load
 
 CLOSING = 2.0  # seconds that a peer has to say good-bye
+TRIES = 64  # peers that are asked at most whether they take an offer of one announce
 
 Allowed = Callable[[str], Awaitable[bool]]  # whether an infohash of 40 digits is carried
 
@@ -31,23 +33,47 @@ class Member:
     seeds: bool
 
 
-@dataclass
 class Swarm:
-    """The peers of one torrent by their ids."""
+    """The peers of one torrent by their ids, and those of each address."""
 
-    members: dict[str, Member] = field(default_factory=dict)
-    seeds: int = 0
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.seeds = 0
+        self._by_address: dict[str, dict[str, Connection]] = {}
 
     def put(self, peer_id: str, member: Member) -> None:
         """Adds a peer, or says anew what it has."""
         self.remove(peer_id)
         self.members[peer_id] = member
         self.seeds += member.seeds
+        address = member.connection.address
+        self._by_address.setdefault(address, {})[peer_id] = member.connection
 
     def remove(self, peer_id: str) -> None:
         """Takes a peer out where it is in."""
         member = self.members.pop(peer_id, None)
-        self.seeds -= member is not None and member.seeds
+        if member is None:
+            return
+        self.seeds -= member.seeds
+        address = member.connection.address
+        del self._by_address[address][peer_id]
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    def drawn(self, most: int) -> Iterator[Connection]:
+        """Some connections by chance, no address a second time before each had its turn: whoever
+        opens many connections gets no more offers than others.
+        """
+        addresses = random.sample([*self._by_address], min(most, len(self._by_address)))
+        pools = [[*self._by_address[address].values()] for address in addresses]
+        starts = [random.randrange(len(pool)) for pool in pools]
+        turns = (
+            pool[(start + turn) % len(pool)]
+            for turn in range(most)
+            for pool, start in zip(pools, starts, strict=True)
+            if turn < len(pool)
+        )
+        return islice(turns, most)
 
 
 class Tracker:
@@ -64,6 +90,11 @@ class Tracker:
         """Seeds and other peers of the torrent with these 40 digits."""
         swarm = self._swarms.get(bytes.fromhex(infohash).decode("latin-1"), Swarm())
         return swarm.seeds, len(swarm.members) - swarm.seeds
+
+    @property
+    def queued_size(self) -> int:
+        """Bytes that peers have not taken yet."""
+        return self._load.queued_size
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers one request for a WebSocket for as long as that is open."""
@@ -83,11 +114,14 @@ class Tracker:
             heartbeat=limits.heartbeat,
             compress=False,
             timeout=CLOSING,
+            writer_limit=limits.buffered_size,
         )
         try:
             await socket.prepare(request)
+            if request.transport is not None:
+                request.transport.set_write_buffer_limits(limits.buffered_size)
             self._sockets.add(socket)
-            await self._serve(Connection(socket, request.transport, limits, load))
+            await self._serve(Connection(socket, request, limits, load))
         finally:
             self._sockets.discard(socket)
             load.connections -= 1
@@ -181,17 +215,17 @@ class Tracker:
             del self._swarms[info_hash]
 
     def _pass_on(self, swarm: Swarm, connection: Connection, message: Announce) -> None:
-        """Each offer to another peer, chosen by chance among those that take one now."""
-        others = [it.connection for it in swarm.members.values() if it.connection != connection]
-        random.shuffle(others)
-        waiting = [*message.offers.items()]
-        for other in others:
+        """Each offer to another peer that takes one now, chosen by chance."""
+        waiting = [it for it in message.offers.items() if connection.may_offer()]
+        for other in swarm.drawn(TRIES):
             if not waiting:
                 return
             offer_id, session = waiting[-1]
-            if other.offer(message.info_hash, message.peer_id, offer_id):
+            if other is not connection and other.offer(
+                message.info_hash, message.peer_id, offer_id
+            ):
                 waiting.pop()
-                other.send(_handshake(message, offer_id, "offer", asdict(session)))
+                other.send(_handshake(message, offer_id, "offer", vars(session)))
 
     def _answer(self, connection: Connection, message: Answer) -> None:
         """To the peer that offered, where that offer was passed on to this very connection."""
@@ -202,7 +236,7 @@ class Tracker:
             and to in swarm.members
             and connection.may_answer(info_hash, to, message.offer_id)
         ):
-            answer = _handshake(message, message.offer_id, "answer", asdict(message.answer))
+            answer = _handshake(message, message.offer_id, "answer", vars(message.answer))
             swarm.members[to].connection.send(answer)
 
 
