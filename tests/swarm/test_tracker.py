@@ -234,7 +234,10 @@ def test_one_that_does_not_read_is_dropped_and_costs_others_nothing(asks: bool) 
 
     async def run() -> None:
         limits = Limits(
-            offers_per_second=1e6, messages_per_second=1e6, heartbeat=3600 if asks else 0.5
+            offers_per_second=1e6,
+            offered_per_second=1e6,
+            messages_per_second=1e6,
+            heartbeat=3600 if asks else 0.5,
         )
         async with tracker(limits) as (url, made), peers(url, "a", "b") as (a, b):
             await a.joined(HASH)
