@@ -6,6 +6,8 @@ exchange, port mapping and STUN are off.
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from doppler.swarm.metainfo import SHA1_BYTES, Torrent
 
 STARTING = 10.0  # seconds that listening may take
 ENDING = 3.0  # and that taking leave of peers may
+REFUSAL = re.compile(r'WEBSOCKET_TRACKER_READ.*"failure reason": ?("(?:[^"\\]|\\.)*")')
+LONGEST_REFUSAL = 300  # characters
 _LEFT: list[lt.session] = []  # by their peers, and not to be destroyed
 TICK = 50  # milliseconds between two looks at whether they are gone
 RETRY = 5.0  # between two tries at a tracker that did not answer
@@ -34,7 +38,7 @@ class PeerOptions:
     tracker: str
     listen: str
     upload_rate: int = 0
-    announce_every: float = 30.0
+    announce_every: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,9 @@ class Peer:
         for alert in self._session.pop_alerts():
             if isinstance(alert, lt.tracker_error_alert):
                 yield from self._hear(_told(alert))
+            elif isinstance(alert, lt.torrent_log_alert):
+                if refusal := _refusal(alert.message()):
+                    yield from self._hear(refusal)
             elif isinstance(alert, lt.tracker_reply_alert):
                 yield from self._hear(None)
             elif isinstance(alert, lt.file_error_alert):
@@ -154,9 +161,21 @@ class Peer:
 
 
 def _told(alert: lt.tracker_error_alert) -> str:
-    """What the tracker refused, or that it did not answer."""
+    """Why the tracker cannot be asked."""
     reason, error = alert.failure_reason(), alert.error.message()
     return f"no answer ({error})" if reason in ("", error) else reason
+
+
+def _refusal(logged: str) -> str:
+    """What a tracker says against the torrent; empty for any other line of the log.
+
+    Over a WebSocket libtorrent has no alert for it: the message is in its log only, as it came.
+    """
+    found = REFUSAL.search(logged)
+    try:
+        return str(json.loads(found[1]))[:LONGEST_REFUSAL] if found else ""
+    except ValueError:
+        return "the tracker refuses the torrent"
 
 
 def _settings(options: PeerOptions) -> lt.settings_pack:
@@ -173,7 +192,11 @@ def _settings(options: PeerOptions) -> lt.settings_pack:
         "listen_system_port_fallback": False,
         "max_retry_port_bind": 0,
         "stop_tracker_timeout": 1,
-        "alert_mask": category.status | category.error | category.storage | category.tracker,
+        "alert_mask": category.status
+        | category.error
+        | category.storage
+        | category.tracker
+        | category.torrent_log,
     }
 
 

@@ -1,0 +1,223 @@
+"""`doppler seed` beside stock libtorrent clients: each in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from doppler.command.server import Server
+from doppler.swarm.metainfo import make_torrent
+from storable import storable
+from tracker_client import peers
+
+WAIT = 30.0
+
+
+@dataclass
+class Seed:
+    """A running `doppler seed`: what it printed, and the file of what it logs."""
+
+    process: subprocess.Popen[str]
+    told: dict[str, Any]
+    log: Path
+
+    def logged(self, text: str) -> bool:
+        """Whether that is in its log soon."""
+        return soon(lambda: text in self.log.read_text())
+
+    def end(self, number: int = signal.SIGTERM) -> float:
+        """Interrupts it, and gives the seconds that its end took."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        assert self.process.wait(WAIT) == 130
+        return time.monotonic() - began
+
+
+@contextmanager
+def seed(folder: Path, tracker: str, *more: str) -> Iterator[Seed]:
+    """The command, once it shares the model."""
+    log = folder.with_suffix(".log")
+    command = [sys.executable, "-m", "doppler.cli", "seed", str(folder), "--json"]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [*command, "--tracker", tracker, *more],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            yield Seed(process, json.loads(line), log)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def stock_client(**asked: Any) -> Iterator[tuple[str, IO[str]]]:
+    """The client's address, and what it prints after that."""
+    command = [sys.executable, str(Path(__file__).with_name("stock_client.py"))]
+    with subprocess.Popen(
+        [*command, json.dumps(asked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip(), process.stdout
+        finally:
+            process.communicate(timeout=WAIT)
+
+
+@contextmanager
+def deaf() -> Iterator[str]:
+    """The address of a tracker that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"ws://127.0.0.1:{listening.getsockname()[1]}/tracker"
+
+
+def write_torrent(folder: Path, file: Path) -> None:
+    """The torrent of the stored noise, without trackers."""
+    file.write_bytes(make_torrent(folder, storable().manifest).metainfo())
+
+
+def test_a_stock_client_takes_a_shard_and_hands_it_back(tmp_path: Path) -> None:
+    noise, torrent = storable(), tmp_path / "noise.torrent"
+    noise.save(tmp_path / "whole")
+    noise.save(tmp_path / "part")
+    (tmp_path / "part" / "shard-00001.bin").unlink()
+    bad = bytearray(noise.shard(2))
+    bad[:4096] = bytes(4096)
+    (tmp_path / "part" / "shard-00002.bin").write_bytes(bad)
+    write_torrent(tmp_path / "whole", torrent)
+    got = tmp_path / "got" / noise.manifest.identity
+    # A tracker that is not there: these peers know each other.
+    with seed(tmp_path / "whole", "ws://127.0.0.1:9/tracker") as first:
+        assert first.told["identity"] == noise.manifest.identity
+        asked = {"torrent": str(torrent), "folder": str(tmp_path / "got")}
+        with stock_client(**asked, only=1, peer=first.told["listen"]) as (_, said):
+            assert int(said.readline()) >= len(noise.shard(1))
+            assert (got / "shard-00001.bin").read_bytes() == noise.shard(1)
+        # All the rest, by the link alone: the metadata comes from the seed, too.
+        asked = {"magnet": first.told["magnet"], "folder": str(tmp_path / "got")}
+        with stock_client(**asked, peer=first.told["listen"]) as (_, said):
+            assert int(said.readline()) < len(noise.data) - len(noise.shard(1)) + (1 << 20)
+            assert first.end() < 5
+    with seed(tmp_path / "part", "ws://127.0.0.1:9/tracker") as second:
+        assert second.told["infohash"] == first.told["infohash"]
+        asked = {"torrent": str(torrent), "folder": str(tmp_path / "got")}
+        with stock_client(**asked, seeds=True, peer=second.told["listen"]):
+            assert second.logged("is whole again: every block was verified")
+        assert second.end(signal.SIGINT) < 5
+    for index, shard in enumerate(noise.manifest.shards):
+        assert (tmp_path / "part" / shard.name).read_bytes() == noise.shard(index)
+
+
+def seeds_at(tracker: str, infohash: str) -> int:
+    """How many seeds a tracker knows."""
+
+    async def ask() -> int:
+        async with peers(tracker, "asks") as (client,):
+            return int((await client.joined(infohash))["complete"])
+
+    return asyncio.run(ask())
+
+
+def test_a_tracker_that_was_restarted_hears_of_the_seed_again(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    first = Server(tmp_path).start()
+    with seed(tmp_path / "noise", first.tracker) as running:
+        assert running.logged("knows this peer")
+        infohash = running.told["infohash"]
+        assert seeds_at(first.tracker, infohash) == 1
+        first.stop()
+        with Server(tmp_path, first.port) as again:
+            assert soon(lambda: seeds_at(again.tracker, infohash) == 1)
+            assert running.end() < 5
+            assert soon(lambda: seeds_at(again.tracker, infohash) == 0)
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within a while."""
+    end = time.monotonic() + WAIT
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def test_a_refusal_is_told(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    (tmp_path / "none").mkdir()
+    with (
+        Server(tmp_path / "none") as server,
+        seed(tmp_path / "noise", server.tracker) as running,
+    ):
+        infohash = running.told["infohash"]
+        assert running.logged(f"this tracker does not carry {infohash}")
+        assert running.end() < 5
+
+
+def test_it_ends_while_a_tracker_keeps_it_waiting(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    with deaf() as tracker, seed(tmp_path / "noise", tracker) as running:
+        time.sleep(1)
+        assert running.end() < 5
+    assert "sent 0 bytes, got 0" in running.log.read_text()
+
+
+def test_the_upload_rate_holds_for_neighbours_too(tmp_path: Path) -> None:
+    noise, torrent = storable(), tmp_path / "noise.torrent"
+    noise.save(tmp_path / "noise")
+    write_torrent(tmp_path / "noise", torrent)
+    rate = ("--upload-rate", "1MiB")
+    with seed(tmp_path / "noise", "ws://127.0.0.1:9/tracker", *rate) as running:
+        began = time.monotonic()
+        asked = {"torrent": str(torrent), "folder": str(tmp_path / "got"), "only": 0}
+        with stock_client(**asked, peer=running.told["listen"]) as (_, said):
+            assert said.readline()
+    assert time.monotonic() - began > 2.5  # for 4 MiB; without a limit 0.1 s or so
+
+
+def test_damage_that_nobody_can_mend_is_an_error(tmp_path: Path) -> None:
+    noise = storable(77)  # whose torrent was never made
+    noise.save(tmp_path / "noise")
+    path = tmp_path / "noise" / "shard-00000.bin"
+    path.write_bytes(bytes(path.stat().st_size))
+    command = [sys.executable, "-m", "doppler.cli", "seed", str(tmp_path / "noise"), "--json"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=WAIT
+    )
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "CorruptError"
+    assert "block 0 of shard-00000.bin is damaged" in error["message"]
+
+
+def test_an_address_that_is_not_to_be_had(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "doppler.cli", "seed", str(tmp_path / "noise")]
+        done = subprocess.run(
+            [*command, "--listen", f"127.0.0.1:{port}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+        )
+    assert done.returncode == 1
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
