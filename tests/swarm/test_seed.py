@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +134,19 @@ def seeds_at(tracker: str, infohash: str) -> int:
             return int((await client.joined(infohash))["complete"])
 
     return asyncio.run(ask())
+
+
+def test_a_stock_client_takes_a_shard_from_the_web_seed(tmp_path: Path) -> None:
+    noise, torrent = storable(), tmp_path / "noise.torrent"
+    noise.save(tmp_path / "models" / "noise")
+    with Server(tmp_path / "models") as server:
+        identity = noise.manifest.identity
+        with urllib.request.urlopen(f"{server.url}seed/{identity}.torrent") as answer:
+            torrent.write_bytes(answer.read())
+        asked = {"torrent": str(torrent), "folder": str(tmp_path / "got"), "only": 2}
+        with stock_client(**asked) as (_, said):
+            assert int(said.readline()) >= len(noise.shard(2))
+    assert (tmp_path / "got" / identity / "shard-00002.bin").read_bytes() == noise.shard(2)
 
 
 def test_a_tracker_that_was_restarted_hears_of_the_seed_again(tmp_path: Path) -> None:
