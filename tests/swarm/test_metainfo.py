@@ -14,6 +14,7 @@ import pytest
 from bencode2 import bdecode, bencode
 from blake3 import blake3
 
+from doppler.command import torrents
 from doppler.command.server import Server
 from doppler.command.torrents import torrent_of
 from doppler.errors import CorruptError, SourceError, UnsupportedError
@@ -119,7 +120,7 @@ def test_a_kept_torrent_is_that_of_this_manifest_or_none(tmp_path: Path) -> None
     assert torrent_of(folder, cache).infohash != torrent.infohash
 
 
-def test_the_server_is_a_web_seed(tmp_path: Path) -> None:
+def test_the_server_is_a_web_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are found as BEP 19 says; a model that is damaged has no torrent."""
     noise = with_tokenizer(tmp_path / "noise")
     storable(9).save(tmp_path / "bad")
@@ -148,6 +149,12 @@ def test_the_server_is_a_web_seed(tmp_path: Path) -> None:
         ):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(base + path)
+        # Another title is another manifest.json, and so another torrent of the same model.
+        renamed = replace(noise.manifest, title="Another")
+        (tmp_path / "noise" / MANIFEST_FILE).write_text(renamed.to_json())
+        monkeypatch.setattr(torrents, "FRESH", 0)
+        with urllib.request.urlopen(f"{base}{identity}.torrent") as answer:
+            assert bdecode(answer.read())[b"info"] != told[b"info"]
         with urllib.request.urlopen(f"{server.url}models.json") as answer:
             tracker = json.loads(answer.read())["tracker"]
     identities = {identity, storable(9).manifest.identity}

@@ -33,7 +33,11 @@ async def tracker(limits: Limits | None = None) -> AsyncIterator[tuple[str, Trac
         return infohash == HASH
 
     app, made = web.Application(), Tracker(allowed, limits)
-    app.router.add_get("/", made.handle)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await made.handle(request, request.remote or "")
+
+    app.router.add_get("/", handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -356,6 +360,39 @@ def test_pages_of_other_sites_do_not_learn_who_is_here(
             return 101
 
     assert asyncio.run(run()) == status
+
+
+def test_behind_a_proxy_a_peer_has_its_own_address(site: Server) -> None:
+    """The last one of the header, which the proxy wrote; without a proxy's name it counts not."""
+
+    async def run(host: str, forwarded: str) -> int:
+        """Connections that are taken of 70."""
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            opening = (
+                session.ws_connect(
+                    site.tracker,
+                    headers={"Host": host, "X-Forwarded-For": forwarded.format(index)},
+                )
+                for index in range(70)
+            )
+            done = await asyncio.gather(*opening, return_exceptions=True)
+            taken = [it for it in done if isinstance(it, aiohttp.ClientWebSocketResponse)]
+            refused = [it for it in done if isinstance(it, aiohttp.WSServerHandshakeError)]
+            assert {error.status for error in refused} <= {429}
+            assert len(taken) + len(refused) == 70
+            await asyncio.gather(*(socket.close() for socket in taken))
+            return len(taken)
+
+    for host, forwarded, taken in (
+        ("box.example", "192.0.2.{}", 70),
+        ("box.example", "192.0.2.{}, 192.0.2.1", 64),
+        ("box.example", "2001:db8::{}", 64),
+        ("box.example", "2001:db8:0:{}::1", 70),
+        ("box.example", "no address", 64),
+        ("localhost", "192.0.2.{}", 64),
+    ):
+        assert asyncio.run(run(host, forwarded)) == taken, (host, forwarded)
 
 
 def test_everything_may_be_allowed_and_the_end_of_the_server_is_said(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ export class ModelSwarm {
 
   /** @param {CutSwarm} cut */
   #onReady(cut) {
+    this.scheduler?.changed(); // what its peers said before is understood now
     if (this.layout) void this.#sync(cut);
     else this.#chooseHome();
   }

@@ -137,6 +137,16 @@ export class Peer {
     return this.wire.peerPieces.get(geometry.pieceOf(item));
   }
 
+  /**
+   * @param {number} item
+   * @returns {boolean} whether other bytes of its piece are on their way: bittorrent-protocol answers
+   *     neither of two requests that are the same
+   */
+  isAsked(item) {
+    const piece = this.cut.geometry?.pieceOf(item);
+    return [...this.fetches].some((fetch) => fetch.piece === piece);
+  }
+
   get open() {
     return !this.wire.destroyed && !this.wire.peerChoking;
   }

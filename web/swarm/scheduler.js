@@ -8,7 +8,7 @@
 /** @import {Urgency} from "./port.js" */
 
 /** Milliseconds without a chunk: with an item that is wanted now, else, where nobody else has it. */
-const SILENT_MS = { now: 1500, later: 5000, sole: 20_000 };
+const SILENT_MS = { now: 1500, later: 5000, sole: 12_000 };
 /** A second sender is asked after so long, where it would take less than half of what is to come. */
 const LATE_MS = { now: 750, later: 3000 };
 
@@ -180,7 +180,10 @@ export class Scheduler {
   /** @param {Peer} peer @param {number} now @returns {number | null} */
   #pick(peer, now) {
     const free = (/** @type {number} */ item) =>
-      peer.has(item) && !this.#flights.has(item) && !this.#checking.has(item);
+      peer.has(item) &&
+      !this.#flights.has(item) &&
+      !this.#checking.has(item) &&
+      !peer.isAsked(item);
     for (const set of [this.wanted.now, this.wanted.soon]) {
       for (const item of set) if (free(item)) return item;
       const late = this.#late(peer, set, now);
@@ -211,6 +214,7 @@ export class Scheduler {
   #late(peer, set, now) {
     for (const [item, [fetch, second]] of this.#flights) {
       if (second || !set.has(item) || fetch.peer.id === peer.id || !peer.has(item)) continue;
+      if (peer.isAsked(item)) continue;
       const age = now - fetch.began;
       const rest = ((fetch.length - fetch.got) * age) / Math.max(fetch.got, 1);
       const here = (1000 * fetch.length) / peer.speed;

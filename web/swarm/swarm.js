@@ -36,7 +36,8 @@ export const ownTracker = () => new URL("/tracker", location.href.replace(/^http
 
 /**
  * Events "happening": `detail.what` is "joined", "left", "peer came", "peer went", "bad piece",
- * "promise broken", "banned" or "torrent refused"; the rest of `detail` says who and where.
+ * "promise broken", "banned", "torrent refused" or "client failed"; the rest of `detail` says who and
+ * where.
  */
 export class Swarm extends EventTarget {
   /** @type {Map<Identity, ModelSwarm>} */

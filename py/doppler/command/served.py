@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -39,6 +40,8 @@ MIME = {
     ".woff2": "font/woff2",
     ".zip": "application/zip",
 }
+NAMES = ("127.0.0.1", "localhost", "[::1]")  # of this machine, as a Host header says them
+PORT_OF_HOST = re.compile(r":[0-9]*$")
 # What web/ holds besides is for those who develop the page: types, settings, node_modules.
 PAGE_FILES = ("index.html", "sw.js", "worker.js", "catalogue.json")
 PAGE_FOLDERS = ("app", "kernels", "runtime", "swarm", "vendor")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,7 +21,15 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpProcessingError
 
-from doppler.command.served import MIME, listing, model_file, page_file, part_digest
+from doppler.command.served import (
+    MIME,
+    NAMES,
+    PORT_OF_HOST,
+    listing,
+    model_file,
+    page_file,
+    part_digest,
+)
 from doppler.command.swarm_routes import PATH, Sharing, add_routes
 from doppler.command.wheel import ROOT
 from doppler.errors import SourceError
@@ -30,7 +37,6 @@ from doppler.swarm.connections import Limits
 
 WEB = ROOT / "web"
 HOST = "127.0.0.1"
-NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Scripts come from here only; wasm-unsafe-eval is for Pyodide. People may type any model address,
 # so HTTP is open; what arrives over it is verified data and never code. 'self' is the tracker, too;
 # others are those that the server was told to name. HTML is what DOMPurify lets through, and
@@ -57,7 +63,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-PORT_OF_HOST = re.compile(r":[0-9]*$")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from doppler.command.served import NAMES, PORT_OF_HOST
 from doppler.command.torrents import Torrents
 from doppler.swarm.tracker import Tracker
 
@@ -79,7 +81,7 @@ def add_routes(
             )
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise web.HTTPUpgradeRequired(text="this is a WebTorrent tracker: open a WebSocket\n")
-        return await tracker.handle(request)
+        return await tracker.handle(request, _address(request))
 
     async def torrent(request: web.Request) -> web.StreamResponse:
         identity = request.match_info["identity"]
@@ -103,6 +105,20 @@ def add_routes(
     app.router.add_get("/seed/{identity:[0-9a-f]{64}}/{name}", seed)
     app.on_shutdown.append(end)
     return tracker
+
+
+def _address(request: web.Request) -> str:
+    """Whom the limits of an address are for: what a proxy in front says, where the request came by
+    a name of `--host-name`; of an IPv6 address the network of 64 bits, which one owner has.
+    """
+    told = request.remote or ""
+    if PORT_OF_HOST.sub("", request.host).lower() not in NAMES:
+        told = request.headers.get("X-Forwarded-For", told).rpartition(",")[2].strip()
+    try:
+        address = ip_address(told)
+    except ValueError:
+        return request.remote or ""
+    return str(ip_network((address, 64), strict=False)) if address.version == 6 else told
 
 
 def _host(origin: str) -> str | None:

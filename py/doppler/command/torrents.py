@@ -16,6 +16,7 @@ from pathlib import Path
 from doppler.command.served import file_under, listing, manifest_in
 from doppler.command.wheel import ROOT
 from doppler.errors import DopplerError
+from doppler.store.manifest import MANIFEST_FILE
 from doppler.swarm.metainfo import Torrent, keep_torrent, kept_torrent, make_torrent, rendezvous
 
 TORRENTS = ROOT / ".cache" / "torrents"
@@ -25,9 +26,10 @@ LOG = logging.getLogger(__name__)
 
 @dataclass
 class Seeded:
-    """A model's folder, with its torrent once that is made."""
+    """A model's folder, with its torrent once that is made. `written`: when its manifest was."""
 
     folder: Path
+    written: int
     torrent: Torrent | None = None
     is_damaged: bool = False
 
@@ -55,6 +57,13 @@ class Torrents:
 
     async def torrent(self, identity: str) -> Torrent | None:
         """The model's torrent; None where there is no such model, or it is damaged."""
+        known = self._seeded.get(identity)
+        if (
+            known is not None
+            and known.torrent is not None
+            and known.written == _written(known.folder)
+        ):
+            return known.torrent
         async with self._hashing:
             await self._look()
             return await self._hash(identity)
@@ -79,15 +88,15 @@ class Torrents:
         if time.monotonic() - self._looked_at < FRESH:
             return
         found = await asyncio.to_thread(listing, self._models)
-        folders: dict[str, Path] = {}
+        seeded: dict[str, Seeded] = {}
         for model in found.models:
-            folders.setdefault(model["id"], self._models / model["name"])
-        self._seeded = {
-            identity: known
-            if (known := self._seeded.get(identity)) and known.folder == folder
-            else Seeded(folder)
-            for identity, folder in folders.items()
-        }
+            folder = self._models / model["name"]
+            seeded.setdefault(model["id"], Seeded(folder, _written(folder)))
+        for identity, known in self._seeded.items():
+            new = seeded.get(identity)
+            if new is not None and (new.folder, new.written) == (known.folder, known.written):
+                seeded[identity] = known
+        self._seeded = seeded
         self._looked_at = time.monotonic()
 
     async def _hash(self, identity: str) -> Torrent | None:
@@ -101,6 +110,14 @@ class Torrents:
                 seeded.is_damaged = True
                 LOG.warning("%s has no torrent until it is mended: %s", seeded.folder, error)
         return seeded.torrent
+
+
+def _written(folder: Path) -> int:
+    """When a manifest was written; 0 for one that is gone."""
+    try:
+        return (folder / MANIFEST_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def torrent_of(folder: Path, cache: Path = TORRENTS) -> Torrent:

@@ -76,12 +76,13 @@ class Connection:
     def __init__(
         self,
         socket: web.WebSocketResponse,
-        request: web.Request,
+        transport: asyncio.BaseTransport | None,
+        address: str,
         limits: Limits,
         load: Load,
     ) -> None:
-        self._socket, self._transport = socket, request.transport
-        self.address = request.remote or ""
+        self._socket, self._transport = socket, transport
+        self.address = address
         self._limits, self._load = limits, load
         self._rate = Rate(limits.messages_per_second, limits.burst)
         self._offers_from = Rate(limits.offers_per_second, limits.offer_burst)

@@ -60,12 +60,13 @@ class Swarm:
         if not self._by_address[address]:
             del self._by_address[address]
 
-    def drawn(self, most: int) -> Iterator[Connection]:
-        """Some connections by chance, no address a second time before each had its turn: whoever
-        opens many connections gets no more offers than others.
+    def drawn(self, most: int, but: Connection) -> Iterator[Connection]:
+        """Some other connections by chance, no address a second time before each had its turn:
+        whoever opens many connections gets no more offers than others.
         """
         addresses = random.sample([*self._by_address], min(most, len(self._by_address)))
-        pools = [[*self._by_address[address].values()] for address in addresses]
+        known = ([*self._by_address[address].values()] for address in addresses)
+        pools = [others for pool in known if (others := [it for it in pool if it is not but])]
         starts = [random.randrange(len(pool)) for pool in pools]
         turns = (
             pool[(start + turn) % len(pool)]
@@ -96,10 +97,9 @@ class Tracker:
         """Bytes that peers have not taken yet."""
         return self._load.queued_size
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answers one request for a WebSocket for as long as that is open."""
+    async def handle(self, request: web.Request, address: str) -> web.StreamResponse:
+        """Answers one request for a WebSocket for as long as that is open. address: the peer's."""
         limits, load = self._limits, self._load
-        address = request.remote or ""
         if load.connections >= limits.connections:
             return web.Response(status=503, text="the tracker has as many peers as it takes\n")
         if load.by_address[address] >= limits.connections_per_address:
@@ -121,7 +121,7 @@ class Tracker:
             if request.transport is not None:
                 request.transport.set_write_buffer_limits(limits.buffered_size)
             self._sockets.add(socket)
-            await self._serve(Connection(socket, request, limits, load))
+            await self._serve(Connection(socket, request.transport, address, limits, load))
         finally:
             self._sockets.discard(socket)
             load.connections -= 1
@@ -216,14 +216,14 @@ class Tracker:
 
     def _pass_on(self, swarm: Swarm, connection: Connection, message: Announce) -> None:
         """Each offer to another peer that takes one now, chosen by chance."""
-        waiting = [it for it in message.offers.items() if connection.may_offer()]
-        for other in swarm.drawn(TRIES):
+        waiting = [*message.offers.items()]
+        for other in swarm.drawn(TRIES, connection):
             if not waiting:
                 return
             offer_id, session = waiting[-1]
-            if other is not connection and other.offer(
-                message.info_hash, message.peer_id, offer_id
-            ):
+            if other.offer(message.info_hash, message.peer_id, offer_id):
+                if not connection.may_offer():
+                    return
                 waiting.pop()
                 other.send(_handshake(message, offer_id, "offer", vars(session)))
 
