@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from doppler.engine.autotune import tune
 from doppler.engine.chunks import ChunkSizes
 from doppler.engine.fit import slots_within
-from doppler.engine.footprint import Fit, Options, hashed_blocks, needed_by
+from doppler.engine.footprint import Fit, Options, hashed_blocks, hashing_room, needed_by
 from doppler.engine.generation import GenerationConfig
 from doppler.engine.kept_cache import KeptCache
 from doppler.engine.memory import EngineMemory
@@ -40,7 +40,7 @@ from doppler.weights.host_rows import HostRows
 from doppler.weights.host_tier import HostTier, expert_spans
 from doppler.weights.layer_stream import LayerStream
 from doppler.weights.placement import place_weights
-from doppler.weights.verified import GpuHasher, hasher_bytes
+from doppler.weights.verified import GpuHasher
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,9 +70,10 @@ class Engine:
         self._pools: ExpertPools | None = None
         self._stream: LayerStream | None = None
         self._host: HostCache | None = None
+        self._hashed: ShardStore | None = None  # whose blocks are hashed on the GPU, if it can be
         self._hasher: GpuHasher | None = None
         self._plan(model)
-        self.spare = self._spare()
+        self._settle()
         self.cancellation = Cancellation()
         layers, slots = self.config.layers, len(layout.checkpoints)
         self._cache = PrefixCache(layers, layout.capacities, self.context, slots)
@@ -85,22 +86,26 @@ class Engine:
         """Whether each chunk of a prompt brings weights: the fewer there are, the better."""
         return model.weights.streamed is not None or bool(model.layout.slots)
 
-    def _spare(self) -> int | None:
-        """Bytes of the GPU's memory that its budget leaves for what is only measured; None: no
-        budget was set.
+    def _settle(self) -> None:
+        """Hashes on the GPU where that is wanted and the budget has room for it. `spare` is what is
+        left for what is only measured; None: no budget was set.
         """
-        if (budget := self._options.gpu_budget) is None:
-            return None
-        spare = budget - needed_by(self._model, self._manifest, self._options)
-        if self._hasher is None or self._model.layout.slots:  # of a mixture it is counted
-            return spare
-        return spare - self._hasher_bytes
-
-    @property
-    def _hasher_bytes(self) -> int:
-        """What hashing on the GPU takes there."""
-        most = hashed_blocks(self._model, self._manifest)
-        return hasher_bytes(self._manifest.block_size, most)
+        budget, manifest, store = self._options.gpu_budget, self._manifest, self._hashed
+        needs = needed_by(self._model, manifest, self._options)
+        self.spare = None if budget is None else budget - needs
+        if store is None:
+            return
+        size, most = hashing_room(manifest), hashed_blocks(manifest)
+        if self.spare is not None and self.spare < size:
+            if self._hasher is not None:
+                self._hasher.release()
+            self._hasher = store.hasher = None
+            return
+        if self._hasher is None:
+            device, block = self.binder.device, manifest.block_size
+            self._hasher = store.hasher = GpuHasher(device, block, most, store.buffers)
+        if self.spare is not None:
+            self.spare -= size
 
     @property
     def reads_storage(self) -> bool:
@@ -157,16 +162,11 @@ class Engine:
 
     def hash_on_gpu(self, store: ShardStore) -> None:
         """Weights that `store` gives while the model runs are hashed by the GPU from now on, if it
-        has room for them: of a mixture it has.
+        has room for them.
         """
-        if not self._brings(self._model):
-            return
-        counts = not self._model.layout.slots
-        if counts and self.spare is not None and self.spare < self._hasher_bytes:
-            return
-        block, most = self._manifest.block_size, hashed_blocks(self._model, self._manifest)
-        self._hasher = store.hasher = GpuHasher(self.binder.device, block, most, store.buffers)
-        self.spare = self._spare()
+        if self._brings(self._model):
+            self._hashed = store
+            self._settle()
 
     async def fill_host(self) -> None:
         """Brings what is not on the GPU into the host's memory, as far as its budget goes.
@@ -219,7 +219,7 @@ class Engine:
     def keep_to(self, options: Options) -> None:
         """Other budgets, by which it lies where it does."""
         self._options = replace(options, batch=self._options.batch)
-        self.spare = self._spare()
+        self._settle()
         self._gpu.reset_peak()
 
     @property
@@ -239,6 +239,8 @@ class Engine:
         options = replace(self._options, gpu_budget=budget)
         slots = slots_within(self._gpu, manifest, options, self._fit)
         await self._runner.done()
+        if self._hasher is not None:
+            await self._hasher.rest()
         most = None if before is None or budget is None else max(before, budget)
         place = partial(place_weights, manifest, self._gpu.limits, self._fit.host_rows)
         self.weights = await pools.resize(place, slots, most)

@@ -17,6 +17,7 @@ from doppler.engine.footprint import (
     Options,
     allocated,
     cache_bytes,
+    hashing_room,
     layout_of,
     needed,
     planned,
@@ -147,6 +148,8 @@ def _most_slots(gpu: Gpu, manifest: Manifest, options: Options, least: Fit) -> d
     def bytes_of(more: int) -> int:
         return needed(gpu, manifest, options, replace(least, slots=slots(more)))
 
+    if not gpu.is_cpu and bytes_of(0) + hashing_room(manifest) <= budget:
+        budget -= hashing_room(manifest)
     # Bytes are nearly in proportion, so that a guess between two known counts is nearly right.
     low, high = 0, sum(count - least.slots[layer] for layer, count in counts.items())
     of_low, of_high = bytes_of(low), bytes_of(high)

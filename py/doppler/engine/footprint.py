@@ -133,8 +133,6 @@ def _running(model: PlannedModel, manifest: Manifest) -> int:
         through = max(it.bytes for it in manifest.experts) + BUFFERS * ring_bytes(manifest)
         watched = sum(view.size for view in layout.watched)  # by two flights; the uses by a panel
         pools = through + 2 * watched + layout.of_token["uses"].size
-        if not model.adapter.is_cpu:
-            pools += hasher_bytes(manifest.block_size, hashed_blocks(model, manifest))
     moved = members * len(layout.slots)
     if (streamed := model.weights.streamed) is not None:
         pools = ring_needed(streamed)
@@ -146,11 +144,17 @@ def _running(model: PlannedModel, manifest: Manifest) -> int:
     return PARAMETERS * (RECORDED * steps + moved) + pools + asked + kept
 
 
-def hashed_blocks(model: PlannedModel, manifest: Manifest) -> int:
+def hashed_blocks(manifest: Manifest) -> int:
     """The most blocks in which something lies that is brought at once: an expert, or a part."""
-    experts = (it.bytes for it in manifest.experts)
-    largest = max(experts) if model.layout.slots else PART_BYTES
+    largest = max((it.bytes for it in manifest.experts), default=PART_BYTES)
     return largest // manifest.block_size + 2  # one more at each end
+
+
+def hashing_room(manifest: Manifest) -> int:
+    """Bytes on the GPU of what hashes there while a model runs. Not part of what it needs: without
+    room for it, it hashes on the host.
+    """
+    return hasher_bytes(manifest.block_size, hashed_blocks(manifest))
 
 
 def _moves(weights: Weights, streamed: Streamed, manifest: Manifest) -> int:

@@ -232,8 +232,13 @@ class GpuHasher:
                 found += await self._digests(data, at, min(step, length - at))
         return found
 
+    async def rest(self) -> None:
+        """Gives the GPU's memory back once what it hashes is done; it is taken again when used."""
+        async with self._turn:
+            self.release()
+
     def release(self) -> None:
-        """Gives the GPU's memory back; it is taken again where it is used."""
+        """Gives the GPU's memory back at once."""
         if self._hasher is not None:
             self._hasher.release()
         if self._ring is not None:
