@@ -3,15 +3,17 @@
     .venv/bin/python scripts/compare_paging.py MODEL --budgets 8GB 6GB [--prompt 32] [--tokens 64]
 
 The model is loaded with all of it on the GPU first, which must fit; then in each budget, in the
-same page. Predicted is what residency/cost.py makes of the speed when all is there, of what an
-answer brought by tier, and of the rates at which it came; a share below 80 % is more than that
-explains.
+same page, once the host's memory has been filled. Predicted is what residency/cost.py makes of the
+speed when all is there, of what an answer brought by tier, and of the rates at which it came; a
+share below 80 % is more than that explains. Routers of random weights choose nearly the same experts
+for every token: --profile makes them choose as those of a text do, by the simulator's figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +21,17 @@ from doppler.command.arguments import add_page_options, byte_count, positive
 from doppler.command.browser import find_browser, resolve_adapter
 from doppler.command.client import Client, open_client
 from doppler.command.models import find_model
+from doppler.command.served import manifest_in
 from doppler.command.server import Server
 from doppler.command.terminal import Terminal
-from doppler.command.wheel import build_wheel
+from doppler.command.wheel import ROOT, build_wheel
 from doppler.errors import DopplerError
 from doppler.residency.cost import DEFAULT_RATES, Demand, Rates, token_time
+from doppler.residency.synthetic import PROFILES
 from doppler.residency.tiers import TIERS
+from synthetic_router import router_source
 
+ROUTE = ROOT / "web" / "kernels" / "moe" / "route.wgsl"
 LEAST = 0.8  # of what is predicted
 
 
@@ -70,13 +76,20 @@ class Run:
 
     def line(self, name: str, resident: float) -> str:
         """For people: what was measured, what was predicted, and the one over the other."""
-        time = token_time(resident, self.demand, self.rates)
+        predicted = token_time(resident, self.demand, self.rates).tokens_a_second
         return (
             f"{name:>10}  {self.speed:8.2f} tok/s  hits {100 * self.hit_rate:5.1f} %  "
             f"{self.demand.halts:6.1f} halts and {self.demand.moved / 1e6:8.2f} MB a token  "
-            f"predicted {time.tokens_a_second:8.2f} tok/s  "
-            f"{100 * self.speed / time.tokens_a_second:4.0f} %"
+            f"predicted {predicted:8.2f} tok/s  {100 * self.speed / predicted:4.0f} %"
         )
+
+
+def fill_host(client: Client) -> None:
+    """Returns when nothing more comes into the host's memory."""
+    before = -1
+    while (held := client.call("residency", {})["host_bytes"]) != before:
+        before = held
+        time.sleep(1)
 
 
 def main() -> int:
@@ -85,6 +98,7 @@ def main() -> int:
     parser.add_argument("--budgets", type=byte_count, nargs="+", required=True)
     parser.add_argument("--prompt", type=positive, default=32)
     parser.add_argument("--tokens", type=positive, default=64)
+    parser.add_argument("--profile", choices=sorted(PROFILES))
     add_page_options(parser)
     args = parser.parse_args()
     folder, terminal = find_model(args.model), Terminal(as_json=True)
@@ -98,8 +112,14 @@ def main() -> int:
             client.load(identity, terminal, **room)
             whole = Run.of(client, args.prompt, args.tokens)
             print(whole.line("all", whole.speed))
+            if args.profile:
+                config = manifest_in(folder).config
+                layers = sum(config.mixture(it) is not None for it in range(len(config.layers)))
+                source = router_source(ROUTE.read_text(), layers, PROFILES[args.profile])
+                client.call("replace_kernel", {"kernel": "route", "source": source})
             for budget in args.budgets:
                 client.load(identity, terminal, gpu_budget=budget, **room)
+                fill_host(client)
                 run = Run.of(client, args.prompt, args.tokens)
                 print(run.line(f"{budget / 1e6:,.0f} MB", whole.speed))
                 predicted = token_time(whole.speed, run.demand, run.rates).tokens_a_second

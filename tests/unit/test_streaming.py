@@ -138,6 +138,19 @@ def test_parts_that_are_no_whole_blocks(tmp_path: Path) -> None:
     assert tier.traffic.bytes["host"] == 4 * block - 512
 
 
+def test_what_is_late_comes_last(tmp_path: Path) -> None:
+    """Into a tier that has no room for all; what is read ahead is within the budget, too."""
+    model = storable()
+    model.save(tmp_path)
+    block = model.manifest.block_size
+    spans = {(0, number): Span(number * block, block) for number in range(4)}
+    store = ShardStore(model.manifest, FolderStorage(tmp_path), (), MemoryBuffers())
+    tier = HostTier(store, 3 * block + 1, spans)
+    asyncio.run(tier.fill(lambda unit: unit[1] < 2))
+    assert [unit for unit in spans if tier.holds(unit)] == [(0, 0), (0, 2), (0, 3)]
+    assert tier.peak == tier.bytes == 3 * block
+
+
 def test_a_part_of_a_damaged_block_is_refused(tmp_path: Path) -> None:
     model = storable()
     model.save(tmp_path)

@@ -176,7 +176,7 @@ class Engine:
         source = self._pools or self._stream
         if source is not None:
             with suppress(DopplerError):
-                await source.tier.fill()
+                await source.fill()
 
     async def rest(self) -> None:
         """No token may come for a while: ends what is being read ahead of one, and gives back what

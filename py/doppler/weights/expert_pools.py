@@ -136,6 +136,12 @@ class ExpertPools:
         self._held[layer] = [*staying, *[EMPTY] * (count - len(staying))]
         self._write_table(layer)
 
+    async def fill(self) -> None:
+        """Brings experts into the host's memory, as far as its budget goes: first those without a
+        slot. Cancel it at any time.
+        """
+        await self.tier.fill(lambda unit: unit[1] in self._held[unit[0]])
+
     def slots(self, layer: int) -> int:
         """Of a layer."""
         return len(self._held[layer])

@@ -7,8 +7,9 @@ bytes are JavaScript's, outside the wasm heap.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
 from doppler.inputs.buffers import Buffer, Buffers
@@ -16,6 +17,7 @@ from doppler.residency.tiers import TIERS, Tier
 from doppler.store.manifest import ExpertRange, Manifest
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
+from doppler.weights.read_ahead import ReadAhead
 
 Unit: TypeAlias = tuple[int, int]  # layer, and number of an expert or of another part of it
 
@@ -96,15 +98,21 @@ class HostTier:
         self.traffic.note(tier, self._spans[unit].bytes)
         return data, tier
 
-    async def fill(self) -> None:
-        """Reads units until the budget is full, or all are there. Cancel it at any time."""
-        for unit, where in self._spans.items():
-            if self.bytes + where.bytes > self.budget:
-                return
-            if unit not in self._held:
-                data, _ = await self._read(unit, "idle")
-                if self.bytes + where.bytes <= self.budget:  # others may have come meanwhile
+    async def fill(self, is_late: Callable[[Unit], bool] = lambda unit: False) -> None:
+        """Reads units until the budget is full, or all are there; those that are late come last.
+        Cancel it at any time.
+        """
+        units = [unit for unit in sorted(self._spans, key=is_late) if unit not in self._held]
+        ends = accumulate((self._spans[unit].bytes for unit in units), initial=self.bytes)
+        fitting = sum(end <= self.budget for end in ends) - 1  # so is what is on its way
+        reads = ReadAhead(lambda number: self._read(units[number], "idle"), fitting)
+        try:
+            for number, unit in enumerate(units[: max(fitting, 0)]):
+                data, _ = await reads.get(number)
+                if self.bytes + self._spans[unit].bytes <= self.budget:  # others may have come
                     self._keep(unit, data)
+        finally:
+            await reads.aclose()
 
     def resize(self, budget: int) -> None:
         """Another budget from now on; what is beyond it leaves."""

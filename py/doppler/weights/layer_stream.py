@@ -77,6 +77,10 @@ class LayerStream:
         self.budget = budget
         self.tier.resize(_for_keeping(budget, self._spans))
 
+    async def fill(self) -> None:
+        """Brings parts into the host's memory, as far as its budget goes. Cancel it at any time."""
+        await self.tier.fill()
+
     async def bring(self, layer: int) -> None:
         """Queues that a layer's matrices lie in its buffers.
 
