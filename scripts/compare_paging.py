@@ -5,8 +5,8 @@
 The model is loaded with all of it on the GPU first, which must fit; then in each budget, in the
 same page, once the host's memory has been filled. Predicted is what residency/cost.py makes of the
 speed when all is there, of what an answer brought by tier, and of the rates at which it came; a
-share below 80 % is more than that explains. Routers of random weights choose nearly the same experts
-for every token: --profile makes them choose as those of a text do, by the simulator's figures.
+share below 80 % is more than that explains. Routers of random weights choose nearly the same
+experts for every token: --profile makes them choose as a text's do, by the simulator's figures.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Run:
     hit_rate: float
     demand: Demand
     rates: Rates
+    halt_ms: float = 0.0  # on the host, with what was waited for
 
     @classmethod
     def of(cls, client: Client, prompt: int, tokens: int) -> Run:
@@ -72,14 +73,16 @@ class Run:
         )
         uses = paging["hits"] + paging["misses"]
         hit_rate = paging["hits"] / uses if uses else 0.0  # of a dense model
-        return cls(speed, hit_rate, demand, Rates(**rates))
+        halted = paging["halted_ms"] / paging["replays"] if paging["replays"] else 0.0
+        return cls(speed, hit_rate, demand, Rates(**rates), halted)
 
     def line(self, name: str, resident: float) -> str:
         """For people: what was measured, what was predicted, and the one over the other."""
         predicted = token_time(resident, self.demand, self.rates).tokens_a_second
         return (
             f"{name:>10}  {self.speed:8.2f} tok/s  hits {100 * self.hit_rate:5.1f} %  "
-            f"{self.demand.halts:6.1f} halts and {self.demand.moved / 1e6:8.2f} MB a token  "
+            f"{self.demand.halts:6.1f} halts of {self.halt_ms:5.1f} ms and "
+            f"{self.demand.moved / 1e6:8.2f} MB a token  "
             f"predicted {predicted:8.2f} tok/s  {100 * self.speed / predicted:4.0f} %"
         )
 

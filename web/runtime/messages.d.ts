@@ -622,6 +622,8 @@ export interface Paging {
   ahead: number;
   /** Times that a token or batch went on from a router, when they had come. */
   replays: number;
+  /** Milliseconds from when a halt of a token was known until it was queued again. */
+  halted_ms: number;
   /** Layers of a dense model that are brought for every token or batch: the last ones. */
   layers: number;
   /** Layers of a dense model whose keys and values lie in host memory. */

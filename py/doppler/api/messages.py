@@ -682,6 +682,8 @@ class Paging(TypedDict):
     """Experts that were brought since the router of the layer before chose them."""
     replays: int
     """Times that a token or batch went on from a router, when they had come."""
+    halted_ms: float
+    """Milliseconds from when a halt of a token was known until it was queued again."""
     layers: int
     """Layers of a dense model that are brought for every token or batch: the last ones."""
     kv_layers: int

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import add
+from time import perf_counter
 from typing import TypeAlias
 
 from doppler.engine.memory import Demand, EngineMemory, Halt, Watch
@@ -68,7 +69,8 @@ class Paging:
     """What was brought to the GPU since a model was loaded.
 
     pairs: of a token and an expert that it used. misses: experts that were brought for one; ahead:
-    that were expected to be. replays: of a batch from a router on, since it missed some. Bytes, and
+    that were expected to be. replays: of a batch from a router on, since it missed some; halted_ms:
+    from when that was known until it was queued again, what was waited for included. Bytes, and
     milliseconds that were waited for them, are by tier. layers: whose matrices are streamed.
     kv_layers: whose keys and values lie in host memory; bytes of these that were brought to the
     GPU, and read back from it.
@@ -78,6 +80,7 @@ class Paging:
     misses: int
     ahead: int
     replays: int
+    halted_ms: float
     bytes: Mapping[Tier, int]
     waited_ms: Mapping[Tier, float]
     slots: int
@@ -128,6 +131,7 @@ class PagedRunner(GpuRunner):
             misses=self._pools.counts.misses,
             ahead=self._pools.counts.ahead,
             replays=self._pools.counts.replays,
+            halted_ms=self._pools.counts.halted_ms,
             bytes=dict(traffic.bytes),
             waited_ms=dict(traffic.waited_ms),
             slots=sum(slots.values()),
@@ -209,8 +213,9 @@ class PagedRunner(GpuRunner):
         """
         end, was_halted = self._queue.index(reading) + 1, False
         while halt := await reading.now.halt():
-            was_halted, demand = True, await self._missed(reading.now, halt)
-            await self._resume(halt, demand, end)
+            was_halted, began = True, perf_counter()
+            await self._resume(halt, await self._missed(reading.now, halt), end)
+            self._pools.counts.halted_ms += 1000 * (perf_counter() - began)
         del self._queue[:end]
         if was_halted:
             self._again(self._queue)

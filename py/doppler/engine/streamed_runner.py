@@ -53,6 +53,7 @@ class StreamedRunner(GpuRunner):
             misses=0,
             ahead=0,
             replays=0,
+            halted_ms=0.0,
             bytes=dict(stream.tier.traffic.bytes) if stream else none,
             waited_ms=dict(stream.tier.traffic.waited_ms) if stream else none,
             slots=0,

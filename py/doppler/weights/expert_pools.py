@@ -35,13 +35,14 @@ EMPTY = -1  # in place of an expert's number: a slot that holds none
 @dataclass
 class Counts:
     """Of a loaded model so far. misses, ahead: experts that were brought for what was missed, and
-    for what was expected. replays: of a batch from a router on. passed: by layer, tokens that used
-    each expert in passes, which lookups do not count.
+    for what was expected. replays: of a batch from a router on; halted_ms: until they were queued.
+    passed: by layer, tokens that used each expert in passes, which lookups do not count.
     """
 
     misses: int = 0
     ahead: int = 0
     replays: int = 0
+    halted_ms: float = 0.0
     passed: dict[int, list[int]] = field(default_factory=dict)
 
 
