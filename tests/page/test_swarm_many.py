@@ -19,7 +19,7 @@ from swarm_tab import Tab
 NAME = "qwen3moe-like"  # small blocks, so that there are some of them
 ROOM = {"context": 128, "batch": 32, "kv": "f32"}
 SLOW = 48 << 10  # bytes a second that the seed gives, so that there is a middle
-FEW = 4
+FEW = 3
 TEN = pytest.param(10, 3, marks=pytest.mark.swarm_ten)
 # How many blocks a model has, once its manifest came.
 BLOCKS = """
