@@ -18,7 +18,14 @@ import { EMPTY, writerOf } from "./writer.js";
 export const LAST_MODEL = "doppler.lastModel";
 const SAVE_EVERY_MS = 1500;
 const TELL_EVERY_MS = 150;
-const CHANGE_STORAGE = ["download", "import_url", "import_file", "delete", "load"];
+const CHANGE_STORAGE = [
+  "download",
+  "download_from_peers",
+  "import_url",
+  "import_file",
+  "delete",
+  "load",
+];
 
 /** @param {unknown} error @returns {Failure} */
 export function failure(error) {
