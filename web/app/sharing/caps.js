@@ -19,6 +19,10 @@ export function givenToday() {
 /** What one tab's transport gave; it is held to what is left of the day. */
 export class Meter {
   #counted = 0;
+  /** @type {number | null | undefined} what it was told last */
+  #rate;
+  /** @type {number | null | undefined} */
+  #most;
 
   /** @param {Swarm} swarm */
   constructor(swarm) {
@@ -33,7 +37,11 @@ export class Meter {
     const bytes = givenToday() + given - this.#counted;
     this.#counted = given;
     remember(GIVEN_KEY, { day: today(), bytes });
-    this.swarm.limit({ rate, volume: volume && given + Math.max(0, volume - bytes) });
+    const most = volume && given + Math.max(0, volume - bytes);
+    if (rate === this.#rate && most === this.#most) return;
+    this.swarm.limit({ rate, volume: most });
+    this.#rate = rate;
+    this.#most = most;
   }
 }
 
@@ -43,7 +51,7 @@ export class Meter {
  */
 function field(key, label) {
   const id = `cap-${key}`;
-  const help = el("span", { class: "help", id: `${id}-help` }, "MB; empty: no limit");
+  const help = el("span", { class: "help", id: `${id}-help` }, "Empty: no limit");
   const limits = { min: 0.1, step: "any", "aria-describedby": help.id, "data-testid": id };
   const input = el("input", { type: "number", id, ...limits });
   const shown = state.sharing[key];
@@ -58,4 +66,4 @@ function field(key, label) {
 
 /** Both caps, which hold for all models that are shared. */
 export const capFields = () =>
-  el("div", { class: "caps" }, field("rate", "Give a second"), field("volume", "Give a day"));
+  el("div", { class: "caps" }, field("rate", "MB a second"), field("volume", "MB a day"));

@@ -7,8 +7,8 @@ import { state } from "../store.js";
 import { capFields, givenToday } from "./caps.js";
 import { addresses, card, showCard, terms, warn, warnings } from "./card.js";
 import { share, trackersOf } from "./connection.js";
+import { linkTo } from "./address.js";
 import { isOpen } from "./licences.js";
-import { linkTo } from "./link.js";
 import { qrCode } from "./qr.js";
 import { obstacles } from "./trackers.js";
 
