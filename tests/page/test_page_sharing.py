@@ -170,7 +170,7 @@ def test_caps_hold_and_the_panel_says_what_goes_on(giver: Person, taker: Person)
     taker.page.wait_for_timeout(2000)
     assert taker.call("models") == []
     giver.cap("volume", "")
-    taker.expect_loaded()
+    until(lambda: taker.call("models"), lambda models: models and models[0]["complete"])
 
 
 def test_it_is_kept_until_it_is_stopped(giver: Person) -> None:

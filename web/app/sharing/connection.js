@@ -15,6 +15,7 @@ import { iceServers, trackersOfSettings } from "./trackers.js";
 /** @typedef {{swarm: Swarm, meter: Meter, port: MessagePort, made: string, joined: Set<string>}} Connection */
 
 const COUNT_MS = 1000;
+const AGAIN_MS = 5000; // after WebTorrent gave up
 const LONELY_MS = 20_000; // without a peer, until a person who waits is told
 
 /** @type {Connection | null} */
@@ -42,7 +43,9 @@ async function begin() {
   const swarm = new Swarm(port1, { trackers: trackersOfSettings(), iceServers: iceServers() });
   swarm.addEventListener("happening", (event) => {
     const { what } = /** @type {CustomEvent} */ (event).detail;
-    if (what === "client failed") isStale = true;
+    if (what !== "client failed") return;
+    isStale = true;
+    setTimeout(change, AGAIN_MS);
   });
   return { swarm, meter: new Meter(swarm), port: port1, made: addresses(), joined: new Set() };
 }

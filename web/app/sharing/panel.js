@@ -2,6 +2,7 @@
 
 import { button, byId, el } from "../dom.js";
 import { bytes, plural } from "../format.js";
+import { toast } from "../notices.js";
 import { state, watch } from "../store.js";
 import { shown } from "./connection.js";
 
@@ -13,7 +14,12 @@ const AGAIN_MS = 1000;
 const MOST_PEERS = 12;
 const MOST_SHARDS = 4;
 
-const body = el("div", { class: "memory-body", tabindex: 0, role: "group", "aria-label": "Peers" });
+const body = el("div", {
+  class: "memory-body",
+  tabindex: 0,
+  role: "group",
+  "aria-label": "Each peer",
+});
 const total = el("b", { "data-testid": "peers-count" });
 const panel = el(
   "details",
@@ -45,14 +51,30 @@ function originsOf({ have, blocks, origins, others }) {
   return note(`${have} of ${plural(blocks, "block")} here${from}.`, "peers-origins");
 }
 
+/** @param {ModelFacts} model @returns {string} empty where each block exists somewhere */
+function goneOf({ nowhere, lost_shards: lost }) {
+  if (!nowhere.length) return "";
+  const more = lost.length > MOST_SHARDS ? ` and ${lost.length - MOST_SHARDS} more` : "";
+  const where = `${lost.slice(0, MOST_SHARDS).join(", ")}${more}`;
+  return `Nobody who is there has ${plural(nowhere.length, "block")} of ${where}: the rest comes when one who does returns.`;
+}
+
+/** @type {Map<string, string>} which shards of a model were told to be gone */
+const told = new Map();
+
+/** Whoever waits for a model is told what it waits for, wherever they look. @param {ModelFacts} model */
+function tellGone(model) {
+  const { identity, wanted, lost_shards: lost } = model;
+  const gone = wanted ? lost.join() : "";
+  if (gone && gone !== told.get(identity)) toast(goneOf(model));
+  told.set(identity, gone);
+}
+
 /** @param {ModelFacts} model */
-function rarity({ peers, copies, rarest, nowhere, lost_shards: lost }) {
-  if (nowhere.length && copies.length) {
-    const more = lost.length > MOST_SHARDS ? ` and ${lost.length - MOST_SHARDS} more` : "";
-    const where = `${lost.slice(0, MOST_SHARDS).join(", ")}${more}`;
-    const text = `${plural(nowhere.length, "block")} exist nowhere now, of ${where}: they come when a peer that has them returns.`;
-    return el("p", { class: "short", role: "status", "data-testid": "peers-nowhere" }, text);
-  }
+function rarity(model) {
+  const { peers, copies, rarest } = model;
+  const gone = goneOf(model);
+  if (gone) return el("p", { class: "short", "data-testid": "peers-nowhere" }, gone);
   if (!copies.length || !peers.length) return null;
   const text = `The rarest: ${plural(rarest.blocks, "block")} with ${rarest.copies === 1 ? "one copy" : `${rarest.copies} copies`}, yours counted.`;
   return note(text, "peers-rarest");
@@ -120,6 +142,7 @@ function render() {
   panel.hidden = swarm === null;
   if (!swarm) return;
   const facts = swarm.facts();
+  facts.models.forEach(tellGone);
   const ids = new Set(facts.models.flatMap(({ peers }) => peers.map(({ id }) => id)));
   total.textContent = ids.size ? String(ids.size) : "none";
   if (!panel.open || body.querySelector("button:focus")) return;
