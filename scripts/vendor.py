@@ -4,7 +4,8 @@ Pyodide's core and the page's libraries come from web/node_modules (`npm ci` has
 against web/package-lock.json). The Python wheels that go into Pyodide come from Pyodide's CDN or,
 where that cannot be reached, from a wheel on the package index that carries the same files; each
 must have the sha256 of pyodide-lock.json. Jinja, which is all Python, comes from the package index.
-WebTorrent is one file of its package: installed, it would bring 300 others and a compiler's work.
+WebTorrent is one file of its package: installed, it would bring 300 others and a compiler's work;
+what draws QR codes is one file of its package, too.
 Run it with the environment's Python: it builds the
 wheel of py/doppler too. Quick when nothing has changed.
 """
@@ -22,6 +23,8 @@ import tarfile
 import threading
 import zipfile
 from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from doppler.command.wheel import ROOT, SUMS_FILE, VENDOR, WHEEL, build_wheel
@@ -65,12 +68,39 @@ PURE = {
 PURE_WHEELS = "--python-version=3.12 --implementation=cp --platform=manylinux2014_x86_64"
 PURE_PARTS = (".py", "/LICENSE.txt")
 JINJA = VENDOR / "jinja.zip"
-WEBTORRENT = "webtorrent@3.0.21"
-WEBTORRENT_SHA256 = "0d4457087237cd9fed0bd5b6db9c0b85e91b4fe037d4c5b007f4066bee595950"
-WEBTORRENT_FILES = {  # file of web/vendor -> file of the package
-    "webtorrent.js": "package/dist/webtorrent.min.js",
-    "webtorrent.LICENSE.txt": "package/LICENSE",
-}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A package of npm of which some files are taken: file of web/vendor -> file of the package."""
+
+    name: str
+    version: str
+    sha256: str
+    files: Mapping[str, str]
+
+
+PACKED = (
+    Packed(
+        "webtorrent",
+        "3.0.21",
+        "0d4457087237cd9fed0bd5b6db9c0b85e91b4fe037d4c5b007f4066bee595950",
+        {
+            "webtorrent.js": "package/dist/webtorrent.min.js",
+            "webtorrent.LICENSE.txt": "package/LICENSE",
+        },
+    ),
+    Packed(
+        "uqr",
+        "0.1.3",
+        "5636ef70bfb9f2685d885a4c0fbfe53fec9d6e8346361bd3f149146f1a9ec1af",
+        {
+            "uqr.js": "package/dist/index.mjs",
+            "uqr.d.ts": "package/dist/index.d.mts",
+            "uqr.LICENSE.txt": "package/LICENSE",
+        },
+    ),
+)
 
 
 def digest(path: Path) -> str:
@@ -217,22 +247,22 @@ def fetch_jinja() -> None:
     put(data.getvalue(), JINJA)
 
 
-def fetch_webtorrent() -> None:
-    """WebTorrent's one module for browsers, and its licence, from npm's own archive of it."""
-    folder = CACHE / "webtorrent"
-    archive = folder / f"{WEBTORRENT.replace('@', '-')}.tgz"
-    if not is_file_with(archive, WEBTORRENT_SHA256):
+def fetch_packed(package: Packed) -> None:
+    """A package's module for browsers, and its licence, from npm's own archive of it."""
+    folder = CACHE / package.name
+    archive = folder / f"{package.name}-{package.version}.tgz"
+    if not is_file_with(archive, package.sha256):
         folder.mkdir(parents=True, exist_ok=True)
-        npm = ["npm", "pack", "--silent", f"--pack-destination={folder}", WEBTORRENT]
+        npm = ["npm", "pack", "--silent", f"--pack-destination={folder}"]
+        npm.append(f"{package.name}@{package.version}")
         subprocess.run(npm, cwd=ROOT / "web", check=True, stdout=subprocess.DEVNULL)
-    if not is_file_with(archive, WEBTORRENT_SHA256):
+    if not is_file_with(archive, package.sha256):
         sys.exit(f"vendor: {archive.name} is not the file it should be (sha256); delete {folder}")
     with tarfile.open(archive) as packed:
-        for name, member in WEBTORRENT_FILES.items():
+        for name, member in package.files.items():
             file = packed.extractfile(member)
             assert file is not None
             put(file.read(), VENDOR / name)
-    put(UNKNOWN, VENDOR / "webtorrent.d.ts")
 
 
 def is_file_with(path: Path, sha256: str) -> bool:
@@ -253,7 +283,9 @@ def main() -> None:
     copy_modules()
     fetch_wheels()
     fetch_jinja()
-    fetch_webtorrent()
+    for package in PACKED:
+        fetch_packed(package)
+    put(UNKNOWN, VENDOR / "webtorrent.d.ts")
     write_sums()
     build_wheel()
 

@@ -117,8 +117,8 @@ def libtorrent(site: SwarmSite, model: SmallModel, folder: Path) -> Iterator[sub
 class SwarmSite(Server):
     """The page's server with its tracker, the tests' own pages and their models' files."""
 
-    def __init__(self, models: Path) -> None:
-        super().__init__(models, sharing=Sharing(allow=(ALL,)))
+    def __init__(self, models: Path, port: int = 0) -> None:
+        super().__init__(models, port, sharing=Sharing(allow=(ALL,)))
         self.given: dict[str, SmallModel] = {}
         self._app.middlewares.append(self._around)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from playwright.sync_api import BrowserContext, Playwright
@@ -51,10 +52,11 @@ class Visited:
             page.evaluate(KEEP_IMAGE)
 
     @contextmanager
-    def opened(self) -> Iterator[BrowserContext]:
-        """Such a browser, whose profile is removed at the end."""
+    def opened(self, flags: Sequence[str] = ()) -> Iterator[BrowserContext]:
+        """Such a browser, with these flags besides, whose profile is removed at the end."""
+        browser = replace(self._browser, flags=(*self._browser.flags, *flags))
         with tempfile.TemporaryDirectory(prefix="doppler-", ignore_cleanup_errors=True) as folder:
             profile = Path(folder) / "profile"
             shutil.copytree(self._profile, profile)
-            with launched(self._playwright, self._browser, profile) as context:
+            with launched(self._playwright, browser, profile) as context:
                 yield context

@@ -57,6 +57,7 @@ def test_versions_are_pinned() -> None:
         assert re.fullmatch(r"\d+\.\d+\.\d+", version)
 
 
-def test_webtorrent_is_one_module_with_its_licence() -> None:
-    assert b"export{" in (VENDOR / "webtorrent.js").read_bytes()
-    assert "MIT" in (VENDOR / "webtorrent.LICENSE.txt").read_text()
+@pytest.mark.parametrize("name", ["webtorrent", "uqr"])
+def test_what_is_taken_of_a_package_is_one_module_with_its_licence(name: str) -> None:
+    assert re.search(rb"\bexport ?{", (VENDOR / f"{name}.js").read_bytes())
+    assert "MIT" in (VENDOR / f"{name}.LICENSE.txt").read_text()

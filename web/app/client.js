@@ -129,6 +129,13 @@ class Client extends EventTarget {
     }
   }
 
+  /** @param {MessagePort} port to the page's transport, which the worker is given for as long as it lives */
+  async connectPeers(port) {
+    const gone = this.#gone;
+    const remote = await Promise.race([this.#booted, gone]);
+    await Promise.race([remote.connectPeers(Comlink.transfer(port, [port])), gone]);
+  }
+
   /**
    * @param {Call} call
    * @param {((event: any) => void) | null} [onEvent] who hears the events of its method

@@ -18,7 +18,14 @@ import { EMPTY, writerOf } from "./writer.js";
 export const LAST_MODEL = "doppler.lastModel";
 const SAVE_EVERY_MS = 1500;
 const TELL_EVERY_MS = 150;
-const CHANGE_STORAGE = ["download", "import_url", "import_file", "delete", "load"];
+const CHANGE_STORAGE = [
+  "download",
+  "download_from_peers",
+  "import_url",
+  "import_file",
+  "delete",
+  "load",
+];
 
 /** @param {unknown} error @returns {Failure} */
 export function failure(error) {
@@ -76,6 +83,14 @@ client.on("start", ({ call }) => {
 });
 
 const refreshed = () => refresh().catch(() => {}); // only a list grows old
+
+/** @type {WeakSet<object>} calls that bring a model from peers, and have its manifest */
+const arriving = new WeakSet();
+client.on("event", ({ call, event }) => {
+  if (call.method !== "download_from_peers" || event?.type !== "progress") return;
+  if (!arriving.has(call)) refreshed(); // its name is known now, and its licence
+  arriving.add(call);
+});
 for (const type of /** @type {const} */ (["end", "fail"])) {
   client.on(type, ({ call }) => {
     if (!CHANGE_STORAGE.includes(call.method)) return;

@@ -4,6 +4,7 @@ import { budgets } from "./budgets.js";
 import { client } from "./client.js";
 import { named } from "./names.js";
 import { keepModels } from "./offline.js";
+import { linked, taking } from "./sharing/connection.js";
 import { recall, remember, state } from "./store.js";
 
 /** @import {Inspection, Source} from "./types.js" */
@@ -13,6 +14,13 @@ const CONTEXTS = "doppler.contexts";
 
 /** @param {string} name @returns {Source | null} where a half-fetched model was coming from */
 export const knownSource = (name) => recall(SOURCES)?.[name] ?? null;
+
+/** @param {string} id @returns {Promise<string>} the same, once all of it is here */
+const fromPeers = (id) =>
+  taking(id, async () => (await client.call("download_from_peers", { id })).id);
+
+/** @param {string} id @returns {Source | null} the peers, where a link named the model */
+export const knownPeers = (id) => (linked(id) ? { kind: "peers", id } : null);
 
 /**
  * Bring a model into storage; what is already there is not fetched again.
@@ -25,6 +33,7 @@ export async function obtain(source) {
     const { url, id } = source;
     return (await client.call("download", { url, ...(id && { id }) })).id;
   }
+  if (source.kind === "peers") return fromPeers(source.id);
   const { kind, name, quant } = source;
   if (kind === "files") {
     const args = { folder: source.folder ?? undefined, name, quant };
@@ -69,6 +78,7 @@ function inspected(model) {
   const wanted = typeof model === "string" ? contextFor(model) : state.settings.context;
   const args = { ...(wanted && { context: wanted }), ...roomBesides() };
   if (typeof model === "string") return client.call("inspect", { ...args, id: model });
+  if (model.kind === "peers") return client.call("inspect", { ...args, id: model.id });
   if (model.kind !== "files") return client.call("inspect", { ...args, url: model.url });
   return client.call("inspect", { ...args, folder: model.folder ?? undefined }, null, model.files);
 }

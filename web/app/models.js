@@ -2,16 +2,17 @@
 
 import { byId, button, el, icon, iconButton } from "./dom.js";
 import { details } from "./details.js";
-import { knownSource } from "./library.js";
+import { knownPeers, knownSource } from "./library.js";
 import { bytes, parameters } from "./format.js";
 import { askDelete, choose } from "./actions.js";
 import { messageOf, named, nameOf } from "./names.js";
 import { fetchText } from "../runtime/fetch.js";
 import { toast } from "./notices.js";
 import { ownModel } from "./own.js";
+import { askShare, isShared } from "./sharing/share.js";
 import { set, state, watch } from "./store.js";
 
-/** @import {Entry, Listed, OfferedModel} from "./types.js" */
+/** @import {Entry, Listed, OfferedModel, StoredModel} from "./types.js" */
 
 const LONGEST_LIST = 8 << 20; // bytes of models.json or catalogue.json
 const view = byId("models-view", HTMLElement);
@@ -53,7 +54,7 @@ function ofStored(stored) {
   const { id, url } = stored;
   const kept = url ? /** @type {const} */ ({ kind: "manifest", url, id }) : null;
   const offered = offer ? ofOffer(offer, "server") : listed && ofOffer(listed, "catalogue");
-  const source = kept ?? knownSource(stored.name) ?? offered?.source ?? null;
+  const source = kept ?? knownPeers(id) ?? knownSource(stored.name) ?? offered?.source ?? null;
   const about = offers.about[stored.name]?.about ?? null;
   const title = stored.problem ? (offer?.title ?? stored.title) : stored.title;
   const shown = { title, about, approximate: false, group: /** @type {const} */ ("stored") };
@@ -127,7 +128,13 @@ function warningOf(entry) {
 
 /** @param {Entry} entry */
 function badgesOf({ stored }) {
-  if (!stored) return null;
+  if (!stored) return [];
+  const shared = isShared(stored.id) && el("span", { class: "badge on" }, "Shared");
+  return [storedBadge(stored), shared];
+}
+
+/** @param {Listed} stored */
+function storedBadge(stored) {
   if (stored.id === state.model?.id) return el("span", { class: "badge on" }, "Loaded");
   if (stored.complete) return el("span", { class: "badge" }, "Stored");
   return el("span", { class: "badge" }, `${bytes(stored.stored_bytes)} stored`);
@@ -161,6 +168,14 @@ function loadButton(entry) {
   );
 }
 
+/** @param {StoredModel} stored */
+const shareButton = (stored) =>
+  button("Share", () => askShare(stored), {
+    "data-testid": "share-model",
+    "aria-label": `Share ${stored.title}`,
+    "aria-haspopup": "dialog",
+  });
+
 /** @param {Entry} entry */
 function row(entry) {
   const warning = warningOf(entry);
@@ -173,7 +188,7 @@ function row(entry) {
     el(
       "div",
       {},
-      el("h3", {}, el("bdi", {}, entry.title), badgesOf(entry)),
+      el("h3", {}, el("bdi", {}, entry.title), ...badgesOf(entry)),
       stored?.problem ? null : factsOf(entry),
       entry.about ? el("p", { class: "quiet" }, entry.about) : null,
       warning && el("p", { class: "short" }, warning),
@@ -182,6 +197,7 @@ function row(entry) {
       "div",
       { class: "actions" },
       stored && iconButton("trash", `Delete ${entry.title}`, remove, { class: "icon-button" }),
+      stored?.problem === null && shareButton(stored),
       loadButton(entry),
     ),
     stored?.problem === null && details(stored),
@@ -241,7 +257,7 @@ function hello() {
 
 export function startModels() {
   view.append(hello(), lists, ownModel(), disk);
-  watch(["models", "model", "loading", "storage"], renderLists);
+  watch(["models", "model", "loading", "storage", "sharing"], renderLists);
   watch(["storage"], renderDisk);
   fetchOffers();
   addEventListener("online", fetchOffers);

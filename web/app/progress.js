@@ -18,11 +18,13 @@ const TITLES = {
   tokenizer: "Reading the tokenizer",
 };
 const STAGES_OF_BYTES = ["download", "import", "verify"];
-const TRANSFERS = ["download", "import_url", "import_file"];
+const DOWNLOADS = ["download", "download_from_peers"];
+const TRANSFERS = [...DOWNLOADS, "import_url", "import_file"];
 /** @type {Record<string, string>} stage that each method begins with */
 const FIRST = {
   boot: "boot",
   download: "download",
+  download_from_peers: "download",
   import_url: "import",
   import_file: "import",
   load: "tokenizer",
@@ -129,7 +131,9 @@ export function startProgress() {
     if (!(call.method in FIRST)) return;
     close();
     if (wasCancelled(failure(error))) {
-      const kept = call.method === "download" ? "What has arrived is kept; Resume goes on." : "";
+      const kept = DOWNLOADS.includes(call.method)
+        ? "What has arrived is kept; Resume goes on."
+        : "";
       toast(`Cancelled. ${kept}`.trim());
     }
   });

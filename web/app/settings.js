@@ -5,6 +5,7 @@ import { change as changeIn, isEmpty, save } from "./conversations.js";
 import { button, byId, el, iconButton } from "./dom.js";
 import { chooseContext } from "./library.js";
 import { memoryFields } from "./room.js";
+import { sharingFields } from "./sharing/fields.js";
 import { DEFAULTS, ownSampling, set, settingsFor, state, watch } from "./store.js";
 
 /** @import {OwnSampling, Settings} from "./types.js" */
@@ -227,6 +228,7 @@ export function startSettings() {
     contextField(),
     eightBitsField(),
     memory.element,
+    sharingFields(),
     el(
       "div",
       { class: "dialog-actions" },

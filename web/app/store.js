@@ -1,10 +1,11 @@
 /** What the page knows. Views subscribe to the fields that they show; only `set` changes a field. */
 
 /** @import {Conversation, DeviceReport, Generation, LoadedModel, OwnSampling, Settings} from "./types.js" */
-/** @import {Listed, StorageUse} from "./types.js" */
+/** @import {Listed, Sharing, StorageUse} from "./types.js" */
 
 const SETTINGS_KEY = "doppler.settings";
 const MODELS_KEY = "doppler.models";
+const SHARING_KEY = "doppler.sharing";
 
 /** @type {Settings} */
 export const DEFAULTS = {
@@ -21,8 +22,13 @@ export const DEFAULTS = {
   kv: null,
   gpu_budget: null,
   host_budget: null,
+  trackers: null,
+  ice_servers: null,
   form: 2,
 };
+
+/** @type {Sharing} */
+const NOTHING_SHARED = { models: [], links: {}, rate: 1e6, volume: 2e9 };
 
 /**
  * Sampling where neither a person nor the model's files say anything. Small chat models are best
@@ -68,6 +74,11 @@ function recallSettings() {
   return { ...DEFAULTS, ...kept, ...Object.fromEntries(unchosen.map(([key]) => [key, null])) };
 }
 
+/** @returns {Sharing} as it is kept */
+function recallSharing() {
+  return { ...NOTHING_SHARED, ...recall(SHARING_KEY) };
+}
+
 /**
  * @param {string} key
  * @param {"localStorage" | "sessionStorage"} [kept] the latter for what is this tab's own
@@ -109,6 +120,7 @@ export function remember(key, value, kept = "localStorage") {
  * @property {Set<string>} elsewhere ids of messages, and of texts, that other tabs are writing
  * @property {"models" | "conversation"} view
  * @property {Settings} settings
+ * @property {Sharing} sharing
  */
 
 /** @type {State} */
@@ -125,6 +137,7 @@ export const state = {
   elsewhere: new Set(),
   view: "models",
   settings: recallSettings(),
+  sharing: recallSharing(),
 };
 
 /** @type {{fields: (keyof State)[], run: () => void}[]} */
@@ -140,8 +153,9 @@ export function watch(fields, run) {
   run();
 }
 
-// Another tab's settings are these too.
+// Another tab's settings are these too, and what it shares.
 addEventListener("storage", ({ key }) => {
+  if (key === SHARING_KEY) set({ sharing: recallSharing() });
   if (key === SETTINGS_KEY) set({ settings: recallSettings() });
 });
 
@@ -149,6 +163,7 @@ addEventListener("storage", ({ key }) => {
 export function set(changes) {
   Object.assign(state, changes);
   if (changes.settings) remember(SETTINGS_KEY, changes.settings);
+  if (changes.sharing) remember(SHARING_KEY, changes.sharing);
   if (changes.models) remember(MODELS_KEY, changes.models);
   for (const { fields, run } of watchers) {
     if (fields.some((field) => field in changes)) run();

@@ -33,7 +33,23 @@ export type Settings = { [K in keyof OwnSampling]: OwnSampling[K] | null } & {
   /** in bytes; null: the engine's choice */
   gpu_budget: number | null;
   host_budget: number | null;
+  /** addresses, one a line; null: the page's own tracker */
+  trackers: string | null;
+  /** one a line: its URL, and where it wants them a user name and a password; null: none */
+  ice_servers: string | null;
   system: string;
+};
+
+/** What a person allowed of sharing. Models are called by their ids, which are their identities. */
+export type Sharing = {
+  /** those that others are given */
+  models: string[];
+  /** trackers of those that a link named */
+  links: Record<string, string[]>;
+  /** bytes a second that others are given, of all models together; null: no limit */
+  rate: number | null;
+  /** the same in bytes a day */
+  volume: number | null;
 };
 
 /** A model of the server's models.json (`url` of a manifest) or catalogue.json (`gguf`). */
@@ -76,6 +92,7 @@ export type Entry = {
 /** Where a model comes from, when it is not all here. */
 export type Source =
   | { kind: "manifest"; url: string; id?: string }
+  | { kind: "peers"; id: string }
   | ({ kind: "address"; url: string } & Naming)
   | ({ kind: "files"; files: File[]; folder: string | null } & Naming);
 

@@ -2,6 +2,7 @@
 
 /** @import {ModelSwarm} from "./model_swarm.js" */
 /** @import {Peer} from "./peer.js" */
+/** @import {Layout} from "./port.js" */
 
 /**
  * @param {Peer} peer
@@ -34,11 +35,13 @@ export function factsOf({
   cuts,
   peers,
   origins,
+  others,
   wasted,
 }) {
   const blocks = layout && geometry ? geometry.blocks : 0;
   const copies = layout && scheduler ? scheduler.count().subarray(0, blocks) : new Uint16Array();
   const seen = Array.from(copies, (count, block) => count + Number(have.has(block)));
+  const nowhere = seen.flatMap((count, block) => (count ? [] : [block]));
   const fewest = seen.length ? Math.min(...limited(seen)) : 0;
   return {
     identity,
@@ -54,11 +57,29 @@ export function factsOf({
           : [],
       ),
     origins: Object.fromEntries(origins), // block -> peer
+    others: others.size, // blocks that came over HTTP or from a file
     copies: seen, // by block, this page counted
     rarest: { copies: fewest, blocks: seen.filter((count) => count === fewest).length },
-    nowhere: seen.flatMap((count, block) => (count ? [] : [block])),
+    nowhere,
+    lost_shards: layout ? shardsOf(nowhere, layout) : [],
     wasted: { ...wasted },
   };
+}
+
+/**
+ * @param {number[]} blocks in ascending order
+ * @param {Layout} layout
+ * @returns {string[]} names of the shards that some of them lie in
+ */
+function shardsOf(blocks, { block_size, shards }) {
+  let end = 0;
+  let at = 0;
+  return shards.flatMap(({ name, bytes }) => {
+    end += bytes;
+    const before = at;
+    while (at < blocks.length && blocks[at] * block_size < end) at += 1;
+    return at > before ? [name] : [];
+  });
 }
 
 /** @param {number[]} counts @returns {number[]} each value once: there are few */

@@ -29,6 +29,8 @@ export class ModelSwarm {
   have = new Set();
   /** @type {Map<number, string>} block -> the peer that sent it, of this visit */
   origins = new Map();
+  /** @type {Set<number>} blocks that came over HTTP or from a file, of this visit */
+  others = new Set();
   wasted = { bad: 0, overtaken: 0, abandoned: 0 };
   /** @type {CutSwarm | null} whose manifest.json is fetched */
   #home = null;
@@ -77,7 +79,7 @@ export class ModelSwarm {
     else if (message.type === "want") this.#want(message);
     else if (message.type === "done") this.#judge?.done(message);
     else if (message.type === "blame") this.#onBlame(message);
-    else if (message.type === "have") this.#gain(message.blocks);
+    else if (message.type === "have") this.#onHave(message.blocks);
     else if (message.type === "lost") this.#lose(message.blocks);
   }
 
@@ -230,6 +232,12 @@ export class ModelSwarm {
     const cuts = this.#home ? [this.#home] : this.cuts.list().filter((c) => c !== this.#own);
     for (const cut of cuts) this.#drop(cut, `its ${file} is not this model's`);
     if (this.layout && file) this.#fetchFile(file);
+  }
+
+  /** @param {number[]} blocks that did not come from peers */
+  #onHave(blocks) {
+    for (const block of blocks) this.others.add(block);
+    this.#gain(blocks);
   }
 
   /** @param {number[]} blocks */

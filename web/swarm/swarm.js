@@ -19,7 +19,7 @@ const TICKS = 4; // watches to a second
  * @property {Client} client
  * @property {string[]} trackers
  * @property {Bans} bans
- * @property {boolean} isSpent whether as much was given as may be
+ * @property {boolean} isSpent whether nothing is given: as much was as may be, or it is only taken
  * @property {(message: ToWorker, transfer?: Transferable[]) => void} post
  * @property {(question: Question) => Promise<ArrayBuffer | null>} ask
  * @property {(bytes: number) => void} sent
@@ -54,6 +54,8 @@ export class Swarm extends EventTarget {
   #bans = new Bans();
   /** @type {Limits} */
   #limits = { rate: null, volume: null };
+  /** @type {Set<Identity>} of which nothing is given */
+  #taken = new Set();
   /** Bytes of pieces that peers were given since the page was opened. */
   #sent = 0;
 
@@ -78,14 +80,15 @@ export class Swarm extends EventTarget {
    * Shares a model: gives what is stored of it, and gets what the worker wants of it.
    * @param {Identity} identity
    * @param {string[]} [infohashes] of cuts that are known, as a link may name them
+   * @param {string[]} [trackers] that hear of it, in place of those of all models
    */
-  async join(identity, infohashes = []) {
+  async join(identity, infohashes = [], trackers = this.trackers) {
     if (this.#models.has(identity)) return;
     if (!/^[0-9a-f]{64}$/.test(identity))
       throw new RangeError(`${identity} is no model's identity`);
     const client = await (this.#loading ??= this.#load());
     if (this.#models.has(identity)) return;
-    const model = new ModelSwarm(identity, this.#host(client));
+    const model = new ModelSwarm(identity, this.#host(client, identity, trackers));
     this.#models.set(identity, model);
     this.#timer ||= setInterval(() => this.#watch(), WATCH_MS);
     this.#happening("joined", { identity });
@@ -109,6 +112,21 @@ export class Swarm extends EventTarget {
     this.#limits = { ...this.#limits, ...limits };
     this.#client?.throttleUpload(this.#limits.rate ?? -1);
     this.#choke();
+  }
+
+  /**
+   * @param {Identity} identity
+   * @param {boolean} gives whether peers are given what is here of it; without a word of it they are
+   */
+  give(identity, gives) {
+    if (gives) this.#taken.delete(identity);
+    else this.#taken.add(identity);
+    this.#models.get(identity)?.peers.choke();
+  }
+
+  /** Bytes of pieces that peers were given. */
+  get given() {
+    return this.#sent;
   }
 
   /** @param {string} peer may come again */
@@ -156,15 +174,15 @@ export class Swarm extends EventTarget {
     return client;
   }
 
-  /** @param {Client} client @returns {Host} */
-  #host(client) {
+  /** @param {Client} client @param {Identity} identity @param {string[]} trackers @returns {Host} */
+  #host(client, identity, trackers) {
     const swarm = this;
     return {
       client,
-      trackers: this.trackers,
+      trackers,
       bans: this.#bans,
       get isSpent() {
-        return swarm.#isSpent;
+        return swarm.#isSpent || swarm.#taken.has(identity);
       },
       post: (message, transfer = []) => this.port.postMessage(message, transfer),
       ask: (question) => this.#ask(question),
