@@ -76,7 +76,8 @@ def open_client(context: BrowserContext, url: str) -> Client:
 
 def load(client: Client, name: str, **args: Any) -> dict[str, Any]:
     stored = client.call("download", {"url": f"models/{name}/{MANIFEST_FILE}"})
-    loaded: dict[str, Any] = client.call("load", {"id": stored["id"], "kv": "f32", **args})
+    exact = {"kv": "f32", "precision": "f32"}
+    loaded: dict[str, Any] = client.call("load", {"id": stored["id"], **exact, **args})
     return loaded
 
 
