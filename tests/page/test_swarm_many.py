@@ -109,12 +109,12 @@ def test_some_are_killed_at_a_third(
     print(f"{count} peers: shared after {shared - began:.0f} s, {time.monotonic() - began:.0f} s")
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(10, marks=pytest.mark.swarm_ten)])
+@pytest.mark.swarm_ten
 def test_the_seed_leaves_when_there_is_one_copy(
-    playwright: Playwright, browser: Browser, site: SwarmSite, count: int
+    playwright: Playwright, browser: Browser, site: SwarmSite
 ) -> None:
     """Spread over the others, none of whom has all: they complete from each other."""
-    began = time.monotonic()
+    began, count = time.monotonic(), 10
     with swarm(playwright, browser, site, count) as (identity, seed, others):
         blocks = begun(others, identity)
         have = until(
