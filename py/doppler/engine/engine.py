@@ -87,12 +87,18 @@ class Engine:
         return model.weights.streamed is not None or bool(model.layout.slots)
 
     def _settle(self) -> None:
-        """Hashes on the GPU where that is wanted and the budget has room for it. `spare` is what is
-        left for what is only measured; None: no budget was set.
+        """`spare` is what the budget leaves for what is only measured; None: none was set. To count
+        what the model needs takes time: a load without a budget does not wait for it.
         """
-        budget, manifest, store = self._options.gpu_budget, self._manifest, self._hashed
-        needs = needed_by(self._model, manifest, self._options)
-        self.spare = None if budget is None else budget - needs
+        if (budget := self._options.gpu_budget) is None:
+            self.spare = None
+        else:
+            self.spare = budget - needed_by(self._model, self._manifest, self._options)
+        self._settle_hasher()
+
+    def _settle_hasher(self) -> None:
+        """Hashes on the GPU where that is wanted and there is room to spare for it."""
+        manifest, store = self._manifest, self._hashed
         if store is None:
             return
         size, most = hashing_room(manifest), hashed_blocks(manifest)
@@ -166,7 +172,7 @@ class Engine:
         """
         if self._brings(self._model):
             self._hashed = store
-            self._settle()
+            self._settle_hasher()
 
     async def fill_host(self) -> None:
         """Brings what is not on the GPU into the host's memory, as far as its budget goes.

@@ -126,14 +126,12 @@ def _running(model: PlannedModel, manifest: Manifest) -> int:
     steps = len(steps_of(token))
     if layout.batch > 1:
         steps += len(steps_of([*prefill.all(layout.batch), *prefill.passes(layout.batch)]))
-    slots = sum(layout.slots.values())
-    members = 3 if slots else 0  # matrices of an expert, each moved by a dispatch
     pools = 0
-    if slots:
+    if layout.slots:
         through = max(it.bytes for it in manifest.experts) + BUFFERS * ring_bytes(manifest)
         watched = sum(view.size for view in layout.watched)  # by two flights; the uses by a panel
         pools = through + 2 * watched + layout.of_token["uses"].size
-    moved = members * len(layout.slots)
+    moved = 3 * len(layout.slots)  # matrices of an expert, each moved by a dispatch
     if (streamed := model.weights.streamed) is not None:
         pools = ring_needed(streamed)
         moved = _moves(model.weights, streamed, manifest)

@@ -23,7 +23,7 @@ from doppler.residency.policy import DEFAULT, policy
 from doppler.residency.sightings import Sightings
 from doppler.residency.tiers import Tier
 from doppler.store.manifest import Manifest, Tensor
-from doppler.weights.host_tier import HostTier
+from doppler.weights.host_tier import HostTier, Unit
 from doppler.weights.moves import Mover
 from doppler.weights.placement import Weights, relayout_of
 from doppler.weights.read_ahead import ReadAhead
@@ -141,7 +141,13 @@ class ExpertPools:
         """Brings experts into the host's memory, as far as its budget goes: first those without a
         slot. Cancel it at any time.
         """
-        await self.tier.fill(lambda unit: unit[1] in self._held[unit[0]])
+        there = {layer: set(held) for layer, held in self._held.items()}
+
+        def is_on_gpu(unit: Unit) -> bool:
+            layer, expert = unit
+            return layer not in there or expert in there[layer]
+
+        await self.tier.fill(is_on_gpu)
 
     def slots(self, layer: int) -> int:
         """Of a layer."""
