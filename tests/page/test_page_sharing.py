@@ -84,6 +84,10 @@ class Person(App):
         self.page.evaluate("(link) => { location.href = link; }", link)
         expect(self.card).to_be_visible()
 
+    def expect_shared(self) -> None:
+        """With what it has of it, which the transport asks the worker for."""
+        until(self.facts, lambda facts: facts and sum(it["have"] for it in facts["models"]))
+
     def facts(self) -> Any:
         return self.page.evaluate(FACTS)
 
@@ -139,10 +143,11 @@ def test_nothing_is_shared_before_a_person_says_so(giver: Person) -> None:
     giver.card.get_by_test_id("share-may").check()
     begin.click()
     expect(giver.card).to_contain_text("is shared")
+    expect(giver.card.locator("svg.qr")).to_be_visible()
     assert giver.page.evaluate(QR_SIZE) > 21
     giver.close()
     expect(giver.row(NAME)).to_contain_text("Shared")
-    until(giver.facts, lambda facts: facts and facts["models"][0]["have"] > 0)
+    giver.expect_shared()
 
 
 def test_a_link_brings_the_model_from_peers_alone(site: Site, giver: Person, taker: Person) -> None:
@@ -197,7 +202,7 @@ def test_caps_hold_and_the_panel_says_what_is_missing(giver: Person, taker: Pers
 
 def test_it_is_kept_until_it_is_stopped(giver: Person) -> None:
     giver.open()
-    until(giver.facts, lambda facts: facts and facts["models"][0]["have"] > 0)
+    giver.expect_shared()
     giver.stop()
     giver.asked.clear()
     giver.sockets.clear()

@@ -148,8 +148,9 @@ def test_a_server_that_ignores_ranges_still_gives_shards(tab: Tab, server: Model
     assert (
         tab.run(f"""
         storage, store = await opened("{server.url}")
-        await storage.close()
-        await store.stored_bytes()
+        try: stored = await store.stored_bytes()
+        finally: await storage.close()
+        stored
     """)
         == MODEL.manifest.bytes
     )
@@ -249,6 +250,43 @@ def test_two_tabs(tab: Tab, server: ModelServer, context: BrowserContext) -> Non
     time.sleep(0.2)
 
 
+ALL_AT_ONCE = """
+import itertools, random
+
+storage = await root.make("crowded")
+random, names = random.Random(7), ["a", "b"]
+
+async def change(name):
+    match random.randrange(5):
+        case 0: await storage.write(name, 0, buffers.from_bytes(bytes(1000)))
+        case 1: await storage.flush(name)
+        case 2: await storage.remove(name)
+        case 3: await storage.size(name)
+        case 4: await storage.gather([(it, 0, 0) for it in names * 4])
+
+errors = []
+for _ in range(40):
+    for name in names:
+        await storage.write(name, 0, buffers.from_bytes(b"x"))
+    asked = [asyncio.ensure_future(change(random.choice(names))) for _ in range(12)]
+    await asyncio.sleep(0)
+    asked[random.randrange(12)].cancel()
+    if random.random() < 0.5:
+        await storage.close()
+        storage = await root.make("crowded")
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    errors += [str(it) for it in found if isinstance(it, Exception)]
+await storage.close()
+await root.delete("crowded")
+sorted({it for it in errors if "is not in the browser's storage" not in it})
+"""
+
+
+def test_a_folder_does_not_shut_itself_out(tab: Tab) -> None:
+    """Whatever is asked of two files at once, some of it given up, and the folder closed in it."""
+    assert tab.run(ALL_AT_ONCE) == []
+
+
 SIDE_BY_SIDE = """
 from pyodide.ffi import to_js
 large = 4 << 20  # bytes, from which on reads go side by side on such a machine
@@ -284,6 +322,8 @@ def test_large_reads_side_by_side(tab: Tab, server: ModelServer, context: Browse
     assert "in use by another tab" in other.fails(write)
     tab.run("await storage.close()")
     other.run(write)
+    assert "was closed" in tab.fails("await digests()")
+    tab.run(f'storage, store = await opened("{server.url}")')
     assert "in use by another tab" in tab.fails("await digests()")
     other.run("await storage.close()")
     assert tab.run("(await digests())[1:]") == blocks[1:4]

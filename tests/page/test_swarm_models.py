@@ -28,7 +28,6 @@ from doppler.page.bridge import api
 model = api._model
 bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
 """
-RATE = 1 << 20  # bytes a second: what looks at it may be slow
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +70,28 @@ def test_a_model_comes_from_a_peer_alone(seed: Tab, leech: Tab) -> None:
     assert not [url for url in leech.asked if "/models/" in url]
 
 
-def test_a_reload_goes_on_with_the_blocks_that_are_missing(peers: Peers, seed: Tab) -> None:
+def test_a_reload_goes_on_with_the_blocks_that_are_missing(
+    peers: Peers, seed: Tab, leech: Tab
+) -> None:
     """They came in any order; a block comes twice only where it was on its way."""
-    identity, leech = MODEL.manifest.identity, Tab(peers.stock())
-    seed.page.evaluate("(rate) => swarm.limit({ rate })", RATE)
+    identity, reloaded = MODEL.manifest.identity, Tab(peers.stock())
+    limit = "(volume) => swarm.limit({ volume })"
+    leech.page.evaluate(limit, 0)
+    seed.page.evaluate(limit, seed.given + BLOCKS // 2 * BLOCK_SIZE)  # then it waits
     try:
-        leech.join(identity)
-        leech.page.evaluate("(id) => void worker.call('download_from_peers', { id })", identity)
-        missing = until(lambda: len(leech.missing(identity)), lambda count: 0 < count < BLOCKS - 3)
-        leech.reload()
+        reloaded.join(identity)
+        reloaded.page.evaluate("(id) => void worker.call('download_from_peers', { id })", identity)
+        missing = until(lambda: len(reloaded.missing(identity)), range(1, BLOCKS - 3).__contains__)
+        reloaded.reload()
         before = seed.given
-        seed.page.evaluate("swarm.limit({ rate: null })")
-        leech.join(identity)
-        leech.call("download_from_peers", id=identity)
-        assert not leech.missing(identity)
+        seed.page.evaluate(limit, None)
+        reloaded.join(identity)
+        reloaded.call("download_from_peers", id=identity)
+        assert not reloaded.missing(identity)
         assert seed.given - before <= (missing + 1) * BLOCK_SIZE
     finally:
-        seed.page.evaluate("swarm.limit({ rate: null })")
+        for tab in (seed, leech):
+            tab.page.evaluate(limit, None)
 
 
 def test_experts_come_from_a_peer_while_it_runs(site: SwarmSite, seed: Tab, leech: Tab) -> None:

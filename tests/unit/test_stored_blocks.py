@@ -20,6 +20,7 @@ from doppler.store.places import Place
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
 from storable import storable
+from virtual_time import run
 
 MODEL = storable()
 COUNT = len(MODEL.manifest.blocks)
@@ -114,6 +115,21 @@ def test_what_came_last_is_found_by_its_hash(tmp_path: Path) -> None:
 
     asyncio.run(test())
     assert sorted(source.sent) == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("budget", [None, HALF])
+def test_what_came_before_a_stall_is_on_the_disk(tmp_path: Path, budget: int | None) -> None:
+    """A tab that waits for peers may be closed at any time, and does not say so."""
+
+    async def test() -> None:
+        store = opened(tmp_path, Given(), budget)
+        for index in range(4):
+            await store.block(index)
+        await asyncio.sleep(2)
+        other = opened(tmp_path, budget=budget)
+        assert await other.blocks.missing(ALL) == list(range(4, COUNT))
+
+    run(test())
 
 
 def test_without_a_map_sizes_tell(tmp_path: Path) -> None:

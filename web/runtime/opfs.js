@@ -22,12 +22,26 @@ let held;
 /**
  * @typedef {object} OpenFile
  * @property {boolean} writable
- * @property {Promise<FileSystemSyncAccessHandle>} handle
+ * @property {FileSystemSyncAccessHandle} handle
  * @property {Promise<File>} [file] for large reads of what nobody writes to
  */
 
-/** One folder of files. Handles stay open until `close`: reading shares a file, writing owns it. */
+/**
+ * One folder of files. Handles stay open until `close`: reading shares a file, writing owns it.
+ *
+ * What is asked of one file is done in the order it was asked: a file that is being closed or
+ * removed here must not be opened anew beside that, which would shut itself out. And it is done
+ * even where nobody waits for it any more, so `close` waits for it: no handle outlives its folder.
+ */
 class Folder {
+  /** @type {Map<string, OpenFile>} */
+  open = new Map();
+  /** @type {Map<string, Promise<unknown>>} the last thing asked of a file; never rejected */
+  #last = new Map();
+  /** @type {Set<Promise<unknown>>} what is being done; never rejected */
+  #doing = new Set();
+  #closed = false;
+
   /**
    * @param {FileSystemDirectoryHandle} directory
    * @param {() => void} release gives the shared lock back
@@ -35,37 +49,17 @@ class Folder {
   constructor(directory, release) {
     this.directory = directory;
     this.release = release;
-    /** @type {Map<string, OpenFile>} */
-    this.open = new Map();
-  }
-
-  /**
-   * The handle of a file; a handle for reading is replaced when one for writing is needed.
-   * @param {string} name
-   * @param {boolean} writable
-   * @returns {Promise<FileSystemSyncAccessHandle>}
-   */
-  handle(name, writable) {
-    const known = this.open.get(name);
-    if (known && (known.writable || !writable)) return known.handle;
-    const handle = told(async () => {
-      (await known?.handle.catch(() => undefined))?.close();
-      const file = await this.directory.getFileHandle(name, { create: writable });
-      const open = /** @type {any} */ (file); // TypeScript does not know the modes yet
-      return open.createSyncAccessHandle({ mode: writable ? "readwrite" : "read-only" });
-    });
-    this.open.set(name, { writable, handle });
-    handle.catch(() => this.open.delete(name)); // so that the next caller tries again
-    return handle;
   }
 
   /**
    * @param {string} name
    * @returns {Promise<number>} bytes, or -1 where there is no such file
    */
-  async size(name) {
-    const known = this.open.get(name);
-    return known ? (await known.handle).getSize() : fileSize(this.directory, name);
+  size(name) {
+    return this.#turn(name, async () => {
+      const known = this.open.get(name);
+      return known ? known.handle.getSize() : fileSize(this.directory, name);
+    });
   }
 
   /**
@@ -74,14 +68,92 @@ class Folder {
    * @param {number} length
    * @returns {Promise<Uint8Array>} fewer bytes where the file ends
    */
-  async read(name, offset, length) {
+  read(name, offset, length) {
     const large = length >= LARGE && navigator.hardwareConcurrency >= THREADS;
-    const beside = large && (await this.readBeside(name, offset, length));
-    if (beside) return beside;
-    const handle = await this.handle(name, false);
-    const data = new Uint8Array(length);
-    const count = handle.read(data, { at: offset });
-    return count === length ? data : data.subarray(0, count);
+    return this.#do(async () => {
+      const beside = large && (await this.#readBeside(name, offset, length));
+      if (beside) return beside;
+      const data = new Uint8Array(length);
+      const count = await this.#readInto(data, name, offset);
+      return count === length ? data : data.subarray(0, count);
+    });
+  }
+
+  /**
+   * @param {[name: string, offset: number, length: number][]} pieces
+   * @returns {Promise<Uint8Array>} one after another; fewer bytes where a file ends
+   */
+  gather(pieces) {
+    return this.#do(async () => {
+      const data = new Uint8Array(pieces.reduce((sum, [, , length]) => sum + length, 0));
+      let at = 0;
+      for (const [name, offset, length] of pieces) {
+        const count = await this.#readInto(data.subarray(at, at + length), name, offset);
+        at += count;
+        if (count < length) break;
+      }
+      return data.subarray(0, at);
+    });
+  }
+
+  /**
+   * @param {string} name
+   * @param {number} offset
+   * @param {Uint8Array<ArrayBuffer>} data
+   */
+  async write(name, offset, data) {
+    const write = (/** @type {FileSystemSyncAccessHandle} */ it) => it.write(data, { at: offset });
+    const written = await this.#with(name, true, write);
+    if (written !== data.length) {
+      throw new DOMException(`${written} of ${data.length} bytes written`, "QuotaExceededError");
+    }
+  }
+
+  /**
+   * @param {string} name
+   * @param {number} size
+   */
+  async truncate(name, size) {
+    await this.#with(name, true, (handle) => handle.truncate(size));
+  }
+
+  /** @returns {Promise<string[]>} */
+  async names() {
+    return (await files(this.directory)).map((file) => file.name);
+  }
+
+  /** @param {string} name */
+  async remove(name) {
+    await this.#turn(name, async () => {
+      this.#shut(name);
+      await this.directory.removeEntry(name).catch(ignoreAbsent);
+    });
+  }
+
+  /**
+   * Puts a file on the disk, and lets other tabs read it until it is written again.
+   * @param {string} name
+   */
+  async flush(name) {
+    await this.#turn(name, async () => this.#shut(name));
+  }
+
+  /** When what was asked is done. What is asked later is refused. */
+  async close() {
+    this.#closed = true;
+    while (this.#doing.size) await Promise.all(this.#doing);
+    for (const name of [...this.open.keys()]) this.#shut(name);
+    this.release();
+  }
+
+  /**
+   * @param {Uint8Array} data
+   * @param {string} name
+   * @param {number} offset
+   * @returns {Promise<number>} bytes that were there
+   */
+  #readInto(data, name, offset) {
+    return this.#with(name, false, (handle) => handle.read(data, { at: offset }));
   }
 
   /**
@@ -92,8 +164,8 @@ class Folder {
    * @returns {Promise<Uint8Array | undefined>} undefined where the handle is what can read: this
    *   tab writes to the file, or has just written to it, or this browser refuses
    */
-  async readBeside(name, offset, length) {
-    await this.handle(name, false);
+  async #readBeside(name, offset, length) {
+    await this.#with(name, false, () => undefined);
     const known = this.open.get(name);
     if (!known || known.writable) return undefined;
     known.file ??= this.directory.getFileHandle(name).then((handle) => handle.getFile());
@@ -107,68 +179,64 @@ class Folder {
   }
 
   /**
-   * @param {[name: string, offset: number, length: number][]} pieces
-   * @returns {Promise<Uint8Array>} one after another; fewer bytes where a file ends
-   */
-  async gather(pieces) {
-    const data = new Uint8Array(pieces.reduce((sum, [, , length]) => sum + length, 0));
-    let at = 0;
-    for (const [name, offset, length] of pieces) {
-      const handle = await this.handle(name, false);
-      const count = handle.read(data.subarray(at, at + length), { at: offset });
-      at += count;
-      if (count < length) break;
-    }
-    return data.subarray(0, at);
-  }
-
-  /**
+   * A handle for reading is replaced where one for writing is needed.
+   * @template T
    * @param {string} name
-   * @param {number} offset
-   * @param {Uint8Array<ArrayBuffer>} data
+   * @param {boolean} writable
+   * @param {(handle: FileSystemSyncAccessHandle) => T} work
+   * @returns {Promise<T>}
    */
-  async write(name, offset, data) {
-    const handle = await this.handle(name, true);
-    const written = await told(() => handle.write(data, { at: offset }));
-    if (written !== data.length) {
-      throw new DOMException(`${written} of ${data.length} bytes written`, "QuotaExceededError");
-    }
-  }
-
-  /**
-   * @param {string} name
-   * @param {number} size
-   */
-  async truncate(name, size) {
-    const handle = await this.handle(name, true);
-    await told(() => handle.truncate(size));
-  }
-
-  /** @returns {Promise<string[]>} */
-  async names() {
-    return (await files(this.directory)).map((file) => file.name);
+  #with(name, writable, work) {
+    return this.#turn(name, async () => {
+      let known = this.open.get(name);
+      if (!known || (writable && !known.writable)) {
+        this.#shut(name);
+        const file = await this.directory.getFileHandle(name, { create: writable });
+        const open = /** @type {any} */ (file); // TypeScript does not know the modes yet
+        const mode = writable ? "readwrite" : "read-only";
+        known = { writable, handle: await open.createSyncAccessHandle({ mode }) };
+        this.open.set(name, known);
+      }
+      return work(known.handle);
+    });
   }
 
   /** @param {string} name */
-  async remove(name) {
-    (await this.open.get(name)?.handle)?.close();
+  #shut(name) {
+    this.open.get(name)?.handle.close(); // flushes
     this.open.delete(name);
-    await this.directory.removeEntry(name).catch(ignoreAbsent);
   }
 
   /**
-   * Puts a file on the disk, and lets other tabs read it until it is written again.
+   * After what was asked of the file before.
+   * @template T
    * @param {string} name
+   * @param {() => Promise<T>} work
+   * @returns {Promise<T>}
    */
-  async flush(name) {
-    const known = this.open.get(name);
-    this.open.delete(name);
-    (await known?.handle)?.close(); // flushes
+  #turn(name, work) {
+    const before = this.#last.get(name) ?? Promise.resolve();
+    const answer = this.#do(() => before.then(() => told(work)));
+    const last = answer.then(ignore, ignore);
+    this.#last.set(name, last);
+    return answer;
   }
 
-  async close() {
-    await Promise.all([...this.open.keys()].map((name) => this.flush(name)));
-    this.release();
+  /**
+   * @template T
+   * @param {() => Promise<T>} work
+   * @returns {Promise<T>}
+   */
+  #do(work) {
+    // What a `gather` or `read` has begun goes on: `close` waits for it.
+    if (this.#closed && !this.#doing.size) {
+      return Promise.reject(new DOMException("the folder was closed", "InvalidStateError"));
+    }
+    const answer = work();
+    const done = answer.then(ignore, ignore);
+    this.#doing.add(done);
+    void done.then(() => this.#doing.delete(done));
+    return answer;
   }
 }
 
@@ -187,6 +255,8 @@ async function told(work) {
     throw new DOMException(error.message, error.name);
   }
 }
+
+function ignore() {}
 
 /** @returns {Promise<() => void>} a function that gives the shared lock back */
 function share() {

@@ -11,12 +11,14 @@ import json
 from collections import OrderedDict
 from contextlib import suppress
 
-from doppler.errors import DopplerError, FormatError, StorageError
+from doppler.errors import DopplerError, FormatError, SourceError, StorageError
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import parse_json
+from doppler.store.pace import Pace
 from doppler.store.storage import Storage
 
 SLOTS_FILE = "slots.bin"
+SAVE_SECONDS = 1.0  # between two writes of the index
 INDEX_FILE = "slots.json"  # the block in each slot; a wrong one is found when it is hashed
 
 
@@ -31,6 +33,7 @@ class Slots:
         self._slot_of: OrderedDict[int, int] = OrderedDict()
         self._free = list[int]()
         self._count = 0  # slots in the file
+        self._pace = Pace(SAVE_SECONDS, self._write)
 
     def __contains__(self, index: int) -> bool:
         return index in self._slot_of
@@ -97,13 +100,18 @@ class Slots:
         await self._storage.truncate(SLOTS_FILE, self.bytes)
         return beyond
 
-    async def save(self) -> None:
-        """Writes which blocks are here."""
+    async def save(self, *, soon: bool = False) -> None:
+        """Writes which blocks are here; `soon`: at most once in SAVE_SECONDS."""
+        await (self._pace.soon() if soon else self._pace.now())
+
+    async def _write(self) -> None:
+        if not self._count and not await self._storage.size(INDEX_FILE):
+            return
         listed: list[int | None] = [None] * self._count
         for index, slot in self._slot_of.items():
             listed[slot] = index
         data = json.dumps({"blocks": listed}).encode()
-        with suppress(StorageError):  # then what is here is not found again
+        with suppress(StorageError, SourceError):  # then what is here is not found again
             await self._storage.truncate(INDEX_FILE, 0)
             await self._storage.write(INDEX_FILE, 0, self._buffers.from_bytes(data))
             await self._storage.flush(INDEX_FILE)

@@ -14,6 +14,7 @@ from doppler.errors import FormatError, SourceError, StorageError
 from doppler.inputs.buffers import Buffers
 from doppler.store.digest import blake3_hex
 from doppler.store.manifest import Shard
+from doppler.store.pace import Pace
 from doppler.store.places import Places
 from doppler.store.storage import Storage
 
@@ -35,7 +36,8 @@ class HaveMap:
         self._bits = bytearray(-(-len(places) // 8))
         self._added, self._gone = set[int](), set[int]()  # since the file was written
         self._sizes = dict[str, int]()  # of shards, as they were when the map was read
-        self._saved, self._is_written = 0.0, False
+        self._is_written = False
+        self._pace = Pace(SAVE_SECONDS, self._write)
 
     def __contains__(self, index: int) -> bool:
         return _bit(self._bits, index)
@@ -88,16 +90,19 @@ class HaveMap:
                 self._gone.add(index)
 
     async def save(self, *, soon: bool = False) -> None:
-        """Writes what has changed; `soon`: unless that was done a moment ago (but a first map at
-        once: sizes no longer tell). What another tab has written meanwhile stays. Where there is no
-        room, or another tab is writing, it is left for the next time.
+        """Writes what has changed; `soon`: at most once in SAVE_SECONDS (but a first map at once:
+        sizes no longer tell). What another tab has written meanwhile stays. Where there is no room,
+        or another tab is writing, it is left for the next time.
         """
-        now = asyncio.get_running_loop().time()
-        is_early = soon and self._is_written and now < self._saved + SAVE_SECONDS
-        if is_early or not (self._added or self._gone):
+        if soon and self._is_written:
+            await self._pace.soon()
+        else:
+            await self._pace.now()
+
+    async def _write(self) -> None:
+        if not (self._added or self._gone):
             return
-        self._saved = now
-        with suppress(StorageError):
+        with suppress(StorageError, SourceError):  # the latter: the model was deleted
             bits = bytearray(await self._read() or self._bits)
             added, gone = set(self._added), set(self._gone)
             for index in added:

@@ -40,7 +40,6 @@ class StoredBlocks:
         self._loaded: float | None = None  # when
         self._used = dict[str | int, int]()  # of shards by name, and blocks in slots: the last use
         self._uses = 0
-        self._saved = 0.0  # the slots' index
         self.gone: Callable[[list[int]], None] = lambda indices: None
 
     @property
@@ -231,9 +230,7 @@ class StoredBlocks:
                 await self._storage.write(own.shard.name, own.start, part)
             else:
                 await self._storage.write(SLOTS_FILE, await self._slot(index), part)
-        if _now() >= self._saved + FRESH_SECONDS:
-            self._saved = _now()
-            await self._slots.save()
+        await self._slots.save(soon=True)
 
     async def _shrink(self) -> None:
         """What was stored before, and is more than the budget, leaves."""
