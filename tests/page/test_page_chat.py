@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, expect
 
+from accessible import assert_accessible
 from app_page import App, Traffic, watched
 from visited import Visited
 
@@ -463,6 +464,20 @@ def test_a_base_model_says_that_it_does_not_chat(base: App) -> None:
     expect(base.page.get_by_test_id("nudge")).to_contain_text("was not taught to answer")
     base.composer.fill("hello")
     expect(base.page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+
+
+def test_axe_finds_nothing(app: App) -> None:
+    """In a chat, the settings, the list of models and a text."""
+    page = app.page
+    app.answer("hello")
+    assert_accessible(page)
+    page.get_by_role("button", name="Settings").click()
+    assert_accessible(page)
+    page.get_by_role("button", name="Close settings").click()
+    app.show_models()
+    assert_accessible(page)
+    page.get_by_test_id("new-text").click()
+    assert_accessible(page)
 
 
 @pytest.mark.parametrize("width", [390, 320])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
+from accessible import assert_accessible
 from app_page import App, Traffic, convert_all, watched
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, TOKENIZER_FILE, Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, write_llama
@@ -384,6 +385,7 @@ def test_a_phone(app: App, folder: Path) -> None:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 360
         assert box["y"] + box["height"] <= 640
+        assert_accessible(app.page)
         app.page.keyboard.press("Escape")
     finally:
         app.page.set_viewport_size({"width": 1280, "height": 720})

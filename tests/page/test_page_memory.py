@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, expect
 
+from accessible import assert_accessible
 from app_page import App, convert_all, watched
 from doppler.store.manifest import MANIFEST_FILE
+from swarm_site import until
 from tiny_models import EXPERTS, LAYERS, USED, write_mixture
 from visited import Visited
 
@@ -53,8 +55,12 @@ def bytes_of(text: str) -> float:
 
 
 def assert_shows(where: Locator, size: float) -> None:
-    """The first size in a text, to the three digits that are shown."""
-    assert bytes_of(where.inner_text()) == pytest.approx(size, rel=6e-3)
+    """The first size in a text, to the three digits that are shown: soon, since the panel asks once
+    a second.
+    """
+    until(
+        lambda: bytes_of(where.inner_text()), lambda shown: shown == pytest.approx(size, rel=6e-3)
+    )
 
 
 def settled(app: App) -> Any:
@@ -147,7 +153,6 @@ def test_the_panel_shows_what_the_engine_says(app: App) -> None:
         assert sum(layer["uses"]) >= 11 * USED  # the first token is the prompt's
     assert sum(len(it["resident"]) for it in told["layers"]) == told["paging"]["slots"]
     assert_shows(panel.get_by_test_id("tier-gpu").locator("b"), memory["total"])
-    page.wait_for_timeout(1500)  # it is told once a second
     assert_shows(panel.get_by_test_id("tier-host").locator("b"), told["host_bytes"])
     writing = last["writing"]
     share = writing["hits"] / (writing["hits"] + writing["misses"])
@@ -156,6 +161,7 @@ def test_the_panel_shows_what_the_engine_says(app: App) -> None:
     assert_shows(panel.get_by_test_id("paging-brought"), brought)
     expect(panel.get_by_test_id("paging-waited")).to_contain_text(" ms")
     panel.get_by_text("In words").click()
+    assert_accessible(page)
     first = told["layers"][0]
     text = f"Layer 0: {len(first['resident'])} of {EXPERTS} experts on the GPU, busiest "
     expect(panel.get_by_role("listitem").first).to_contain_text(text)

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from playwright.sync_api import BrowserContext, expect
 
+from accessible import assert_accessible
 from app_page import App, make_models
 from doppler.command.wheel import build_wheel
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE
@@ -134,6 +135,7 @@ def test_nothing_is_shared_before_a_person_says_so(giver: Person) -> None:
     expect(giver.card).to_contain_text("The licence “Gemma” may set conditions")
     begin = giver.card.get_by_test_id("share-begin")
     expect(begin).to_be_disabled()
+    assert_accessible(giver.page)
     giver.close("Cancel")
     giver.assert_unconnected()
     names = ["Apache-2.0", "mit", "Gemma", "Llama 3.2 Community", "other", "", None]
@@ -145,6 +147,7 @@ def test_nothing_is_shared_before_a_person_says_so(giver: Person) -> None:
     expect(giver.card).to_contain_text("is shared")
     expect(giver.card.locator("svg.qr")).to_be_visible()
     assert giver.page.evaluate(QR_SIZE) > 21
+    assert_accessible(giver.page)
     giver.close()
     expect(giver.row(NAME)).to_contain_text("Shared")
     giver.expect_shared()
@@ -161,6 +164,7 @@ def test_a_link_brings_the_model_from_peers_alone(site: Site, giver: Person, tak
     expect(taker.card).to_contain_text(site.tracker)
     expect(taker.card.get_by_test_id("share-warnings")).to_be_empty()
     taker.assert_unconnected()
+    assert_accessible(taker.page)
     taker.card.get_by_test_id("link-get").click()
     taker.expect_loaded()
     assert not [url for url in taker.asked if url.endswith(".bin")]
@@ -195,6 +199,7 @@ def test_caps_hold_and_the_panel_says_what_is_missing(giver: Person, taker: Pers
     missing.locator("summary").click()
     expect(missing.get_by_test_id("peers-nobody")).to_be_visible()
     expect(missing.get_by_test_id("peers-nowhere")).to_contain_text(".bin")
+    assert_accessible(taker.page)
     giver.begin()
     giver.cap("volume", "")
     until(lambda: taker.call("models"), lambda models: models and models[0]["complete"])
