@@ -132,6 +132,76 @@ def test_what_came_before_a_stall_is_on_the_disk(tmp_path: Path, budget: int | N
     run(test())
 
 
+def test_an_index_of_slots_is_never_half_written(tmp_path: Path) -> None:
+    """Whoever brought a block is cancelled at any point of it: the others are found again."""
+
+    class Slow(FolderStorage):
+        async def write(self, name: str, offset: int, data: Buffer) -> None:
+            await asyncio.sleep(0.01)
+            await super().write(name, offset, data)
+
+    async def test() -> None:
+        store = ShardStore(MODEL.manifest, Slow(tmp_path), [Given()], MemoryBuffers(), HALF)
+        for index in range(4):
+            await store.block(index)
+        await asyncio.sleep(2)
+        for steps in range(12):
+            asked = asyncio.ensure_future(store.block(4))
+            await asyncio.sleep(0.004 * steps)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            assert set(await opened(tmp_path, budget=HALF).blocks.missing(range(4))) == set()
+            await asyncio.sleep(2)
+            store.blocks.discard(4)
+
+    run(test())
+
+
+def test_an_import_is_not_undone_by_a_tab_that_had_a_part(tmp_path: Path) -> None:
+    """Its map tells of what was there before."""
+
+    async def test() -> None:
+        store = opened(tmp_path, Given())
+        for index in range(2):
+            await store.block(index)
+        for file in tmp_path.iterdir():
+            file.unlink()
+        MODEL.save(tmp_path)
+        await store.block(5)
+        await store.blocks.save()
+        assert await opened(tmp_path).blocks.missing(ALL) == []
+        assert await store.blocks.missing(ALL) == []
+
+    run(test())
+
+
+def test_a_map_that_another_tab_has_open_is_waited_for(tmp_path: Path) -> None:
+    """Sizes would tell that holes are stored."""
+
+    class Busy(FolderStorage):
+        until = 0.0
+
+        async def read(self, name: str, offset: int, length: int) -> Buffer:
+            if name == HAVE_FILE and asyncio.get_running_loop().time() < self.until:
+                raise StorageError("in use by another tab")
+            return await super().read(name, offset, length)
+
+    async def test() -> None:
+        for index in (3, 7, 11, 12):  # the last of each shard
+            await opened(tmp_path, Given()).block(index)
+        folder = Busy(tmp_path)
+        folder.until = asyncio.get_running_loop().time() + 1
+        store = ShardStore(MODEL.manifest, folder, [], MemoryBuffers())
+        assert await store.blocks.missing(ALL) == sorted(set(ALL) - {3, 7, 11, 12})
+        folder.until = asyncio.get_running_loop().time() + 1000
+        await asyncio.sleep(5)
+        assert len(await store.blocks.missing(ALL)) == COUNT - 4
+        with pytest.raises(StorageError):
+            await ShardStore(MODEL.manifest, folder, [], MemoryBuffers()).blocks.missing(ALL)
+
+    run(test())
+
+
 def test_without_a_map_sizes_tell(tmp_path: Path) -> None:
     """Of an imported model; until a block is put behind a hole."""
     MODEL.save(tmp_path)

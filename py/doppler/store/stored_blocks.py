@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import takewhile
 
 from doppler.errors import SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
@@ -142,7 +143,8 @@ class StoredBlocks:
             return
         await self._storage.write(place.shard.name, place.start, data)
         end = place.start + self._buffers.length(data)
-        indices = [it for it in self._blocks_from(place) if self._places[it].end <= end]
+        whole = takewhile(lambda it: self._places[it].end <= end, self._blocks_from(place))
+        indices = list(whole)
         self._map.add(indices)
         for index in indices:
             if index in self._slots:
