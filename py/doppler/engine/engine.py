@@ -36,11 +36,11 @@ from doppler.sampling import Sampling
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
 from doppler.weights.expert_pools import ExpertPools
+from doppler.weights.hashing import GpuHasher
 from doppler.weights.host_rows import HostRows
 from doppler.weights.host_tier import HostTier, expert_spans
 from doppler.weights.layer_stream import LayerStream
 from doppler.weights.placement import place_weights
-from doppler.weights.verified import GpuHasher
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer, Slice
 from doppler.gpu.kernels import Dispatch
-from doppler.gpu.staging import BUFFER_BYTES, StagingRing
+from doppler.gpu.staging import StagingRing, ring_bytes
 from doppler.gpu.step import View
 from doppler.inputs.buffers import Buffer
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
@@ -224,7 +224,7 @@ class ExpertPools:
         """Queues that an expert's bytes become the weights of a slot."""
         gpu, buffers = self._binder.device.gpu, self.tier.buffers
         if self._ring is None:
-            self._ring = StagingRing(gpu, ring_bytes(self.tier.manifest))
+            self._ring = StagingRing(gpu, expert_ring_bytes(self.tier.manifest))
         await self._ring.upload(self._room(), 0, data, 0, buffers.length(data))
         if (layer, slot) not in self._moves:
             self._moves[layer, slot] = list(self._dispatches(layer, slot))
@@ -283,9 +283,9 @@ class ExpertPools:
         return array("I", (slots.get(it, NONE) for it in range(self._experts))).tobytes()
 
 
-def ring_bytes(manifest: Manifest) -> int:
+def expert_ring_bytes(manifest: Manifest) -> int:
     """Of each buffer of the ring that experts go through: one takes an expert, if it is small."""
-    return min(max(it.bytes for it in manifest.experts), BUFFER_BYTES)
+    return ring_bytes(max(it.bytes for it in manifest.experts))
 
 
 def _by_unit(manifest: Manifest) -> dict[tuple[int, int], list[Tensor]]:
