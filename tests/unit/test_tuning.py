@@ -38,10 +38,10 @@ def test_measuring_keeps_to_the_budget() -> None:
     engine = asyncio.run(build(Device(gpu, Kernels(gpu, {})), manifest, options))
     assert engine.spare == (700 << 20) - needed(gpu, manifest, options, Fit())
     assert 0 < engine.spare < 1 << 27
-    kinds = unknown(engine._runner.steps_to_tune(), {})
+    kinds = unknown(engine._runner.plans.to_tune(), {})
     profile = profile_bytes(engine.steps(0, 1))
     assert 16 * 256 * len(kinds) < profile < 1 << 20
-    engine.spare = 256 * len(engine._runner.steps_to_tune())  # for all steps, and none of a cut
+    engine.spare = 256 * len(engine._runner.plans.to_tune())  # for all steps, and none of a cut
     assert asyncio.run(engine.tune(asyncio.Lock())) == ({}, len(kinds))
     engine.spare = profile - 1
     with pytest.raises(RequestError, match=f"takes {profile} bytes .* leaves {profile - 1}: allow"):

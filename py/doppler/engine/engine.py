@@ -264,7 +264,7 @@ class Engine:
         can = not self._gpu.is_cpu and "timestamp-query" in self._gpu.features
         if self._model.layout.slots:  # which expert a matvec reads is the lookup's to say
             return False
-        return can and bool(unknown(self._runner.steps_to_tune(), self._model.cuts))
+        return can and bool(unknown(self._runner.plans.to_tune(), self._model.cuts))
 
     async def tune(self, turn: asyncio.Lock) -> tuple[Cuts, int]:
         """Measures what is not known of this device; -> all that is known and used from now on, and
@@ -272,7 +272,7 @@ class Engine:
 
         Call it when the weights are there. Whoever holds `turn` uses the engine alone.
         """
-        steps, known = self._runner.steps_to_tune(), self._model.cuts
+        steps, known = self._runner.plans.to_tune(), self._model.cuts
         new, refused = await tune(self.binder, steps, known, partial(self._lent, turn), self.spare)
         if new:
             async with turn:
@@ -423,4 +423,4 @@ class Engine:
 
     def steps(self, tokens: int, batch: int) -> list[Step]:
         """The dispatches of a token after `tokens` of context, or of a prefill batch."""
-        return self._runner.steps(tokens, batch)
+        return self._runner.plans.to_measure(tokens, batch)
