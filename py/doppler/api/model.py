@@ -120,7 +120,7 @@ class Model:
         if filling is not None:
             filling.cancel()
             await asyncio.wait([filling])
-        await self.engine.rest()
+        await self.engine.offloaded.rest()
         await self.store.rest()
 
     def unload(self) -> None:
@@ -140,7 +140,7 @@ class Model:
             "gpu_budget": self._options.gpu_budget,
             "host_budget": self._options.host_budget,
             "host_bytes": 0 if counts is None else counts.host_bytes,
-            "host_peak": self.engine.host_peak,
+            "host_peak": self.engine.offloaded.peak,
             "bytes": self.manifest.bytes,
             "paging": paging_since_load(counts, self.budgets),
             "last": self.answered,
@@ -151,7 +151,7 @@ class Model:
         """Bytes that the host keeps from now on of what is not on the GPU: no less than keys and
         values take that lie there.
         """
-        self.engine.set_host_budget(budget)
+        self.engine.offloaded.resize(budget)
         self._options = replace(self._options, host_budget=budget)
         if self._filling is not None:
             self._stop_filling()
@@ -171,7 +171,8 @@ class Model:
         Raises DeviceError where it would have no room.
         """
         options = replace(self._options, gpu_budget=budgets.gpu, host_budget=budgets.host)
-        if not self.engine.is_placed_as(*next(fits(self._gpu, self.manifest, options))):
+        wanted = next(fits(self._gpu, self.manifest, options))
+        if not self.engine.gpu_budget.is_placed_as(*wanted):
             return True
         self._options = options
         self.engine.keep_to(options)
@@ -262,12 +263,12 @@ class Model:
         try:
             return await self._answer(ids, request, reader, emit)
         finally:
-            await self.engine.rest()
+            await self.engine.offloaded.rest()
             self._fill_host()
 
     def _fill_host(self) -> None:
         """While nothing is asked for, what may be needed next comes nearer."""
-        self._filling = asyncio.ensure_future(self.engine.fill_host())
+        self._filling = asyncio.ensure_future(self.engine.offloaded.fill())
 
     def _stop_filling(self) -> None:
         if self._filling is not None:
