@@ -53,7 +53,9 @@ class LayerStream:
         self.budget = budget
         self._reads: dict[Unit, asyncio.Task[tuple[Buffer, Tier]]] = {}
         self._staged: dict[Unit, list[Staged]] = {}
-        self._recordings: dict[Hashable, Recording] = {}  # which layers of one shape share
+        # Layers of one shape share them, parameters too. A Mover writes these before each run: a
+        # copy more for each of a layer's many moves, and each token moves all layers.
+        self._recordings: dict[Hashable, Recording] = {}
         self._ring: StagingRing | None = None  # once something was brought
 
     def release(self) -> None:
