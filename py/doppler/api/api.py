@@ -16,6 +16,7 @@ from doppler.api.foresight import foreseen
 from doppler.api.host import Host, Stored
 from doppler.api.inspection import SeveralModels, inspection, offering, refusal
 from doppler.api.keeper import Keeper
+from doppler.api.loading import load_model
 from doppler.api.messages import (
     AnswerEvent,
     BudgetArgs,
@@ -297,7 +298,7 @@ class Api:
             device = await timeline.of("device", self._device_with(args.get("limits"), emit))
             kept = self._host.kept_cuts(device)
             options = room.options(device.gpu, await kept.read())
-            model = await Model.load(device, stored.store, options, emit, timeline)
+            model = await load_model(device, stored.store, options, emit, timeline)
         finally:
             await asyncio.wait([opening])
         try:
