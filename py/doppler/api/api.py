@@ -16,6 +16,7 @@ from doppler.api.foresight import foreseen
 from doppler.api.host import Host, Stored
 from doppler.api.inspection import SeveralModels, inspection, offering, refusal
 from doppler.api.keeper import Keeper
+from doppler.api.loading import load_model
 from doppler.api.messages import (
     AnswerEvent,
     BudgetArgs,
@@ -248,7 +249,7 @@ class Api:
         if model is not None:
             if not self._turns.answering:
                 self._turns.refuse("delete")
-            if model.engine.reads_storage:  # or the answer would open its files again
+            if model.engine.offloaded.reads_storage:  # or the answer would open its files again
                 await self._end_answer()
             await model.rest()
         await self._library.delete(identity)  # where it is refused, the answer goes on
@@ -297,7 +298,7 @@ class Api:
             device = await timeline.of("device", self._device_with(args.get("limits"), emit))
             kept = self._host.kept_cuts(device)
             options = room.options(device.gpu, await kept.read())
-            model = await Model.load(device, stored.store, options, emit, timeline)
+            model = await load_model(device, stored.store, options, emit, timeline)
         finally:
             await asyncio.wait([opening])
         try:
@@ -428,7 +429,7 @@ class Api:
         if "host_budget" in args:
             asked = bytes_asked("host_budget", args["host_budget"])
             on_host = HOST_BUDGET if asked is None else asked
-        has_room = on_host >= model.engine.least_on_host
+        has_room = on_host >= model.engine.offloaded.least
         if has_room:
             model.set_host_budget(on_host)
         is_same = on_gpu == model.budgets.gpu
@@ -478,7 +479,8 @@ class Api:
         device = await self._any_device(emit)
         self._turns.refuse("bandwidth")
         if self._model is not None:
-            self._model.engine.check_room(bandwidth_bytes(device.gpu), "measuring memory")
+            budget = self._model.engine.gpu_budget
+            budget.check_room(bandwidth_bytes(device.gpu), "measuring memory")
         async with self._tuner.turn, device.gpu.scope("measuring how fast the GPU reads"):
             return await self._running(measure_bandwidth(device))
 
