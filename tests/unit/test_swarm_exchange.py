@@ -263,7 +263,7 @@ def test_what_few_have_is_kept_for_others_as_far_as_there_is_room(tmp_path: Path
         two.say("seen", bytes([1] * COUNT), peers=1)
         await asyncio.sleep(60)
         assert wanted == []
-        two.say("keep", copies=4, room=half * MANIFEST.block_size + 7)
+        two.say("keep", least=4, room=half * MANIFEST.block_size + 7)
         await two.until("done", half)
         await asyncio.sleep(60)
         done = [message for message, _ in two.told if message["type"] == "done"]
@@ -298,7 +298,7 @@ def test_nothing_is_kept_for_others_while_somebody_here_waits(tmp_path: Path) ->
         await page.until("model")
         store = await (await page.exchange.joined(IDENTITY)).opened()
         getting = asyncio.ensure_future(store.download(quiet))
-        page.say("keep", copies=4, room=None)
+        page.say("keep", least=4, room=None)
         await asyncio.sleep(5)
         page.say("seen", bytes([1] * COUNT), peers=1)
         await asyncio.sleep(5)

@@ -236,6 +236,8 @@ class StoredBlocks:
 
     async def _keep_in_slots(self, place: Place, data: Buffer) -> None:
         """Each block into a slot; those that are stored stay where they are."""
+        if not self.displaces(place.index) and not self.room:
+            raise StorageError(f"{place} is not kept: something else has taken the room for it")
         await self._shrink()
         at = 0
         for index in self._blocks_from(place):
@@ -263,8 +265,6 @@ class StoredBlocks:
         while (at := self._slots.take(index, self._in_shards())) is None:
             oldest, shards = self._slots.oldest, self._stored_shards()
             shard = min(shards, key=lambda it: self._uses.last(it.name), default=None)
-            if not self.displaces(index):
-                raise StorageError(f"{self._places[index]} is not kept: there is no room for it")
             if shard and (oldest is None or self._uses.last(shard.name) < self._uses.last(oldest)):
                 await self._remove(shard)
             elif oldest is not None:

@@ -39,7 +39,7 @@ class Exchange:
             if kind == "seen":
                 model.seen(self._buffers.to_bytes(data), message["peers"])
             elif kind == "keep":
-                model.keep(Pledge(message["copies"], message["room"]))
+                model.keep(Pledge(message["least"], message["room"]))
             else:
                 self._begin(self._answer(model, message, data))
         elif kind in ("read", "read_file"):
