@@ -205,6 +205,30 @@ def test_caps_hold_and_the_panel_says_what_is_missing(giver: Person, taker: Pers
     until(lambda: taker.call("models"), lambda models: models and models[0]["complete"])
 
 
+def test_who_shares_keeps_what_few_have(site: Site, giver: Person, taker: Person) -> None:
+    """Unasked, from peers, as far as storage is allowed; and nothing before it is shared."""
+    taker.delete_all()
+    taker.set(storage_budget=str((SOME + 7) / 1e9))
+    site.refuses = False
+    taker.call("download", url=f"models/{NAME}/{MANIFEST_FILE}", storage_budget=SOME)
+    site.refuses = True
+    taker.asked.clear()
+    taker.ask_share()
+    expect(taker.card).to_contain_text("parts that fewer than 4 have, and keeps them")
+    taker.close("Cancel")
+    assert taker.facts() is None
+    taker.begin()
+    panel = taker.page.get_by_test_id("peers-panel")
+    if panel.get_attribute("open") is None:
+        panel.locator("summary").click()
+    told = panel.get_by_test_id("peers-origins")
+    expect(told).to_contain_text("3 of 9 blocks here: 3 from peers.", timeout=60_000)
+    expect(told).to_contain_text("Kept for others: 3 blocks that few have.")
+    assert not [url for url in taker.asked if url.endswith(".bin")]
+    taker.stop()
+    taker.set(storage_budget="")
+
+
 def test_it_is_kept_until_it_is_stopped(giver: Person) -> None:
     giver.open()
     giver.expect_shared()

@@ -289,6 +289,36 @@ def test_what_was_used_longest_ago_leaves(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def test_what_may_displace_nothing_is_kept_only_where_there_is_room(tmp_path: Path) -> None:
+    async def test() -> None:
+        store = opened(tmp_path, Given(), 3 * BLOCK_SIZE)
+        blocks = store.blocks
+        await blocks.ready()
+        gone = list[int]()
+        blocks.gone = gone.extend
+        blocks.displaces = lambda index: index < 5
+        assert blocks.room == 3
+        for index in (5, 6, 0):
+            await store.scheduler.store([index], lambda count: None)
+            await asyncio.sleep(1)
+        assert (blocks.room, gone, blocks.unused(2.5)) == (0, [], [5])
+        with pytest.raises(StorageError, match=r"block 7 of .* is not kept"):
+            await store.scheduler.store([7], lambda count: None)
+        assert gone == []
+        blocks.let_leave(6)
+        assert (blocks.room, gone) == (1, [6])
+        await store.scheduler.store([7], lambda count: None)
+        await store.scheduler.store([1], lambda count: None)
+        assert gone == [6, 5]
+        blocks.budget = BLOCK_SIZE
+        assert blocks.room == 0
+        with pytest.raises(StorageError):
+            await store.scheduler.store([8], lambda count: None)
+        assert gone == [6, 5]
+
+    run(test())
+
+
 def test_no_budget_at_all(tmp_path: Path) -> None:
     source = Given()
 

@@ -22,13 +22,14 @@ export const DEFAULTS = {
   kv: null,
   gpu_budget: null,
   host_budget: null,
+  storage_budget: null,
   trackers: null,
   ice_servers: null,
   form: 2,
 };
 
 /** @type {Sharing} */
-const NOTHING_SHARED = { models: [], links: {}, rate: 1e6, volume: 2e9 };
+const NOTHING_SHARED = { models: [], links: {}, rate: 1e6, volume: 2e9, copies: 4 };
 
 /**
  * Sampling where neither a person nor the model's files say anything. Small chat models are best

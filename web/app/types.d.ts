@@ -33,6 +33,8 @@ export type Settings = { [K in keyof OwnSampling]: OwnSampling[K] | null } & {
   /** in bytes; null: the engine's choice */
   gpu_budget: number | null;
   host_budget: number | null;
+  /** of weights of one model; null: all of them */
+  storage_budget: number | null;
   /** addresses, one a line; null: the page's own tracker */
   trackers: string | null;
   /** one a line: its URL, and where it wants them a user name and a password; null: none */
@@ -50,6 +52,8 @@ export type Sharing = {
   rate: number | null;
   /** the same in bytes a day */
   volume: number | null;
+  /** of each block that few have; 0: nothing is got for others */
+  copies: number;
 };
 
 /** A model of the server's models.json (`url` of a manifest) or catalogue.json (`gguf`). */

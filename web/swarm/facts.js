@@ -36,6 +36,7 @@ export function factsOf({
   peers,
   origins,
   others,
+  forOthers,
   wasted,
 }) {
   const blocks = layout && geometry ? geometry.blocks : 0;
@@ -58,6 +59,7 @@ export function factsOf({
       ),
     origins: Object.fromEntries(origins), // block -> peer
     others: others.size, // blocks that came over HTTP or from a file
+    for_others: forOthers.size, // blocks that came since few have them
     copies: seen, // by block, this page counted
     rarest: { copies: fewest, blocks: seen.filter((count) => count === fewest).length },
     nowhere,

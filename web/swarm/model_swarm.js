@@ -31,6 +31,8 @@ export class ModelSwarm {
   origins = new Map();
   /** @type {Set<number>} blocks that came over HTTP or from a file, of this visit */
   others = new Set();
+  /** @type {Set<number>} blocks that are kept since few have them, of this visit */
+  forOthers = new Set();
   wasted = { bad: 0, overtaken: 0, abandoned: 0 };
   /** @type {CutSwarm | null} whose manifest.json is fetched */
   #home = null;
@@ -150,8 +152,9 @@ export class ModelSwarm {
     this.peers.rest();
     const judge = new Judge(geometry, identity, host, {
       settle: (item, good) => scheduler.settle(item, good),
-      keep: (block, peer) => {
+      keep: (block, peer, forOthers) => {
         if (peer) this.origins.set(block, peer);
+        if (forOthers) this.forOthers.add(block);
         this.#gain([block]);
       },
       refuse: (cut, why) => this.#drop(cut, why),
@@ -256,6 +259,7 @@ export class ModelSwarm {
   #lose(blocks) {
     for (const block of blocks) {
       this.have.delete(block);
+      this.forOthers.delete(block);
       this.#served?.forget(block);
     }
     for (const cut of this.cuts.list()) cut.unmark(blocks);

@@ -67,6 +67,11 @@ class Slots:
         taken = set(self._slot_of.values())
         self._free = [slot for slot in range(self._count) if slot not in taken]
 
+    def room(self, others: int) -> int:
+        """Blocks that can be added, where that and `others` bytes are within the budget."""
+        left = (self.budget or 0) - others - self.bytes
+        return len(self._free) + left // self.block_size if left >= 0 else 0
+
     def take(self, index: int, others: int) -> int | None:
         """A place for a block, whose bytes the caller writes there: its own, a free one, or one
         more, where that and `others` bytes are within the budget. None: first something has to go.

@@ -48,11 +48,17 @@ class ShardStore:
         self.scheduler = Scheduler(self._places, buffers, self.blocks.keep)
         for source in sources:
             self.scheduler.add(source)
+        self._downloads = 0  # that are going on
         self.hasher: BlockHasher | None = None  # what hashes blocks in a row faster than the host
 
     async def rest(self) -> None:
         """Lets the files go, for others to delete or mend them; a later read opens them again."""
         await self.storage.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for blocks, or for all of the model."""
+        return self._downloads > 0 or self.scheduler.is_busy
 
     async def stored_bytes(self) -> int:
         """Bytes of weights that are there; nothing is hashed."""
@@ -86,11 +92,13 @@ class ShardStore:
             progress(done, self.manifest.bytes)
 
         self.scheduler.forgive()
-        await self.blocks.refresh()
+        self._downloads += 1
         try:
+            await self.blocks.refresh()
             await self._complete(add)
             await self.blocks.drop_slots()
         finally:
+            self._downloads -= 1
             await self.blocks.save()
 
     async def _complete(self, add: Callable[[int], None]) -> None:

@@ -55,6 +55,16 @@ class PeerSource:
     def hurry(self, index: int, urgency: Urgency) -> None:
         self._want({index}, urgency)
 
+    def ask(self, index: int) -> None:
+        """For a block that nobody here waits for, when there is nothing else to get."""
+        if index not in self._wanted:
+            self._want({index}, "idle")
+
+    def ask_no_more(self, index: int) -> None:
+        """Takes `ask` back."""
+        if index not in self._wanted:
+            self._want({index}, None)
+
     def blame(self, index: int) -> bool:
         """The transport knows who sent it, and asks another for it."""
         self._post(

@@ -8,6 +8,7 @@ import { client } from "../client.js";
 import { toast } from "../notices.js";
 import { set, state, watch } from "../store.js";
 import { Meter } from "./caps.js";
+import { askToKeep, keeps } from "./keeping.js";
 import { iceServers, trackersOfSettings } from "./trackers.js";
 
 /** @import {Swarm} from "../../swarm/swarm.js" */
@@ -61,14 +62,19 @@ async function end() {
 
 /** Brings the connection to what is wanted of it now. */
 async function settle() {
+  askToKeep(state.sharing.models, change);
   const wanted = new Set([...state.sharing.models, ...taken]);
   if (isStale || (connection && connection.made !== addresses()) || !wanted.size) await end();
   if (!wanted.size) return;
   connection ??= await begin();
   const { swarm, joined } = connection;
   for (const id of joined) if (!wanted.has(id)) swarm.leave(id);
+  const { models, copies } = state.sharing;
   for (const id of wanted) {
-    swarm.give(id, state.sharing.models.includes(id));
+    const shares = models.includes(id);
+    swarm.give(id, shares);
+    const room = state.settings.storage_budget;
+    swarm.keep(id, { least: shares && keeps(id) ? copies : 0, room });
     await swarm.join(id, [], trackersOf(id));
   }
   connection.joined = wanted;
@@ -139,7 +145,8 @@ export function startConnection() {
   let known = "";
   watch(["sharing", "settings"], () => {
     connection?.meter.hold(); // other caps hold at once
-    const now = JSON.stringify([addresses(), state.sharing.models]);
+    const { models, copies } = state.sharing;
+    const now = JSON.stringify([addresses(), models, copies, state.settings.storage_budget]);
     if (now === known) return;
     known = now;
     change();

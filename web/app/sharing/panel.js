@@ -39,7 +39,7 @@ const titleOf = (identity) =>
   state.models.find(({ id }) => id === identity)?.title ?? `Model ${identity.slice(0, 8)}`;
 
 /** Where the blocks came from that are here. @param {ModelFacts} model */
-function originsOf({ have, blocks, origins, others }) {
+function originsOf({ have, blocks, origins, others, for_others: kept }) {
   const fromPeers = Object.keys(origins).length;
   const before = Math.max(0, have - fromPeers - others);
   const parts = [
@@ -48,7 +48,8 @@ function originsOf({ have, blocks, origins, others }) {
     fromPeers > 0 && `${fromPeers} from peers`,
   ].filter(Boolean);
   const from = parts.length ? `: ${parts.join(", ")}` : "";
-  return note(`${have} of ${plural(blocks, "block")} here${from}.`, "peers-origins");
+  const why = kept > 0 ? ` Kept for others: ${plural(kept, "block")} that few have.` : "";
+  return note(`${have} of ${plural(blocks, "block")} here${from}.${why}`, "peers-origins");
 }
 
 /** @param {ModelFacts} model @returns {string} empty where each block exists somewhere */

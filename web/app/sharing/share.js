@@ -18,6 +18,15 @@ const WHAT =
   "Others then get it from this browser, while this page is open: the model, and nothing of what you write. You can stop it any time.";
 const SEEN =
   "Your network address, and that you have this model. So do the tracker, and whoever asks it who shares this model.";
+/** What this page does for others beside giving; nobody who shares may be surprised by it. */
+function keptForOthers() {
+  const { copies } = state.sharing;
+  if (!copies) return "Nothing: “Copies to keep” is 0 in the settings.";
+  const { storage_budget: budget } = state.settings;
+  const room = budget === null ? "all of the model" : `${bytes(budget)} of the model`;
+  return `Where not all of the model is stored here, this page also fetches parts that fewer than ${copies} have, and keeps them, until ${room} is here. The settings say how many copies, and how much.`;
+}
+
 const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
 
 /** @param {string} id */
@@ -53,6 +62,7 @@ function showQuestion(model) {
   const told = terms([
     ["Peers see", SEEN],
     ["Tracker", addresses(trackers)],
+    ["Kept for others", keptForOthers()],
     ["Licence", licenceOf(model)],
   ]);
   const caps = el(
@@ -108,6 +118,7 @@ function showShared(model) {
   );
   const content = [
     el("p", {}, text),
+    !model.complete && terms([["Kept for others", keptForOthers()]]),
     linkField(link),
     local && el("p", { class: "quiet" }, here),
     code,

@@ -38,6 +38,15 @@ class Scheduler:
         """All of them."""
         return list(self._book.standings)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for a block."""
+        return bool(self._book.wanted)
+
+    def wants(self, index: int) -> bool:
+        """Whether somebody waits for this one."""
+        return index in self._book.wanted
+
     def add(self, source: ShardSource) -> None:
         """One more source."""
         self._book.standings.setdefault(source, Standing())
