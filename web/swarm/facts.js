@@ -37,6 +37,7 @@ export function factsOf({
   origins,
   others,
   wasted,
+  own,
 }) {
   const blocks = layout && geometry ? geometry.blocks : 0;
   const copies = layout && scheduler ? scheduler.count().subarray(0, blocks) : new Uint16Array();
@@ -56,6 +57,7 @@ export function factsOf({
           ? [{ infohash, shard_bytes: layout.shards[0].bytes, seeding: torrent.wires.length }]
           : [],
       ),
+    own: own?.infohash ?? null, // the torrent of the cut as it is stored here, once that is known
     origins: Object.fromEntries(origins), // block -> peer
     others: others.size, // blocks that came over HTTP or from a file
     copies: seen, // by block, this page counted
