@@ -61,6 +61,8 @@ def test_a_stock_client_takes_a_shard_and_hands_it_back(tmp_path: Path) -> None:
     # A tracker that is not there: these peers know each other.
     with seed(tmp_path / "whole", "ws://127.0.0.1:9/tracker") as first:
         assert first.told["identity"] == noise.manifest.identity
+        assert first.told["page"] is None
+        assert first.told["link"].startswith("#model=")
         asked = {"torrent": str(torrent), "folder": str(tmp_path / "got")}
         with stock_client(**asked, only=1, peer=first.told["listen"]) as (_, said):
             assert int(said.readline()) >= len(noise.shard(1))
@@ -108,6 +110,7 @@ def test_a_tracker_that_was_restarted_hears_of_the_seed_again(tmp_path: Path) ->
     first = Server(tmp_path).start()
     with seed(tmp_path / "noise", first.tracker) as running:
         assert running.logged("knows this peer")
+        assert running.told["page"] == first.url
         infohash = running.told["infohash"]
         assert seeds_at(first.tracker, infohash) == 1
         first.stop()
