@@ -75,9 +75,14 @@ function recallSettings() {
   return { ...DEFAULTS, ...kept, ...Object.fromEntries(unchosen.map(([key]) => [key, null])) };
 }
 
-/** @returns {Sharing} as it is kept */
+/** @returns {Sharing} as it is kept; once, only the trackers of a link were kept */
 function recallSharing() {
-  return { ...NOTHING_SHARED, ...recall(SHARING_KEY) };
+  const kept = { ...NOTHING_SHARED, ...recall(SHARING_KEY) };
+  const links = Object.entries(kept.links).map(([id, named]) => [
+    id,
+    Array.isArray(named) ? { trackers: named, torrents: [] } : named,
+  ]);
+  return { ...kept, links: Object.fromEntries(links) };
 }
 
 /**

@@ -42,12 +42,20 @@ export type Settings = { [K in keyof OwnSampling]: OwnSampling[K] | null } & {
   system: string;
 };
 
+/** Where a link says that a model's peers are; either list may be empty. */
+export type Linked = {
+  /** addresses */
+  trackers: string[];
+  /** infohashes of its cuts */
+  torrents: string[];
+};
+
 /** What a person allowed of sharing. Models are called by their ids, which are their identities. */
 export type Sharing = {
   /** those that others are given */
   models: string[];
-  /** trackers of those that a link named */
-  links: Record<string, string[]>;
+  /** of those that a link named */
+  links: Record<string, Linked>;
   /** bytes a second that others are given, of all models together; null: no limit */
   rate: number | null;
   /** the same in bytes a day */

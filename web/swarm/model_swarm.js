@@ -36,7 +36,7 @@ export class ModelSwarm {
   wasted = { bad: 0, overtaken: 0, abandoned: 0 };
   /** @type {CutSwarm | null} whose manifest.json is fetched */
   #home = null;
-  /** @type {CutSwarm | null} the cut as it is stored here */
+  /** @type {CutSwarm | null} the cut as it is stored here, once its torrent is known */
   #own = null;
   /** @type {Judge | null} */
   #judge = null;
@@ -83,6 +83,10 @@ export class ModelSwarm {
     else if (message.type === "blame") this.#onBlame(message);
     else if (message.type === "have") this.#onHave(message.blocks);
     else if (message.type === "lost") this.#lose(message.blocks);
+  }
+
+  get own() {
+    return this.#own;
   }
 
   leave() {

@@ -128,6 +128,12 @@ def _add_seed(commands: Any, runs: Mapping[str, Run]) -> None:
         help=f"where peers meet, ws:// or wss:// (ws://127.0.0.1:{PORT}/tracker)",
     )
     command.add_argument(
+        "--page",
+        type=arguments.page_address,
+        metavar="URL",
+        help="the page that the printed link opens (that of a doppler serve at the tracker)",
+    )
+    command.add_argument(
         "--listen",
         type=arguments.listen_address,
         default="127.0.0.1:0",
