@@ -48,7 +48,7 @@ def cut_to_store(
     comes: Manifest, stored: Manifest | None, has_shards: bool, shard_bytes: int | None
 ) -> Manifest:
     """A model that comes from elsewhere, in the cut that it is to be stored in: what is asked for,
-    else that in which it is stored, else as it comes.
+    else as it is stored, else as it comes.
 
     has_shards: whether something of it lies in shards already. They stay as they are: RequestError
     where another cut is asked for.
@@ -62,9 +62,7 @@ def cut_to_store(
                 "or delete the model first"
             )
         return wanted
-    if stored is None or is_same_cut(stored, comes):
-        return comes
-    return replace(comes, shards=stored.shards)
+    return comes if stored is None or is_same_cut(stored, comes) else stored
 
 
 def is_same_cut(one: Manifest, other: Manifest) -> bool:
