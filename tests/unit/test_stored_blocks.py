@@ -15,7 +15,7 @@ from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store.budget import INDEX_FILE, SLOTS_FILE
 from doppler.store.folder import FolderStorage
 from doppler.store.have_map import HAVE_FILE
-from doppler.store.manifest import BLOCK_SIZE, Manifest, Shard
+from doppler.store.manifest import BLOCK_SIZE, Manifest
 from doppler.store.places import Place
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
@@ -37,8 +37,8 @@ class Given:
         self.sent = list[int]()
         self.until: int | None = None  # blocks after which no more come
 
-    def where(self, shard: Shard) -> str:
-        return f"memory/{shard.name}"
+    def where(self, place: Place) -> str:
+        return f"memory/{place.shard.name}"
 
     def has(self, index: int) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 import { byId, button, el, icon, iconButton } from "./dom.js";
 import { details } from "./details.js";
+import { filesButton } from "./hand.js";
 import { knownPeers, knownSource } from "./library.js";
 import { bytes, parameters } from "./format.js";
 import { askDelete, choose } from "./actions.js";
@@ -204,6 +205,7 @@ function row(entry) {
       { class: "actions" },
       stored && iconButton("trash", `Delete ${entry.title}`, remove, { class: "icon-button" }),
       stored?.problem === null && shareButton(stored),
+      stored?.problem === null && !stored.complete && filesButton(stored),
       loadButton(entry),
     ),
     stored?.problem === null && details(stored),

@@ -18,6 +18,11 @@ import { ServedPieces } from "./served.js";
 /** @import {Blame, FileName, Identity, Layout, Model, ToPage, Want} from "./port.js" */
 /** @import {Host} from "./swarm.js" */
 
+/** @param {Layout} one @param {Layout} other @returns {boolean} whether their files are of the same sizes */
+const isSame = (one, other) =>
+  JSON.stringify([one.shards, one.manifest_bytes]) ===
+  JSON.stringify([other.shards, other.manifest_bytes]);
+
 export class ModelSwarm {
   /** @type {Layout | null} */
   layout = null;
@@ -183,11 +188,16 @@ export class ModelSwarm {
   /** @param {Model} message */
   async #onModel({ layout, have }) {
     if (!layout) return;
-    const first = !this.layout;
+    const same = this.layout && isSame(this.layout, layout);
     this.layout = layout;
-    if (first) {
-      this.#home = null;
+    if (!same) {
+      const before = this.scheduler?.wanted;
+      this.#home = this.#own = null; // another cut is another torrent
       this.#plan(layout);
+      for (const urgency of /** @type {const} */ (["idle", "soon", "now"])) {
+        const blocks = [...(before?.[urgency] ?? [])];
+        this.#want({ type: "want", identity: this.identity, blocks, urgency });
+      }
     }
     this.#gain(blocksIn(have).filter((block) => block < (this.geometry?.blocks ?? 0)));
     if (layout.tokenizer && !layout.tokenizer.stored) this.#fetchFile("tokenizer.json");
@@ -223,12 +233,14 @@ export class ModelSwarm {
     try {
       const read = (/** @type {number} */ piece) =>
         /** @type {ServedPieces} */ (this.#served).read(piece);
-      const info = await hashed(this.identity, layout, read, () => !this.#left && !this.#own);
+      const goesOn = () => !this.#left && !this.#own && this.geometry === geometry;
+      const info = await hashed(this.identity, layout, read, goesOn);
       if (info) this.cuts.join(hex(await sha1(info)), info);
     } catch {
       // A block was found damaged on the way: once it is here again, this begins again.
     } finally {
       this.#making = false;
+      if (this.geometry !== geometry) void this.#make();
     }
   }
 

@@ -20,6 +20,7 @@ from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, Progress, Source, folder_sources
 from doppler.quantization.block_types import Quant
 from doppler.store.byte_copies import fill
+from doppler.store.cut import check_shard_bytes, shard_name
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
@@ -139,10 +140,7 @@ async def write_outline(
 ) -> Manifest:
     """Reads the weights and writes the model. Raises SourceError and StorageError on the way."""
     manifest = outline.manifest
-    if shard_size <= 0 or shard_size % manifest.block_size:
-        raise RequestError(
-            f"a shard size of {shard_size} is no multiple of the block size {manifest.block_size}"
-        )
+    check_shard_bytes(shard_size, manifest.block_size)
     await storage.remove(MANIFEST_FILE)
     blocks: list[str] = []
     shards: list[Shard] = []
@@ -153,7 +151,7 @@ async def write_outline(
         for at in range(0, length, manifest.block_size):
             end = min(at + manifest.block_size, length)
             blocks.append(buffers.blake3(buffers.part(data, at, end)))
-        file = f"shard-{index:05d}.bin"
+        file = shard_name(index)
         await _replace_file(storage, file, data, length)
         hashes = buffers.blake3(data), await buffers.sha256(data)
         shards.append(Shard(file, start, length, *hashes))

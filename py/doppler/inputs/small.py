@@ -19,7 +19,7 @@ LIMITS = {  # bytes, by the name that such a file has
     "chat_template.jinja": 4 * MIB,
     "model.safetensors.index.json": 64 * MIB,
     "manifest.json": 128 * MIB,
-    "origin.json": MIB,
+    "origin.json": 16 * MIB,
     "import.json": MIB,
     "list of files": 16 * MIB,  # a page of what a hub says of a repository
 }

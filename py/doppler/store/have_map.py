@@ -50,7 +50,9 @@ class HaveMap:
         return bytes(self._bits)
 
     def size(self, shard: Shard) -> int:
-        """Bytes of a shard's file, as `load` saw it; 0 where it is absent."""
+        """Bytes of a shard's file, as `load` saw it, and with blocks that were added since; 0 where
+        it is absent.
+        """
         return self._sizes.get(shard.name, 0)
 
     def removed(self, shard: Shard) -> None:
@@ -88,6 +90,8 @@ class HaveMap:
         """These blocks are stored now."""
         for index in indices:
             if index not in self:
+                place = self._places[index]
+                self._sizes[place.shard.name] = max(self.size(place.shard), place.end)
                 _put(self._bits, index, True)
                 self._gone.discard(index)
                 self._added.add(index)

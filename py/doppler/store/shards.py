@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
 from doppler.errors import CorruptError, SourceError
@@ -100,6 +100,45 @@ class ShardStore:
         finally:
             self._downloads -= 1
             await self.blocks.save()
+
+    async def take(self, source: ShardSource, progress: Progress) -> int:
+        """Stores what one source has of the blocks that are missing or damaged, and asks no other;
+        the bytes that are lacking still. Whoever waits for such a block meanwhile gets it, too.
+
+        progress: as `download` has it. Raises StorageError where blocks do not fit.
+        """
+        done = 0
+
+        def add(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, self.manifest.bytes)
+
+        await self.blocks.refresh()
+        self.scheduler.add(source)
+        try:
+            for shard in self.manifest.shards:
+                await self._take(source, shard, add)
+            if done == self.manifest.bytes:
+                await self.blocks.drop_slots()
+        finally:
+            self.scheduler.drop(source)
+            await self.blocks.save()
+        return self.manifest.bytes - done
+
+    async def _take(self, source: ShardSource, shard: Shard, add: Callable[[int], None]) -> None:
+        lacking = [place.index async for place in self._bad(shard, add)]
+        for run in self._places.runs([index for index in lacking if source.has(index)]):
+            with suppress(SourceError):  # the source knows what it could not give
+                async with aclosing(source.fetch(run, "idle")) as pieces:
+                    async for first, data in pieces:
+                        if (unkept := await self.scheduler.offer(source, first, data)) is not None:
+                            raise unkept
+        found = [index for index in lacking if self.blocks.has(index)]
+        for index in found:
+            add(self._places[index].bytes)
+        if found:
+            await self.blocks.finish(shard)
 
     async def _complete(self, add: Callable[[int], None]) -> None:
         """Hashes one shard after another, while the missing blocks of those before are fetched."""

@@ -28,14 +28,21 @@ async def verify(
             )
         data = await storage.read(shard.name, 0, shard.bytes)
         _verify_blocks(manifest, shard, data, buffers)
-        if await buffers.sha256(data) != shard.sha256 or buffers.blake3(data) != shard.blake3:
+        if not await _is_as_hashed(shard, data, buffers):
             raise CorruptError(
                 f"{manifest.name}: the blocks of {shard.name} are right and its own hashes in the "
                 "manifest are not; fetch the manifest again"
             )
         if progress:
             progress(shard.offset + shard.bytes, manifest.bytes)
-    await _verify_tokenizer(storage, manifest, buffers)
+    await verified_tokenizer(storage, manifest, buffers)
+
+
+async def _is_as_hashed(shard: Shard, data: Buffer, buffers: Buffers) -> bool:
+    """Whether the file is what those of its hashes say that are known."""
+    if shard.blake3 is not None and buffers.blake3(data) != shard.blake3:
+        return False
+    return shard.sha256 is None or await buffers.sha256(data) == shard.sha256
 
 
 def _verify_blocks(manifest: Manifest, shard: Shard, data: Buffer, buffers: Buffers) -> None:
@@ -49,10 +56,13 @@ def _verify_blocks(manifest: Manifest, shard: Shard, data: Buffer, buffers: Buff
             )
 
 
-async def _verify_tokenizer(storage: Storage, manifest: Manifest, buffers: Buffers) -> None:
+async def verified_tokenizer(
+    storage: Storage, manifest: Manifest, buffers: Buffers
+) -> Buffer | None:
+    """The bytes of tokenizer.json; None where the model has none. Raises as `verify` does."""
     info = manifest.tokenizer
     if info is None:
-        return
+        return None
     size = await storage.size(TOKENIZER_FILE)
     if size is None:
         raise SourceError(f"{manifest.name}: {TOKENIZER_FILE} is missing; fetch the model again")
@@ -62,3 +72,4 @@ async def _verify_tokenizer(storage: Storage, manifest: Manifest, buffers: Buffe
             f"{manifest.name}: {TOKENIZER_FILE} is damaged: its BLAKE3 is not the manifest's; "
             "fetch the model again"
         )
+    return data

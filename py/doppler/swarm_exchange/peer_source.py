@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, TypeAlias
 
 from doppler.inputs.buffers import Buffer
-from doppler.store.manifest import Shard
 from doppler.store.places import Place
 from doppler.store.sources.source import Urgency
 
@@ -25,8 +24,8 @@ class PeerSource:
         self._copies = b""
         self._wanted = set[int]()
 
-    def where(self, shard: Shard) -> str:
-        return f"peers that have {shard.name}"
+    def where(self, place: Place) -> str:
+        return f"peers that have {place.shard.name}"
 
     def has(self, index: int) -> bool:
         return index < len(self._copies) and self._copies[index] > 0
