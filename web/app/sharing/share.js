@@ -19,6 +19,8 @@ const WHAT =
 const SEEN =
   "Your network address, and that you have this model. So do the tracker, and whoever asks it who shares this model.";
 const AGAIN_MS = 500;
+const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
+
 /** What this page does for others beside giving; nobody who shares may be surprised by it. */
 function keptForOthers() {
   const { copies } = state.sharing;
@@ -27,8 +29,6 @@ function keptForOthers() {
   const room = budget === null ? "all of the model" : `${bytes(budget)} of the model`;
   return `Where not all of the model is stored here, this page also fetches parts that fewer than ${copies} have, and keeps them, until ${room} is here. The settings say how many copies, and how much.`;
 }
-
-const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
 
 /** @param {string} id */
 export const isShared = (id) => state.sharing.models.includes(id);
