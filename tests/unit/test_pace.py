@@ -50,6 +50,18 @@ def test_what_is_asked_for_while_it_is_written_is_done_after_it() -> None:
     run(test())
 
 
+def test_what_is_done_now_is_not_done_later() -> None:
+    async def test() -> None:
+        it = Written()
+        await it.become(1)
+        await it.become(2)
+        await it.pace.now()
+        assert len(asyncio.all_tasks()) == 1, "something is left running"
+        assert it.written == [1, 2]
+
+    run(test())
+
+
 def test_it_is_done_though_whoever_asked_has_gone() -> None:
     async def test() -> None:
         it = Written()

@@ -17,6 +17,7 @@ from doppler.store.folder import FolderStorage
 from doppler.store.have_map import HAVE_FILE
 from doppler.store.manifest import BLOCK_SIZE, Manifest
 from doppler.store.places import Place
+from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
 from storable import storable
@@ -198,6 +199,54 @@ def test_a_map_that_another_tab_has_open_is_waited_for(tmp_path: Path) -> None:
         assert len(await store.blocks.missing(ALL)) == COUNT - 4
         with pytest.raises(StorageError):
             await ShardStore(MODEL.manifest, folder, [], MemoryBuffers()).blocks.missing(ALL)
+
+    run(test())
+
+
+def test_rows_of_a_model_that_was_deleted_and_comes_again(tmp_path: Path) -> None:
+    """Another tab does that while the files are closed: what is missing is no row of zeros."""
+    offsets, length = [100, 5000], 64
+    rows = b"".join(MODEL.data[at : at + length] for at in offsets)
+
+    async def opening() -> FolderStorage:
+        return FolderStorage(tmp_path)
+
+    async def test() -> None:
+        source = Given()
+        storage = ReopeningStorage(opening)
+        store = ShardStore(MODEL.manifest, storage, [source], MemoryBuffers())
+        for _ in range(2):
+            assert await store.stored(offsets, length) == rows
+        assert source.sent == [0]
+        await storage.close()
+        for file in tmp_path.iterdir():
+            file.unlink()
+        await opened(tmp_path, Given()).block(3)
+        assert await store.stored(offsets, length) == rows
+
+    run(test())
+
+
+def test_a_download_whose_budget_is_lowered(tmp_path: Path) -> None:
+    """It says that it is not whole, and what is there stays."""
+
+    class Slow(Given):
+        async def fetch(
+            self, places: Sequence[Place], urgency: Urgency
+        ) -> AsyncGenerator[tuple[int, Buffer], None]:
+            for place in places:
+                await asyncio.sleep(1)
+                yield place.index, MODEL.block(place.index)
+
+    async def test() -> None:
+        store = opened(tmp_path, Slow())
+        download = asyncio.ensure_future(store.download(quiet))
+        await asyncio.sleep(1.5)
+        store.blocks.budget = HALF
+        with pytest.raises(StorageError, match="is not whole"):
+            await download
+        assert 0 < stored(tmp_path) <= HALF
+        assert len(await opened(tmp_path, budget=HALF).blocks.missing(ALL)) < COUNT - 4
 
     run(test())
 

@@ -164,6 +164,8 @@ class OpfsLibrary:
             async with turn(f"model {manifest.identity}", emit):
                 if await self._files.whole(manifest.identity) is None:
                     await unfinished.keep(manifest.identity)
+                    self._models.changed(manifest.identity)
+                    await self._peers.refresh(manifest.identity)
         return manifest.identity
 
     async def _made_by(self, making: Making) -> str | None:

@@ -43,6 +43,12 @@ class OpenModels:
         if store is not None:
             await store.rest()
 
+    def changed(self, identity: str) -> None:
+        """Other files lie in the model's folder now."""
+        store = self._stores.get(identity)
+        if store is not None:
+            store.blocks.changed()
+
     def forget(self, identity: str) -> None:
         """The model was deleted: what comes after it begins anew."""
         self._stores.pop(identity, None)

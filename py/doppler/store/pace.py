@@ -20,6 +20,9 @@ class Pace:
         self._later: asyncio.Task[None] | None = None
 
     async def now(self) -> None:
+        if self._later is not None:
+            self._later.cancel()  # it has not begun: what it was to do is done here
+            self._later = None
         await asyncio.shield(asyncio.ensure_future(self._do()))
 
     async def soon(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
-from doppler.errors import CorruptError, SourceError
+from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
 from doppler.store.manifest import Manifest, Shard
@@ -49,6 +49,8 @@ class ShardStore:
         for source in sources:
             self.scheduler.add(source)
         self._downloads = 0  # that are going on
+        self._sound = set[int]()  # blocks that were verified since the files were opened
+        self._opening = storage.openings
         self.hasher: BlockHasher | None = None  # what hashes blocks in a row faster than the host
 
     async def rest(self) -> None:
@@ -96,6 +98,12 @@ class ShardStore:
         try:
             await self.blocks.refresh()
             await self._complete(add)
+            if not self.blocks.fits:
+                raise StorageError(
+                    f"{self.manifest.title} is not whole: less of it may be stored than when this "
+                    "download began, so that blocks had to leave for others; load it as it is, or "
+                    "allow more and get it again"
+                )
             await self.blocks.drop_slots()
         finally:
             self._downloads -= 1
@@ -222,15 +230,26 @@ class ShardStore:
 
     async def stored(self, offsets: Sequence[int], length: int) -> bytes:
         """`length` bytes from each of these offsets of the model's byte space on, one after
-        another: for what was verified before, which is not hashed again where it still is.
+        another. A block is hashed once while its file is open, and not for each of them.
 
         Raises SourceError where some are missing, and nobody has them.
         """
         ranges = [(offset, offset + length) for offset in offsets]
         blocks = sorted({index for it in ranges for index in self._places.within(*it)})
         # A block in a slot may leave for another one while it is read.
-        if self.blocks.fits and not await self.blocks.missing(blocks):
-            return await self.blocks.gather(ranges)
+        while self.blocks.fits:
+            opening = self.storage.openings
+            if opening != self._opening:
+                self._sound.clear()
+                self._opening = opening
+            lacking = [index for index in blocks if index not in self._sound]
+            for index in lacking:
+                await self.block(index)
+            if self.storage.openings == opening:
+                self._sound.update(lacking)
+                data = await self.blocks.gather(ranges)
+                if self.storage.openings == opening:
+                    return data
         found = {index: await self.block(index) for index in blocks}
         return b"".join(part for it in ranges for part in self._cut(found, *it))
 

@@ -80,6 +80,10 @@ class StoredBlocks:
         if self._loaded is None:
             await self.refresh()
 
+    def changed(self) -> None:
+        """Somebody else has put other files there: they are looked at when they are used next."""
+        self._loaded = None
+
     async def refresh(self) -> None:
         """Reads again what is stored, which other tabs may have changed, if a while has passed."""
         async with self._loading:
@@ -197,8 +201,8 @@ class StoredBlocks:
                 await self._slots.save()
 
     async def drop_slots(self) -> None:
-        """The model is whole in its shards."""
-        if self._slots.bytes:
+        """The model is whole in its shards, if all of it may be stored."""
+        if self.fits and self._slots.bytes:
             await self._slots.remove()
 
     async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
