@@ -233,6 +233,7 @@ def test_who_shares_keeps_what_few_have(site: Site, giver: Person, taker: Person
     told = panel.get_by_test_id("peers-origins")
     expect(told).to_contain_text("3 of 9 blocks here: 3 from peers.", timeout=60_000)
     expect(told).to_contain_text("Kept for others: 3 blocks that few have.")
+    expect(taker.row(NAME)).to_contain_text("3.16 MB stored", timeout=60_000)
     assert not [url for url in taker.asked if url.endswith(".bin")]
     taker.stop()
     taker.set(storage_budget="")
