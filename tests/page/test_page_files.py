@@ -255,8 +255,9 @@ def test_files_that_are_given_to_a_model(app: App, broken: ModelServer, tmp_path
     """What is good of them is stored, what is not is named; then all of it is there."""
     with pytest.raises(Error, match="shard-0000"):
         app.call("download", url=f"{broken.url}manifest.json")
-    third, fourth = (tmp_path / "stick" / shard.name for shard in NOISE.manifest.shards[2:])
-    third.parent.mkdir()
+    NOISE.save(tmp_path / "stick")
+    files = [tmp_path / "stick" / shard.name for shard in NOISE.manifest.shards]
+    third, fourth = files[2:]
     third.write_bytes(b"?" + NOISE.shard(2)[1:])
     fourth.write_bytes(NOISE.shard(3)[:-9])
 
@@ -271,7 +272,7 @@ def test_files_that_are_given_to_a_model(app: App, broken: ModelServer, tmp_path
     expect(app.errors).to_contain_text("shard-00003.bin: it is cut off")
     third.write_bytes(NOISE.shard(2))
     fourth.write_bytes(NOISE.shard(3))
-    give(third, fourth)
+    give(*reversed(files))
     expect(app.row("noise-0").get_by_role("button", name="Files of Noise 0")).to_have_count(0)
     (model,) = app.call("models")
     assert (model["id"], model["complete"]) == (NOISE.manifest.identity, True)

@@ -61,6 +61,7 @@ class Downloads:
         if kept is None:
             tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
             await reserve(most + tokenizer + len(text), manifest.title)
+        await self._models.rest(manifest.identity)  # who shares it may have these files open
         folder = await self._root.make(manifest.identity)
         try:
             if kept != text.encode():  # it is damaged, or says another title or cut

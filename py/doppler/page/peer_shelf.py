@@ -40,7 +40,11 @@ class PeerShelf:
                 f"peers sent the manifest of another model, {found.identity[:12]}…, for "
                 f"{identity[:12]}…"
             )
-        await self._write(identity, manifest.decode())
+        folder = await self._root.make(identity)
+        try:
+            await self._files.write(folder, MANIFEST_FILE, manifest.decode())
+        finally:
+            await folder.close()
         return self._models.store(found, Origin())
 
     async def refresh(self, identity: str) -> None:
@@ -60,7 +64,9 @@ class PeerShelf:
         async with turn(f"model {identity}", emit):
             manifest = await self._files.to_store(store.manifest, amount.shard_bytes)
             if not is_same_cut(manifest, store.manifest):
-                await self._write(manifest.identity, manifest.to_json())
+                # by its own storage, which may have the file open
+                await self._files.write(store.storage, MANIFEST_FILE, manifest.to_json())
+                await store.rest()
                 await self.refresh(identity)
                 store = await shared.opened()
             most = amount.of(manifest.bytes)
@@ -72,10 +78,3 @@ class PeerShelf:
                 finally:
                     await store.rest()
         return identity
-
-    async def _write(self, identity: str, manifest: str) -> None:
-        folder = await self._root.make(identity)
-        try:
-            await self._files.write(folder, MANIFEST_FILE, manifest)
-        finally:
-            await folder.close()
