@@ -26,7 +26,9 @@ class Arrivals:
         self._places, self._buffers, self._keep = places, buffers, keep
 
     def sorted(self, first: int, data: Buffer) -> Iterator[Piece | Place]:
-        """Of blocks in a row from `first` on: good neighbours as a piece, each bad one alone."""
+        """Of blocks in a row from `first` on: good neighbours as a piece, each bad one alone and
+        before the good ones in front of it, which take time to store.
+        """
         good, begin, at = list[tuple[Place, Buffer]](), 0, 0
         length = self._buffers.length(data)
         for place in map(self._places.__getitem__, range(first, len(self._places))):
@@ -37,9 +39,9 @@ class Arrivals:
             if self._buffers.blake3(block) == self._places.manifest.blocks[place.index]:
                 good.append((place, block))
             else:
+                yield place
                 if good:
                     yield Piece(good, self._buffers.part(data, begin, at))
-                yield place
                 good, begin = [], end
             at = end
         if good:
