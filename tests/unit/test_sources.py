@@ -6,17 +6,18 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from doppler.errors import CorruptError, SourceError, StorageError
+from doppler.errors import CorruptError, DopplerError, FormatError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.places import Place
 from doppler.store.shards import ShardStore
 from doppler.store.sources import scheduler
 from doppler.store.sources.scheduler import LATE, PATIENCE
-from doppler.store.sources.source import Urgency
+from doppler.store.sources.source import URGENCIES, Urgency
 from doppler.store.sources.standing import FAILED_SECONDS
 from storable import storable
 from virtual_time import run
@@ -289,6 +290,105 @@ def test_where_all_fail_it_is_told_at_once(scene: Callable[..., float]) -> None:
     scene(test, *sources)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 12.0])
+def test_an_outage_beside_peers_that_have_nothing(
+    scene: Callable[..., float], seconds: float
+) -> None:
+    """The server is asked again, with pauses, by loads and downloads."""
+    server, peers = Scripted("server"), Scripted("peers", [], in_order=False)
+    server.at_once, server.breaks = 3, set(ALL)
+
+    async def test(store: ShardStore) -> None:
+        block, whole = asyncio.gather(store.block(7), store.block(1)), download(store)
+        end = asyncio.get_running_loop().call_later(seconds + 1.5, server.breaks.clear)
+        await asyncio.gather(block, whole)
+        end.cancel()
+
+    assert scene(test, server, peers) < 3 * FAILED_SECONDS + seconds + COUNT * SECOND
+    assert Counter(server.sent) == Counter(ALL)
+
+
+@pytest.mark.parametrize("kind", ["load", "download"])
+def test_an_outage_that_does_not_end_is_told(scene: Callable[..., float], kind: str) -> None:
+    server, peers = Scripted("server"), Scripted("peers", range(4), in_order=False)
+    server.breaks = {5}
+
+    async def test(store: ShardStore) -> None:
+        with pytest.raises(SourceError, match="server is gone"):
+            await (store.block(5) if kind == "load" else store.download(quiet))
+        server.breaks.clear()
+        await download(store)
+
+    scene(test, server, peers)
+    assert sorted(server.sent + peers.sent) == list(ALL), "something came twice"
+
+
+@pytest.mark.parametrize("kind", ["load", "download"])
+def test_a_bad_block_that_no_peer_has_is_told(scene: Callable[..., float], kind: str) -> None:
+    server, peers = Scripted("server"), Scripted("peers", [], in_order=False)
+    server.wrong = {5}
+
+    async def test(store: ShardStore) -> None:
+        with pytest.raises(CorruptError, match=r"block 5 of shard-00001.bin from server/"):
+            await (store.block(5) if kind == "load" else store.download(quiet))
+
+    assert scene(test, server, peers) == pytest.approx(PATIENCE)
+
+
+def test_requests_that_fail_together_are_one_failure(scene: Callable[..., float]) -> None:
+    server, peers = Scripted("server"), Scripted("peers", [], in_order=False)
+    server.at_once, server.breaks = 3, set(ALL)
+
+    async def test(store: ShardStore) -> None:
+        whole = asyncio.ensure_future(store.download(quiet))
+        await asyncio.sleep(1.5 * SECOND)
+        standing = store.scheduler._book.standings[server]
+        assert (standing.failures, standing.until) == (1, SECOND + FAILED_SECONDS)
+        server.breaks.clear()
+        await whole
+
+    scene(test, server, peers)
+
+
+def test_a_request_that_is_cancelled_before_it_began(scene: Callable[..., float]) -> None:
+    """Its block comes from elsewhere in the same moment: no place stays taken."""
+    server, peers = Scripted("server"), Scripted("peers", [], in_order=False)
+
+    async def test(store: ShardStore) -> None:
+        await store.blocks.ready()
+        for index in range(3):
+            wanted = asyncio.ensure_future(store.scheduler.get([index], "now"))
+            sent = asyncio.ensure_future(store.scheduler.offer(peers, index, MODEL.block(index)))
+            await asyncio.gather(wanted, sent)
+        await asyncio.sleep(SECOND)
+        assert store.scheduler._book.runs == []
+        assert bytes(await store.block(5)) == MODEL.block(5)
+
+    assert scene(test, server, peers) < PATIENCE
+
+
+def test_any_course_of_cancelled_work_leaves_nothing(scene: Callable[..., float]) -> None:
+    chance = Random(5)
+
+    async def test(store: ShardStore) -> None:
+        tasks = list[asyncio.Task[object]]()
+        for _ in range(200):
+            wanted = sorted(chance.sample(ALL, chance.randrange(1, 5)))
+            urgency = chance.choice(URGENCIES)
+            tasks.append(asyncio.ensure_future(store.scheduler.get(wanted, urgency)))
+            for task in chance.sample(tasks, chance.randrange(min(len(tasks), 8) + 1)):
+                task.cancel()
+            await asyncio.sleep(chance.choice([0, 0, 0.5 * SECOND]))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(SECOND)
+        assert not store.scheduler._book.runs
+        assert not store.scheduler.is_busy
+
+    scene(test, Scripted("a"))
+
+
 def test_cancelled_work_ends_requests(scene: Callable[..., float]) -> None:
     """Of what two wait for, it goes on while one does."""
     source = Scripted("a")
@@ -345,6 +445,75 @@ def test_what_cannot_be_stored(scene: Callable[..., float], tmp_path: Path) -> N
             await store.download(quiet)
 
     scene(test, source, storage=Full(tmp_path))
+
+
+class Removed(FolderStorage):
+    """Another tab has removed the folder."""
+
+    error: type[DopplerError] = SourceError
+
+    async def write(self, name: str, offset: int, data: Buffer) -> None:
+        raise self.error(f"{name} is not there")
+
+
+@pytest.mark.parametrize("error", [SourceError, FormatError, CorruptError])
+def test_whatever_keeps_a_block_from_being_stored(
+    scene: Callable[..., float], tmp_path: Path, error: type[DopplerError]
+) -> None:
+    """Who needs it has it, from a server or from peers, the transport hears of it, and it is no
+    fault of the source.
+    """
+    server, peers = Scripted("server", range(4)), Scripted("peers", [4], in_order=False)
+    peers.stalls = {4}
+    storage, told = Removed(tmp_path), list[tuple[str, list[int], bool]]()
+    storage.error = error
+
+    async def test(store: ShardStore) -> None:
+        store.scheduler.took = lambda it, indices, stored: told.append(
+            (it.where(store._places[4]), [*indices], stored)
+        )
+        assert bytes(await store.block(0)) == MODEL.block(0)
+        assert store.scheduler._book.standings[server].failures == 0
+        wanted = asyncio.ensure_future(store.block(4))
+        await asyncio.sleep(SECOND)
+        unkept = await store.scheduler.offer(peers, 4, MODEL.block(4))
+        assert isinstance(unkept, error)
+        assert bytes(await wanted) == MODEL.block(4)
+        with pytest.raises(error, match="is not there"):
+            await store.scheduler.store([1], lambda count: None)
+
+    scene(test, server, peers, storage=storage)
+    assert [it[1:] for it in told] == [([0], False), ([4], False), ([1], False)]
+
+
+def test_what_waits_is_looked_through_once(scene: Callable[..., float]) -> None:
+    """Not for each request: a model has many thousands of blocks, and peers a part of them."""
+    asked = Counter[int]()
+
+    class Counted(Scripted):
+        def has(self, index: int) -> bool:
+            asked[index] += 1
+            return super().has(index)
+
+    peers = Counted("peers", range(6, COUNT, 2), in_order=False)
+    peers.at_once, peers.stalls = 256, set(ALL)
+
+    async def test(store: ShardStore) -> None:
+        wanted = asyncio.ensure_future(store.scheduler.store(ALL, lambda count: None))
+        await asyncio.sleep(0)
+        assert max(asked[index] for index in range(5)) == 1
+        for index in (6, 8, 10):
+            await asyncio.sleep(SECOND)
+            await store.scheduler.offer(peers, index, MODEL.block(index))
+        assert max(asked[index] for index in range(5)) == 1, "what has not changed is asked again"
+        peers.blocks = set(ALL)
+        store.scheduler.look()
+        assert max(asked[index] for index in range(5)) > 1
+        wanted.cancel()
+        await asyncio.wait([wanted])
+        await asyncio.sleep(SECOND)
+
+    scene(test, peers)
 
 
 def test_what_comes_unasked_is_verified(scene: Callable[..., float]) -> None:

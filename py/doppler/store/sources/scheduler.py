@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
-from doppler.errors import SourceError, StorageError
+from doppler.errors import DopplerError, SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.store.places import Place, Places
+from doppler.store.sources.arrivals import Arrivals, Piece
 from doppler.store.sources.book import Book
 from doppler.store.sources.source import URGENCIES, Keep, ShardSource, Took, Urgency
 from doppler.store.sources.standing import Standing, wrong
@@ -22,15 +24,16 @@ from doppler.store.sources.wanted import Batch, Run, Wanted
 
 # Seconds without a block after which a request's blocks are asked of others, too.
 LATE: Mapping[Urgency, float] = {"now": 2.0, "soon": 5.0, "idle": 15.0}
-PATIENCE = 30.0  # seconds for which somebody waits for a block that no source has now
+PATIENCE = 30.0  # seconds for which somebody waits for a block that no source can give now
 
 
 class Scheduler:
     """Sources of one model's blocks. `took` hears of every verified block that came."""
 
     def __init__(self, places: Places, buffers: Buffers, keep: Keep) -> None:
-        self._places, self._buffers, self._keep = places, buffers, keep
+        self._places, self._arrivals = places, Arrivals(places, buffers, keep)
         self._book = Book(places)
+        self._pauses = dict[ShardSource, asyncio.TimerHandle]()  # of those that failed
         self.took: Took = lambda source, indices, stored: None
 
     @property
@@ -56,6 +59,8 @@ class Scheduler:
         """One source less: what it was asked for is asked of others."""
         if self._book.standings.pop(source, None) is None:
             return
+        if (pause := self._pauses.pop(source, None)) is not None:
+            pause.cancel()
         error = SourceError("the peers that this model came from are not connected any more")
         for run in [run for run in self._book.runs if run.source is source]:
             self._end(run, error)
@@ -66,8 +71,9 @@ class Scheduler:
 
     def forgive(self) -> None:
         """A person tries again: what was wrong with a source may have been mended."""
-        for standing in self._book.standings.values():
+        for source, standing in self._book.standings.items():
             standing.forgive()
+            self._book.forgive(source)
 
     async def get(self, indices: Sequence[int], urgency: Urgency) -> dict[int, Buffer]:
         """Those blocks, verified; they are stored too if there is room.
@@ -75,16 +81,19 @@ class Scheduler:
         Raises CorruptError where all that is sent is wrong, SourceError where nobody can give one.
         """
         batch = Batch(indices, urgency)
-        await self._await(batch, PATIENCE)
+        await self._await(batch)
         return batch.found
 
     async def store(self, indices: Sequence[int], told: Callable[[int], None]) -> None:
-        """Gets blocks into storage, which takes as long as it takes; `told` is called with the
-        bytes of each. Raises what `get` does, and StorageError where there is no room.
-        """
-        await self._await(Batch(indices, "idle", told), None)
+        """Gets blocks into storage; `told` is called with the bytes of each. What nobody has is
+        waited for as long as it takes.
 
-    async def offer(self, source: ShardSource, index: int, data: Buffer) -> Exception | None:
+        Raises what `get` does where who has a block fails to give it, and what keeps one from being
+        stored, such as StorageError.
+        """
+        await self._await(Batch(indices, "idle", told))
+
+    async def offer(self, source: ShardSource, index: int, data: Buffer) -> DopplerError | None:
         """A block that a source sends, or several in a row, asked for or not. What kept good ones
         from being stored, if something did.
         """
@@ -96,20 +105,26 @@ class Scheduler:
 
     def look(self) -> None:
         """Asks sources for what is wanted: call it where what they have has changed."""
+        for standing in self._book.standings.values():
+            standing.lacks.clear()
+        self._ask()
+
+    def _ask(self) -> None:
+        """The same, where it has not changed: what many wait for, and few have, is passed over."""
         now = _now()
         for urgency in URGENCIES:
             for source in self._book.ranked(now):
-                while run := self._book.pick(source, urgency, now):
+                for run in self._book.requests(source, urgency, now):
                     self._start(run)
 
-    async def _await(self, batch: Batch, patience: float | None) -> None:
+    async def _await(self, batch: Batch) -> None:
         if not batch.left:
             return
         for index in sorted(batch.left):
             self._want(index, batch)
-        self.look()
+        self._ask()
         try:
-            while not (await asyncio.wait({batch.done}, timeout=patience))[0]:
+            while not (await asyncio.wait({batch.done}, timeout=PATIENCE))[0]:
                 self._give_up(batch)
             batch.done.result()
         finally:
@@ -153,7 +168,7 @@ class Scheduler:
             wanted.batches.remove(batch)
             if not wanted.batches:
                 self._forget(wanted)
-        self.look()
+        self._ask()
 
     def _forget(self, wanted: Wanted) -> None:
         index = wanted.place.index
@@ -165,15 +180,19 @@ class Scheduler:
                 run.end()
 
     def _give_up(self, batch: Batch) -> None:
-        """Ends a wait for what no source has."""
-        lost = next((it for it in sorted(batch.left) if self._book.is_nowhere(it)), None)
-        if lost is not None:
-            batch.fail(
-                SourceError(
-                    f"{self._places[lost]} is with none of the peers that are connected, and there "
-                    "is no address to get it from: wait for a peer that has it, and try again"
+        """Ends a wait for what no source can give. What is only to be stored is waited for, unless
+        something is wrong with who has it.
+        """
+        for index in filter(self._book.is_nowhere, sorted(batch.left)):
+            error = self._book.trouble(index)
+            if error is None and batch.told is None:
+                error = SourceError(
+                    f"{self._places[index]} is with none of the peers that are connected, and "
+                    "there is no address to get it from: wait for a peer that has it, and try again"
                 )
-            )
+            if error is not None:
+                batch.fail(error)
+                return
 
     def _start(self, run: Run) -> None:
         for index in run.left:
@@ -181,23 +200,26 @@ class Scheduler:
             self._book.wanted[index].runs.append(run)
         self._book.runs.append(run)
         run.task = asyncio.ensure_future(self._fetch(run))
+        run.task.add_done_callback(partial(self._ended, run))
         self._watch(run, LATE[run.urgency])
 
-    async def _fetch(self, run: Run) -> None:
-        error: Exception | None = None
+    async def _fetch(self, run: Run) -> Exception | None:
+        """What went wrong: whoever waits is told, of our own mistakes too."""
         try:
             async with aclosing(run.source.fetch(run.places, run.urgency)) as pieces:
                 async for first, data in pieces:
                     self._watch(run, LATE[run.urgency])
                     await self._arrived(run.source, first, data)
                     if not run.left:
-                        return
-            error = SourceError(f"{run.places[0]} from {_where(run)}: nothing came; try again")
-        except Exception as failure:  # whoever waits is told, of our own mistakes too
-            error = failure
-        finally:
-            self._end(run, error)
-            self.look()
+                        return None
+        except Exception as error:
+            return error
+        return SourceError(f"{run.places[0]} from {_where(run)}: nothing came; try again")
+
+    def _ended(self, run: Run, task: asyncio.Task[Exception | None]) -> None:
+        """Called for one that was cancelled before it began, too."""
+        self._end(run, None if task.cancelled() else task.result())
+        self._ask()
 
     def _end(self, run: Run, error: Exception | None) -> None:
         """What a request has not brought is asked of others."""
@@ -206,16 +228,30 @@ class Scheduler:
         self._book.runs.remove(run)
         if run.timer is not None:
             run.timer.cancel()
-        standing = self._book.standings.get(run.source)
-        if error is not None and run.left and standing is not None:
-            standing.failed(_now())
+        if error is not None and run.left:
+            self._failed(run.source)
         for index in sorted(run.left):
             wanted = self._book.wanted[index]
             wanted.runs.remove(run)
             if error is not None:
-                wanted.failed[run.source] = error
+                wanted.failed(run.source, error)
             self._settle(index, error)
         run.left.clear()
+
+    def _failed(self, source: ShardSource) -> None:
+        """It is left alone for a while, and then asked again for what nobody else has given."""
+        standing = self._book.standings.get(source)
+        if standing is None:
+            return
+        standing.failed(_now())
+        if source not in self._pauses:
+            again = asyncio.get_running_loop().call_at
+            self._pauses[source] = again(standing.until, self._ask_again, source)
+
+    def _ask_again(self, source: ShardSource) -> None:
+        del self._pauses[source]
+        self._book.forgive(source)
+        self.look()
 
     def _settle(self, index: int, error: Exception | None) -> None:
         """A block that nobody is fetching waits to be, or is given up where nobody can."""
@@ -252,44 +288,23 @@ class Scheduler:
         self.look()
         self._watch(run, LATE[run.urgency])
 
-    async def _arrived(self, source: ShardSource, first: int, data: Buffer) -> Exception | None:
+    async def _arrived(self, source: ShardSource, first: int, data: Buffer) -> DopplerError | None:
         """Verifies blocks, stores them, hands them out; what kept one from being stored."""
-        good, begin, at = list[tuple[Place, Buffer]](), 0, 0
-        unkept: Exception | None = None
-        length = self._buffers.length(data)
-        for place in map(self._places.__getitem__, range(first, len(self._places))):
-            if at == length:
-                break
-            end = min(at + place.bytes, length)
-            block = self._buffers.part(data, at, end)
-            if self._buffers.blake3(block) == self._places.manifest.blocks[place.index]:
-                good.append((place, block))
+        unkept: DopplerError | None = None
+        for some in self._arrivals.sorted(first, data):
+            if isinstance(some, Place):
+                self._blame(source, some)
             else:
-                self._blame(source, place)
-                part = self._buffers.part(data, begin, at)
-                unkept = await self._hand_out(source, good, part) or unkept
-                good, begin = [], end
-            at = end
-        part = self._buffers.part(data, begin, at)
-        return await self._hand_out(source, good, part) or unkept
+                unkept = await self._hand_out(source, some) or unkept
+        return unkept
 
-    async def _hand_out(
-        self, source: ShardSource, good: list[tuple[Place, Buffer]], data: Buffer
-    ) -> Exception | None:
-        """Verified neighbours, one by one and as one piece: to storage, and to whoever waits. What
-        kept them from being stored.
-        """
-        if not good:
-            return None
-        unkept: Exception | None = None
-        try:
-            await self._keep(good[0][0], data)
-        except StorageError as error:
-            unkept = error
+    async def _hand_out(self, source: ShardSource, piece: Piece) -> DopplerError | None:
+        """To storage, and to whoever waits. What kept it from being stored."""
+        unkept = await self._arrivals.keep(piece)
         if (standing := self._book.standings.get(source)) is not None:
-            standing.came(len(good))
-        self.took(source, [place.index for place, _ in good], unkept is None)
-        for place, block in good:
+            standing.came(len(piece.blocks))
+        self.took(source, [place.index for place, _ in piece.blocks], unkept is None)
+        for place, block in piece.blocks:
             if (wanted := self._book.wanted.get(place.index)) is not None:
                 for batch in wanted.batches:
                     batch.came(place, block, unkept)

@@ -16,6 +16,7 @@ class Standing:
     """Of one source. Times are seconds of one clock."""
 
     bad: dict[int, CorruptError] = field(default_factory=dict)  # blocks not to be asked for again
+    lacks: set[int] = field(default_factory=set)  # blocks that it does not have, as far as was seen
     blamed: int = 0  # blocks that were not what they should be
     wasted: int = 0  # bytes of them
     late: int = 0  # requests that were given to others too
@@ -29,7 +30,11 @@ class Standing:
         self.failures, self.until = 0, 0.0
 
     def failed(self, now: float) -> None:
-        """It could not be reached, ended early, or had nothing."""
+        """It could not be reached, ended early, or had nothing. Requests that fail together, or in
+        a pause, are one failure.
+        """
+        if now < self.until:
+            return
         wait = min(FAILED_SECONDS * 2**self.failures, MOST_SECONDS)
         self.failures += 1
         self.until = now + wait

@@ -59,7 +59,7 @@ class Run:
     places: list[Place]
     urgency: Urgency
     left: set[int]
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[Exception | None] | None = None
     timer: asyncio.TimerHandle | None = None
     is_late: bool = False
 
@@ -67,6 +67,15 @@ class Run:
         """Stops it: nothing of it is wanted any more."""
         if self.task is not None:
             self.task.cancel()
+
+
+@dataclass
+class Failure:
+    """Of a source, to give a block."""
+
+    error: Exception
+    times: int = 1
+    is_past: bool = False  # it may be asked again
 
 
 @dataclass(eq=False)
@@ -77,10 +86,20 @@ class Wanted:
     urgency: Urgency
     batches: list[Batch] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
-    failed: dict[ShardSource, Exception] = field(default_factory=dict)
+    failures: dict[ShardSource, Failure] = field(default_factory=dict)
 
     def is_asked_of(self, source: ShardSource) -> bool:
         return any(run.source is source for run in self.runs)
+
+    def failed(self, source: ShardSource, error: Exception) -> None:
+        """It is not asked again before its failure is past."""
+        before = self.failures.get(source)
+        self.failures[source] = Failure(error, 1 if before is None else before.times + 1)
+
+    def has_failed(self, source: ShardSource, times: int = 1) -> bool:
+        """Whether it is not to be asked now, since it failed; so often, at least."""
+        failure = self.failures.get(source)
+        return failure is not None and not failure.is_past and failure.times >= times
 
 
 class Waiting:
