@@ -69,9 +69,9 @@ class SharedModel:
             self._trouble = error
 
     async def opened(self) -> ShardStore:
-        """Its store, once manifest and tokenizer are there. Raises StorageError or SourceError where
-        they cannot be stored: peers are asked for them again when this is called again. Raises
-        RequestError where the model is left meanwhile.
+        """Its store, once manifest and tokenizer are there. Raises RequestError where the model is
+        left meanwhile, StorageError or SourceError where they cannot be stored: peers are asked for
+        them again when this is called again.
         """
         if self._trouble is not None:
             self._trouble = None
@@ -81,8 +81,8 @@ class SharedModel:
             is_whole = store is not None and await self._has_tokenizer(store)
             if self._left:
                 raise RequestError(
-                    f"model {self.identity[:12]}… is not shared by this page any more: turn sharing "
-                    "on for it again, then get it from peers again"
+                    f"model {self.identity[:12]}… is not shared by this page any more: turn "
+                    "sharing on for it again, then get it from peers again"
                 )
             if store is not None and store is self.store and is_whole:
                 return store
