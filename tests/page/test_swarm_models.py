@@ -30,6 +30,20 @@ from doppler.page.bridge import api
 model = api._model
 bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
 """
+# Flips a bit of a stored block, and reads the block.
+DAMAGE = """
+from doppler.page.bridge import api
+
+store = await api._library._peers.find("{identity}")
+place = store._places[{block}]
+byte = store.buffers.to_bytes(await store.storage.read(place.shard.name, place.start, 1))[0]
+await store.storage.write(
+    place.shard.name, place.start, store.buffers.from_bytes(bytes([byte ^ 1]))
+)
+data = await store.block({block})
+await store.rest()
+store.buffers.blake3(data)
+"""
 # Names of the files in which a model is stored.
 SHARDS = """
 import json
@@ -79,6 +93,15 @@ def test_a_model_comes_from_a_peer_alone(seed: Tab, leech: Tab) -> None:
     assert leech.call("download_from_peers", id=identity) == {"id": identity}
     (model,) = leech.call("models")
     assert (model["id"], model["complete"], model["url"]) == (identity, True, None)
+    assert not [url for url in leech.asked if "/models/" in url]
+
+
+def test_a_damaged_block_comes_from_that_peer_again(seed: Tab, leech: Tab) -> None:
+    """The transport is told that it is not there, and so asks for it."""
+    identity, before = MODEL.manifest.identity, seed.given
+    code = DAMAGE.format(identity=identity, block=2)
+    assert leech.run(code) == MODEL.manifest.blocks[2]
+    assert seed.given - before >= BLOCK_SIZE
     assert not [url for url in leech.asked if "/models/" in url]
 
 

@@ -413,3 +413,49 @@ def test_who_leaves_gives_nothing(peers: Peers, seed: SwarmPeer, model: SmallMod
     seed.run("(identity) => peer.swarm.leave(identity)", model.identity)
     until(lambda: leech.facts()["models"][0]["peers"], lambda them: them == [])
     assert seed.facts()["models"] == []
+
+
+def test_a_false_torrent_that_gave_a_part_costs_no_other(
+    peers: Peers, site: SwarmSite, model: SmallModel
+) -> None:
+    """It has the true manifest and another tokenizer, of which it gives the end alone."""
+    stock = stock_page(peers)
+    infohash = stock.evaluate(
+        """async ([identity, length]) => {
+          const get = async (name) => {
+            const answer = await fetch(`/harness/model/${name}`);
+            return new Uint8Array(await answer.arrayBuffer());
+          };
+          const names = ["weights.bin", "tokenizer.json", "manifest.json"];
+          const [weights, tokenizer, manifest] = await Promise.all(names.map(get));
+          tokenizer[tokenizer.length - 1] ^= 1;
+          let at = 0;
+          const { shards } = JSON.parse(new TextDecoder().decode(manifest));
+          const files = shards.map(({ name, bytes }) => {
+            at += bytes;
+            return new File([weights.subarray(at - bytes, at)], name);
+          });
+          files.push(new File([tokenizer], names[1]), new File([manifest], names[2]));
+          const options = { announce, name: identity, pieceLength: length };
+          const seeding = new Promise((resolve) => client.seed(files, options, resolve));
+          window.torrent = await seeding;
+          const { bitfield, pieces, infoHash } = torrent;
+          for (let piece = 0; piece < pieces.length - 1; piece++) bitfield.set(piece, false);
+          return infoHash;
+        }""",
+        [model.identity, BLOCK],
+    )
+    leech = peers()
+    leech.store("want", identity=model.identity, blocks="none")
+    leech.run("([id, cut]) => peer.swarm.join(id, [cut])", [model.identity, infohash])
+    # Its last piece has the manifest in it, and comes a second time for the tokenizer's end.
+    last = sum(map(len, model.files.values())) % BLOCK
+    until(lambda: stock.evaluate("() => torrent.uploaded"), lambda sent: sent >= 2 * last)
+    honest = peers()
+    honest.fill("model")
+    honest.join(model)
+    leech.store("want", identity=model.identity, blocks=None, urgency="idle")
+    leech.wait_whole(model)
+    refused = {it["infohash"] for it in leech.happenings("torrent refused")}
+    assert torrent_of(model).infohash not in refused
+    assert leech.facts()["bans"] == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from doppler.errors import FormatError, RequestError, StorageError
+from doppler.errors import FormatError, RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, TokenizerInfo
@@ -397,5 +397,137 @@ def test_a_model_that_is_left_or_was_never_joined(tmp_path: Path) -> None:
         await page.until("model", 4)
         page.say("closed")
         assert store.scheduler.sources == []
+
+    played(test)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_damaged_block_comes_from_peers_again(tmp_path: Path, whole: bool) -> None:
+    """They are told first that it is not here: what is here, the transport asks nobody for."""
+    save(tmp_path / "one")
+    save(tmp_path / "two")
+    path = tmp_path / "two" / "shard-00000.bin"
+    data = bytearray(path.read_bytes())
+    data[MANIFEST.block_size + 5] ^= 1
+    path.write_bytes(data)
+
+    async def test() -> None:
+        one, two = Page(tmp_path / "one"), Page(tmp_path / "two")
+        wanted = connect(one, two)
+        one.say("join")
+        two.say("join")
+        await two.until("model")
+        two.say("seen", bytes([1] * COUNT), peers=1)
+        store = await (await two.exchange.joined(IDENTITY)).opened()
+        if whole:
+            await store.download(quiet)
+        else:
+            assert bytes(await store.block(1)) == MODEL.block(1)
+        assert [block for block, _ in wanted] == [1]
+        assert (await two.until("lost"))[0]["blocks"] == [1]
+        assert two.kinds.index("lost") < two.kinds.index("want") < two.kinds.index("done")
+
+    played(test)
+    assert path.read_bytes() == MODEL.shard(0)
+
+
+def test_whoever_waits_for_a_model_that_is_left_is_told(tmp_path: Path) -> None:
+    async def test() -> None:
+        page = Page(tmp_path / "empty")
+        page.say("join")
+        shared = await page.exchange.joined(IDENTITY)
+        opening = asyncio.ensure_future(shared.opened())
+        await page.until("model")
+        page.say("leave")
+        page.say("join")
+        with pytest.raises(RequestError, match="not shared by this page any more"):
+            await asyncio.wait_for(opening, 60)
+        with pytest.raises(RequestError, match="not shared by this page any more"):
+            await asyncio.wait_for(shared.opened(), 60)
+        for name, data in ((MANIFEST_FILE, TEXT), (TOKENIZER_FILE, TOKENIZER)):
+            page.say("file", data, name=name)
+        await (await page.exchange.joined(IDENTITY)).opened()
+
+    played(test)
+
+
+def test_a_model_that_is_left_while_its_manifest_is_stored_has_no_peers(tmp_path: Path) -> None:
+    async def test() -> None:
+        page = Page(tmp_path / "slow")
+        adopt = page.shelf.adopt
+
+        async def slowly(identity: str, manifest: bytes) -> ShardStore:
+            await asyncio.sleep(1)
+            return await adopt(identity, manifest)
+
+        page.shelf.adopt = slowly  # type: ignore[method-assign]
+        page.say("join")
+        await page.until("model")
+        page.say("file", TEXT, name=MANIFEST_FILE)
+        await asyncio.sleep(0.5)
+        page.say("leave")
+        await asyncio.sleep(60)
+        assert page.shelf.stores[IDENTITY].scheduler.sources == []
+        assert page.kinds.count("model") == 1
+
+    played(test)
+
+
+def test_storage_that_cannot_be_read_is_told_as_what_is_not_stored(tmp_path: Path) -> None:
+    """Another tab has the file: the transport goes on, and whoever waits for the model is told."""
+    save(tmp_path)
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        store = await page.shelf.find(IDENTITY)
+        assert store is not None
+        read, size = store.storage.read, store.storage.size
+
+        async def locked(name: str, *args: int) -> Any:
+            if name == broken:
+                raise StorageError(f"{name} is in use by another tab")
+            return await (read if args else size)(name, *args)
+
+        store.storage.read = store.storage.size = locked  # type: ignore[method-assign]
+        broken = TOKENIZER_FILE
+        page.say("join")
+        message, have = await page.until("model")
+        tokenizer = {"bytes": len(TOKENIZER), "stored": False}
+        assert (message["layout"]["tokenizer"], have) == (
+            tokenizer,
+            bytes([0b11111111, 0b11111000]),
+        )
+        shared = await page.exchange.joined(IDENTITY)
+        with pytest.raises(StorageError, match="another tab"):
+            await shared.opened()
+        broken = MANIFEST_FILE
+        await page.exchange.refresh(IDENTITY)
+        message, have = await page.until("model", 2)
+        assert (message["layout"], have) == (None, b"")
+        broken = ""
+        assert await shared.opened() is store
+        message, _ = await page.until("model", 3)
+        assert message["layout"]["tokenizer"]["stored"]
+
+    played(test)
+
+
+def test_a_file_that_storage_refuses_is_no_peers_fault(tmp_path: Path) -> None:
+    """Whatever storage says: its folder may be gone."""
+
+    async def test() -> None:
+        page = Page(tmp_path / "gone")
+
+        async def gone(identity: str, manifest: bytes) -> ShardStore:
+            raise SourceError("the folder is gone")
+
+        page.shelf.adopt = gone  # type: ignore[method-assign]
+        page.say("join")
+        opening = asyncio.ensure_future((await page.exchange.joined(IDENTITY)).opened())
+        await page.until("model")
+        page.say("file", TEXT, name=MANIFEST_FILE)
+        with pytest.raises(SourceError, match="folder is gone"):
+            await asyncio.wait_for(opening, 60)
+        assert "blame" not in page.kinds
 
     played(test)

@@ -9,13 +9,14 @@ import { Arrivals } from "./arrivals.js";
 /** @import {Geometry} from "./cut.js" */
 /** @import {CutSwarm} from "./cut_swarm.js" */
 /** @import {Fetch} from "./peer.js" */
-/** @import {Done, Identity} from "./port.js" */
+/** @import {Done, FileName, Identity, Urgency} from "./port.js" */
 /** @import {Host} from "./swarm.js" */
 
 /**
  * @typedef {object} Ends
  * @property {(item: number, good: boolean) => void} settle with the scheduler
  * @property {(block: number, peer: string | null, forOthers: boolean) => void} keep it is stored now
+ * @property {(items: number[], urgency: Urgency | null) => void} want of the scheduler
  * @property {(cut: CutSwarm, why: string) => void} refuse a torrent
  */
 
@@ -46,9 +47,10 @@ export class Judge {
       host.post({ type: "write", identity, block: item, bytes: buffer, from: peer.id }, [buffer]);
     } else if (isPiece) {
       this.ends.settle(item, true);
-      for (const file of this.arrivals.put(item, bytes)) {
-        host.post({ type: "file", identity, ...file }, [file.bytes]);
-      }
+      const { whole, again, needless } = this.arrivals.put(item, bytes, peer.cut);
+      for (const file of whole) host.post({ type: "file", identity, ...file }, [file.bytes]);
+      this.ends.want(again, "now");
+      this.ends.want(needless, null);
     } else {
       this.#bad(fetch);
     }
@@ -71,6 +73,12 @@ export class Judge {
     if (!judged.isPiece) return this.#bad(judged.fetch);
     this.ends.settle(block, false);
     this.ends.refuse(judged.fetch.peer.cut, `has the SHA-1 of other bytes than block ${block}`);
+  }
+
+  /** @param {FileName} name of what is not what it should be, though each piece was its torrent's */
+  blameFile(name) {
+    const cut = this.arrivals.refuted(name);
+    if (cut) this.ends.refuse(cut, `its ${name} is not this model's`);
   }
 
   /** @param {number} block */

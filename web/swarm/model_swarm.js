@@ -128,6 +128,7 @@ export class ModelSwarm {
   /** @param {CutSwarm} cut @param {string} why */
   #drop(cut, why) {
     this.cuts.refuse(cut, why);
+    if (cut === this.#own) this.#own = null;
     if (cut === this.#home) this.#home = this.scheduler = null;
   }
 
@@ -166,9 +167,11 @@ export class ModelSwarm {
         if (forOthers) this.forOthers.add(block);
         this.#gain([block]);
       },
+      want: (items, urgency) => scheduler.want(items, urgency),
       refuse: (cut, why) => this.#drop(cut, why),
     });
     const scheduler = new Scheduler(geometry.items, this.wasted, {
+      may: (item, { cut }) => judge.arrivals.asks(item, cut),
       onWhole: (fetch) => void judge.verify(fetch),
       onBroken: (peer, why) => {
         host.happening("promise broken", { identity, peer: peer.id, why });
@@ -247,10 +250,9 @@ export class ModelSwarm {
   /** @param {Blame} message */
   #onBlame({ block, file }) {
     if (block !== null) return void this.#judge?.blame(block);
-    // Each piece of the file was what the torrent says: it is the torrent that is false.
-    const cuts = this.#home ? [this.#home] : this.cuts.list().filter((c) => c !== this.#own);
-    for (const cut of cuts) this.#drop(cut, `its ${file} is not this model's`);
-    if (this.layout && file) this.#fetchFile(file);
+    if (!file) return;
+    this.#judge?.blameFile(file);
+    if (this.layout) this.#fetchFile(file);
   }
 
   /** @param {number[]} blocks that did not come from peers */

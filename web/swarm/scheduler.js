@@ -14,6 +14,7 @@ const LATE_MS = { now: 750, later: 3000 };
 
 /**
  * @typedef {object} Hooks
+ * @property {(item: number, peer: Peer) => boolean} may whether that peer is to be asked for it
  * @property {(fetch: Fetch) => void} onWhole verifies it, and calls `settle`
  * @property {(peer: Peer, why: "silent" | "refused") => void} onBroken promise of a peer
  */
@@ -181,6 +182,7 @@ export class Scheduler {
   #pick(peer, now) {
     const free = (/** @type {number} */ item) =>
       peer.has(item) &&
+      this.hooks.may(item, peer) &&
       !this.#flights.has(item) &&
       !this.#checking.has(item) &&
       !peer.isAsked(item);
@@ -214,7 +216,7 @@ export class Scheduler {
   #late(peer, set, now) {
     for (const [item, [fetch, second]] of this.#flights) {
       if (second || !set.has(item) || fetch.peer.id === peer.id || !peer.has(item)) continue;
-      if (peer.isAsked(item)) continue;
+      if (peer.isAsked(item) || !this.hooks.may(item, peer)) continue;
       const age = now - fetch.began;
       const rest = ((fetch.length - fetch.got) * age) / Math.max(fetch.got, 1);
       const here = (1000 * fetch.length) / peer.speed;

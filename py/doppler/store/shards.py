@@ -7,7 +7,15 @@ is read back, so that neither a bad server nor a bad disk can reach the GPU.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
@@ -173,7 +181,7 @@ class ShardStore:
             if await self._is_whole(place):
                 add(place.bytes)
             else:
-                self.blocks.discard(index)
+                self._damaged([index])
                 yield place
 
     async def _is_whole(self, place: Place) -> bool:
@@ -216,6 +224,7 @@ class ShardStore:
         if bad:
             if not self.scheduler.sources:
                 raise self._unmendable(self._places[bad[0]], bad[0] in damaged)
+            self._damaged(damaged)
             good |= await self.scheduler.get(bad, urgency)
             await self.blocks.let_go(bad)
         return self._joined([good[index] for index in wanted]), bool(bad)
@@ -223,10 +232,18 @@ class ShardStore:
     async def given(self, index: int) -> Buffer | None:
         """A stored block for somebody else, verified; None where it is not there or damaged."""
         _, good, damaged = await self._read(range(index, index + 1), None)
-        if index in damaged:
-            self.blocks.discard(index)
-            self.blocks.gone([index])
+        self._damaged(damaged)
         return good.get(index)
+
+    def _damaged(self, indices: Collection[int]) -> None:
+        """Blocks that are not what they should be count as stored no more, here and with peers, who
+        are not asked for what is here.
+        """
+        held = [index for index in indices if self.blocks.has(index)]
+        for index in indices:
+            self.blocks.discard(index)
+        if held:
+            self.blocks.gone(held)
 
     async def stored(self, offsets: Sequence[int], length: int) -> bytes:
         """`length` bytes from each of these offsets of the model's byte space on, one after

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Protocol
 
-from doppler.errors import DopplerError, StorageError
+from doppler.errors import DopplerError, RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.small import LIMITS
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE
@@ -40,8 +40,9 @@ class SharedModel:
         self._post = post
         self.source = PeerSource(identity, post)
         self.store: ShardStore | None = None
-        self._arrived = asyncio.Condition()  # of a file, or a reason why it cannot be stored
-        self._trouble: StorageError | None = None
+        self._left = False
+        self._news = asyncio.Event()  # the next: a file came, or it cannot be stored, or we left
+        self._trouble: DopplerError | None = None
         self._checked = False  # the stored tokenizer
         self._opening = asyncio.Lock()
         self._pledge, self._sight = Pledge(), Sight()
@@ -51,31 +52,56 @@ class SharedModel:
 
     async def open(self) -> None:
         """Tells what is stored; called again, whatever has changed in another way."""
-        async with self._opening:
+        try:
+            async with self._opening:
+                await self._look_up()
+                await self._tell()
+        finally:
+            self._wake()
+
+    async def _look_up(self) -> None:
+        try:
             store = await self._shelf.find(self.identity)
             if store is not None and store is not self.store:  # it may be cut in another way now
-                self.leave()
+                self._detach()
                 await self._attach(store)
-            await self._tell()
-        async with self._arrived:
-            self._arrived.notify_all()
+        except DopplerError as error:
+            self._trouble = error
 
     async def opened(self) -> ShardStore:
-        """Its store, once manifest and tokenizer are there. Raises StorageError where they cannot
-        be stored: peers are asked for them again when this is called again.
+        """Its store, once manifest and tokenizer are there. Raises RequestError where the model is
+        left meanwhile, StorageError or SourceError where they cannot be stored: peers are asked for
+        them again when this is called again.
         """
         if self._trouble is not None:
             self._trouble = None
             await self.open()
-        async with self._arrived:
-            while self.store is None or not await self._has_tokenizer(self.store):
-                if self._trouble is not None:
-                    raise self._trouble
-                await self._arrived.wait()
-        return self.store
+        while True:
+            news, store = self._news, self.store
+            is_whole = store is not None and await self._has_tokenizer(store)
+            if self._left:
+                raise RequestError(
+                    f"model {self.identity[:12]}… is not shared by this page any more: turn "
+                    "sharing on for it again, then get it from peers again"
+                )
+            if store is not None and store is self.store and is_whole:
+                return store
+            if self._trouble is not None:
+                raise self._trouble
+            await news.wait()
 
     def leave(self) -> None:
-        """Nothing more is given, and nothing comes from peers."""
+        """For good: nothing more is given, nothing comes from peers, and nobody waits for it."""
+        self._left = True
+        self._detach()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Whoever waits looks again."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _detach(self) -> None:
         self._end_looking()
         store, self.store, self._volunteer = self.store, None, None
         if store is not None:
@@ -134,15 +160,16 @@ class SharedModel:
             try:
                 if await self._take_file(name, data):
                     await self._tell()
-                else:
+                elif not self._left:
                     blame = {"type": "blame", "identity": self.identity, "block": None}
                     self._post({**blame, "file": name}, None, None)
-            except StorageError as error:  # which is no fault of the peer's
+            except DopplerError as error:  # of storage, which is no fault of the peer's
                 self._trouble = error
-        async with self._arrived:
-            self._arrived.notify_all()
+        self._wake()
 
     async def _take_file(self, name: str, data: Buffer) -> bool:
+        if self._left:
+            return True
         if name == TOKENIZER_FILE:
             return await self._take_tokenizer(data)
         if name != MANIFEST_FILE or self._buffers.length(data) > LIMITS[MANIFEST_FILE]:
@@ -150,7 +177,7 @@ class SharedModel:
         if self.store is None:
             try:
                 store = await self._shelf.adopt(self.identity, self._buffers.to_bytes(data))
-            except StorageError:
+            except (StorageError, SourceError):
                 raise
             except DopplerError:
                 return False
@@ -170,6 +197,8 @@ class SharedModel:
 
     async def _attach(self, store: ShardStore) -> None:
         await store.blocks.ready()
+        if self._left:
+            return
         self.store = store
         store.scheduler.took = self._took
         store.blocks.gone = self._gone
@@ -224,15 +253,26 @@ class SharedModel:
         """Which blocks are stored, and how they are cut."""
         layout, have = None, b""
         if self.store is not None:
-            layout, have = await self._layout(self.store), self.store.blocks.bits()
+            try:
+                layout, have = await self._layout(self.store), self.store.blocks.bits()
+            except DopplerError as error:
+                self._trouble = error
+        if self._left:
+            return
         message = {"type": "model", "identity": self.identity, "layout": layout}
         self._post(message, "have", self._buffers.from_bytes(have))
+
+    async def _can_give_tokenizer(self, store: ShardStore) -> bool:
+        try:
+            return await self._has_tokenizer(store)
+        except DopplerError:  # another tab has the file: peers are asked for it
+            return False
 
     async def _layout(self, store: ShardStore) -> dict[str, Any]:
         manifest, info = store.manifest, store.manifest.tokenizer
         tokenizer = None
         if info is not None:
-            tokenizer = {"bytes": info.bytes, "stored": await self._has_tokenizer(store)}
+            tokenizer = {"bytes": info.bytes, "stored": await self._can_give_tokenizer(store)}
         return {
             "block_size": manifest.block_size,
             "bytes": manifest.bytes,
