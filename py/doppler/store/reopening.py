@@ -76,7 +76,8 @@ class ReopeningStorage:
         self._users += 1
         self._uses += 1
         try:
-            yield await self._to_the_end(self._open())
+            opened = self._opened
+            yield opened if opened is not None else await self._to_the_end(self._open())
         finally:
             self._users -= 1
 

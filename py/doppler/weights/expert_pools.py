@@ -196,16 +196,23 @@ class ExpertPools:
         tiers: set[Tier] = set()
         units, reads = [(layer, expert) for expert in coming], Coming(self.tier)
         try:
-            for number, (expert, slot) in enumerate(zip(coming, leaving, strict=True)):
-                data, tier = await reads.get(units[number : number + 1 + AHEAD])
-                self.tier.traffic.note(tier, self.tier.range((layer, expert)).bytes)
-                await self._move(layer, slot, expert, data)
-                tiers.add(tier)
+            for number, slot in enumerate(leaving):
+                tiers.add(await self._bring(reads, units[number : number + 1 + AHEAD], slot))
         finally:
             await reads.aclose()
             self._write_table(layer)
         self.tier.traffic.waited(tiers, 1000 * (time.perf_counter() - began))
         return len(coming)
+
+    async def _bring(self, reads: Coming, units: Sequence[Unit], slot: int) -> Tier:
+        """Queues that the first of these units lies in a slot; -> where it was. Nobody has its
+        bytes then but the tier, which may let them go.
+        """
+        (layer, expert), *_ = units
+        data, tier = await reads.get(units)
+        self.tier.traffic.note(tier, self.tier.range(units[0]).bytes)
+        await self._move(layer, slot, expert, data)
+        return tier
 
     def pass_table(self, layer: int, experts: Collection[int]) -> bytes:
         """A table that has these experts alone, all of which are there."""
