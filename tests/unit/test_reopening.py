@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
+import virtual_time
 from doppler.errors import StorageError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.store import reopening
@@ -18,6 +20,8 @@ from doppler.store.shards import ShardStore
 from storable import storable
 
 IDLE = 0.02
+SLOW = 0.1  # seconds that a folder takes
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +163,48 @@ def test_blocks_are_read_after_a_rest(tmp_path: Path) -> None:
             await store.rest()
 
     asyncio.run(work())
+
+
+def test_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    """Who wanted it is cancelled while it is opened or closed, which nothing can stop: it is closed
+    all the same.
+    """
+    folder = Folder(tmp_path)
+
+    async def unstopped(change: Coroutine[Any, Any, T]) -> T:
+        async def work() -> T:
+            await asyncio.sleep(SLOW)
+            return await change
+
+        return await asyncio.shield(asyncio.ensure_future(work()))
+
+    async def open_folder() -> FolderStorage:
+        storage = await unstopped(folder.open())
+        close = storage.close
+        storage.close = lambda: unstopped(close())  # type: ignore[method-assign]
+        return storage
+
+    async def cancelled(work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        await asyncio.sleep(SLOW / 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def main() -> None:
+        storage = ReopeningStorage(open_folder)
+        for count in (1, 2):
+            await cancelled(storage.size("file"))
+            await asyncio.sleep(4 * SLOW)  # it is opened, seen to be idle, and closed
+            assert (folder.opened, folder.closed) == (count, count)
+        await storage.size("file")
+        await cancelled(storage.close())
+        assert bytes(await storage.read("file", 0, 1)) == b"0"  # of one that was opened behind it
+        assert (folder.opened, folder.closed) == (4, 3)
+        folder.gone = True
+        await storage.close()
+        await cancelled(storage.size("file"))  # whose error nobody hears
+        await asyncio.sleep(4 * SLOW)
+        assert (folder.opened, folder.open_now) == (4, 0)
+
+    virtual_time.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from doppler.gpu.kernels import Device, Kernels
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.store.folder import FolderStorage
 from doppler.store.shards import ShardStore
+from doppler.weights.coming import Coming, fill
 from doppler.weights.host_tier import HostTier, Span
 from doppler.weights.streamed import RINGS
 from paper_engine import PaperGpu, large_gpu, least_gpu, synthetic
@@ -121,21 +123,27 @@ def test_parts_that_are_no_whole_blocks(tmp_path: Path) -> None:
     spans = {
         (0, 0): Span(256, 3 * block - 512),
         (0, 1): Span(3 * block - 256, block),
-        (1, 0): Span(4 * block - 256, model.manifest.bytes - 4 * block + 256),
+        (1, 0): Span(4 * block - 256, 4 * block),
+        (1, 1): Span(8 * block - 256, model.manifest.bytes - 8 * block + 256),
     }
     store = ShardStore(model.manifest, FolderStorage(tmp_path), (), MemoryBuffers())
-    tier = HostTier(store, 4 * block, spans, periodic=True)
+    most = len(model.manifest.blocks) - 7  # that are read for a part: the last one
+    budget = (4 + most) * block
+    tier = HostTier(store, budget, spans, passing=1)
 
-    async def use() -> None:
+    async def use() -> list[str]:
+        tiers = list[str]()
         for unit, (offset, size) in spans.items():
-            data, _ = await tier.get(unit)
-            assert bytes(data) == model.data[offset : offset + size]
+            async with aclosing(Coming(tier)) as coming:
+                data, source = await coming.get([unit])
+                assert bytes(data) == model.data[offset : offset + size]
+                tiers.append(source)
+        return tiers
 
-    asyncio.run(use())
-    assert tier.bytes == tier.peak == 4 * block - 512
-    asyncio.run(use())
-    assert tier.traffic.units == {"host": 2, "storage": 4, "remote": 0}
-    assert tier.traffic.bytes["host"] == 4 * block - 512
+    assert asyncio.run(use()) == ["storage"] * 4
+    assert tier.bytes == 4 * block - 512
+    assert tier.peak == tier.bytes + most * block <= budget
+    assert asyncio.run(use()) == ["host"] * 2 + ["storage"] * 2
 
 
 def test_what_is_late_comes_last(tmp_path: Path) -> None:
@@ -146,7 +154,7 @@ def test_what_is_late_comes_last(tmp_path: Path) -> None:
     spans = {(0, number): Span(number * block, block) for number in range(4)}
     store = ShardStore(model.manifest, FolderStorage(tmp_path), (), MemoryBuffers())
     tier = HostTier(store, 3 * block + 1, spans)
-    asyncio.run(tier.fill(lambda unit: unit[1] < 2))
+    asyncio.run(fill(tier, lambda unit: unit[1] < 2))
     assert [unit for unit in spans if tier.holds(unit)] == [(0, 0), (0, 2), (0, 3)]
     assert tier.peak == tier.bytes == 3 * block
 
@@ -159,6 +167,12 @@ def test_a_part_of_a_damaged_block_is_refused(tmp_path: Path) -> None:
     data[0] ^= 1  # beside the part, in its block
     path.write_bytes(data)
     store = ShardStore(model.manifest, FolderStorage(tmp_path), (), MemoryBuffers())
-    tier = HostTier(store, 1 << 30, {(0, 0): Span(256, 512)}, periodic=True)
+    tier = HostTier(store, 1 << 30, {(0, 0): Span(256, 512)}, passing=1)
+
+    async def use() -> None:
+        async with aclosing(Coming(tier)) as coming:
+            await coming.get([(0, 0)])
+
     with pytest.raises(CorruptError, match="block 0"):
-        asyncio.run(tier.get((0, 0)))
+        asyncio.run(use())
+    assert tier.bytes == 0

@@ -70,7 +70,7 @@ class Offloaded:
 
     @property
     def peak(self) -> int:
-        """Bytes that the host has held at once."""
+        """Bytes that the host has had at once, those on their way to the GPU counted."""
         source = self.pools or self.stream
         return self.least + (0 if source is None else source.tier.peak)
 
@@ -80,7 +80,7 @@ class Offloaded:
         if self.pools is not None:
             self.pools.tier.resize(budget)
         if self.stream is not None:
-            self.stream.resize(budget - self.least)
+            self.stream.tier.resize(budget - self.least)
 
     async def fill(self) -> None:
         """Brings experts or layers into the host's memory, as far as its budget goes.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import add
 from time import perf_counter
@@ -22,7 +21,7 @@ from doppler.engine.memory import Demand, EngineMemory, Halt, Watch
 from doppler.engine.plans import Key, Plan
 from doppler.engine.protocol import Chunk
 from doppler.engine.runner import GpuRunner
-from doppler.errors import CorruptError, SourceError
+from doppler.errors import DeviceError, DopplerError
 from doppler.gpu.binder import Binder
 from doppler.plan.layer import PlannedModel
 from doppler.plan.segments import Part, Place
@@ -257,8 +256,12 @@ class PagedRunner(GpuRunner):
         if not self._pools.missing(following.layer, likely):
             return place
         self._run(keys, start=place, stop=following)
-        with suppress(CorruptError, SourceError):  # it may never be used
+        try:
             self._pools.counts.ahead += await self._pools.bring(following.layer, likely, expected)
+        except DeviceError:
+            raise
+        except DopplerError:
+            pass  # it may never be used, and is said where it is
         return following
 
     def _again(self, works: Iterable[Work]) -> None:

@@ -6,12 +6,15 @@ An open file shuts out whoever would delete or mend the model: in a browser, eve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 from doppler.errors import DopplerError
 from doppler.inputs.buffers import Buffer
 from doppler.store.storage import Piece, Storage
+
+T = TypeVar("T")
 
 IDLE = 1.0  # seconds without use after which the files are let go
 
@@ -27,6 +30,7 @@ class ReopeningStorage:
         self.openings = 0
         self._opened: Storage | None = None
         self._changing = asyncio.Lock()  # held while it is opened or closed
+        self._begun = set[asyncio.Task[Any]]()  # openings and closings that have not ended
         self._users = 0  # that wait for something now
         self._uses = 0  # so far
         self._watch: asyncio.Task[None] | None = None
@@ -65,19 +69,37 @@ class ReopeningStorage:
 
     async def close(self) -> None:
         """Lets the files go. What is asked for later opens them again."""
-        async with self._changing:
-            opened, self._opened = self._opened, None
-            if opened is not None:
-                await opened.close()
+        await self._to_the_end(self._close())
 
     @asynccontextmanager
     async def _used(self) -> AsyncIterator[Storage]:
         self._users += 1
         self._uses += 1
         try:
-            yield await self._open()
+            opened = self._opened
+            yield opened if opened is not None else await self._to_the_end(self._open())
         finally:
             self._users -= 1
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Waits for a change, which goes on where the waiting is cancelled: a folder that is opened
+        for nobody would never be closed. What was opened so is closed as one that nobody uses.
+        """
+        task = asyncio.ensure_future(change)
+        self._begun.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
+
+    async def _close(self) -> None:
+        async with self._changing:
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                await opened.close()
 
     async def _open(self) -> Storage:
         async with self._changing:

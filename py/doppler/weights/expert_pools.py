@@ -23,10 +23,11 @@ from doppler.residency.policy import DEFAULT, policy
 from doppler.residency.sightings import Sightings
 from doppler.residency.tiers import Tier
 from doppler.store.manifest import Manifest, Tensor
+from doppler.weights.coming import Coming, fill
 from doppler.weights.host_tier import HostTier, Unit
 from doppler.weights.moves import Mover, moves
 from doppler.weights.placement import Weights
-from doppler.weights.read_ahead import ReadAhead
+from doppler.weights.read_ahead import AHEAD
 
 NONE = 0xFFFFFFFF  # in a table: an expert that has no slot
 EMPTY = -1  # in place of an expert's number: a slot that holds none
@@ -147,7 +148,7 @@ class ExpertPools:
             layer, expert = unit
             return layer not in there or expert in there[layer]
 
-        await self.tier.fill(is_on_gpu)
+        await fill(self.tier, is_on_gpu)
 
     def slots(self, layer: int) -> int:
         """Of a layer."""
@@ -183,8 +184,8 @@ class ExpertPools:
     ) -> int:
         """Queues that all of `wanted` lie in slots, at most as many as there are; -> how many came.
 
-        keep: who stays for it, if not only those; then fewer may come. Raises CorruptError or
-        SourceError where one cannot be had; those before it have come.
+        keep: who stays for it, if not only those; then fewer may come. Raises CorruptError,
+        SourceError or StorageError where one cannot be had; those before it have come.
         """
         coming, began = self.missing(layer, wanted), time.perf_counter()
         leaving = self._leaving(layer, wanted if keep is None else keep, len(coming))
@@ -193,19 +194,25 @@ class ExpertPools:
             return 0
         coming.sort(key=lambda expert: not self.tier.holds((layer, expert)))  # those first
         tiers: set[Tier] = set()
-        reads = ReadAhead(lambda number: self.tier.get((layer, coming[number])), len(coming))
+        units, reads = [(layer, expert) for expert in coming], Coming(self.tier)
         try:
-            for number, (expert, slot) in enumerate(zip(coming, leaving, strict=True)):
-                is_here = self.tier.holds((layer, expert))  # then nothing is waited for
-                got = self.tier.get((layer, expert)) if is_here else reads.get(number)
-                data, tier = await got
-                await self._move(layer, slot, expert, data)
-                tiers.add(tier)
+            for number, slot in enumerate(leaving):
+                tiers.add(await self._bring(reads, units[number : number + 1 + AHEAD], slot))
         finally:
             await reads.aclose()
             self._write_table(layer)
         self.tier.traffic.waited(tiers, 1000 * (time.perf_counter() - began))
         return len(coming)
+
+    async def _bring(self, reads: Coming, units: Sequence[Unit], slot: int) -> Tier:
+        """Queues that the first of these units lies in a slot; -> where it was. Nobody has its
+        bytes then but the tier, which may let them go.
+        """
+        (layer, expert), *_ = units
+        data, tier = await reads.get(units)
+        self.tier.traffic.note(tier, self.tier.range(units[0]).bytes)
+        await self._move(layer, slot, expert, data)
+        return tier
 
     def pass_table(self, layer: int, experts: Collection[int]) -> bytes:
         """A table that has these experts alone, all of which are there."""

@@ -6,10 +6,11 @@ bytes are JavaScript's, outside the wasm heap.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+import asyncio
+import builtins
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
 from doppler.inputs.buffers import Buffer, Buffers
@@ -17,7 +18,6 @@ from doppler.residency.tiers import TIERS, Tier
 from doppler.store.manifest import ExpertRange, Manifest
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
-from doppler.weights.read_ahead import ReadAhead
 
 Unit: TypeAlias = tuple[int, int]  # layer, and number of an expert or of another part of it
 
@@ -47,24 +47,40 @@ class Traffic:
         self.waited_ms[max(tiers, key=TIERS.index)] += ms
 
 
-class HostTier:
-    """Units of one model that were read last, up to `budget` bytes of them.
+@dataclass(eq=False)
+class Claim:
+    """Room for a unit that somebody is about to use. bytes: that are counted for it here, until it
+    is kept; none where it passes through. is_kept: it is among what is kept, and stays there.
+    """
 
-    Those that are `periodic`, used one after another and then again, would all have left when their
-    turn comes: of these the ones that came first stay.
+    unit: Unit
+    bytes: int = 0
+    is_kept: bool = False
+
+
+class HostTier:
+    """Units of one model that are on their way to the GPU, and those that were last.
+
+    Both count in `bytes` and in `peak`, each unit once, and have room within `budget`: what is kept
+    leaves for what is on its way, but nothing leaves that somebody has claimed. A unit that is
+    larger than the budget passes through, one at a time, and is not counted.
+
+    Units that are used one after another and then again would all have left when their turn comes:
+    of these the ones that came first stay. passing: how many of them are on their way at once,
+    which have room beside those that stay; 0: units are not used in turn.
     """
 
     def __init__(
-        self,
-        store: ShardStore,
-        budget: int,
-        spans: Mapping[Unit, Span],
-        *,
-        periodic: bool = False,
+        self, store: ShardStore, budget: int, spans: Mapping[Unit, Span], *, passing: int = 0
     ) -> None:
-        self._store, self._spans, self._periodic = store, spans, periodic
+        self._store, self._spans = store, spans
+        self._all = sum(span.bytes for span in spans.values())
+        self._passing = passing * max(map(self._read_bytes, spans))  # bytes
         self._held: OrderedDict[Unit, Buffer] = OrderedDict()  # the one used longest ago first
-        self.budget, self.bytes, self.peak = budget, 0, 0
+        self._claimed: Counter[Unit] = Counter()  # of those that are held
+        self._held_bytes = self._coming_bytes = 0
+        self._freed = asyncio.Event()
+        self.budget, self.peak = budget, 0
         self.traffic = Traffic()
 
     @property
@@ -77,81 +93,137 @@ class HostTier:
         """How its bytes are handled."""
         return self._store.buffers
 
+    @property
+    def bytes(self) -> int:
+        """That are here: kept, or on their way."""
+        return self._held_bytes + self._coming_bytes
+
     def range(self, unit: Unit) -> Span:
         """Where a unit's bytes are in the byte space."""
         return self._spans[unit]
 
     def holds(self, unit: Unit) -> bool:
-        """Whether `get` has it at once."""
+        """Whether it is kept."""
         return unit in self._held
 
-    async def get(self, unit: Unit) -> tuple[Buffer, Tier]:
-        """The bytes of a unit's range, verified, and where they were. Raises CorruptError or
-        SourceError.
-        """
-        data, tier = self._held.get(unit), TIERS[0]
-        if data is None:
-            data, tier = await self._read(unit, "now")
-            self._keep(unit, data)
-        else:
-            self._held.move_to_end(unit)
-        self.traffic.note(tier, self._spans[unit].bytes)
-        return data, tier
+    def lacking(self) -> list[Unit]:
+        """Those that are not kept, in order."""
+        return [unit for unit in self._spans if unit not in self._held]
 
-    async def fill(self, is_late: Callable[[Unit], bool] = lambda unit: False) -> None:
-        """Reads units until the budget is full, or all are there; those that are late come last.
-        Cancel it at any time.
+    def claim(self, unit: Unit, *, is_filling: bool = False) -> Claim | None:
+        """Room for a unit until `let_go`; None where there is none now.
+
+        is_filling: nobody needs it yet, so that nothing leaves for it.
         """
-        units = [unit for unit in sorted(self._spans, key=is_late) if unit not in self._held]
-        ends = accumulate((self._spans[unit].bytes for unit in units), initial=self.bytes)
-        fitting = sum(end <= self.budget for end in ends) - 1  # so is what is on its way
-        reads = ReadAhead(lambda number: self._read(units[number], "idle"), fitting)
-        try:
-            for number, unit in enumerate(units[: max(fitting, 0)]):
-                data, _ = await reads.get(number)
-                if self.bytes + self._spans[unit].bytes <= self.budget:  # others may have come
-                    self._keep(unit, data)
-        finally:
-            await reads.aclose()
+        if unit in self._held:
+            self._held.move_to_end(unit)
+            self._claimed[unit] += 1
+            return Claim(unit, is_kept=True)
+        size = self._read_bytes(unit)
+        fixed = sum(self._spans[it].bytes for it in self._claimed if it in self._held)
+        if is_filling:
+            has_room = self.bytes + size <= self._for_keeping()
+        else:
+            has_room = fixed + self._coming_bytes + size <= self.budget
+        if not has_room:
+            return None
+        self._make_room(size)
+        self._coming_bytes += size
+        self.peak = max(self.peak, self.bytes)
+        return Claim(unit, size)
+
+    async def claim_now(self, unit: Unit) -> Claim:
+        """The same for one that is needed next: waits until others have let go of theirs. Whoever
+        calls it must not hold claims meanwhile.
+        """
+        while (claim := self.claim(unit)) is None:
+            if self._read_bytes(unit) > self.budget:
+                return Claim(unit)
+            self._freed.clear()
+            await self._freed.wait()
+        return claim
+
+    async def read(self, claim: Claim, urgency: Urgency) -> tuple[Buffer, Tier]:
+        """The bytes of a unit's range, verified, and where they were. Raises CorruptError,
+        SourceError or StorageError.
+        """
+        if (held := self._held.get(claim.unit)) is not None:
+            return held, TIERS[0]
+        data, tier = await self._read(claim.unit, urgency)
+        return self._keep(claim, data), tier
+
+    def let_go(self, claim: Claim) -> None:
+        """Its unit is not used any more; it stays while there is room. Call it once."""
+        self._coming_bytes -= claim.bytes
+        if claim.is_kept:
+            self._claimed[claim.unit] -= 1
+            if not self._claimed[claim.unit]:
+                del self._claimed[claim.unit]
+        self._make_room(0)
+        self._freed.set()
 
     def resize(self, budget: int) -> None:
-        """Another budget from now on; what is beyond it leaves."""
+        """Another budget from now on; what is beyond it leaves, once nobody uses it."""
         self.budget = budget
         self._make_room(0)
+        self._freed.set()
 
     def release(self) -> None:
-        """Lets all of it go."""
+        """Lets all go that is kept."""
         self._held.clear()
-        self.bytes = 0
+        self._held_bytes = 0
 
     async def _read(self, unit: Unit, urgency: Urgency) -> tuple[Buffer, Tier]:
-        where, size = self._spans[unit], self._store.manifest.block_size
-        first, end = where.offset // size, -(-(where.offset + where.bytes) // size)
-        data, fetched = await self._store.verified(first, end - first, urgency)
+        where, blocks = self._spans[unit], self._blocks(unit)
+        data, fetched = await self._store.verified(blocks.start, len(blocks), urgency)
         if self.buffers.length(data) > where.bytes:
-            start = where.offset - first * size
+            start = where.offset - blocks.start * self._store.manifest.block_size
             data = self.buffers.part(data, start, start + where.bytes)
         return data, "remote" if fetched else "storage"
 
-    def _keep(self, unit: Unit, data: Buffer) -> None:
-        where, block = self._spans[unit], self._store.manifest.block_size
-        if unit in self._held or not self._has_room(where.bytes):
-            return
+    def _keep(self, claim: Claim, data: Buffer) -> Buffer:
+        """Keeps what has come, if there is room for it; -> its bytes."""
+        where, block = self._spans[claim.unit], self._store.manifest.block_size
+        others = self._held_bytes if self._passing else 0
+        has_room = others + where.bytes <= self._for_keeping()
+        if not claim.bytes or claim.unit in self._held or not has_room:
+            return data
         if where.offset % block or where.bytes % block:  # it is a part of more, which is let go
             data, part = self.buffers.empty(where.bytes), data
             self.buffers.put(data, 0, part)
-        self._make_room(where.bytes)
-        self._held[unit] = data
-        self.bytes += where.bytes
-        self.peak = max(self.peak, self.bytes)
+        self._coming_bytes -= claim.bytes
+        claim.bytes, claim.is_kept = 0, True
+        self._held[claim.unit] = data
+        self._claimed[claim.unit] += 1
+        self._held_bytes += where.bytes
+        return data
 
-    def _has_room(self, size: int) -> bool:
-        return size + (self.bytes if self._periodic else 0) <= self.budget
+    def _for_keeping(self) -> int:
+        """What of the budget is for units that stay, where not all do: others pass beside them."""
+        return self.budget if self._all <= self.budget else max(self.budget - self._passing, 0)
 
     def _make_room(self, size: int) -> None:
-        while self._held and self.bytes + size > self.budget:
-            unit, _ = self._held.popitem(last=False)
-            self.bytes -= self._spans[unit].bytes
+        """For so many bytes more: the units that were used longest ago leave."""
+        excess = self.bytes + size - self.budget
+        leaving = list[Unit]()
+        for unit in self._held:
+            if excess <= 0:
+                break
+            if unit not in self._claimed:
+                leaving.append(unit)
+                excess -= self._spans[unit].bytes
+        for unit in leaving:
+            del self._held[unit]
+            self._held_bytes -= self._spans[unit].bytes
+
+    def _read_bytes(self, unit: Unit) -> int:
+        """Of the blocks that are read for it."""
+        return len(self._blocks(unit)) * self._store.manifest.block_size
+
+    def _blocks(self, unit: Unit) -> builtins.range:
+        """In which a unit lies."""
+        where, size = self._spans[unit], self._store.manifest.block_size
+        return builtins.range(where.offset // size, -(-(where.offset + where.bytes) // size))
 
 
 def expert_spans(ranges: Iterable[ExpertRange]) -> Mapping[Unit, Span]:

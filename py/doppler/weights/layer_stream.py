@@ -7,7 +7,6 @@ read from storage, those of the next token too.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from doppler.gpu.binder import Binder
 from doppler.gpu.kernels import Recording
 from doppler.gpu.staging import BUFFERS, StagingRing, ring_bytes
 from doppler.inputs.buffers import Buffer
-from doppler.residency.tiers import Tier
 from doppler.store.manifest import Tensor
 from doppler.store.shards import ShardStore
+from doppler.weights.coming import Coming, fill
 from doppler.weights.host_tier import HostTier, Span, Unit
 from doppler.weights.moves import Move, moves
 from doppler.weights.placement import Streamed, Weights, aligned
@@ -48,10 +47,9 @@ class LayerStream:
         self._parts = _parts(streamed.layers)
         self._order = list(self._parts)
         self._place = {unit: place for place, unit in enumerate(self._order)}
-        self._spans = spans = {unit: _span(tensors) for unit, tensors in self._parts.items()}
-        self.tier = HostTier(store, _for_keeping(budget, spans), spans, periodic=True)
-        self.budget = budget
-        self._reads: dict[Unit, asyncio.Task[tuple[Buffer, Tier]]] = {}
+        spans = {unit: _span(tensors) for unit, tensors in self._parts.items()}
+        self.tier = HostTier(store, budget, spans, passing=1 + AHEAD)
+        self._reads = Coming(self.tier)
         self._staged: dict[Unit, list[Staged]] = {}
         # Layers of one shape share them, parameters too. A Mover writes these before each run: a
         # copy more for each of a layer's many moves, and each token moves all layers.
@@ -61,9 +59,7 @@ class LayerStream:
     def release(self) -> None:
         """Gives back what is its own, and ends what is being read."""
         self.forget_recordings()
-        for read in self._reads.values():
-            read.cancel()
-        self._reads.clear()
+        self._reads.let_go()
         self._free_ring()
         self.tier.release()
 
@@ -74,19 +70,15 @@ class LayerStream:
         self._recordings.clear()
         self._staged.clear()
 
-    def resize(self, budget: int) -> None:
-        """Another budget of the host from now on."""
-        self.budget = budget
-        self.tier.resize(_for_keeping(budget, self._spans))
-
     async def fill(self) -> None:
         """Brings parts into the host's memory, as far as its budget goes. Cancel it at any time."""
-        await self.tier.fill()
+        await fill(self.tier)
 
     async def bring(self, layer: int) -> None:
         """Queues that a layer's matrices lie in its buffers.
 
-        Raises CorruptError, SourceError or DeviceError; what lies there is of no use then.
+        Raises CorruptError, SourceError, StorageError or DeviceError; what lies there is of no use
+        then.
         """
         number = 0
         while (unit := (layer, number)) in self._parts:
@@ -98,11 +90,7 @@ class LayerStream:
         through.
         """
         self._free_ring()
-        reads = list(self._reads.values())
-        self._reads.clear()
-        for read in reads:
-            read.cancel()
-        await asyncio.gather(*reads, return_exceptions=True)
+        await self._reads.aclose()
 
     def _free_ring(self) -> None:
         if self._ring is not None:
@@ -112,17 +100,12 @@ class LayerStream:
     async def _get(self, unit: Unit) -> Buffer:
         """A part's bytes; the next ones are on their way from then on."""
         began, place = time.perf_counter(), self._place[unit]
-        for step in range(1 + AHEAD):
-            self._start(self._order[(place + step) % len(self._order)])
-        data, tier = await self._reads.pop(unit)
+        count = min(1 + AHEAD, len(self._order))
+        wanted = [self._order[(place + step) % len(self._order)] for step in range(count)]
+        data, tier = await self._reads.get(wanted)
+        self.tier.traffic.note(tier, self.tier.range(unit).bytes)
         self.tier.traffic.waited({tier}, 1000 * (time.perf_counter() - began))
         return data
-
-    def _start(self, unit: Unit) -> None:
-        known = self._reads.get(unit)
-        if known is None or (known.done() and (known.cancelled() or known.exception())):
-            self._reads[unit] = asyncio.ensure_future(self.tier.get(unit))
-            self._reads[unit].add_done_callback(_heard)
 
     async def _move(self, unit: Unit, data: Buffer) -> None:
         if unit not in self._staged:
@@ -170,15 +153,3 @@ def _span(tensors: Sequence[Tensor]) -> Span:
     """From the first of them to the end of the last, rounded up as the byte space is padded."""
     first, last = tensors[0], tensors[-1]
     return Span(first.offset, aligned(last.offset + last.bytes) - first.offset)
-
-
-def _for_keeping(budget: int, spans: Mapping[Unit, Span]) -> int:
-    """What of the budget is for parts that stay, where not all do: the others pass through."""
-    sizes = [span.bytes for span in spans.values()]
-    return budget if sum(sizes) <= budget else max(budget - (1 + AHEAD) * max(sizes), 0)
-
-
-def _heard(read: asyncio.Task[tuple[Buffer, Tier]]) -> None:
-    """Takes note of an error: nobody may come to wait for what was read ahead."""
-    if not read.cancelled():
-        read.exception()
