@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from doppler.config.model import ModelConfig
 from doppler.errors import DopplerError, FormatError
@@ -66,6 +67,21 @@ class Shard:
     sha256: str
 
 
+class Sharded(Protocol):
+    """A byte space in blocks and shards: a model's, or that of an adapter."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def blocks(self) -> tuple[str, ...]: ...
+    @property
+    def shards(self) -> tuple[Shard, ...]: ...
+
+
 @dataclass(frozen=True)
 class TokenizerInfo:
     """`tokenizer.json` beside the manifest, and what it does not say. `eos`: all ids that end."""
@@ -101,10 +117,7 @@ class Manifest:
     @cached_property
     def identity(self) -> str:
         """BLAKE3 of the canonical JSON of the description."""
-        text = json.dumps(
-            self._description(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
-        return blake3_hex(text.encode())
+        return identity_of(self._description())
 
     @cached_property
     def _by_name(self) -> dict[str, Tensor]:
@@ -179,6 +192,12 @@ class Manifest:
         return manifest
 
 
+def identity_of(description: Mapping[str, Any]) -> str:
+    """BLAKE3 of the canonical JSON of a description."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return blake3_hex(text.encode())
+
+
 def _parse(fields: Fields) -> Manifest:
     version = fields.integer("doppler")
     if version != VERSION:
@@ -194,28 +213,29 @@ def _parse(fields: Fields) -> Manifest:
         bytes=description.integer("bytes", most=LARGEST_SIZE),
         block_size=description.integer("block_size"),
         blocks=tuple(description.texts("blocks")),
-        shards=tuple(_shard(item) for item in fields.tables("shards")),
+        shards=tuple(shard_of(item) for item in fields.tables("shards")),
         experts=tuple(_expert(item) for item in description.tables("experts")),
         sampling=ModelSampling.read(description.table("sampling")),
     )
 
 
 def _expert(item: Fields) -> ExpertRange:
-    return ExpertRange(item.integer("layer"), item.integer("expert"), *_range(item))
+    return ExpertRange(item.integer("layer"), item.integer("expert"), *range_of(item))
 
 
 def _tensor(item: Fields) -> Tensor:
     shape = tuple(item.integers("shape", least=1, most=LARGEST_SIZE))
     if len(shape) not in (1, 2):
         raise item.error("shape", "no more than two numbers")
-    return Tensor(item.text("name"), item.text("type"), shape, *_range(item))
+    return Tensor(item.text("name"), item.text("type"), shape, *range_of(item))
 
 
-def _shard(item: Fields) -> Shard:
-    return Shard(item.text("name"), *_range(item), item.text("blake3"), item.text("sha256"))
+def shard_of(item: Fields) -> Shard:
+    """One of the files of a cut, not checked yet."""
+    return Shard(item.text("name"), *range_of(item), item.text("blake3"), item.text("sha256"))
 
 
-def _range(item: Fields) -> tuple[int, int]:
+def range_of(item: Fields) -> tuple[int, int]:
     """Offset and length in the byte space."""
     return item.integer("offset", most=LARGEST_SIZE), item.integer("bytes", most=LARGEST_SIZE)
 
@@ -226,7 +246,7 @@ def _tokenizer(description: Fields) -> TokenizerInfo | None:
     item = description.table("tokenizer")
     return TokenizerInfo(
         bytes=item.integer("bytes", most=LARGEST_SIZE),
-        blake3=_hash(item.text("blake3"), "the tokenizer's blake3"),
+        blake3=checked_hash(item.text("blake3"), "the tokenizer's blake3"),
         bos=item.integer("bos") if item.has("bos") else None,
         eos=tuple(item.integers("eos")),
         add_bos=item.flag("add_bos"),
@@ -234,7 +254,8 @@ def _tokenizer(description: Fields) -> TokenizerInfo | None:
     )
 
 
-def _hash(value: Any, what: str) -> str:
+def checked_hash(value: Any, what: str) -> str:
+    """The value, or FormatError where it is no BLAKE3 or SHA-256 in hexadecimal."""
     if not isinstance(value, str) or not _HEX.fullmatch(value):
         raise FormatError(
             f"{what} is {shown(value, 66)}, which is no hash of 64 hexadecimal digits"
@@ -244,9 +265,9 @@ def _hash(value: Any, what: str) -> str:
 
 def _check(manifest: Manifest) -> None:
     _check_tensors(manifest)
-    _check_blocks(manifest)
+    check_blocks(manifest)
     _check_experts(manifest)
-    _check_shards(manifest)
+    check_shards(manifest)
 
 
 def _check_tensors(manifest: Manifest) -> None:
@@ -275,14 +296,15 @@ def _check_tensors(manifest: Manifest) -> None:
         raise FormatError(f"tensors end at {end}, and the byte space at {manifest.bytes}")
 
 
-def _check_blocks(manifest: Manifest) -> None:
+def check_blocks(manifest: Sharded) -> None:
+    """FormatError where there are not as many hashes as blocks."""
     size = manifest.block_size
     if size <= 0 or size % ALIGNMENT:
         raise FormatError(f"blocks of {size} bytes are no multiple of {ALIGNMENT}")
     if len(manifest.blocks) != -(-manifest.bytes // size):
         raise FormatError(f"{len(manifest.blocks)} blocks of {size} are not {manifest.bytes} bytes")
     for index, value in enumerate(manifest.blocks):
-        _hash(value, f"the hash of block {index}")
+        checked_hash(value, f"the hash of block {index}")
 
 
 def _check_experts(manifest: Manifest) -> None:
@@ -306,7 +328,8 @@ def _check_experts(manifest: Manifest) -> None:
                 raise FormatError(f"tensor {name!r} lies outside the range of its expert")
 
 
-def _check_shards(manifest: Manifest) -> None:
+def check_shards(manifest: Sharded) -> None:
+    """FormatError where the shards are not the byte space, cut between blocks."""
     end, names = 0, set()
     for shard in manifest.shards:
         if not _SHARD_NAME.fullmatch(shard.name) or shard.name in names:
@@ -315,8 +338,8 @@ def _check_shards(manifest: Manifest) -> None:
             raise FormatError(
                 f"{shard.name} begins at {shard.offset}, between two blocks or shards"
             )
-        _hash(shard.blake3, f"the blake3 of {shard.name}")
-        _hash(shard.sha256, f"the sha256 of {shard.name}")
+        checked_hash(shard.blake3, f"the blake3 of {shard.name}")
+        checked_hash(shard.sha256, f"the sha256 of {shard.name}")
         names.add(shard.name)
         end += shard.bytes
     if end != manifest.bytes:

@@ -9,6 +9,7 @@ from doppler.store.manifest import (
     TOKENIZER_FILE,
     Manifest,
     Shard,
+    Sharded,
 )
 from doppler.store.storage import Storage
 
@@ -17,17 +18,28 @@ async def verify(
     storage: Storage, manifest: Manifest, buffers: Buffers, progress: Progress | None = None
 ) -> None:
     """Hashes every stored byte. CorruptError names shard and block; SourceError a missing shard."""
+    await verify_shards(storage, manifest, buffers, progress)
+    await _verify_tokenizer(storage, manifest, buffers)
+
+
+async def verify_shards(
+    storage: Storage,
+    manifest: Sharded,
+    buffers: Buffers,
+    progress: Progress | None = None,
+    mend: str = "fetch the model again",
+) -> None:
+    """The same of the shards alone. `mend` is what a person is told to do."""
     for shard in manifest.shards:
         size = await storage.size(shard.name)
         if size is None:
-            raise SourceError(f"{manifest.name}: {shard.name} is missing; fetch the model again")
+            raise SourceError(f"{manifest.name}: {shard.name} is missing; {mend}")
         if size != shard.bytes:
             raise CorruptError(
-                f"{manifest.name}: {shard.name} has {size} bytes instead of {shard.bytes}; "
-                "fetch the model again"
+                f"{manifest.name}: {shard.name} has {size} bytes instead of {shard.bytes}; {mend}"
             )
         data = await storage.read(shard.name, 0, shard.bytes)
-        _verify_blocks(manifest, shard, data, buffers)
+        _verify_blocks(manifest, shard, data, buffers, mend)
         if await buffers.sha256(data) != shard.sha256 or buffers.blake3(data) != shard.blake3:
             raise CorruptError(
                 f"{manifest.name}: the blocks of {shard.name} are right and its own hashes in the "
@@ -35,17 +47,18 @@ async def verify(
             )
         if progress:
             progress(shard.offset + shard.bytes, manifest.bytes)
-    await _verify_tokenizer(storage, manifest, buffers)
 
 
-def _verify_blocks(manifest: Manifest, shard: Shard, data: Buffer, buffers: Buffers) -> None:
+def _verify_blocks(
+    manifest: Sharded, shard: Shard, data: Buffer, buffers: Buffers, mend: str
+) -> None:
     for start in range(0, shard.bytes, manifest.block_size):
         index = (shard.offset + start) // manifest.block_size
         end = min(start + manifest.block_size, shard.bytes)
         if buffers.blake3(buffers.part(data, start, end)) != manifest.blocks[index]:
             raise CorruptError(
                 f"{manifest.name}: block {index} (bytes {start} to {end} of {shard.name}) is "
-                "damaged: its BLAKE3 is not the manifest's; fetch the model again"
+                f"damaged: its BLAKE3 is not the manifest's; {mend}"
             )
 
 
