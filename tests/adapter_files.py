@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import deserialize
 from safetensors.numpy import save_file as save_numpy
 
 from doppler.quantization.dequantize import dequantize
-from expert_files import converted, load_file, raw_tensors, save_file
+from expert_files import converted, raw_tensors, save_file
 from fixture_sets import FIXTURES
 
 Floats = np.ndarray
@@ -21,11 +22,15 @@ PREFIX = "base_model.model."
 
 def floats_of(folder: Path) -> dict[str, Floats]:
     """Every tensor of a checkpoint, in float32."""
-    found = {}
-    for name, it in load_file(folder / "model.safetensors").items():
-        is_half = it.dtype == np.uint16
-        found[name] = (it.astype("<u4") << np.uint32(16)).view(np.float32) if is_half else it
-    return found
+    items = (it for path in sorted(folder.glob("*.safetensors")) for it in _items(path))
+    return {
+        name: dequantize(item["dtype"], bytes(item["data"]), tuple(item["shape"]))
+        for name, item in items
+    }
+
+
+def _items(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    return deserialize(path.read_bytes())
 
 
 def wide(name: str, folder: Path, changes: Mapping[str, Floats] | None = None) -> Path:

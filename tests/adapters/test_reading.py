@@ -21,22 +21,14 @@ from gguf_files import Tensors, gguf_bytes
 NAMES = (
     "gemma3-1b-like",
     "gemma4-e2b-like",
-    "gemma4-12b-like",
     "gemma4-26b-like",
     "llama32-like",
-    "mistral-like",
-    "qwen2-like",
-    "qwen2moe-like",
     "qwen3-like",
     "qwen35-like",
     "qwen3next-like",
     "phi3-like",
     "mixtral-like",
     "glm4-like",
-    "glm4moe-like",
-    "granite4-like",
-    "lfm2-like",
-    "apertus-like",
 )
 GGUF = {"llama": "mistral-like", "phi3": "phi3-like", "smollm3": "smollm3-like"}
 
