@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapter_files import base_of, pairs_of, random_pair, weights_of, wide, write_peft
+from adapter_files import (
+    base_of,
+    floats_of,
+    pairs_of,
+    random_pair,
+    weights_of,
+    wide,
+    write_peft,
+)
 from doppler.adapters.make import read_adapter
 from doppler.adapters.peft import ReadAdapter
 from doppler.config.model import ModelConfig
@@ -16,6 +24,7 @@ from doppler.inputs.buffers import MemoryBuffers
 from doppler.store.manifest import MANIFEST_FILE, Manifest
 from expert_files import converted
 from family_files import gguf_of
+from fixture_sets import FIXTURES
 from gguf_files import Tensors, gguf_bytes
 
 NAMES = (
@@ -142,3 +151,29 @@ def test_a_gguf_adapter_of_stacked_experts(tmp_path: Path) -> None:
         np.testing.assert_array_equal(delta.a.floats, one)
         np.testing.assert_array_equal(delta.b.floats, other)
         assert delta.scale == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "is_turned"),
+    [("gemma4-26b-like", False), ("gemma4-26b-like", True), ("gpt-oss-like", False)],
+)
+def test_stacked_experts_as_parameters(tmp_path: Path, name: str, is_turned: bool) -> None:
+    """PEFT's A and B of all experts of a parameter, in the ways that it has had."""
+    base, rank, pairs, changes = base_of(name, tmp_path / "base"), 2, {}, {}
+    columns_first = name.startswith("gpt-oss")
+    stacks = {it: w for it, w in floats_of(FIXTURES / name).items() if w.ndim == 3}
+    for seed, (path, weights) in enumerate(sorted(stacks.items())):
+        count, first, second = weights.shape
+        rows, columns = (second, first) if columns_first or is_turned else (first, second)
+        a, b = random_pair((rows, columns), rank * count, seed)
+        is_inner = path.endswith("gate_up_proj")  # it was wrapped first
+        module = path.rpartition(".")[0] + (".base_layer" if is_inner else "")
+        pairs[module] = a, b
+        ways = "ij" if rows == first else "ji"
+        parts = a.reshape(count, rank, columns), b.reshape(rows, rank, count)
+        changes[path] = 2 * np.einsum(f"erj,ire->e{ways}", *parts)
+    config = {"r": rank, "lora_alpha": 2 * rank, "target_modules": None}
+    config["target_parameters"] = ["experts.gate_up_proj", "experts.down_proj"]
+    adapter = read(write_peft(tmp_path / "peft", pairs, **config), base)
+    converted(wide(name, tmp_path / "merged", changes), tmp_path / "model")
+    assert_is_merged(adapter, base, tmp_path / "model")

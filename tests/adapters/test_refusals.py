@@ -22,6 +22,7 @@ from doppler.config.model import ModelConfig
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.formats.hf_config import config_from_hf
 from doppler.inputs.buffers import MemoryBuffers
+from family_files import config_json
 from gguf_files import gguf_bytes
 
 HIDDEN = 96
@@ -67,7 +68,6 @@ def one(
         ({"use_dora": True}, "has DoRA"),
         ({"bias": "lora_only"}, "bias is 'lora_only'"),
         ({"modules_to_save": ["lm_head"]}, "modules saved whole"),
-        ({"target_parameters": ["mlp.experts.down_proj"]}, "stacked experts"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base before training"),
         ({"lora_bias": True}, "a bias of LoRA's B"),
         ({"layer_replication": [[0, 1], [0, 1]]}, "layers that stand there twice"),
@@ -152,6 +152,13 @@ def test_what_sees_or_hears_is_left_out(tmp_path: Path) -> None:
     refused(one(tmp_path / "alone", seeing), FormatError, "changes nothing of the base")
 
 
+def test_a_config_of_gigabytes(tmp_path: Path) -> None:
+    path = one(tmp_path / "x")
+    with (path / "adapter_config.json").open("ab") as file:
+        file.truncate(3_000_000_000)  # sparse
+    refused(path, FormatError, "has 3,000,000,000 bytes, more than the")
+
+
 def test_a_header_that_lies(tmp_path: Path) -> None:
     path, name = one(tmp_path / "x"), f"{PREFIX}{Q}.lora_A.weight"
     for shape in ([1 << 50, HIDDEN], [4, 1 << 52]):
@@ -231,3 +238,22 @@ def test_targets_as_peft_finds_them() -> None:
     assert not config(layers_to_transform=[0], layers_pattern=["h"]).is_target(Q)
     expert = "model.layers.1.experts.0.q_proj"  # the layer's number comes first
     assert config(layers_to_transform=[1]).is_target(expert)
+
+
+def test_parameters_that_are_not_as_the_config_says(tmp_path: Path) -> None:
+    mixture = config_from_hf(config_json("gemma4-26b-like"), "x")[1]
+    module, count = "model.layers.0.experts", 9
+    settings = {"target_modules": None, "target_parameters": ["experts.down_proj"]}
+
+    def read_stack(name: str, shape: tuple[int, int], rank: int, **changes: Any) -> ReadAdapter:
+        pair = random_pair(shape, rank, 1)
+        path = write_peft(tmp_path / name, {module: pair}, **(settings | {"r": 2} | changes))
+        return asyncio.run(read_adapter(path, mixture, MemoryBuffers()))
+
+    assert len(read_stack("good", (50, 28), 2 * count).deltas) == count
+    with pytest.raises(FormatError, match="is of none of the base's parameters"):
+        read_stack("shape", (50, 30), 2 * count)
+    with pytest.raises(FormatError, match="its rank is 2, of each of 9 experts"):
+        read_stack("rank", (50, 28), 3 * count)
+    with pytest.raises(FormatError, match="no module of a gemma4 model"):
+        read_stack("other", (50, 28), 2 * count, target_parameters=["experts.gate"])

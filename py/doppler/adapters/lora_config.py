@@ -31,7 +31,7 @@ _NO_MATTER = {
 _READ = {
     *("peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "bias"),
     *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
-    *("alora_invocation_tokens", "init_lora_weights"),
+    *("alora_invocation_tokens", "init_lora_weights", "target_parameters"),
 }
 _CALLED = {
     "use_dora": "DoRA",
@@ -40,7 +40,6 @@ _CALLED = {
     "lora_bias": "a bias of LoRA's B",
     "modules_to_save": "modules saved whole (modules_to_save)",
     "trainable_token_indices": "embeddings of single tokens (trainable_token_indices)",
-    "target_parameters": "parameters without a module, such as stacked experts (target_parameters)",
     "layer_replication": "layers that stand there twice (layer_replication)",
     "arrow_config": "Arrow",
     "kasa_config": "KaSA",
@@ -68,6 +67,7 @@ class LoraConfig:
     ranks: tuple[tuple[Pattern, int], ...]
     alphas: tuple[tuple[Pattern, float], ...]
     invocation_tokens: tuple[int, ...] | None
+    parameters: tuple[str, ...] = ()  # names, or ends of names, of stacked experts
 
     def is_target(self, module: str) -> bool:
         """Whether the adapter changes the module of that name."""
@@ -88,6 +88,10 @@ class LoraConfig:
         rank = self.rank_of(module)
         alpha = next((alpha for key, alpha in self.alphas if key.starts(module)), self.alpha)
         return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+
+    def is_parameter(self, path: str) -> bool:
+        """Whether the adapter changes the parameter of that name, which is no module."""
+        return _is_named(self.parameters, path)
 
     def _is_of_layers(self, module: str) -> bool:
         """Whether the first number of a layer in a name is one of those that are changed."""
@@ -124,6 +128,7 @@ def lora_config(data: Mapping[str, Any], where: str) -> LoraConfig:
             (key, value.number(name)) for name, key, value in _by_pattern(fields, "alpha_pattern")
         ),
         invocation_tokens=invocation_tokens(fields, "alora_invocation_tokens"),
+        parameters=_listed(fields, "target_parameters"),
     )
 
 
@@ -174,6 +179,8 @@ def _targets(fields: Fields) -> tuple[str, ...] | Pattern | None:
     if isinstance(value, str) and value.lower() == "all-linear":
         return None
     if not value:
+        if fields.get("target_parameters"):
+            return ()
         raise FormatError(f"{fields.where}: target_modules names no module")
     return _names(fields, "target_modules")
 
@@ -182,7 +189,11 @@ def _names(fields: Fields, key: str) -> tuple[str, ...] | Pattern:
     """A list of ends of names, or a pattern of whole ones."""
     if isinstance(fields.get(key), str):
         return Pattern(fields.text(key), f"{fields.where}: {key}")
-    names = fields.texts(key)
+    return _listed(fields, key)
+
+
+def _listed(fields: Fields, key: str) -> tuple[str, ...]:
+    names = fields.texts(key, [])
     if len(names) > _MOST_NAMES:
         raise FormatError(f"{fields.where}: {key} has more than {_MOST_NAMES} names")
     return tuple(names)

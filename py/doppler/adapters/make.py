@@ -89,7 +89,7 @@ class _Layout:
         self.pieces: list[Piece] = []
         self.end = 0
         self._buffers = buffers
-        self._placed: dict[int, Stored] = {}  # by the matrix: an A may be that of several
+        self._placed: dict[tuple[object, ...], Stored] = {}  # an A may be that of several
 
     def add(self, delta: Delta) -> DeltaInfo:
         rows, columns = delta.shape
@@ -97,12 +97,13 @@ class _Layout:
         return DeltaInfo(delta.name, rows, columns, delta.rank, delta.scale, a, b)
 
     def _place(self, name: str, matrix: Matrix) -> Stored:
-        known = self._placed.get(id(matrix))
+        key = matrix.type, matrix.shape, self._buffers.blake3(matrix.data)
+        known = self._placed.get(key)
         if known is None:
             length = matrix.bits.nbytes
             known = Stored(matrix.type, self.end, length)
             source = _Bytes(name, matrix, self._buffers)
             self.pieces.append(Piece(source, 0, self.end, length))
             self.end += -(-length // ALIGNMENT) * ALIGNMENT
-            self._placed[id(matrix)] = known
+            self._placed[key] = known
         return known

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from doppler.adapters.lora_config import CONFIG_FILE, LoraConfig, lora_config
 from doppler.adapters.mapping import Layout, Pair, deltas_of
 from doppler.adapters.matrix import Delta
+from doppler.adapters.parameters import stacked_pairs
 from doppler.config.model import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.architectures import of_config
@@ -20,6 +21,7 @@ from doppler.inputs.source import Source
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
+_WRAPPED = ".base_layer"
 _LONGEST_NAME = 300  # of a module
 _SIDES = {".lora_A.weight": "lora_A", ".lora_B.weight": "lora_B"}
 _OTHERS = {  # parts of names that no plain LoRA has
@@ -27,7 +29,6 @@ _OTHERS = {  # parts of names that no plain LoRA has
     ".lora_embedding_": "LoRA of embeddings",
     ".lora_B.bias": "a bias of LoRA's B",
     ".modules_to_save.": "modules saved whole",
-    ".base_layer.": "parameters without a module, such as stacked experts (target_parameters)",
     ".hada_": "LoHa",
     ".lokr_": "LoKr",
     ".vera_": "VeRA",
@@ -67,7 +68,7 @@ async def read_peft(
     tensors = await read_safetensors(files[WEIGHTS_FILE], buffers)
     modules = _modules(tensors, WEIGHTS_FILE)
     kept = [module for module in modules if not is_beside_text(module)]
-    pairs = _pairs(config, base, {module: modules[module] for module in kept})
+    pairs = _pairs(config, base, {module: modules[module] for module in kept}, buffers)
     architecture = of_config(base.architecture, "the base")
     deltas = await deltas_of(base, pairs, Layout(architecture.hf_pairs, False), buffers)
     left_out = tuple(module for module in modules if module not in {*kept})
@@ -119,11 +120,21 @@ def _module_of(name: str, where: str) -> tuple[str, str]:
 
 
 def _pairs(
-    config: LoraConfig, base: ModelConfig, modules: Mapping[str, Sequence[SafeTensor]]
+    config: LoraConfig,
+    base: ModelConfig,
+    modules: Mapping[str, tuple[SafeTensor, SafeTensor]],
+    buffers: Buffers,
 ) -> list[Pair]:
     architecture = of_config(base.architecture, "the base")
-    pairs = []
+    pairs: list[Pair] = []
     for module, (a, b) in modules.items():
+        plain = module
+        while plain.endswith(_WRAPPED):  # of a module's first parameter, where there are two
+            plain = plain.removesuffix(_WRAPPED)
+        stacked = plain, a.content, b.content
+        if found := stacked_pairs(config, base, architecture, stacked, buffers):
+            pairs += found
+            continue
         name = weight_of_module(architecture, module)
         if name is None:
             raise FormatError(
