@@ -110,6 +110,8 @@ def test_an_adapter_of_another_base(tmp_path: Path) -> None:
     refused(head, FormatError, "its embedding is its head")
     embedding = one(tmp_path / "embedding", "model.embed_tokens", (64, HIDDEN))
     refused(embedding, UnsupportedError, "of the embeddings")
+    tokens = one(tmp_path / "tokens", alora_invocation_tokens=[3, 64])
+    refused(tokens, FormatError, "invoked by token 64, and the base knows 64 tokens")
     norm = one(tmp_path / "norm", "model.layers.0.input_layernorm", (HIDDEN, 1))
     refused(norm, UnsupportedError, "no matrix in the base")
 

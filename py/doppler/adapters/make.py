@@ -18,7 +18,7 @@ from doppler.adapters.matrix import Delta, Matrix
 from doppler.adapters.peft import ReadAdapter, read_peft
 from doppler.adapters.signing import signed
 from doppler.config.model import ModelConfig
-from doppler.errors import SourceError
+from doppler.errors import FormatError, SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, folder_sources
 from doppler.store.byte_copies import Piece
@@ -29,11 +29,18 @@ from doppler.store.storage import Storage
 
 async def read_adapter(path: Path, base: ModelConfig, buffers: Buffers) -> ReadAdapter:
     """What lies at a path of this machine: a folder of PEFT's, or a .gguf adapter."""
-    if path.is_dir():
-        return await read_peft(folder_sources(path), base, buffers)
     if not path.exists():
         raise SourceError(f"{path} is not there: give a folder that PEFT saved, or a .gguf adapter")
-    return await read_gguf_adapter(FileSource(path), base, buffers)
+    if path.is_dir():
+        read = await read_peft(folder_sources(path), base, buffers)
+    else:
+        read = await read_gguf_adapter(FileSource(path), base, buffers)
+    if (last := max(read.invocation_tokens or (0,))) >= base.vocab:
+        raise FormatError(
+            f"{path} is invoked by token {last}, and the base knows {base.vocab} tokens: the "
+            "adapter is of another model"
+        )
+    return read
 
 
 async def write_adapter(
