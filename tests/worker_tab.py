@@ -33,7 +33,7 @@ root, buffers = OpfsRoot(), PageBuffers()
 async def opened(url):
     manifest = Manifest.from_json(await fetch_text(url + "manifest.json", "manifest.json"), url)
     storage = await root.make(manifest.identity)
-    source = HttpShards(url + "manifest.json", manifest.block_size)
+    source = HttpShards(url + "manifest.json", manifest)
     return storage, ShardStore(manifest, storage, [source], buffers)
 
 def quiet(done, total): pass

@@ -70,7 +70,7 @@ def _tell(error: DopplerError, terminal: Terminal) -> None:
 
 def parser() -> Parser:
     """All commands and their options."""
-    runs = (serve, seed, pull, convert, verify, generate, bench, quality, synth, adapter)
+    runs = (serve, seed, pull, convert, recut, verify, generate, bench, quality, synth, adapter)
     return build({run.__name__: run for run in runs})
 
 
@@ -197,6 +197,21 @@ def adapter(args: argparse.Namespace, terminal: Terminal) -> None:
     from doppler.command.adapter import RUNS
 
     RUNS[args.action](args, terminal)
+
+
+def recut(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Write one model in another cut; tell what became of its shards."""
+    from doppler.command.recut import run
+    from doppler.command.served import manifest_in
+
+    folder = find_model(args.model)
+    before = manifest_in(folder)
+    manifest = run(folder, args, terminal)
+    text = (
+        f"{len(before.shards)} shards of {folder} became {len(manifest.shards)}; the identity is "
+        f"{manifest.identity} still"
+    )
+    _summarise(manifest, args.output, terminal, {"shards_before": len(before.shards)}, text)
 
 
 def verify(args: argparse.Namespace, terminal: Terminal) -> None:

@@ -146,7 +146,7 @@ def test_a_flipped_byte(run: Run, made: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[1000] ^= 1
     shard.write_bytes(data)
-    assert "block 0 (bytes 0 to " in run("verify", made)
+    assert "block 0 of shard-00000.bin (bytes 0 to " in run("verify", made)
     assert "is damaged: its BLAKE3 is not the manifest's; get the adapter again" in run(
         "show", made
     )

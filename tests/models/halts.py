@@ -13,7 +13,7 @@ CODE = """
 import hashlib
 from doppler.page import bridge
 from doppler.engine.protocol import Chunk
-from doppler.engine.recordings import Key, Plan
+from doppler.engine.plans import Key, Plan
 from doppler.plan.segments import Part, Place, steps_of
 from doppler.sampling import Sampling
 
@@ -34,7 +34,7 @@ async def contents():
 
 async def halt(keys, place):
     # Runs up to `place`, and then everything, which does nothing.
-    segments = [segment for key in keys for segment in runner._segments(key)]
+    segments = [segment for key in keys for segment in runner.plans.segments(key)]
     last = next(n for n, segment in enumerate(segments) if segment.place == place)
     recording = binder.record(steps_of(segments[: last + 1]))
     binder.device.kernels.run(recording)
@@ -56,10 +56,10 @@ async def generate(at=None):
         await runner.decode(count - 1, end)
     else:
         memory.write_batch(ids, 0, 0)
-        await halt(runner._chunk(0, size), at[0])
+        await halt(runner.plans.chunk(0, size), at[0])
         runner.resume_prefill(at[1], Chunk(ids, 0, size))
         runner.sample(size)
-        await halt(runner._token(runner._bucket(end)), at[0])
+        await halt(runner.plans.token(runner.plans.bucket(end)), at[0])
         runner.resume_decode(at[1], count - 1, end)
     return await runner.start_read().tokens(0)
 

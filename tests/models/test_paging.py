@@ -59,7 +59,7 @@ import gc, sys
 from doppler.page import bridge
 
 gc.collect()
-len(gc.get_objects()) * 100 + bridge.api._model.engine._pools.tier.bytes
+len(gc.get_objects()) * 100 + bridge.api._model.engine.offloaded.pools.tier.bytes
 """
 HALF_HOUR, SETTLED = 1800, 60  # seconds
 GREEDY = {"max_tokens": 8, "ignore_eos": True, "sampling": {"greedy": True}}
@@ -197,7 +197,7 @@ import asyncio
 from doppler.page import bridge
 
 model = bridge.api._model
-store, pools = model.store, model.engine._pools
+store, pools = model.store, model.engine.offloaded.pools
 storage, buffers = store.storage, store.buffers
 
 async def damage(change):

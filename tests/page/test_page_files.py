@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 from app_page import App, Traffic, watched
-from doppler.store.manifest import MANIFEST_FILE, Manifest
+from doppler.store.cut import recut
+from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest
 from gguf_files import gguf_bytes, llama_metadata, llama_tensors, split_gguf
-from model_server import ModelServer, model_server
+from model_server import ModelServer, Reply, model_server
+from storable import SHARD, storable
 from visited import Visited
 
 CHAT_FILE = "tiny-chat.gguf"
+NOISE = storable()
 UNREADABLE = "This file cannot be read"
 UNKNOWN = "This model is of a kind that Doppler does not know"
 UNFETCHED = "The model could not be fetched"
@@ -206,3 +209,77 @@ def test_an_address_whose_server_is_gone(app: App, tmp_path: Path) -> None:
         url = f"{server.url}model.gguf"
     app.enter(url)
     app.expect_refused(UNFETCHED, f"{url} cannot be reached")
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Iterator[ModelServer]:
+    """A site with the model of noise, whose last two shards cannot be had."""
+    NOISE.save(tmp_path / "noise")
+    with model_server(tmp_path / "noise") as server:
+        server.fault = without_the_end
+        yield server
+
+
+def without_the_end(reply: Reply) -> None:
+    if reply.name in ("shard-00002.bin", "shard-00003.bin"):
+        reply.status, reply.body = 503, b""
+
+
+def shards_of(app: App) -> dict[str, int]:
+    """The shard files that are stored, and their bytes."""
+    files = {path.rsplit("/", 1)[-1]: size for path, size in app.files().items()}
+    return {name: size for name, size in files.items() if name.startswith("shard-") and size}
+
+
+def test_another_cut_of_a_served_model(app: App, broken: ModelServer) -> None:
+    """It goes on in the cut in which it began, with what is missing; a third one is refused."""
+    url, fine = f"{broken.url}manifest.json", recut(NOISE.manifest, BLOCK_SIZE)
+    with pytest.raises(Error, match=r"shard-0000[23]"):
+        app.call("download", url=url, shard_bytes=BLOCK_SIZE)
+    assert shards_of(app).keys() < {shard.name for shard in fine.shards}
+    with pytest.raises(Error, match=f"stored in shards of {BLOCK_SIZE} bytes, and {SHARD} are"):
+        app.call("download", url=url, shard_bytes=SHARD)
+    broken.fault = lambda reply: None
+    stored = [name for name, size in shards_of(app).items() if size == BLOCK_SIZE]
+    broken.requests.clear()
+    assert app.call("download", url=url) == {"id": fine.identity}
+    assert shards_of(app) == {shard.name: shard.bytes for shard in fine.shards}
+    asked = {name for name, _ in broken.requests}
+    assert asked >= {"shard-00002.bin", "shard-00003.bin"}
+    assert len(stored) < 8 or asked == {"manifest.json", "shard-00002.bin", "shard-00003.bin"}
+    (model,) = app.call("models")
+    assert (model["id"], model["complete"], model["url"]) == (fine.identity, True, url)
+
+
+def test_files_that_are_given_to_a_model(app: App, broken: ModelServer, tmp_path: Path) -> None:
+    """What is good of them is stored, what is not is named; then all of it is there."""
+    with pytest.raises(Error, match="shard-0000"):
+        app.call("download", url=f"{broken.url}manifest.json")
+    third, fourth = (tmp_path / "stick" / shard.name for shard in NOISE.manifest.shards[2:])
+    third.parent.mkdir()
+    third.write_bytes(b"?" + NOISE.shard(2)[1:])
+    fourth.write_bytes(NOISE.shard(3)[:-9])
+
+    def give(*paths: Path) -> None:
+        with app.page.expect_file_chooser() as chooser:
+            app.row("noise-0").get_by_role("button", name="Files of Noise 0").click()
+        chooser.value.set_files(paths)
+
+    app.show_models()
+    give(fourth, third)
+    expect(app.errors).to_contain_text("shard-00002.bin: 1 of its 4 blocks are not the manifest's")
+    expect(app.errors).to_contain_text("shard-00003.bin: it is cut off")
+    third.write_bytes(NOISE.shard(2))
+    fourth.write_bytes(NOISE.shard(3))
+    give(third, fourth)
+    expect(app.row("noise-0").get_by_role("button", name="Files of Noise 0")).to_have_count(0)
+    (model,) = app.call("models")
+    assert (model["id"], model["complete"]) == (NOISE.manifest.identity, True)
+
+
+def test_the_folder_of_a_converted_model(app: App, tiny_models: Path) -> None:
+    """Its shards are stored as they are: nothing is converted."""
+    app.pick(tiny_models / "tiny-chat")
+    app.take()
+    expect_works(app)
+    assert [model["id"] for model in app.call("models")] == [identity_of(tiny_models)]

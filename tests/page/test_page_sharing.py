@@ -1,8 +1,11 @@
-"""Sharing a model, as a person does it: two browser profiles, one tracker, all over loopback."""
+"""Sharing a model, as a person does it: two browser profiles, one tracker, all over loopback; and a
+native peer in place of one of them.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from accessible import assert_accessible
 from app_page import App, make_models
 from doppler.command.wheel import build_wheel
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE
+from seed_process import seed
 from swarm_site import FLAGS, SwarmSite, until
 from visited import Visited
 
@@ -23,6 +27,11 @@ SOME = 3 * BLOCK_SIZE  # bytes of its nine blocks
 SHORT: dict[str, str | bool] = {"greedy": True, "max_tokens": "8", "context": "256"}
 FACTS = "import('/app/sharing/connection.js').then(({ shown }) => shown()?.facts() ?? null)"
 IS_OPEN = "(all) => import('/app/sharing/licences.js').then((it) => all.map(it.isOpen))"
+LINKED = "(id) => import('/app/sharing/connection.js').then(({ linked }) => linked(id) ?? null)"
+REWRITE = """(links) => {
+  const kept = JSON.parse(localStorage["doppler.sharing"]);
+  localStorage["doppler.sharing"] = JSON.stringify({ ...kept, links });
+}"""
 QR_SIZE = "document.querySelector('#share svg.qr').viewBox.baseVal.width"
 
 
@@ -205,6 +214,31 @@ def test_caps_hold_and_the_panel_says_what_is_missing(giver: Person, taker: Pers
     until(lambda: taker.call("models"), lambda models: models and models[0]["complete"])
 
 
+def test_who_shares_keeps_what_few_have(site: Site, giver: Person, taker: Person) -> None:
+    """Unasked, from peers, as far as storage is allowed; and nothing before it is shared."""
+    taker.delete_all()
+    taker.set(storage_budget=str((SOME + 7) / 1e9))
+    site.refuses = False
+    taker.call("download", url=f"models/{NAME}/{MANIFEST_FILE}", storage_budget=SOME)
+    site.refuses = True
+    taker.asked.clear()
+    taker.ask_share()
+    expect(taker.card).to_contain_text("parts that fewer than 4 have, and keeps them")
+    taker.close("Cancel")
+    assert taker.facts() is None
+    taker.begin()
+    panel = taker.page.get_by_test_id("peers-panel")
+    if panel.get_attribute("open") is None:
+        panel.locator("summary").click()
+    told = panel.get_by_test_id("peers-origins")
+    expect(told).to_contain_text("3 of 9 blocks here: 3 from peers.", timeout=60_000)
+    expect(told).to_contain_text("Kept for others: 3 blocks that few have.")
+    expect(taker.row(NAME)).to_contain_text("3.16 MB stored", timeout=60_000)
+    assert not [url for url in taker.asked if url.endswith(".bin")]
+    taker.stop()
+    taker.set(storage_budget="")
+
+
 def test_it_is_kept_until_it_is_stopped(giver: Person) -> None:
     giver.open()
     giver.expect_shared()
@@ -215,3 +249,51 @@ def test_it_is_kept_until_it_is_stopped(giver: Person) -> None:
     giver.show_models()
     expect(giver.row(NAME)).not_to_contain_text("Shared")
     giver.assert_unconnected()
+
+
+def test_a_link_of_doppler_seed_is_enough(site: Site, taker: Person, tmp_path: Path) -> None:
+    """Nobody else has the model: the page learns the torrent from the link alone."""
+    site.refuses = True
+    taker.delete_all()
+    taker.asked.clear()
+    with seed(site.models / NAME, site.tracker, log=tmp_path / "seed.log") as native:
+        link = native.told["link"]
+        assert link.startswith(f"{site.url}#model=")
+        assert native.told["infohash"] in link
+        taker.follow(link)
+        expect(taker.card.get_by_test_id("share-warnings")).to_be_empty()
+        taker.card.get_by_test_id("link-get").click()
+        taker.expect_loaded()
+    (model,) = taker.call("models")
+    assert (model["id"], model["complete"]) == (native.told["identity"], True)
+    assert not [url for url in taker.asked if "/models/" in url or "/seed/" in url]
+
+
+def test_a_page_mends_the_model_of_a_native_peer(site: Site, taker: Person, tmp_path: Path) -> None:
+    """Which lacks a block; the page's own link names the torrent, too."""
+    folder = tmp_path / NAME
+    shutil.copytree(site.models / NAME, folder)
+    shard = folder / "shard-00000.bin"
+    sound = shard.read_bytes()
+    shard.write_bytes(bytes(BLOCK_SIZE) + sound[BLOCK_SIZE:])
+    taker.begin()
+    taker.ask_share()
+    field = taker.card.get_by_test_id("share-link")
+    with seed(folder, site.tracker) as native:
+        expect(field).to_have_value(native.told["link"])
+        assert native.logged("is whole again: every block was verified")
+    assert shard.read_bytes() == sound
+    taker.close()
+
+
+def test_what_a_link_named_is_kept(taker: Person) -> None:
+    """As it was kept once, too: its trackers alone."""
+    identity = taker.call("models")[0]["id"]
+    named = taker.page.evaluate(LINKED, identity)
+    taker.page.reload()
+    assert taker.page.evaluate(LINKED, identity) == named
+    assert len(named["torrents"]) == len(named["trackers"]) == 1
+    taker.page.evaluate(REWRITE, {identity: named["trackers"]})
+    taker.page.reload()
+    kept = {"trackers": named["trackers"], "torrents": []}
+    assert taker.page.evaluate(LINKED, identity) == kept

@@ -76,7 +76,7 @@ from doppler.plan.matvec_configs import Cut, near, unknown
 from doppler.page.bridge import api
 autotune.near = lambda cut, has_pairs: near(cut, has_pairs)[::4]  # each takes seconds to compile
 engine = api._model.engine
-kinds = unknown(engine._runner.steps_to_tune(), {})
+kinds = unknown(engine._runner.plans.to_tune(), {})
 head = next(kind for kind, steps in kinds.items() if steps[0].label == "head")
 others = {kind: Cut.of(steps[0]) for kind, steps in kinds.items() if kind != head}
 engine._plan(replace(engine._model, cuts=others))
@@ -91,7 +91,7 @@ step = kinds[head][0]
 kept = await OpfsCuts(api._gpu, "this test").read()
 used = [s for s in engine.steps(0, 1) if s.label == "head"]
 seen = kept == {**others, head: Cut.of(used[0])} and kept[head] in near(Cut.of(step), False)
-str(seen and not unknown(engine._runner.steps_to_tune(), kept))
+str(seen and not unknown(engine._runner.plans.to_tune(), kept))
 """
 # Steps of a token at the cache's end, as they run while kernels are measured.
 LEND = """
@@ -99,7 +99,7 @@ import asyncio
 from doppler.page.bridge import api
 engine = api._model.engine
 async with engine._lent(asyncio.Lock()):
-    recording = engine.binder.record(engine._runner.steps_to_tune())
+    recording = engine.binder.record(engine._runner.plans.to_tune())
     engine.binder.device.kernels.run(*[recording] * 3)
     await engine._gpu.done()
 recording.destroy()

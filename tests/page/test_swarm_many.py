@@ -28,6 +28,7 @@ from doppler.page.bridge import api
 store = await api._library._peers.find("{identity}")
 0 if store is None else len(store.manifest.blocks)
 """
+VOLUME = "(volume) => swarm.limit({ volume })"
 LEECH = "(id) => void (window.got = worker.call('download_from_peers', { id }))"
 
 
@@ -42,9 +43,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmSite]:
 
 @contextmanager
 def swarm(
-    playwright: Playwright, browser: Browser, site: SwarmSite, count: int
+    playwright: Playwright,
+    browser: Browser,
+    site: SwarmSite,
+    count: int,
+    volume: int | None = None,
 ) -> Iterator[tuple[str, Tab, list[Tab]]]:
-    """The model's identity, a tab that has it, and others that want it: in one more browser."""
+    """The model's identity, a tab that has it, and others that want it: in one more browser.
+
+    volume: bytes that each of those gives.
+    """
     with chromium_of(playwright, browser) as chromium:
         peers = Peers(site, chromium)
         seed, *others = (Tab(peers.stock()) for _ in range(count))
@@ -52,6 +60,7 @@ def swarm(
         seed.page.evaluate("(rate) => swarm.limit({ rate })", SLOW)
         seed.join(identity)
         for tab in others:
+            tab.page.evaluate(VOLUME, volume)
             tab.join(identity)
             tab.page.evaluate(LEECH, identity)
         yield identity, seed, others
@@ -65,8 +74,12 @@ def shares(identity: str, tabs: Sequence[Tab], blocks: int) -> list[set[int]]:
 def whole(identity: str, tabs: Sequence[Tab]) -> None:
     """Waits until each has all of it, verified, and it is listed there."""
     for tab in tabs:
+        until(
+            lambda tab=tab: [model["complete"] for model in tab.call("models")],
+            lambda complete: complete == [True],
+            4 * SECONDS,
+        )
         assert tab.page.evaluate("got") == {"id": identity}
-        assert [model["complete"] for model in tab.call("models")] == [True]
         assert not [url for url in tab.asked if "/models/" in url]
 
 
@@ -87,12 +100,12 @@ def test_some_are_killed_at_a_third(
     began, ids = time.monotonic(), reference(NAME)[0][:12]
     with swarm(playwright, browser, site, count) as (identity, seed, others):
         blocks = begun(others, identity)
-        third = blocks // 3
-        until(
-            lambda: sum(map(len, shares(identity, others, blocks))) / len(others),
-            lambda mean: mean >= third,
+        have = until(
+            lambda: shares(identity, others, blocks),
+            lambda have: sum(map(len, have)) >= blocks // 3 * len(have),
             4 * SECONDS,
         )
+        assert min(map(len, have[killed:])) < blocks, "there is nothing left to complete"
         for tab in others[:killed]:
             tab.kill()
         rest = others[killed:]
@@ -115,14 +128,17 @@ def test_the_seed_leaves_when_there_is_one_copy(
 ) -> None:
     """Spread over the others, none of whom has all: they complete from each other."""
     began, count = time.monotonic(), 10
-    with swarm(playwright, browser, site, count) as (identity, seed, others):
+    with swarm(playwright, browser, site, count, volume=0) as (identity, seed, others):
         blocks = begun(others, identity)
-        have = until(
+        until(
             lambda: shares(identity, others, blocks),
             lambda have: len(set.union(*have)) == blocks,
             4 * SECONDS,
         )
         seed.kill()
-        assert max(map(len, have)) < blocks
+        have = shares(identity, others, blocks)
+        assert max(map(len, have)) < blocks, "one of them has all"
+        for tab in others:
+            tab.page.evaluate(VOLUME, None)
         whole(identity, others)
     print(f"{count} peers: {time.monotonic() - began:.0f} s; had {[*map(len, have)]} of {blocks}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import Playwright
 from app_page import convert_all
 from doppler.command.browser import Browser
 from doppler.command.wheel import build_wheel
+from doppler.store.cut import recut
 from doppler.store.manifest import BLOCK_SIZE
 from fixture_sets import FIXTURES, reference
 from storable import storable
@@ -27,6 +29,16 @@ from doppler.page.bridge import api
 
 model = api._model
 bounds(model.engine.binder.device.gpu, model.manifest, model._options)[0]
+"""
+# Names of the files in which a model is stored.
+SHARDS = """
+import json
+from doppler.page.bridge import api
+
+storage = await api._library._root.open("{identity}")
+names = await storage.names()
+await storage.close()
+json.dumps([name for name in names if name.startswith("shard-")])
 """
 
 
@@ -92,6 +104,23 @@ def test_a_reload_goes_on_with_the_blocks_that_are_missing(
     finally:
         for tab in (seed, leech):
             tab.page.evaluate(limit, None)
+
+
+def test_another_cut_is_asked_for(peers: Peers, seed: Tab, leech: Tab) -> None:
+    """It is the same model in other shards, and what lies in them is passed on."""
+    identity, other, third = MODEL.manifest.identity, Tab(peers.stock()), Tab(peers.stock())
+    size = BLOCKS * BLOCK_SIZE
+    for tab, shard_bytes in ((other, size), (third, BLOCK_SIZE)):
+        tab.join(identity)
+        answer = tab.call("download_from_peers", id=identity, shard_bytes=shard_bytes)
+        assert answer == {"id": identity}
+        (model,) = tab.call("models")
+        assert (model["id"], model["complete"]) == (identity, True)
+        names = [shard.name for shard in recut(MODEL.manifest, shard_bytes).shards]
+        assert json.loads(tab.run(SHARDS.format(identity=identity))) == names
+        for gone in (seed, leech):  # then there is none but the one that has the other cut
+            gone.page.evaluate("(id) => swarm.leave(id)", identity)
+    assert not [url for url in third.asked if "/models/" in url]
 
 
 def test_experts_come_from_a_peer_while_it_runs(site: SwarmSite, seed: Tab, leech: Tab) -> None:

@@ -10,62 +10,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from doppler.command.server import Server
 from doppler.swarm.metainfo import make_torrent
+from seed_process import WAIT, seed, soon
 from storable import storable
 from tracker_client import peers
-
-WAIT = 30.0
-
-
-@dataclass
-class Seed:
-    """A running `doppler seed`: what it printed, and the file of what it logs."""
-
-    process: subprocess.Popen[str]
-    told: dict[str, Any]
-    log: Path
-
-    def logged(self, text: str) -> bool:
-        """Whether that is in its log soon."""
-        return soon(lambda: text in self.log.read_text())
-
-    def end(self, number: int = signal.SIGTERM) -> float:
-        """Interrupts it, and gives the seconds that its end took."""
-        began = time.monotonic()
-        self.process.send_signal(number)
-        assert self.process.wait(WAIT) == 130
-        return time.monotonic() - began
-
-
-@contextmanager
-def seed(folder: Path, tracker: str, *more: str) -> Iterator[Seed]:
-    """The command, once it shares the model."""
-    log = folder.with_suffix(".log")
-    command = [sys.executable, "-m", "doppler.cli", "seed", str(folder), "--json"]
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            [*command, "--tracker", tracker, *more],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line, log.read_text()
-            yield Seed(process, json.loads(line), log)
-        finally:
-            process.kill()
 
 
 @contextmanager
@@ -107,6 +61,8 @@ def test_a_stock_client_takes_a_shard_and_hands_it_back(tmp_path: Path) -> None:
     # A tracker that is not there: these peers know each other.
     with seed(tmp_path / "whole", "ws://127.0.0.1:9/tracker") as first:
         assert first.told["identity"] == noise.manifest.identity
+        assert first.told["page"] is None
+        assert first.told["link"].startswith("#model=")
         asked = {"torrent": str(torrent), "folder": str(tmp_path / "got")}
         with stock_client(**asked, only=1, peer=first.told["listen"]) as (_, said):
             assert int(said.readline()) >= len(noise.shard(1))
@@ -154,6 +110,7 @@ def test_a_tracker_that_was_restarted_hears_of_the_seed_again(tmp_path: Path) ->
     first = Server(tmp_path).start()
     with seed(tmp_path / "noise", first.tracker) as running:
         assert running.logged("knows this peer")
+        assert running.told["page"] == first.url
         infohash = running.told["infohash"]
         assert seeds_at(first.tracker, infohash) == 1
         first.stop()
@@ -161,16 +118,6 @@ def test_a_tracker_that_was_restarted_hears_of_the_seed_again(tmp_path: Path) ->
             assert soon(lambda: seeds_at(again.tracker, infohash) == 1)
             assert running.end() < 5
             assert soon(lambda: seeds_at(again.tracker, infohash) == 0)
-
-
-def soon(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within a while."""
-    end = time.monotonic() + WAIT
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def test_a_refusal_is_told(tmp_path: Path) -> None:

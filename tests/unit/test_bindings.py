@@ -11,7 +11,7 @@ import pytest
 from app_page import convert_all
 from doppler.command.shapes import SHAPES
 from doppler.engine.engine import Engine
-from doppler.engine.recordings import Key, Plan
+from doppler.engine.plans import Key, Plan
 from doppler.gpu.device import LEAST
 from doppler.gpu.step import Step
 from doppler.gpu.wgsl import parse
@@ -39,7 +39,7 @@ def storage_buffers(step: Step) -> int:
 def all_steps(engine: Engine) -> list[Step]:
     """Of every list that is ever recorded."""
     steps = engine.steps(0, 1) + engine.steps(engine.context - 1, 1)
-    seldom = engine._runner._steps(Key(Plan.MASKED_SAMPLE), Key(Plan.DRAFT))
+    seldom = engine._runner.plans.steps(Key(Plan.MASKED_SAMPLE), Key(Plan.DRAFT))
     return steps + engine.steps(0, engine.batch) + seldom
 
 

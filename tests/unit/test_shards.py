@@ -18,7 +18,7 @@ from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store import stored_blocks
 from doppler.store.folder import FolderStorage
 from doppler.store.have_map import HAVE_FILE
-from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard
+from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest
 from doppler.store.places import Place
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
@@ -38,8 +38,8 @@ class AddressShards:
         self._url, self._session = url, session
         self.pieces = 0
 
-    def where(self, shard: Shard) -> str:
-        return self._url + shard.name
+    def where(self, place: Place) -> str:
+        return self._url + place.shard.name
 
     def has(self, index: int) -> bool:
         return True
@@ -50,16 +50,16 @@ class AddressShards:
         shard, start, end = places[0].shard, places[0].start, places[-1].end
         headers = {"Range": f"bytes={start}-{end - 1}"}
         try:
-            async with self._session.get(self.where(shard), headers=headers) as response:
+            async with self._session.get(self.where(places[0]), headers=headers) as response:
                 if response.status != 206:
-                    raise SourceError(f"{self.where(shard)}: {response.status}")
+                    raise SourceError(f"{self.where(places[0])}: {response.status}")
                 for at in range(start, end, RUN):
                     size = min(RUN, end - at)
                     self.pieces += 1
                     index = (shard.offset + at) // BLOCK_SIZE
                     yield index, await response.content.readexactly(size)
         except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
-            raise SourceError(f"{self.where(shard)}: {error}") from error
+            raise SourceError(f"{self.where(places[0])}: {error}") from error
 
     def hurry(self, index: int, urgency: Urgency) -> None:
         pass

@@ -12,7 +12,6 @@ import pytest
 from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store.folder import FolderStorage
-from doppler.store.manifest import Shard
 from doppler.store.places import Place
 from doppler.store.shards import ShardStore
 from doppler.store.sources import scheduler
@@ -42,8 +41,8 @@ class Scripted:
         self.blamed, self.closed = list[int](), 0
         self.may_ask_again = False
 
-    def where(self, shard: Shard) -> str:
-        return f"{self.name}/{shard.name}"
+    def where(self, place: Place) -> str:
+        return f"{self.name}/{place.shard.name}"
 
     def has(self, index: int) -> bool:
         return index in self.blocks

@@ -7,11 +7,13 @@ from contextlib import suppress
 
 import pytest
 
-from doppler.errors import DopplerError
+from doppler.errors import DopplerError, FormatError
 from doppler.inputs.fields import parse_json
 from doppler.inputs.nesting import is_too_deep
 from doppler.plan.matvec_configs import Cut
-from doppler.store.stored import as_ours, guarded, read_manifest, read_origin
+from doppler.store.cut import is_same_cut, recut
+from doppler.store.manifest import BLOCK_SIZE
+from doppler.store.stored import Origin, as_ours, guarded, read_manifest, read_origin
 from storable import storable
 
 SOUND = storable().manifest.to_json().encode()
@@ -103,11 +105,17 @@ def test_errors_that_nobody_foresaw() -> None:
 
 
 def test_an_address_comes_back() -> None:
-    assert read_origin(json.dumps({"url": "https://a.example/m"}).encode()) == (
-        "https://a.example/m",
-        None,
-    )
-    assert read_origin(None) == (None, None)
+    url, model = "https://a.example/m", storable().manifest
+    assert read_origin(json.dumps({"url": url}).encode()) == Origin(url)
+    assert read_origin(None) == Origin()
+    assert Origin.of(url, model, model) == Origin(url)
+    fine = recut(model, BLOCK_SIZE)
+    origin = Origin.of(url, model, fine)
+    assert read_origin(origin.to_json().encode()) == origin
+    assert is_same_cut(origin.served(fine), model)
+    for shards in ((), origin.shards[:-1], (("shard-0.bin", 1), ("shard-1.bin", model.bytes - 1))):
+        with pytest.raises(FormatError, match="no cut of the model"):
+            Origin(url, None, shards).served(fine)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +134,17 @@ def test_an_address_comes_back() -> None:
         b'{"url": 5}',
         b'{"url": ["http://a.example"]}',
         b'{"url": "javascript:alert(1)"}',
+        b'{"url": "https://a.example/m", "shards": 5}',
+        b'{"url": "https://a.example/m", "shards": [["../x", 5]]}',
+        b'{"url": "https://a.example/m", "shards": [["shard-00000.bin", "much"]]}',
         b"[" * 100_000,
         b"\0" * 50,
     ],
 )
 def test_a_damaged_address_costs_the_address_only(data: bytes) -> None:
-    url, note = read_origin(data)
-    assert url is None
-    assert "origin.json is damaged" in (note or "")
+    origin = read_origin(data)
+    assert origin.url is None
+    assert "origin.json is damaged" in (origin.problem or "")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.store.budget import INDEX_FILE, SLOTS_FILE
 from doppler.store.folder import FolderStorage
 from doppler.store.have_map import HAVE_FILE
-from doppler.store.manifest import BLOCK_SIZE, Manifest, Shard
+from doppler.store.manifest import BLOCK_SIZE, Manifest
 from doppler.store.places import Place
+from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
 from storable import storable
@@ -37,8 +38,8 @@ class Given:
         self.sent = list[int]()
         self.until: int | None = None  # blocks after which no more come
 
-    def where(self, shard: Shard) -> str:
-        return f"memory/{shard.name}"
+    def where(self, place: Place) -> str:
+        return f"memory/{place.shard.name}"
 
     def has(self, index: int) -> bool:
         return True
@@ -132,6 +133,124 @@ def test_what_came_before_a_stall_is_on_the_disk(tmp_path: Path, budget: int | N
     run(test())
 
 
+def test_an_index_of_slots_is_never_half_written(tmp_path: Path) -> None:
+    """Whoever brought a block is cancelled at any point of it: the others are found again."""
+
+    class Slow(FolderStorage):
+        async def write(self, name: str, offset: int, data: Buffer) -> None:
+            await asyncio.sleep(0.01)
+            await super().write(name, offset, data)
+
+    async def test() -> None:
+        store = ShardStore(MODEL.manifest, Slow(tmp_path), [Given()], MemoryBuffers(), HALF)
+        for index in range(4):
+            await store.block(index)
+        await asyncio.sleep(2)
+        for steps in range(12):
+            asked = asyncio.ensure_future(store.block(4))
+            await asyncio.sleep(0.004 * steps)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            assert set(await opened(tmp_path, budget=HALF).blocks.missing(range(4))) == set()
+            await asyncio.sleep(2)
+            store.blocks.discard(4)
+
+    run(test())
+
+
+def test_an_import_is_not_undone_by_a_tab_that_had_a_part(tmp_path: Path) -> None:
+    """Its map tells of what was there before."""
+
+    async def test() -> None:
+        store = opened(tmp_path, Given())
+        for index in range(2):
+            await store.block(index)
+        for file in tmp_path.iterdir():
+            file.unlink()
+        MODEL.save(tmp_path)
+        await store.block(5)
+        await store.blocks.save()
+        assert await opened(tmp_path).blocks.missing(ALL) == []
+        assert await store.blocks.missing(ALL) == []
+
+    run(test())
+
+
+def test_a_map_that_another_tab_has_open_is_waited_for(tmp_path: Path) -> None:
+    """Sizes would tell that holes are stored."""
+
+    class Busy(FolderStorage):
+        until = 0.0
+
+        async def read(self, name: str, offset: int, length: int) -> Buffer:
+            if name == HAVE_FILE and asyncio.get_running_loop().time() < self.until:
+                raise StorageError("in use by another tab")
+            return await super().read(name, offset, length)
+
+    async def test() -> None:
+        for index in (3, 7, 11, 12):  # the last of each shard
+            await opened(tmp_path, Given()).block(index)
+        folder = Busy(tmp_path)
+        folder.until = asyncio.get_running_loop().time() + 1
+        store = ShardStore(MODEL.manifest, folder, [], MemoryBuffers())
+        assert await store.blocks.missing(ALL) == sorted(set(ALL) - {3, 7, 11, 12})
+        folder.until = asyncio.get_running_loop().time() + 1000
+        await asyncio.sleep(5)
+        assert len(await store.blocks.missing(ALL)) == COUNT - 4
+        with pytest.raises(StorageError):
+            await ShardStore(MODEL.manifest, folder, [], MemoryBuffers()).blocks.missing(ALL)
+
+    run(test())
+
+
+def test_rows_of_a_model_that_was_deleted_and_comes_again(tmp_path: Path) -> None:
+    """Another tab does that while the files are closed: what is missing is no row of zeros."""
+    offsets, length = [100, 5000], 64
+    rows = b"".join(MODEL.data[at : at + length] for at in offsets)
+
+    async def opening() -> FolderStorage:
+        return FolderStorage(tmp_path)
+
+    async def test() -> None:
+        source = Given()
+        storage = ReopeningStorage(opening)
+        store = ShardStore(MODEL.manifest, storage, [source], MemoryBuffers())
+        for _ in range(2):
+            assert await store.stored(offsets, length) == rows
+        assert source.sent == [0]
+        await storage.close()
+        for file in tmp_path.iterdir():
+            file.unlink()
+        await opened(tmp_path, Given()).block(3)
+        assert await store.stored(offsets, length) == rows
+
+    run(test())
+
+
+def test_a_download_whose_budget_is_lowered(tmp_path: Path) -> None:
+    """It says that it is not whole, and what is there stays."""
+
+    class Slow(Given):
+        async def fetch(
+            self, places: Sequence[Place], urgency: Urgency
+        ) -> AsyncGenerator[tuple[int, Buffer], None]:
+            for place in places:
+                await asyncio.sleep(1)
+                yield place.index, MODEL.block(place.index)
+
+    async def test() -> None:
+        store = opened(tmp_path, Slow())
+        download = asyncio.ensure_future(store.download(quiet))
+        await asyncio.sleep(1.5)
+        store.blocks.budget = HALF
+        with pytest.raises(StorageError, match="is not whole"):
+            await download
+        assert 0 < stored(tmp_path) <= HALF
+        assert len(await opened(tmp_path, budget=HALF).blocks.missing(ALL)) < COUNT - 4
+
+    run(test())
+
+
 def test_without_a_map_sizes_tell(tmp_path: Path) -> None:
     """Of an imported model; until a block is put behind a hole."""
     MODEL.save(tmp_path)
@@ -217,6 +336,36 @@ def test_what_was_used_longest_ago_leaves(tmp_path: Path) -> None:
         assert gone == [1, 2]
 
     asyncio.run(test())
+
+
+def test_what_may_displace_nothing_is_kept_only_where_there_is_room(tmp_path: Path) -> None:
+    async def test() -> None:
+        store = opened(tmp_path, Given(), 3 * BLOCK_SIZE)
+        blocks = store.blocks
+        await blocks.ready()
+        gone = list[int]()
+        blocks.gone = gone.extend
+        blocks.displaces = lambda index: index < 5
+        assert blocks.room == 3
+        for index in (5, 6, 0):
+            await store.scheduler.store([index], lambda count: None)
+            await asyncio.sleep(1)
+        assert (blocks.room, gone, blocks.unused(2.5)) == (0, [], [5])
+        with pytest.raises(StorageError, match=r"block 7 of .* is not kept"):
+            await store.scheduler.store([7], lambda count: None)
+        assert gone == []
+        blocks.let_leave(6)
+        assert (blocks.room, gone) == (1, [6])
+        await store.scheduler.store([7], lambda count: None)
+        await store.scheduler.store([1], lambda count: None)
+        assert gone == [6, 5]
+        blocks.budget = BLOCK_SIZE
+        assert blocks.room == 0
+        with pytest.raises(StorageError):
+            await store.scheduler.store([8], lambda count: None)
+        assert gone == [6, 5]
+
+    run(test())
 
 
 def test_no_budget_at_all(tmp_path: Path) -> None:

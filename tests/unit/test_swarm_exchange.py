@@ -246,6 +246,72 @@ def test_a_model_goes_from_page_to_page(tmp_path: Path) -> None:
             assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_what_few_have_is_kept_for_others_as_far_as_there_is_room(tmp_path: Path) -> None:
+    """Unasked, once a person allowed it; what is loaded may push it out, and not the other way."""
+    save(tmp_path / "one")
+    save(tmp_path / "two")
+    for index in range(len(MANIFEST.shards)):
+        (tmp_path / "two" / f"shard-{index:05}.bin").unlink()
+    half = COUNT // 2
+
+    async def test() -> None:
+        one, two = Page(tmp_path / "one"), Page(tmp_path / "two")
+        wanted = connect(one, two)
+        one.say("join")
+        two.say("join")
+        await two.until("model")
+        two.say("seen", bytes([1] * COUNT), peers=1)
+        await asyncio.sleep(60)
+        assert wanted == []
+        two.say("keep", least=4, room=half * MANIFEST.block_size + 7)
+        await two.until("done", half)
+        await asyncio.sleep(60)
+        done = [message for message, _ in two.told if message["type"] == "done"]
+        assert len(done) == half == len(wanted)
+        assert all(it["stored"] and it["for_others"] for it in done)
+        assert {urgency for _, urgency in wanted} == {"idle"}
+        store = (await two.exchange.joined(IDENTITY)).store
+        assert store is not None
+        kept = {index for index in ALL if store.blocks.has(index)}
+        assert kept == {it["block"] for it in done}
+        missing = min(set(ALL) - kept)
+        getting = asyncio.ensure_future(store.block(missing))
+        assert bytes(await getting) == MODEL.block(missing)
+        message, _ = await two.until("done", half + 1)
+        assert (message["stored"], message["for_others"]) == (True, False)
+        two.say("leave")
+        two.say("join")
+        two.say("seen", bytes([1] * COUNT), peers=1)
+        await asyncio.sleep(60)
+        assert len(wanted) == half + 1
+
+    played(test)
+
+
+def test_nothing_is_kept_for_others_while_somebody_here_waits(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "shard-00000.bin").unlink()
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        page.say("join")
+        await page.until("model")
+        store = await (await page.exchange.joined(IDENTITY)).opened()
+        getting = asyncio.ensure_future(store.download(quiet))
+        page.say("keep", least=4, room=None)
+        await asyncio.sleep(5)
+        page.say("seen", bytes([1] * COUNT), peers=1)
+        await asyncio.sleep(5)
+        wants = [message for message, _ in page.told if message["type"] == "want"]
+        assert [it["blocks"] for it in wants] == [[0, 1, 2, 3]]
+        getting.cancel()
+        await page.until("want", 3)
+        idle = [message for message, _ in page.told if message["type"] == "want"][2:]
+        assert all((len(it["blocks"]), it["urgency"]) == (1, "idle") for it in idle)
+
+    played(test)
+
+
 def test_bad_blocks_are_blamed_and_waited_for(tmp_path: Path) -> None:
     """The transport asks somebody else: nothing is wanted twice, and nothing bad is kept."""
     save(tmp_path)

@@ -33,17 +33,18 @@ def test_cuts_near_the_rule(cut: Cut, has_pairs: bool) -> None:
 def test_measuring_keeps_to_the_budget() -> None:
     """What a budget leaves is never needed otherwise; measuring takes no more than that."""
     manifest, gpu = synthetic("gemma-3-1b"), large_gpu()
-    assert paper_engine(manifest, gpu).spare is None
+    assert paper_engine(manifest, gpu).gpu_budget.spare is None
     options = Options(4096, 512, "f16", half=True, gpu_budget=700 << 20)
     engine = asyncio.run(build(Device(gpu, Kernels(gpu, {})), manifest, options))
-    assert engine.spare == (700 << 20) - needed(gpu, manifest, options, Fit())
-    assert 0 < engine.spare < 1 << 27
-    kinds = unknown(engine._runner.steps_to_tune(), {})
+    assert engine.gpu_budget.spare == (700 << 20) - needed(gpu, manifest, options, Fit())
+    assert 0 < engine.gpu_budget.spare < 1 << 27
+    kinds = unknown(engine._runner.plans.to_tune(), {})
     profile = profile_bytes(engine.steps(0, 1))
     assert 16 * 256 * len(kinds) < profile < 1 << 20
-    engine.spare = 256 * len(engine._runner.steps_to_tune())  # for all steps, and none of a cut
+    steps = engine._runner.plans.to_tune()
+    engine.gpu_budget.spare = 256 * len(steps)  # for all of them, and none of a cut
     assert asyncio.run(engine.tune(asyncio.Lock())) == ({}, len(kinds))
-    engine.spare = profile - 1
+    engine.gpu_budget.spare = profile - 1
     with pytest.raises(RequestError, match=f"takes {profile} bytes .* leaves {profile - 1}: allow"):
         asyncio.run(engine.profile(0, 1))
 

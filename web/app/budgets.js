@@ -94,6 +94,12 @@ export class BudgetSlider {
   }
 }
 
+/** @returns {{storage_budget?: number}} what may be stored of a model, where a person set it */
+export function storageBudget() {
+  const { storage_budget } = state.settings;
+  return storage_budget === null ? {} : { storage_budget };
+}
+
 /** @returns {Partial<Record<Budget, number>>} those that a person set, as a load takes them */
 export function budgets() {
   const { gpu_budget, host_budget } = state.settings;

@@ -23,6 +23,7 @@ const CHANGE_STORAGE = [
   "download_from_peers",
   "import_url",
   "import_file",
+  "give_files",
   "delete",
   "load",
 ];

@@ -3,7 +3,7 @@
 /** @import {Source} from "./types.js" */
 /** @typedef {{path: string, get: () => File | Promise<File>}} Found a file by its path in what was given */
 
-const WEIGHTS = /\.(gguf|safetensors)$/i;
+const WEIGHTS = /\.(gguf|safetensors)$|(^|\/)shard-\d+\.bin$/i;
 const CONFIG = /(^|\/)config\.json$/;
 const MOST_FILES = 10_000; // that a folder may hold, with those below it
 const DEEPEST = 6;

@@ -1,6 +1,6 @@
 /** The models of this browser: where they come from, what they are, the context chosen for each. */
 
-import { budgets } from "./budgets.js";
+import { budgets, storageBudget } from "./budgets.js";
 import { client } from "./client.js";
 import { named } from "./names.js";
 import { keepModels } from "./offline.js";
@@ -15,9 +15,15 @@ const CONTEXTS = "doppler.contexts";
 /** @param {string} name @returns {Source | null} where a half-fetched model was coming from */
 export const knownSource = (name) => recall(SOURCES)?.[name] ?? null;
 
-/** @param {string} id @returns {Promise<string>} the same, once all of it is here */
-const fromPeers = (id) =>
-  taking(id, async () => (await client.call("download_from_peers", { id })).id);
+/**
+ * Without sharing, peers are left when it is here: then all of it has to be.
+ * @param {string} id
+ * @returns {Promise<string>} the same, once it is
+ */
+function fromPeers(id) {
+  const budget = state.sharing.models.includes(id) ? storageBudget() : {};
+  return taking(id, async () => (await client.call("download_from_peers", { id, ...budget })).id);
+}
 
 /** @param {string} id @returns {Source | null} the peers, where a link named the model */
 export const knownPeers = (id) => (linked(id) ? { kind: "peers", id } : null);
@@ -31,7 +37,7 @@ export async function obtain(source) {
   await keepModels();
   if (source.kind === "manifest") {
     const { url, id } = source;
-    return (await client.call("download", { url, ...(id && { id }) })).id;
+    return (await client.call("download", { url, ...(id && { id }), ...storageBudget() })).id;
   }
   if (source.kind === "peers") return fromPeers(source.id);
   const { kind, name, quant } = source;
@@ -53,7 +59,7 @@ function roomBesides() {
 }
 
 /** The same, within the budgets. */
-export const roomToLoad = () => ({ ...roomBesides(), ...budgets() });
+export const roomToLoad = () => ({ ...roomBesides(), ...budgets(), ...storageBudget() });
 
 /**
  * @param {string} id

@@ -2,6 +2,7 @@
 
 import { byId, button, el, icon, iconButton } from "./dom.js";
 import { details } from "./details.js";
+import { filesButton } from "./hand.js";
 import { knownPeers, knownSource } from "./library.js";
 import { bytes, parameters } from "./format.js";
 import { askDelete, choose } from "./actions.js";
@@ -11,6 +12,7 @@ import { toast } from "./notices.js";
 import { ownModel } from "./own.js";
 import { askShare, isShared } from "./sharing/share.js";
 import { set, state, watch } from "./store.js";
+import { fitsStorage } from "./stored_budget.js";
 
 /** @import {Entry, Listed, OfferedModel, StoredModel} from "./types.js" */
 
@@ -114,8 +116,11 @@ function factsOf({ bytes: size, approximate, quantization, parameters: count, li
   return el("ul", { class: "facts-line" }, ...facts.map((fact) => fact && el("li", {}, fact)));
 }
 
-/** @param {Entry} entry @returns {number} bytes that it lacks */
-const lacking = ({ bytes: size, stored }) => (size ?? 0) - (stored?.stored_bytes ?? 0);
+/** @param {Entry} entry @returns {number} bytes that it lacks, as far as they may be stored */
+function lacking({ bytes: size, stored, source }) {
+  const budget = source?.kind === "manifest" ? state.settings.storage_budget : null;
+  return Math.min(size ?? 0, budget ?? Infinity) - (stored?.stored_bytes ?? 0);
+}
 
 /** @param {Entry} entry */
 function warningOf(entry) {
@@ -152,7 +157,9 @@ function loadButton(entry) {
         ? "Use"
         : stored.complete
           ? "Load"
-          : "Resume";
+          : fitsStorage(entry.bytes)
+            ? "Resume"
+            : "Load";
   const usable = stored?.complete || entry.source;
   return el(
     "button",
@@ -198,6 +205,7 @@ function row(entry) {
       { class: "actions" },
       stored && iconButton("trash", `Delete ${entry.title}`, remove, { class: "icon-button" }),
       stored?.problem === null && shareButton(stored),
+      stored?.problem === null && !stored.complete && filesButton(stored),
       loadButton(entry),
     ),
     stored?.problem === null && details(stored),
@@ -258,6 +266,12 @@ function hello() {
 export function startModels() {
   view.append(hello(), lists, ownModel(), disk);
   watch(["models", "model", "loading", "storage", "sharing"], renderLists);
+  let budget = state.settings.storage_budget;
+  watch(["settings"], () => {
+    if (budget === state.settings.storage_budget) return;
+    budget = state.settings.storage_budget;
+    renderLists();
+  });
   watch(["storage"], renderDisk);
   fetchOffers();
   addEventListener("online", fetchOffers);

@@ -71,11 +71,11 @@ function acceptDrops(own) {
 }
 
 export function ownModel() {
-  const accept = ".gguf,.safetensors,.json,.jinja";
+  const accept = ".gguf,.safetensors,.json,.jinja,.bin";
   const hint = el(
     "p",
     { class: "quiet" },
-    "A .gguf file, all parts of a split one, or the folder of a Hugging Face checkpoint (config.json and .safetensors) of a Gemma 3, Llama, Qwen, Mixtral or GPT-OSS model; or drop it anywhere on this page. What it is and what it takes is shown before anything is stored.",
+    "A .gguf file, all parts of a split one, or the folder of a Hugging Face checkpoint (config.json and .safetensors) of a Gemma 3, Llama, Qwen, Mixtral or GPT-OSS model, or that of a converted model (manifest.json and shards); or drop it anywhere on this page. What it is and what it takes is shown before anything is stored.",
   );
   const address = el("input", {
     inputmode: "url",

@@ -19,7 +19,7 @@ const TITLES = {
 };
 const STAGES_OF_BYTES = ["download", "import", "verify"];
 const DOWNLOADS = ["download", "download_from_peers"];
-const TRANSFERS = [...DOWNLOADS, "import_url", "import_file"];
+const TRANSFERS = [...DOWNLOADS, "import_url", "import_file", "give_files"];
 /** @type {Record<string, string>} stage that each method begins with */
 const FIRST = {
   boot: "boot",
@@ -27,6 +27,7 @@ const FIRST = {
   download_from_peers: "download",
   import_url: "import",
   import_file: "import",
+  give_files: "import",
   load: "tokenizer",
 };
 const CLOSE_AFTER_MS = 900;
@@ -71,6 +72,7 @@ const stages = new Map();
 /** @type {Stage | undefined} */
 let running;
 let closing = 0;
+let transfers = 0; // that run: files may be given while a download waits for peers
 const title = el("h2");
 const list = el("ol");
 const cancelButton = button("Cancel", cancel, { "data-testid": "cancel-transfer", hidden: true });
@@ -109,7 +111,8 @@ export function startProgress() {
     clearTimeout(closing);
     if (panel.hidden) close();
     panel.hidden = false;
-    cancelButton.hidden = !TRANSFERS.includes(call.method);
+    transfers += Number(TRANSFERS.includes(call.method));
+    cancelButton.hidden = transfers === 0;
     cancelButton.disabled = false;
     const booting = call.method === "boot" && !state.loading;
     title.textContent = booting ? "Getting ready" : `Loading ${state.loading ?? "a model"}`;
@@ -123,13 +126,16 @@ export function startProgress() {
     if (!(call.method in FIRST)) return;
     running?.finish();
     running = undefined;
-    cancelButton.hidden = true;
+    transfers -= Number(TRANSFERS.includes(call.method));
+    cancelButton.hidden = transfers === 0;
+    if (transfers > 0) return;
     if (call.method === "load") announce("The model is ready.");
     closing = setTimeout(close, state.loading && call.method !== "load" ? 60_000 : CLOSE_AFTER_MS);
   });
   client.on("fail", ({ call, error }) => {
     if (!(call.method in FIRST)) return;
-    close();
+    transfers -= Number(TRANSFERS.includes(call.method));
+    if (transfers === 0) close();
     if (wasCancelled(failure(error))) {
       const kept = DOWNLOADS.includes(call.method)
         ? "What has arrived is kept; Resume goes on."

@@ -6,6 +6,7 @@ import { ASKED_AFTER_MS, foresee, isBounded, isPaged, lacksRoom, wordsOf } from 
 import { bytes } from "./format.js";
 import { inspect } from "./library.js";
 import { state, watch } from "./store.js";
+import { storageField } from "./stored_budget.js";
 
 /** @import {Choice, LoadedModel} from "./types.js" */
 /** @import {Bounded} from "./foresight.js" */
@@ -95,6 +96,7 @@ export function memoryFields(dialog) {
     render();
     measure();
   });
-  const parts = [el("legend", {}, "Memory"), note, sliders, verdict, counts];
+  const memory = [note, sliders, verdict, counts];
+  const parts = [el("legend", {}, "Memory and storage"), ...memory, storageField()];
   return { element: el("fieldset", { class: "memory-fields" }, ...parts), measure };
 }

@@ -22,13 +22,14 @@ export const DEFAULTS = {
   kv: null,
   gpu_budget: null,
   host_budget: null,
+  storage_budget: null,
   trackers: null,
   ice_servers: null,
   form: 2,
 };
 
 /** @type {Sharing} */
-const NOTHING_SHARED = { models: [], links: {}, rate: 1e6, volume: 2e9 };
+const NOTHING_SHARED = { models: [], links: {}, rate: 1e6, volume: 2e9, copies: 4 };
 
 /**
  * Sampling where neither a person nor the model's files say anything. Small chat models are best
@@ -74,9 +75,14 @@ function recallSettings() {
   return { ...DEFAULTS, ...kept, ...Object.fromEntries(unchosen.map(([key]) => [key, null])) };
 }
 
-/** @returns {Sharing} as it is kept */
+/** @returns {Sharing} as it is kept; once, only the trackers of a link were kept */
 function recallSharing() {
-  return { ...NOTHING_SHARED, ...recall(SHARING_KEY) };
+  const kept = { ...NOTHING_SHARED, ...recall(SHARING_KEY) };
+  const links = Object.entries(kept.links).map(([id, named]) => [
+    id,
+    Array.isArray(named) ? { trackers: named, torrents: [] } : named,
+  ]);
+  return { ...kept, links: Object.fromEntries(links) };
 }
 
 /**

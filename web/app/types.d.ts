@@ -33,6 +33,8 @@ export type Settings = { [K in keyof OwnSampling]: OwnSampling[K] | null } & {
   /** in bytes; null: the engine's choice */
   gpu_budget: number | null;
   host_budget: number | null;
+  /** of weights of one model; null: all of them */
+  storage_budget: number | null;
   /** addresses, one a line; null: the page's own tracker */
   trackers: string | null;
   /** one a line: its URL, and where it wants them a user name and a password; null: none */
@@ -40,16 +42,26 @@ export type Settings = { [K in keyof OwnSampling]: OwnSampling[K] | null } & {
   system: string;
 };
 
+/** Where a link says that a model's peers are; either list may be empty. */
+export type Linked = {
+  /** addresses */
+  trackers: string[];
+  /** infohashes of its cuts */
+  torrents: string[];
+};
+
 /** What a person allowed of sharing. Models are called by their ids, which are their identities. */
 export type Sharing = {
   /** those that others are given */
   models: string[];
-  /** trackers of those that a link named */
-  links: Record<string, string[]>;
+  /** of those that a link named */
+  links: Record<string, Linked>;
   /** bytes a second that others are given, of all models together; null: no limit */
   rate: number | null;
   /** the same in bytes a day */
   volume: number | null;
+  /** of each block that few have; 0: nothing is got for others */
+  copies: number;
 };
 
 /** A model of the server's models.json (`url` of a manifest) or catalogue.json (`gguf`). */

@@ -16,6 +16,12 @@ export interface Methods {
    */
   download_from_peers: { args: FromPeersArgs; result: ModelId; events: ProgressEvent };
   /**
+   * Stores what `files` have that a stored model lacks: shards of it, in its cut or in that of the
+   * manifest.json among them, and its tokenizer.json. Every block is verified; downloads that run
+   * go on with what is left.
+   */
+  give_files: { args: ModelId; result: FilesTaken; events: ProgressEvent };
+  /**
    * What a model is and what it takes, read from headers: of one that is stored, or of what
    * import_url or import_file would be given. What is wrong with it is an answer too.
    */
@@ -205,6 +211,12 @@ export interface DownloadArgs {
    * is loaded and run, each time that they are not there.
    */
   storage_budget?: number;
+  /**
+   * Of the shards that it is to be stored in, a multiple of its block size: another cut of the same
+   * model. Left out, the cut is that in which it is stored already, or comes. What lies in shards
+   * stays as it is: another cut is refused then.
+   */
+  shard_bytes?: number;
 }
 
 /** A stored model. */
@@ -233,6 +245,23 @@ export type ProgressStage = "waiting" | "download" | "import" | "verify" | "comp
 export interface FromPeersArgs extends ModelId {
   /** As `download` takes it. */
   storage_budget?: number;
+  /** As `download` takes it. */
+  shard_bytes?: number;
+}
+
+/** What became of files that were given to a model. */
+export interface FilesTaken extends ModelId {
+  /** Whether all of it is stored now. */
+  complete: boolean;
+  /** Bytes of its weights that are not. */
+  lacking: number;
+  problems: FileProblem[];
+}
+
+/** A file that is not what it should be. */
+export interface FileProblem {
+  file: string;
+  problem: string;
 }
 
 /**

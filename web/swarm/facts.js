@@ -36,7 +36,9 @@ export function factsOf({
   peers,
   origins,
   others,
+  forOthers,
   wasted,
+  own,
 }) {
   const blocks = layout && geometry ? geometry.blocks : 0;
   const copies = layout && scheduler ? scheduler.count().subarray(0, blocks) : new Uint16Array();
@@ -56,8 +58,10 @@ export function factsOf({
           ? [{ infohash, shard_bytes: layout.shards[0].bytes, seeding: torrent.wires.length }]
           : [],
       ),
+    own: own?.infohash ?? null, // the torrent of the cut as it is stored here, once that is known
     origins: Object.fromEntries(origins), // block -> peer
     others: others.size, // blocks that came over HTTP or from a file
+    for_others: forOthers.size, // blocks that came since few have them
     copies: seen, // by block, this page counted
     rarest: { copies: fewest, blocks: seen.filter((count) => count === fewest).length },
     nowhere,

@@ -15,7 +15,7 @@ import { Arrivals } from "./arrivals.js";
 /**
  * @typedef {object} Ends
  * @property {(item: number, good: boolean) => void} settle with the scheduler
- * @property {(block: number, peer: string | null) => void} keep it is stored now
+ * @property {(block: number, peer: string | null, forOthers: boolean) => void} keep it is stored now
  * @property {(cut: CutSwarm, why: string) => void} refuse a torrent
  */
 
@@ -55,11 +55,11 @@ export class Judge {
   }
 
   /** @param {Done} message */
-  done({ block, stored }) {
+  done({ block, stored, for_others: forOthers }) {
     const judged = this.#take(block);
     this.ends.settle(block, true);
     const peer = judged?.fetch.peer;
-    if (stored) this.ends.keep(block, peer?.id ?? null);
+    if (stored) this.ends.keep(block, peer?.id ?? null, forOthers);
     if (peer && judged?.isPiece === false)
       this.ends.refuse(peer.cut, `has a false SHA-1 of block ${block}`);
   }

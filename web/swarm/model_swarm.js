@@ -18,6 +18,11 @@ import { ServedPieces } from "./served.js";
 /** @import {Blame, FileName, Identity, Layout, Model, ToPage, Want} from "./port.js" */
 /** @import {Host} from "./swarm.js" */
 
+/** @param {Layout} one @param {Layout} other @returns {boolean} whether their files are of the same sizes */
+const isSame = (one, other) =>
+  JSON.stringify([one.shards, one.manifest_bytes]) ===
+  JSON.stringify([other.shards, other.manifest_bytes]);
+
 export class ModelSwarm {
   /** @type {Layout | null} */
   layout = null;
@@ -31,10 +36,12 @@ export class ModelSwarm {
   origins = new Map();
   /** @type {Set<number>} blocks that came over HTTP or from a file, of this visit */
   others = new Set();
+  /** @type {Set<number>} blocks that are kept since few have them, of this visit */
+  forOthers = new Set();
   wasted = { bad: 0, overtaken: 0, abandoned: 0 };
   /** @type {CutSwarm | null} whose manifest.json is fetched */
   #home = null;
-  /** @type {CutSwarm | null} the cut as it is stored here */
+  /** @type {CutSwarm | null} the cut as it is stored here, once its torrent is known */
   #own = null;
   /** @type {Judge | null} */
   #judge = null;
@@ -81,6 +88,10 @@ export class ModelSwarm {
     else if (message.type === "blame") this.#onBlame(message);
     else if (message.type === "have") this.#onHave(message.blocks);
     else if (message.type === "lost") this.#lose(message.blocks);
+  }
+
+  get own() {
+    return this.#own;
   }
 
   leave() {
@@ -150,8 +161,9 @@ export class ModelSwarm {
     this.peers.rest();
     const judge = new Judge(geometry, identity, host, {
       settle: (item, good) => scheduler.settle(item, good),
-      keep: (block, peer) => {
+      keep: (block, peer, forOthers) => {
         if (peer) this.origins.set(block, peer);
+        if (forOthers) this.forOthers.add(block);
         this.#gain([block]);
       },
       refuse: (cut, why) => this.#drop(cut, why),
@@ -176,11 +188,16 @@ export class ModelSwarm {
   /** @param {Model} message */
   async #onModel({ layout, have }) {
     if (!layout) return;
-    const first = !this.layout;
+    const same = this.layout && isSame(this.layout, layout);
     this.layout = layout;
-    if (first) {
-      this.#home = null;
+    if (!same) {
+      const before = this.scheduler?.wanted;
+      this.#home = this.#own = null; // another cut is another torrent
       this.#plan(layout);
+      for (const urgency of /** @type {const} */ (["idle", "soon", "now"])) {
+        const blocks = [...(before?.[urgency] ?? [])];
+        this.#want({ type: "want", identity: this.identity, blocks, urgency });
+      }
     }
     this.#gain(blocksIn(have).filter((block) => block < (this.geometry?.blocks ?? 0)));
     if (layout.tokenizer && !layout.tokenizer.stored) this.#fetchFile("tokenizer.json");
@@ -216,12 +233,14 @@ export class ModelSwarm {
     try {
       const read = (/** @type {number} */ piece) =>
         /** @type {ServedPieces} */ (this.#served).read(piece);
-      const info = await hashed(this.identity, layout, read, () => !this.#left && !this.#own);
+      const goesOn = () => !this.#left && !this.#own && this.geometry === geometry;
+      const info = await hashed(this.identity, layout, read, goesOn);
       if (info) this.cuts.join(hex(await sha1(info)), info);
     } catch {
       // A block was found damaged on the way: once it is here again, this begins again.
     } finally {
       this.#making = false;
+      if (this.geometry !== geometry) void this.#make();
     }
   }
 
@@ -256,6 +275,7 @@ export class ModelSwarm {
   #lose(blocks) {
     for (const block of blocks) {
       this.have.delete(block);
+      this.forOthers.delete(block);
       this.#served?.forget(block);
     }
     for (const cut of this.cuts.list()) cut.unmark(blocks);

@@ -21,6 +21,7 @@
  *     read       ->                             a peer asks for a block, or this page hashes it
  *                                <- data
  *     seen       ->                             how many peers hold each block
+ *     keep       ->                             what of it is kept for others
  *     leave      ->                             the last message of the page about the model, until
  *                                               it joins again; wants of it are forgotten
  *
@@ -54,7 +55,7 @@ export interface Layout {
 }
 
 /** Page -> worker. */
-export type ToWorker = Join | Leave | ReadBlock | ReadFile | WriteBlock | WriteFile | Seen;
+export type ToWorker = Join | Leave | ReadBlock | ReadFile | WriteBlock | WriteFile | Seen | Keep;
 
 /** Worker -> page. */
 export type ToPage = Model | Want | Data | Done | Blame | Have | Lost;
@@ -125,6 +126,20 @@ export interface Seen {
   copies: ArrayBuffer;
 }
 
+/**
+ * What a person lets this page keep for others: from then on the worker wants blocks, idly, of which
+ * few have copies. Before the first one it wants none for that. A model that is joined again needs it
+ * again. Not answered.
+ */
+export interface Keep {
+  type: "keep";
+  identity: Identity;
+  /** Copies of each block, this page's counted, that there should be; 0: nothing is kept for others. */
+  least: number;
+  /** Bytes of the model's weights that may be stored; null: all. */
+  room: number | null;
+}
+
 /** Answers `join` and a good `file`: what is stored. */
 export interface Model {
   type: "model";
@@ -165,6 +180,8 @@ export interface Done {
   block: number;
   /** False: it was used, but there is no room to keep it, so that peers cannot be given it. */
   stored: boolean;
+  /** It is stored since few have it, and nobody waited for it here. */
+  for_others: boolean;
 }
 
 /** What came is not what it should be. Exactly one of `block` and `file` is not null. */

@@ -9,7 +9,7 @@ import { factsOf } from "./facts.js";
 import { ModelSwarm } from "./model_swarm.js";
 
 /** @import {Client} from "./webtorrent.js" */
-/** @import {Data, Identity, ReadBlock, ReadFile, ToPage, ToWorker} from "./port.js" */
+/** @import {Data, Identity, Keep, ReadBlock, ReadFile, ToPage, ToWorker} from "./port.js" */
 
 const WATCH_MS = 250;
 const TICKS = 4; // watches to a second
@@ -30,6 +30,7 @@ const TICKS = 4; // watches to a second
 
 /** @typedef {Omit<ReadBlock, "id"> | Omit<ReadFile, "id">} Question */
 /** @typedef {{rate: number | null, volume: number | null}} Limits bytes a second, and in all */
+/** @typedef {Pick<Keep, "least" | "room">} Pledge what is kept of a model for others */
 
 /** The tracker of this page's own server. */
 export const ownTracker = () => new URL("/tracker", location.href.replace(/^http/, "ws")).href;
@@ -56,6 +57,8 @@ export class Swarm extends EventTarget {
   #limits = { rate: null, volume: null };
   /** @type {Set<Identity>} of which nothing is given */
   #taken = new Set();
+  /** @type {Map<Identity, Pledge>} */
+  #pledges = new Map();
   /** Bytes of pieces that peers were given since the page was opened. */
   #sent = 0;
 
@@ -93,6 +96,7 @@ export class Swarm extends EventTarget {
     this.#timer ||= setInterval(() => this.#watch(), WATCH_MS);
     this.#happening("joined", { identity });
     await model.start(infohashes);
+    this.#tellPledge(identity);
   }
 
   /** @param {Identity} identity shared no more from now on; what came stays */
@@ -122,6 +126,24 @@ export class Swarm extends EventTarget {
     if (gives) this.#taken.delete(identity);
     else this.#taken.add(identity);
     this.#models.get(identity)?.peers.choke();
+  }
+
+  /**
+   * @param {Identity} identity
+   * @param {Pledge} pledge without a word of it, nothing is kept for others
+   */
+  keep(identity, pledge) {
+    const known = this.#pledges.get(identity);
+    if (known?.least === pledge.least && known.room === pledge.room) return;
+    this.#pledges.set(identity, pledge);
+    this.#tellPledge(identity);
+  }
+
+  /** @param {Identity} identity */
+  #tellPledge(identity) {
+    const pledge = this.#pledges.get(identity);
+    if (pledge && this.#models.has(identity))
+      this.port.postMessage({ type: "keep", identity, ...pledge });
   }
 
   /** Bytes of pieces that peers were given. */

@@ -22,8 +22,9 @@ from doppler.errors import FormatError, SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, folder_sources
 from doppler.store.byte_copies import Piece
+from doppler.store.cut import cut_of
 from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE
-from doppler.store.shard_files import Cut, remove_other_shards, replace_file, write_shards
+from doppler.store.shard_files import write_manifest, write_pieces
 from doppler.store.storage import Storage
 
 
@@ -64,14 +65,12 @@ async def write_adapter(
     if key_file is not None:
         signed(manifest, key_file)  # a key that cannot be read is told before anything is written
     await storage.remove(ADAPTER_FILE)
-    cut = Cut(layout.end, BLOCK_SIZE, SHARD_SIZE)
-    blocks, shards = await write_shards(cut, layout.pieces, storage, buffers)
+    cut = cut_of(layout.end, BLOCK_SIZE, SHARD_SIZE)
+    blocks, shards = await write_pieces(cut, BLOCK_SIZE, tuple(layout.pieces), storage, buffers)
     manifest = replace(manifest, blocks=blocks, shards=shards)
     if key_file is not None:
         manifest = signed(manifest, key_file)
-    text = manifest.to_json().encode()
-    await replace_file(storage, ADAPTER_FILE, buffers.from_bytes(text), len(text))
-    await remove_other_shards(shards, storage)
+    await write_manifest(ADAPTER_FILE, manifest.to_json(), shards, storage, buffers)
     return manifest
 
 

@@ -15,7 +15,8 @@ from doppler.errors import CorruptError, FormatError, SourceError
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.small import read_small
 from doppler.inputs.source import FileSource
-from doppler.store.storage import Piece, Storage
+from doppler.store.places import Places
+from doppler.store.storage import Storage
 from doppler.store.stored import guarded
 from doppler.store.verify import verify_shards
 
@@ -71,13 +72,8 @@ async def _matrix(
     shape: tuple[int, int],
     buffers: Buffers,
 ) -> Matrix:
-    pieces: list[Piece] = []
-    end = stored.offset + stored.bytes
-    for shard in manifest.shards:
-        low, high = max(stored.offset, shard.offset), min(end, shard.offset + shard.bytes)
-        if low < high:
-            pieces.append((shard.name, low - shard.offset, high - low))
-    data = buffers.to_bytes(await storage.gather(pieces))
+    pieces = Places(manifest).pieces(stored.offset, stored.offset + stored.bytes)
+    data = buffers.to_bytes(await storage.gather(list(pieces)))
     if len(data) != stored.bytes:
         raise CorruptError(f"{manifest.name}: its shards changed while they were read; {_MEND}")
     bits: Bits = np.frombuffer(data, TYPES[stored.type]).reshape(shape)

@@ -13,9 +13,10 @@ from typing import Any, Concatenate, Never, ParamSpec, TypeVar
 
 from doppler.api.asked import Asked
 from doppler.api.foresight import foreseen
-from doppler.api.host import Host, Stored
+from doppler.api.host import Amount, Host, Stored
 from doppler.api.inspection import SeveralModels, inspection, offering, refusal
 from doppler.api.keeper import Keeper
+from doppler.api.loading import load_model
 from doppler.api.messages import (
     AnswerEvent,
     BudgetArgs,
@@ -29,6 +30,7 @@ from doppler.api.messages import (
     DownloadArgs,
     Emit,
     Empty,
+    FilesTaken,
     ForeseeArgs,
     Foresight,
     FromPeersArgs,
@@ -191,8 +193,7 @@ class Api:
         """Goes on where it was cut off."""
         url = _text(args, "url")
         wanted = _text(args, "id") if args.get("id") else None
-        budget = bytes_asked("storage_budget", args.get("storage_budget"))
-        work = self._library.download(url, wanted, emit, budget)
+        work = self._library.download(url, wanted, _amount(args), emit)
         return {"id": await self._transferred(work)}
 
     async def download_from_peers(
@@ -202,9 +203,18 @@ class Api:
         its identity, then the rest. Goes on where it was cut off, and waits for what no peer has.
         """
         identity = _text(args, "id")
-        budget = bytes_asked("storage_budget", args.get("storage_budget"))
-        work = self._library.download_from_peers(identity, budget, emit)
+        work = self._library.download_from_peers(identity, _amount(args), emit)
         return {"id": await self._transferred(work)}
+
+    async def give_files(self, args: ModelId, emit: Emit[ProgressEvent], files: Any) -> FilesTaken:
+        """Stores what `files` have that a stored model lacks: shards of it, in its cut or in that
+        of the manifest.json among them, and its tokenizer.json. Every block is verified; downloads
+        that run go on with what is left.
+        """
+        identity = _text(args, "id")
+        if not files:
+            raise RequestError("give shards of the model, as a list of Files as fourth argument")
+        return await self._transferred(self._library.give_files(identity, files, emit))
 
     async def inspect(self, args: InspectArgs, emit: Emit[UnloadedEvent], files: Any) -> Inspection:
         """What a model is and what it takes, read from headers: of one that is stored, or of what
@@ -248,7 +258,7 @@ class Api:
         if model is not None:
             if not self._turns.answering:
                 self._turns.refuse("delete")
-            if model.engine.reads_storage:  # or the answer would open its files again
+            if model.engine.offloaded.reads_storage:  # or the answer would open its files again
                 await self._end_answer()
             await model.rest()
         await self._library.delete(identity)  # where it is refused, the answer goes on
@@ -297,7 +307,7 @@ class Api:
             device = await timeline.of("device", self._device_with(args.get("limits"), emit))
             kept = self._host.kept_cuts(device)
             options = room.options(device.gpu, await kept.read())
-            model = await Model.load(device, stored.store, options, emit, timeline)
+            model = await load_model(device, stored.store, options, emit, timeline)
         finally:
             await asyncio.wait([opening])
         try:
@@ -428,7 +438,7 @@ class Api:
         if "host_budget" in args:
             asked = bytes_asked("host_budget", args["host_budget"])
             on_host = HOST_BUDGET if asked is None else asked
-        has_room = on_host >= model.engine.least_on_host
+        has_room = on_host >= model.engine.offloaded.least
         if has_room:
             model.set_host_budget(on_host)
         is_same = on_gpu == model.budgets.gpu
@@ -478,7 +488,8 @@ class Api:
         device = await self._any_device(emit)
         self._turns.refuse("bandwidth")
         if self._model is not None:
-            self._model.engine.check_room(bandwidth_bytes(device.gpu), "measuring memory")
+            budget = self._model.engine.gpu_budget
+            budget.check_room(bandwidth_bytes(device.gpu), "measuring memory")
         async with self._tuner.turn, device.gpu.scope("measuring how fast the GPU reads"):
             return await self._running(measure_bandwidth(device))
 
@@ -569,6 +580,14 @@ METHODS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     for name, method in vars(Api).items()
     if iscoroutinefunction(method) and not name.startswith("_") and name != "call"
 }
+
+
+def _amount(args: DownloadArgs | FromPeersArgs) -> Amount:
+    """What a download is to store. Raises RequestError."""
+    return Amount(
+        bytes_asked("storage_budget", args.get("storage_budget")),
+        bytes_asked("shard_bytes", args.get("shard_bytes")),
+    )
 
 
 def _text(args: Mapping[str, Any], name: str) -> str:

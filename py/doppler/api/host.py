@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from doppler.api.asked import Asked
 from doppler.api.inspection import Candidate
-from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
+from doppler.api.messages import (
+    DamagedModel,
+    Emit,
+    FilesTaken,
+    ProgressEvent,
+    StorageUse,
+    StoredModel,
+)
 from doppler.engine.segments import SegmentFolder
 from doppler.gpu.kernels import Device
 from doppler.plan.matvec_configs import Cut, Cuts
@@ -18,6 +26,22 @@ from doppler.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of a model may be stored, in bytes of weights, and in shards of how many bytes.
+
+    budget: None is all; of a model that is larger, none are stored yet. shard_bytes: None is the
+    cut in which it is stored, or comes.
+    """
+
+    budget: int | None
+    shard_bytes: int | None
+
+    def of(self, whole: int) -> int:
+        """Bytes of a model that may be stored."""
+        return whole if self.budget is None else min(self.budget, whole)
 
 
 class Stored(Protocol):
@@ -44,16 +68,21 @@ class Library(Protocol):
         """Removes a model."""
 
     async def download(
-        self, url: str, wanted: str | None, emit: Emit[ProgressEvent], budget: int | None = None
+        self, url: str, wanted: str | None, amount: Amount, emit: Emit[ProgressEvent]
     ) -> str:
         """Makes the model of a manifest's address whole, or where it is larger than a budget of
         storage, ready to be loaded; its identity.
         """
 
     async def download_from_peers(
-        self, identity: str, budget: int | None, emit: Emit[ProgressEvent]
+        self, identity: str, amount: Amount, emit: Emit[ProgressEvent]
     ) -> str:
         """The same for a model that the page shares, from its peers; its identity."""
+
+    async def give_files(
+        self, identity: str, files: Sequence[Any], emit: Emit[ProgressEvent]
+    ) -> FilesTaken:
+        """Stores what shard files of a stored model have that it lacks."""
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, and bytes that are free. Raises SeveralModels."""

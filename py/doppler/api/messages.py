@@ -126,12 +126,18 @@ class DownloadArgs(TypedDict):
     storage_budget: NotRequired[int]
     """Bytes of weights that may be stored. Of a larger model none are stored yet: they come when it
     is loaded and run, each time that they are not there."""
+    shard_bytes: NotRequired[int]
+    """Of the shards that it is to be stored in, a multiple of its block size: another cut of the
+    same model. Left out, the cut is that in which it is stored already, or comes. What lies in
+    shards stays as it is: another cut is refused then."""
 
 
 class FromPeersArgs(ModelId):
     """Which model is to come from peers: one that the page's transport has joined."""
 
     storage_budget: NotRequired[int]
+    """As `download` takes it."""
+    shard_bytes: NotRequired[int]
     """As `download` takes it."""
 
 
@@ -425,6 +431,23 @@ class DeviceReport(TypedDict):
     """vendor, architecture and description, as far as the browser tells."""
     features: list[str]
     limits: dict[str, int]
+
+
+class FileProblem(TypedDict):
+    """A file that is not what it should be."""
+
+    file: str
+    problem: str
+
+
+class FilesTaken(ModelId):
+    """What became of files that were given to a model."""
+
+    complete: bool
+    """Whether all of it is stored now."""
+    lacking: int
+    """Bytes of its weights that are not."""
+    problems: list[FileProblem]
 
 
 class StorageUse(TypedDict):

@@ -1,4 +1,4 @@
-"""One loaded model: stored shards -> weights, engine and tokenizer; text in, text out."""
+"""One loaded model, engine and tokenizer: text in, text out, within budgets that may change."""
 
 from __future__ import annotations
 
@@ -16,55 +16,32 @@ from doppler.api.messages import (
     Emit,
     GenerationResult,
     LoadedModel,
-    MessageToolCall,
-    Paging,
-    ProgressEvent,
     Prompt,
     Residency,
-    TokenEvent,
-    ToolCallEvent,
 )
 from doppler.api.paging import Budgets, answered, layers_of, paging_of, paging_since_load
-from doppler.api.progress import Progress
 from doppler.api.request import Request, whole_numbers
+from doppler.api.results import event, result_of
 from doppler.api.timeline import Timeline
-from doppler.engine.build import build
 from doppler.engine.engine import Engine
 from doppler.engine.fit import fits
 from doppler.engine.footprint import Options
 from doppler.engine.generation import Generation, GenerationConfig
 from doppler.errors import RequestError
 from doppler.gpu.device import Gpu
-from doppler.gpu.kernels import Device
 from doppler.store.config_fields import data_of
 from doppler.store.manifest import Manifest
 from doppler.store.shards import ShardStore
-from doppler.text.answer import Output, Shown
+from doppler.text.answer import Output
 from doppler.text.fitting import fitting
 from doppler.text.messages import Conversation
 from doppler.text.parts import Reader
 from doppler.text.tokenizer import Tokenizer
-from doppler.text.tools import ToolCall, Tools
-from doppler.weights.upload import prepare_upload, upload_weights
+from doppler.text.tools import Tools
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-
-class _Compiling(Progress):
-    """Progress of compiling, silent until it is what the load waits for."""
-
-    def __init__(self, emit: Emit[ProgressEvent]) -> None:
-        super().__init__(emit, "compile")
-        self._waited_for = False
-
-    def begin(self) -> None:
-        self._waited_for = True
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._waited_for:
-            super().__call__(done, total)
 
 
 class Model:
@@ -83,28 +60,6 @@ class Model:
         self._filling: asyncio.Future[None] | None = None  # of the host; None while it answers
         self._fill_host()
 
-    @classmethod
-    async def load(
-        cls,
-        device: Device,
-        store: ShardStore,
-        options: Options,
-        emit: Emit[ProgressEvent],
-        timeline: Timeline,
-    ) -> Model:
-        """Makes room, then uploads verified weights while the kernels are compiled."""
-        device.gpu.reset_peak()
-        with timeline.stage("memory"):
-            engine = await build(device, store.manifest, options)
-        try:
-            engine.feed(store, options.host_budget)
-            if await _fill(engine, store, options, emit, timeline):
-                engine.hash_on_gpu(store)
-        except BaseException:
-            engine.destroy()
-            raise
-        return cls(device.gpu, store, engine, options)
-
     @property
     def manifest(self) -> Manifest:
         return self.store.manifest
@@ -120,7 +75,7 @@ class Model:
         if filling is not None:
             filling.cancel()
             await asyncio.wait([filling])
-        await self.engine.rest()
+        await self.engine.offloaded.rest()
         await self.store.rest()
 
     def unload(self) -> None:
@@ -140,7 +95,7 @@ class Model:
             "gpu_budget": self._options.gpu_budget,
             "host_budget": self._options.host_budget,
             "host_bytes": 0 if counts is None else counts.host_bytes,
-            "host_peak": self.engine.host_peak,
+            "host_peak": self.engine.offloaded.peak,
             "bytes": self.manifest.bytes,
             "paging": paging_since_load(counts, self.budgets),
             "last": self.answered,
@@ -151,7 +106,7 @@ class Model:
         """Bytes that the host keeps from now on of what is not on the GPU: no less than keys and
         values take that lie there.
         """
-        self.engine.set_host_budget(budget)
+        self.engine.offloaded.resize(budget)
         self._options = replace(self._options, host_budget=budget)
         if self._filling is not None:
             self._stop_filling()
@@ -171,7 +126,8 @@ class Model:
         Raises DeviceError where it would have no room.
         """
         options = replace(self._options, gpu_budget=budgets.gpu, host_budget=budgets.host)
-        if not self.engine.is_placed_as(*next(fits(self._gpu, self.manifest, options))):
+        wanted = next(fits(self._gpu, self.manifest, options))
+        if not self.engine.gpu_budget.is_placed_as(*wanted):
             return True
         self._options = options
         self.engine.keep_to(options)
@@ -262,12 +218,12 @@ class Model:
         try:
             return await self._answer(ids, request, reader, emit)
         finally:
-            await self.engine.rest()
+            await self.engine.offloaded.rest()
             self._fill_host()
 
     def _fill_host(self) -> None:
         """While nothing is asked for, what may be needed next comes nearer."""
-        self._filling = asyncio.ensure_future(self.engine.fill_host())
+        self._filling = asyncio.ensure_future(self.engine.offloaded.fill())
 
     def _stop_filling(self) -> None:
         if self._filling is not None:
@@ -283,7 +239,7 @@ class Model:
             await keeper.restore(name, [*ids, *request.written])
         async with self._step:
             sequence = self.engine.start(ids, self._config(request), request.written)
-        output = Output(reader, request.stop, lambda shown: emit(_event(shown, output)))
+        output = Output(reader, request.stop, lambda shown: emit(event(shown, output)))
         output.repeat(request.written)
         if output.stopped:
             sequence.stop(output.count)
@@ -308,7 +264,8 @@ class Model:
             result, after = sequence.result(), await self.engine.paging()
         counts = len(ids) - result.reused_tokens, len(result.ids)
         self.answered = answered(counts, (before, between, after), self.budgets)
-        return self._result(output, ids, result, paging_of(before, after, self.budgets))
+        paging = paging_of(before, after, self.budgets)
+        return result_of(output, ids, result, paging, self._gpu.memory())
 
     def _config(self, request: Request) -> GenerationConfig:
         info = self.manifest.tokenizer
@@ -318,74 +275,4 @@ class Model:
     def _nothing(self) -> GenerationResult:
         """The answer that was stopped before it began."""
         output = Output(None, (), lambda shown: None)
-        return self._result(output, [], Generation([], "cancelled"), None)
-
-    def _result(
-        self, output: Output, ids: list[int], result: Generation, paging: Paging | None
-    ) -> GenerationResult:
-        called = result.finish_reason == "stop" and output.ends_with_call
-        return {
-            "text": output.text,
-            "reasoning_content": output.reasoning,
-            "tool_calls": [_call(call) for call in output.calls],
-            "notes": list(output.notes),
-            "finish_reason": "tool_calls" if called else result.finish_reason,
-            "prompt_ids": ids,
-            "generated_ids": result.ids,
-            "reused_tokens": result.reused_tokens,
-            "dropped_messages": 0,
-            "drafts": {"batches": result.batches, "tokens": result.batch_tokens},
-            "timings": {
-                "ttft_ms": result.ttft_ms,
-                "prefill_tok_s": result.prefill_tok_s,
-                "decode_tok_s": result.decode_tok_s,
-            },
-            "paging": paging,
-            "memory": self._gpu.memory(),
-        }
-
-
-async def _fill(
-    engine: Engine,
-    store: ShardStore,
-    options: Options,
-    emit: Emit[ProgressEvent],
-    timeline: Timeline,
-) -> bool:
-    """Uploads the weights, and compiles the kernels meanwhile; -> whether the GPU hashed them."""
-    compiled = _Compiling(emit)
-    device, budget = engine.binder.device, options.gpu_budget
-    with timeline.stage("weights"):
-        on_gpu = await prepare_upload(device, engine.weights, store, budget)
-        compiling = asyncio.ensure_future(timeline.of("compile", engine.prepare(compiled)))
-        try:
-            progress = Progress(emit, "verify")
-            parts = engine.binder, engine.weights, store, on_gpu, progress
-            await upload_weights(*parts, budget)
-        except BaseException:
-            await asyncio.wait([compiling])
-            raise
-    compiled.begin()
-    await compiling
-    return on_gpu
-
-
-def _event(shown: Shown | ToolCall, output: Output) -> TokenEvent | ToolCallEvent:
-    if isinstance(shown, ToolCall):
-        return {"type": "tool_call", "index": len(output.calls) - 1, "call": _call(shown)}
-    return {
-        "type": "token",
-        "id": shown.token,
-        "text": shown.text,
-        "n": shown.count,
-        "part": shown.part,
-    }
-
-
-def _call(call: ToolCall) -> MessageToolCall:
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": dict(call.arguments)},
-        "raw": call.raw,
-    }
+        return result_of(output, [], Generation([], "cancelled"), None, self._gpu.memory())

@@ -96,6 +96,15 @@ def tracker_url(text: str) -> str:
     return text
 
 
+def page_address(text: str) -> str:
+    """Where the page is served: http:// or https://, a host, perhaps a port and a path."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[!-\"$->@-~]*)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is no address of a page such as http://127.0.0.1:{PORT}/"
+        )
+    return text
+
+
 def listen_address(text: str) -> str:
     """HOST:PORT where a peer is reached: an IP address of this machine, IPv6 ones in brackets."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})", text)

@@ -64,6 +64,7 @@ def build(runs: Mapping[str, Run]) -> Parser:
         _add_seed,
         _add_pull,
         _add_convert,
+        _add_recut,
         _add_verify,
         _add_generate,
         _add_bench,
@@ -129,6 +130,12 @@ def _add_seed(commands: Any, runs: Mapping[str, Run]) -> None:
         help=f"where peers meet, ws:// or wss:// (ws://127.0.0.1:{PORT}/tracker)",
     )
     command.add_argument(
+        "--page",
+        type=arguments.page_address,
+        metavar="URL",
+        help="the page that the printed link opens (that of a doppler serve at the tracker)",
+    )
+    command.add_argument(
         "--listen",
         type=arguments.listen_address,
         default="127.0.0.1:0",
@@ -173,6 +180,22 @@ def _add_convert(commands: Any, runs: Mapping[str, Run]) -> None:
         type=arguments.byte_count,
         metavar="N",
         help="bytes, or 4M: a multiple of 1M (16M)",
+    )
+
+
+def _add_recut(commands: Any, runs: Mapping[str, Run]) -> None:
+    about = "Write a converted model in shards of another size: it stays the same model."
+    command = _command(commands, runs, "recut", about)
+    command.add_argument("model", metavar="DIR", help=MODEL_HELP)
+    command.add_argument(
+        "--shard-size",
+        type=arguments.byte_count,
+        required=True,
+        metavar="SIZE",
+        help="bytes, or 4M: a multiple of 1M",
+    )
+    command.add_argument(
+        "-o", "--output", type=path, required=True, metavar="DIR", help="the folder to write"
     )
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
+import json
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from threading import Event
+from urllib.parse import urlsplit
 
 from doppler.command.served import manifest_in
+from doppler.command.swarm_routes import PATH
 from doppler.command.terminal import Terminal
 from doppler.command.torrents import TORRENTS
 from doppler.errors import CorruptError, DopplerError, SourceError, UnsupportedError
 from doppler.store.manifest import Manifest
+from doppler.swarm.link import fragment
 from doppler.swarm.metainfo import (
     Torrent,
     keep_torrent,
@@ -21,6 +26,9 @@ from doppler.swarm.metainfo import (
 )
 
 INTERRUPTED = 130  # the exit code
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ANSWERING = 2.0  # seconds that a server of this machine may take
+LONGEST_LIST = 8 << 20  # bytes of models.json
 TICK = 0.25  # seconds between two looks at what happened
 
 
@@ -40,6 +48,8 @@ def run(folder: Path, args: argparse.Namespace, terminal: Terminal, ended: Event
     if ended.is_set():
         return INTERRUPTED
     peer = Peer(torrent, folder, PeerOptions(args.tracker, args.listen, args.upload_rate), is_sound)
+    page = args.page or page_of(args.tracker)
+    link = (page or "") + fragment(manifest.identity, torrent.infohash, args.tracker)
     told = {
         "identity": manifest.identity,
         "infohash": torrent.infohash,
@@ -47,8 +57,11 @@ def run(folder: Path, args: argparse.Namespace, terminal: Terminal, ended: Event
         "tracker": args.tracker,
         "listen": peer.listen,
         "magnet": peer.magnet,
+        "page": page,
+        "link": link,
     }
-    terminal.result(told, f"{manifest.title}: {manifest.identity}\n{peer.magnet}")
+    opened = link if page else f"{link}  (to be put behind the address of a page)"
+    terminal.result(told, f"{manifest.title}: {manifest.identity}\n{opened}\n{peer.magnet}")
     terminal.log(
         "Peers see this machine's addresses and which model it shares. "
         f"License: {manifest.license or 'none is stated'}"
@@ -70,6 +83,20 @@ def run(folder: Path, args: argparse.Namespace, terminal: Terminal, ended: Event
     peer.close()
     terminal.log(f"sent {status.uploaded:,} bytes, got {status.downloaded:,}")
     return code
+
+
+def page_of(tracker: str) -> str | None:
+    """The page of the `doppler serve` of this machine whose tracker it is; None for any other."""
+    url = urlsplit(tracker)
+    if url.scheme != "ws" or url.path != PATH or url.hostname not in LOOPBACK:
+        return None
+    try:
+        with closing(HTTPConnection(url.hostname, url.port, timeout=ANSWERING)) as server:
+            server.request("GET", "/models.json")
+            told = json.loads(server.getresponse().read(LONGEST_LIST))
+        return f"http://{url.netloc}/" if told["tracker"]["path"] == PATH else None
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        return None  # nobody is there, or something else
 
 
 def _torrent(folder: Path, manifest: Manifest, terminal: Terminal) -> tuple[Torrent, bool]:

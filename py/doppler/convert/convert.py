@@ -19,6 +19,7 @@ from doppler.formats.vocabulary import Vocabulary
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.source import FileSource, Progress, Source, folder_sources
 from doppler.quantization.block_types import Quant
+from doppler.store.cut import cut_of
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
@@ -26,7 +27,7 @@ from doppler.store.manifest import (
     Manifest,
     TokenizerInfo,
 )
-from doppler.store.shard_files import Cut, remove_other_shards, replace_file, write_shards
+from doppler.store.shard_files import replace_file, write_manifest, write_pieces
 from doppler.store.storage import Storage
 
 
@@ -138,18 +139,14 @@ async def write_outline(
 ) -> Manifest:
     """Reads the weights and writes the model. Raises SourceError and StorageError on the way."""
     manifest = outline.manifest
-    if shard_size <= 0 or shard_size % manifest.block_size:
-        raise RequestError(
-            f"a shard size of {shard_size} is no multiple of the block size {manifest.block_size}"
-        )
+    cut = cut_of(manifest.bytes, manifest.block_size, shard_size)
     await storage.remove(MANIFEST_FILE)
-    cut = Cut(manifest.bytes, manifest.block_size, shard_size)
-    blocks, shards = await write_shards(cut, outline.pieces, storage, buffers, progress)
+    blocks, shards = await write_pieces(
+        cut, manifest.block_size, outline.pieces, storage, buffers, progress
+    )
     tokenizer = await _write_tokenizer(outline.vocabulary, storage, buffers)
     manifest = replace(manifest, tokenizer=tokenizer, blocks=blocks, shards=shards)
-    text = manifest.to_json().encode()
-    await replace_file(storage, MANIFEST_FILE, buffers.from_bytes(text), len(text))
-    await remove_other_shards(shards, storage)
+    await write_manifest(MANIFEST_FILE, manifest.to_json(), shards, storage, buffers)
     return manifest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from doppler.engine.engine import Engine
 from doppler.engine.fit import fits
 from doppler.engine.footprint import READERS, Fit, Options, passing, planned
+from doppler.engine.gpu_budget import GpuBudget
 from doppler.engine.memory import EngineMemory
 from doppler.errors import DeviceError
 from doppler.gpu.binder import Binder
@@ -49,7 +50,7 @@ async def _build(device: Device, manifest: Manifest, options: Options, fit: Fit)
                 min(size, device.gpu.limits["maxBufferSize"]), "staging", "what comes and goes"
             )
         room.destroy()
-        return Engine(binder, memory, model, manifest, options, fit)
+        return Engine(binder, memory, model, GpuBudget(device, manifest, options, fit, model))
     except BaseException:
         binder.destroy()
         raise

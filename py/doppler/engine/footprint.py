@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from doppler.gpu.device import Gpu
+from doppler.gpu.kernels import recorded_bytes
 from doppler.gpu.offload import rings_bytes
 from doppler.gpu.staging import BUFFERS
 from doppler.plan.arena import batch_groups
@@ -21,17 +22,16 @@ from doppler.plan.matvec_configs import Cuts
 from doppler.plan.prefill import PrefillPlan
 from doppler.plan.segments import steps_of
 from doppler.store.manifest import Manifest
-from doppler.weights.expert_pools import ring_bytes
+from doppler.weights.expert_pools import expert_ring_bytes
+from doppler.weights.hashing import hasher_bytes
 from doppler.weights.layer_stream import PART_BYTES, ring_needed
 from doppler.weights.moves import moves
 from doppler.weights.placement import Streamed, Weights, aligned, place_weights
 from doppler.weights.streamed import stream_layers
 from doppler.weights.upload import staging_bytes, staging_needed
-from doppler.weights.verified import hasher_bytes
 
 TablePlace = Literal["gpu", "host", "auto"]
 WIDE = 16  # lanes of a subgroup from which sharing a row among them pays: CPUs have 4 or 8
-PARAMETERS = 256  # bytes that a dispatch's take
 RECORDED = 6  # contexts, and sizes of chunks, for which plans are recorded
 MOST_READ = 4 << 20  # bytes at once, of what is saved
 READERS = 64 << 10  # bytes of what small readings go through
@@ -128,7 +128,7 @@ def _running(model: PlannedModel, manifest: Manifest) -> int:
         steps += len(steps_of([*prefill.all(layout.batch), *prefill.passes(layout.batch)]))
     pools = 0
     if layout.slots:
-        through = max(it.bytes for it in manifest.experts) + BUFFERS * ring_bytes(manifest)
+        through = max(it.bytes for it in manifest.experts) + BUFFERS * expert_ring_bytes(manifest)
         watched = sum(view.size for view in layout.watched)  # by two flights; the uses by a panel
         pools = through + 2 * watched + layout.of_token["uses"].size
     moved = 3 * len(layout.slots)  # matrices of an expert, each moved by a dispatch
@@ -139,7 +139,7 @@ def _running(model: PlannedModel, manifest: Manifest) -> int:
         pools += rings_bytes(layout.largest_hosted)
     asked = layout.rows_of_logits.size  # by drafts, and by whoever wants logits of all positions
     kept = min(sum(layout.cache.values()), MOST_READ)  # of keys and values that are saved
-    return PARAMETERS * (RECORDED * steps + moved) + pools + asked + kept
+    return recorded_bytes(RECORDED * steps + moved) + pools + asked + kept
 
 
 def hashed_blocks(manifest: Manifest) -> int:

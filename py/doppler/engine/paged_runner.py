@@ -19,8 +19,8 @@ from time import perf_counter
 from typing import TypeAlias
 
 from doppler.engine.memory import Demand, EngineMemory, Halt, Watch
+from doppler.engine.plans import Key, Plan
 from doppler.engine.protocol import Chunk
-from doppler.engine.recordings import Key, Plan
 from doppler.engine.runner import GpuRunner
 from doppler.errors import CorruptError, SourceError
 from doppler.gpu.binder import Binder

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import accumulate
 
+from doppler.engine.plans import Key
 from doppler.gpu.binder import Binder
 from doppler.gpu.kernels import Recording
 from doppler.plan.segments import Place, Segment
-
-
-class Plan(StrEnum):
-    """A run of segments that is always queued as one."""
-
-    DECODE = "decode"  # a token's body, for contexts up to `size`
-    PREFILL = "prefill"  # the layers of a chunk of `size` that fill the cache
-    PASS = "pass"  # some experts of the layers of such a chunk that do not hold all
-    REST = "rest"  # of the same: the others, which read others' keys
-    LAST = "last"  # those of its last token alone, for contexts up to `size`
-    HEAD = "head"  # logits after a chunk of `size`, of which more than 1 are the same
-    ROWS = "rows"  # logits of several positions, from row `size` on
-    SAMPLE = "sample"
-    MASKED_SAMPLE = "masked sample"  # of the tokens that are allowed
-    DRAFT = "draft"  # a whole batch with drafts
-    AHEAD = "ahead"  # which experts the layers behind others are expected to use
-    KEEP = "keep"  # the recurrent state -> the checkpoint in slot `size`
-    RESTORE = "restore"  # and back
-
-
-@dataclass(frozen=True)
-class Key:
-    """What is recorded: a plan for a size, which `Plan` tells the meaning of."""
-
-    plan: Plan
-    size: int = 0
 
 
 class Recordings:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from doppler.engine.memory import EngineMemory
+from doppler.engine.plans import Key, Plan, Plans
 from doppler.engine.protocol import Chunk, Sampled
-from doppler.engine.recordings import Key, Plan, Recordings
+from doppler.engine.recordings import Recordings
 from doppler.gpu.binder import Binder
 from doppler.gpu.step import Step
-from doppler.plan.bindings import HEAD_ROWS, MOST_AHEAD
-from doppler.plan.decode import DecodePlan
-from doppler.plan.draft import draft_plan
+from doppler.plan.bindings import MOST_AHEAD
 from doppler.plan.layer import PlannedModel
-from doppler.plan.prefill import PrefillPlan
-from doppler.plan.recurrent import keep, restore
-from doppler.plan.segments import Part, Place, Segment, steps_of
+from doppler.plan.segments import Part, Place
 from doppler.sampling import Sampling
 from doppler.weights.host_rows import HostRows
 
@@ -28,11 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-BUCKETS = (256, 1024, 4096)  # contexts for which decoding is recorded, and then the whole
-
 
 class GpuRunner:
-    """The plans of one model, recorded when they are first run. A `Runner`, and more to measure."""
+    """`plans` of one model, recorded when they are first run. A `Runner`, and more to measure."""
 
     def __init__(
         self,
@@ -44,33 +38,21 @@ class GpuRunner:
         self._rows = rows
         self._binder, self._kernels = binder, binder.device.kernels
         self._memory, self._model = memory, model
-        self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
-        self._recordings = Recordings(binder, self._segments)
+        self.plans = Plans(model, memory)
+        self._recordings = Recordings(binder, self.plans.segments)
         self._routed: Callable[[int], None] | None = None  # is told of each router that is queued
         self._needs_rest = False  # before logits of the chunk that was run
         self._drafts_ready: asyncio.Future[None] | None = None  # compiled once they are wanted
 
     async def compile(self, progress: Callable[[int, int], None]) -> None:
         """Compiles every pipeline that prefill, decode and sampling need."""
-        buckets = {self._bucket(tokens) for tokens in (1, *BUCKETS, self._model.layout.context)}
-        steps = [step for bucket in buckets for step in self._steps(*self._token(bucket))]
-        batch = self._model.layout.batch
-        if batch > 1:
-            ends = [key for bucket in buckets for key in self._chunk(bucket - batch, batch)]
-            steps += self._steps(*ends, self._head(batch))
-            if self._model.layout.slots:
-                steps += self._steps(Key(Plan.PASS, batch))
-        if self._model.layout.slots:
-            steps += self._steps(Key(Plan.AHEAD))
-        if self._model.layout.checkpoints:
-            steps += self._steps(Key(Plan.KEEP), Key(Plan.RESTORE))
-        await self._compile(steps, progress)
+        await self._compile(self.plans.to_compile(), progress)
 
     def replan(self, model: PlannedModel) -> None:
         """Weights lie elsewhere from now on; nothing is queued."""
-        self._model = model
-        self._decode_plan, self._prefill_plan = DecodePlan(model), PrefillPlan(model)
         self._recordings.destroy()
+        self._model, self.plans = model, Plans(model, self._memory)
+        self._recordings = Recordings(self._binder, self.plans.segments)
 
     def destroy(self) -> None:
         """Gives what was recorded back."""
@@ -98,7 +80,7 @@ class GpuRunner:
     async def prefill(self, chunk: Chunk) -> None:
         self._memory.write_batch(chunk.ids, chunk.position, chunk.seed, chunk.step)
         await self._pass(self._body(chunk))
-        self._needs_rest = not chunk.is_end and self._has_rest(chunk.size)
+        self._needs_rest = not chunk.is_end and self.plans.has_rest(chunk.size)
 
     def resume_prefill(self, place: Place, chunk: Chunk) -> None:
         """Ends the halt, and runs the rest of the chunk that it stopped, from `place` on.
@@ -106,7 +88,7 @@ class GpuRunner:
         States of layers below have moved on before the halt; whatever was queued behind the chunk,
         to keep them or to sample, is queued again by the caller.
         """
-        is_alone = self._has_rest(chunk.size) and place.layer >= self._model.config.own_layers
+        is_alone = self.plans.has_rest(chunk.size) and place.layer >= self._model.config.own_layers
         self._memory.end_halt(1 if is_alone else len(chunk.ids))
         self._run(self._body(chunk), start=place)
 
@@ -118,7 +100,7 @@ class GpuRunner:
         self._run([Key(Plan.RESTORE, slot)])
 
     def sample(self, size: int, mask: bytes | None = None) -> None:
-        self._run([self._head(size), Key(self._sampler(mask))])
+        self._run([self.plans.head(size), Key(self._sampler(mask))])
 
     async def decode(self, steps: int, end: int, mask: bytes | None = None) -> None:
         await self._pass(self._keys(end, mask), steps)
@@ -137,12 +119,12 @@ class GpuRunner:
 
     def compile_drafts(self) -> asyncio.Future[None]:
         if self._drafts_ready is None:
-            ready = self._compile(self._steps(Key(Plan.DRAFT)))
+            ready = self._compile(self.plans.steps(Key(Plan.DRAFT)))
             self._drafts_ready = asyncio.ensure_future(ready)
         return self._drafts_ready
 
     async def compile_masked(self) -> None:
-        await self._compile(self._steps(Key(Plan.MASKED_SAMPLE)))
+        await self._compile(self.plans.steps(Key(Plan.MASKED_SAMPLE)))
 
     def start_read(self) -> Sampled:
         return self._memory.start_read()
@@ -185,51 +167,12 @@ class GpuRunner:
             self._routed = None
         return {layer: array("I", await data) for layer, data in reads.items()}
 
-    def steps(self, tokens: int, batch: int) -> list[Step]:
-        """The dispatches of a token after `tokens` of context, or of a prefill batch.
-
-        Lookups among them do not halt what comes after them: who measures it brings nothing.
-        """
-        keys = self._token(self._bucket(tokens + 1))
-        if batch > 1:
-            keys = [*self._chunk(tokens, batch), self._head(batch)]
-        return [
-            replace(step, constants={"HALTS": 0}) if step.kernel == "lookup" else step
-            for step in self._steps(*keys)
-        ]
-
-    def steps_to_tune(self) -> list[Step]:
-        """Those in which every matvec is whose cut is measured."""
-        return self._steps(*self._token(self._bucket(1)), Key(Plan.HEAD, 2))
-
     def _body(self, chunk: Chunk) -> list[Key]:
-        return self._chunk(chunk.position, chunk.size, chunk.is_end)
-
-    def _chunk(self, position: int, size: int, is_end: bool = True) -> list[Key]:
-        """The body of a chunk, the first of whose tokens comes at `position`."""
-        if size == 1:
-            return [Key(Plan.DECODE, self._bucket(position + 1))]
-        keys = [Key(Plan.PREFILL, size)]
-        if is_end and self._has_rest(size):
-            keys.append(Key(Plan.LAST, self._bucket(position + size)))
-        return keys
-
-    def _has_rest(self, size: int) -> bool:
-        """Whether only tokens of a chunk whose logits are wanted need all layers."""
-        config = self._model.config
-        return size > 1 and config.own_layers < len(config.layers)
-
-    def _head(self, size: int) -> Key:
-        """Of a chunk's last token."""
-        return Key(Plan.HEAD, 1 if self._has_rest(size) else min(size, 2))
-
-    def _token(self, bucket: int, sampler: Plan = Plan.SAMPLE) -> list[Key]:
-        """All of a token of decode."""
-        return [Key(Plan.DECODE, bucket), Key(Plan.HEAD, 1), Key(sampler)]
+        return self.plans.chunk(chunk.position, chunk.size, chunk.is_end)
 
     def _keys(self, end: int, mask: bytes | None) -> list[Key]:
         """A token of decode before place `end` of the cache, of those that the mask allows."""
-        return self._token(self._bucket(end), self._sampler(mask))
+        return self.plans.token(self.plans.bucket(end), self._sampler(mask))
 
     def _sampler(self, mask: bytes | None) -> Plan:
         """What samples the next tokens, once they are queued; writes the mask for it."""
@@ -237,44 +180,6 @@ class GpuRunner:
             return Plan.SAMPLE
         self._memory.write_mask(mask)
         return Plan.MASKED_SAMPLE
-
-    def _segments(self, key: Key) -> list[Segment]:
-        plan, size, model = key.plan, key.size, self._model
-        match plan:
-            case Plan.DECODE:
-                return self._decode_plan.body(size)
-            case Plan.PREFILL:
-                return self._prefill_plan.caches(size)
-            case Plan.PASS:
-                return self._prefill_plan.passes(size)
-            case Plan.REST:
-                return self._prefill_plan.rest(size)
-            case Plan.LAST:
-                return self._decode_plan.rest(size)
-            case Plan.HEAD:
-                return [(self._decode_plan if size == 1 else self._prefill_plan).head()]
-            case Plan.ROWS:
-                return [self._prefill_plan.head_of_all(HEAD_ROWS, *self._memory.head_rows(size))]
-            case Plan.SAMPLE:
-                return [model.sample()]
-            case Plan.MASKED_SAMPLE:
-                return [model.masked_sample()]
-            case Plan.AHEAD:
-                return self._decode_plan.ahead()
-            case Plan.KEEP:
-                return [keep(model, size)]
-            case Plan.RESTORE:
-                return [restore(model, size)]
-            case Plan.DRAFT:
-                return draft_plan(model, self._prefill_plan, *self._memory.head_rows(0))
-
-    def _steps(self, *keys: Key) -> list[Step]:
-        return [step for key in keys for step in steps_of(self._segments(key))]
-
-    def _bucket(self, tokens: int) -> int:
-        """The context for which a list is recorded that serves `tokens` tokens."""
-        whole = self._model.layout.context
-        return next((bucket for bucket in BUCKETS if tokens <= bucket < whole), whole)
 
     async def _pass(self, keys: Sequence[Key], times: int = 1) -> None:
         """Queues plans that pass through layers."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from doppler.engine.memory import EngineMemory
 from doppler.engine.paged_runner import Paging
+from doppler.engine.plans import Key
 from doppler.engine.protocol import Chunk
-from doppler.engine.recordings import Key
 from doppler.engine.runner import GpuRunner
 from doppler.gpu.binder import Binder
 from doppler.plan.layer import PlannedModel

@@ -48,3 +48,8 @@ class StagingRing:
         """Gives the GPU's memory back. What was queued is copied all the same."""
         for buffer in self._buffers:
             buffer.destroy()
+
+
+def ring_bytes(size: int) -> int:
+    """Of each buffer of a ring, where `size` bytes are enough for everything else."""
+    return min(size, BUFFER_BYTES)

@@ -21,7 +21,7 @@ LIMITS = {  # bytes, by the name that such a file has
     "manifest.json": 128 * MIB,
     "adapter_config.json": 8 * MIB,
     "adapter.json": 64 * MIB,
-    "origin.json": MIB,
+    "origin.json": 16 * MIB,
     "import.json": MIB,
     "list of files": 16 * MIB,  # a page of what a hub says of a repository
 }

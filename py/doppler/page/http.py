@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import doppler_runtime as runtime
@@ -26,11 +26,11 @@ from doppler.inputs.answers import (
 )
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.small import LIMITS, too_long
+from doppler.store.places import Place, Places
 from doppler.store.sources.source import AT_ONCE, Urgency
 
 if TYPE_CHECKING:
-    from doppler.store.manifest import Shard
-    from doppler.store.places import Place
+    from doppler.store.manifest import Manifest
 
 HEAD = 64 << 10  # bytes a request while headers are read: most are no longer
 PAGE = 8 << 20  # and while weights are: tensors are small, and each request is a round trip
@@ -173,17 +173,21 @@ def http_files(urls: Iterable[str], buffers: Buffers) -> list[HttpSource]:
 
 
 class HttpShards:
-    """The shards beside a manifest: `url` is the manifest's address, shards lie in its folder."""
+    """The shards beside a manifest: `url` is the manifest's address, shards lie in its folder.
+
+    served: the model as it is cut there, which may be stored in another cut.
+    """
 
     at_once, in_order = AT_ONCE, True
 
-    def __init__(self, url: str, block_size: int) -> None:
-        self.url, self._block_size = url, block_size
+    def __init__(self, url: str, served: Manifest) -> None:
+        self.url, self.served = url, served
+        self._places = Places(served)
         self._folder = url.split("?")[0].rsplit("/", 1)[0] + "/"
 
-    def where(self, shard: Shard) -> str:
-        """Address of a shard."""
-        return self._folder + shard.name
+    def where(self, place: Place) -> str:
+        """Address of the shard that a block lies in there."""
+        return self._folder + self._places[place.index].shard.name
 
     def has(self, index: int) -> bool:
         """All of them, as far as is known."""
@@ -192,12 +196,19 @@ class HttpShards:
     async def fetch(
         self, places: Sequence[Place], urgency: Urgency
     ) -> AsyncGenerator[tuple[int, Buffer], None]:
-        """Whole blocks of about RUN_BYTES together at a time.
+        """Whole blocks of about RUN_BYTES together at a time, from one file there after another.
 
         A server that ignores ranges and sends the whole shard will do: its start is skipped.
         """
+        for there in self._places.runs([place.index for place in places]):
+            async with aclosing(self._pieces(there)) as pieces:
+                async for index, piece in pieces:
+                    yield index, piece
+
+    async def _pieces(self, places: Sequence[Place]) -> AsyncGenerator[tuple[int, Buffer], None]:
+        """Of neighbours in one file there."""
         shard, start, end = places[0].shard, places[0].start, places[-1].end
-        url, block = self.where(shard), self._block_size
+        url, block = self.where(places[0]), self.served.block_size
         run = max(RUN_BYTES // block, 1) * block
         async with _opened(url, start, end) as (stream, answer):
             if answer.status == 200:

@@ -9,29 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
 
 import js
 from pyodide.ffi import to_js
 
 from doppler.api.asked import Asked
+from doppler.api.host import Amount
 from doppler.api.inspection import Candidate, facts
-from doppler.api.messages import DamagedModel, Emit, ProgressEvent, StorageUse, StoredModel
+from doppler.api.messages import (
+    DamagedModel,
+    Emit,
+    FilesTaken,
+    ProgressEvent,
+    StorageUse,
+    StoredModel,
+)
 from doppler.api.progress import Progress
 from doppler.errors import (
     DopplerError,
     RequestError,
-    SourceError,
 )
 from doppler.page.addresses import absolute
 from doppler.page.buffers import PageBuffers
-from doppler.page.http import fetch_text
+from doppler.page.downloads import Downloads
+from doppler.page.handed import HandedFiles
 from doppler.page.input import Given, fetched, picked
-from doppler.page.model_files import ORIGIN_FILE, ModelFiles
+from doppler.page.model_files import ModelFiles
 from doppler.page.once import Making, turn
 from doppler.page.open_models import OpenModels
 from doppler.page.opened import OpfsModel
@@ -41,7 +48,6 @@ from doppler.quantization.block_types import Quant
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
-    TOKENIZER_FILE,
     Manifest,
 )
 from doppler.store.shards import ShardStore
@@ -64,8 +70,11 @@ class OpfsLibrary:
         self._load_numpy = load_numpy
         self._root = OpfsRoot()
         self._buffers = PageBuffers()
-        self._files, self._models = ModelFiles(self._root), OpenModels(self._root, self._buffers)
+        self._files = ModelFiles(self._root, self._buffers)
+        self._models = OpenModels(self._root, self._buffers)
         self._peers = PeerShelf(self._root, self._files, self._models)
+        parts = self._root, self._files, self._models, self._peers
+        self._downloads, self._handed = Downloads(*parts), HandedFiles(*parts)
         self._tidied = False
         self._seen: tuple[tuple[Any, ...], Given, dict[Quant, Outline]] | None = None
 
@@ -87,70 +96,32 @@ class OpfsLibrary:
         self._peers.forget(identity)
 
     async def download(
-        self, url: str, wanted: str | None, emit: Emit[ProgressEvent], budget: int | None = None
+        self, url: str, wanted: str | None, amount: Amount, emit: Emit[ProgressEvent]
     ) -> str:
         """Makes the model of a manifest's address whole in storage; returns its identity.
 
-        wanted: the identity of the model that is to go on, where its beginning is stored. budget:
-        bytes of weights that may be stored; of a model that is larger, none are yet.
+        wanted: the identity of the model that is to go on, where its beginning is stored.
         """
-        address = urljoin(js.location.href, url)
-        text = await fetch_text(address, MANIFEST_FILE)
-        manifest = Manifest.from_json(text, address)
-        if wanted not in (None, manifest.identity):
-            raise SourceError(
-                f"{address}: the model there changed since its download began, so that what is "
-                "stored of it cannot be completed: delete that, and get the new one"
-            )
-        async with turn(f"model {manifest.identity}", emit) as waited:
-            stored = await self._whole(manifest.identity)
-            # what is whole is verified, unless it just came or is cut into other shards
-            if stored is None or (not waited and stored.shards == manifest.shards):
-                await self._download(manifest, text, address, budget, emit)
-        return manifest.identity
-
-    async def _download(
-        self,
-        manifest: Manifest,
-        text: str,
-        address: str,
-        budget: int | None,
-        emit: Emit[ProgressEvent],
-    ) -> None:
-        kept = await self._files.manifest_data(manifest.identity)
-        tokenizer = 0 if manifest.tokenizer is None else manifest.tokenizer.bytes
-        most = manifest.bytes if budget is None else min(budget, manifest.bytes)
-        if kept is None:
-            await reserve(most + tokenizer + len(text), manifest.title)
-        folder = await self._root.make(manifest.identity)
-        try:
-            if kept != text.encode():
-                # its cut into shards is another, it is damaged, or a tab was closed meanwhile
-                await self._files.write(folder, MANIFEST_FILE, text)
-            await self._files.write(folder, ORIGIN_FILE, json.dumps({"url": address}))
-        finally:
-            await folder.close()
-        model = self._opened(manifest, address)
-        try:
-            await self._peers.refresh(manifest.identity)
-            if manifest.tokenizer is not None:
-                await model.tokenizer_bytes(manifest.tokenizer)
-            if most == manifest.bytes:
-                model.store.blocks.budget = None
-                await model.store.download(Progress(emit, "download"))
-        finally:
-            await model.store.rest()
+        return await self._downloads.download(url, wanted, amount, emit)
 
     async def download_from_peers(
-        self, identity: str, budget: int | None, emit: Emit[ProgressEvent]
+        self, identity: str, amount: Amount, emit: Emit[ProgressEvent]
     ) -> str:
         """The same for a model that the page shares, from its peers; its manifest too."""
-        return await self._peers.download(identity, budget, emit)
+        return await self._peers.download(identity, amount, emit)
+
+    async def give_files(
+        self, identity: str, files: Sequence[Any], emit: Emit[ProgressEvent]
+    ) -> FilesTaken:
+        """Stores what shard files of a stored model have that it lacks."""
+        return await self._handed.give(identity, files, emit)
 
     async def inspect(self, asked: Asked) -> tuple[list[Candidate], int]:
         """A model that is stored or could be, as headers tell; and bytes that are free for it."""
         if asked.id is not None:
-            candidates = [await self._stored_candidate(asked.id)]
+            candidates = [await self._stored_candidate(await self._files.manifest(asked.id))]
+        elif (handed := await self._handed.model_among(asked.files)) is not None:
+            candidates = [await self._stored_candidate(handed)]
         else:
             if asked.url is not None:
                 self._seen = None  # what is there may have changed
@@ -159,7 +130,11 @@ class OpfsLibrary:
         return candidates, await free_bytes(max(candidate.bytes for candidate in candidates))
 
     async def import_given(self, asked: Asked, emit: Emit[ProgressEvent]) -> str:
-        """Converts the model of an address or of files; returns the identity."""
+        """Stores the model of an address or of files, converted where it is none of ours; returns
+        the identity.
+        """
+        if (handed := await self._handed.model_among(asked.files)) is not None:
+            return await self._handed.store(handed, asked.name, asked.files, emit)
         given, outlines = await self._seen_of(asked)
         self._seen = None  # if this fails, trying again reads everything again
         if asked.quant not in outlines:
@@ -187,8 +162,10 @@ class OpfsLibrary:
             manifest = await write_outline(outline, storage, self._buffers, SHARD_SIZE, progress)
             await self._files.write(storage, IMPORT_FILE, json.dumps({"key": making.key}))
             async with turn(f"model {manifest.identity}", emit):
-                if await self._whole(manifest.identity) is None:
+                if await self._files.whole(manifest.identity) is None:
                     await unfinished.keep(manifest.identity)
+                    self._models.changed(manifest.identity)
+                    await self._peers.refresh(manifest.identity)
         return manifest.identity
 
     async def _made_by(self, making: Making) -> str | None:
@@ -196,24 +173,8 @@ class OpfsLibrary:
         record = json.dumps({"key": making.key}).encode()
         for identity in await self._root.models():
             if await self._root.small(identity, IMPORT_FILE) == record:
-                return identity if await self._whole(identity) else None
+                return identity if await self._files.whole(identity) else None
         return None
-
-    async def _whole(self, identity: str) -> Manifest | None:
-        """The manifest of a model of which all is stored, by the sizes of the files."""
-        data = await self._files.manifest_data(identity)
-        try:
-            manifest = Manifest.from_json((data or b"").decode(), "stored model")
-        except (DopplerError, UnicodeDecodeError):
-            return None
-        info, storage = manifest.tokenizer, await self._root.open(identity)
-        try:
-            if info is not None and await storage.size(TOKENIZER_FILE) != info.bytes:
-                return None
-            lacking = await ShardStore(manifest, storage, (), self._buffers).missing()
-            return None if lacking else manifest
-        finally:
-            await storage.close()
 
     async def _seen_of(self, asked: Asked) -> tuple[Given, dict[Quant, Outline]]:
         """What is given, and what would be made of it.
@@ -230,12 +191,11 @@ class OpfsLibrary:
             self._seen = asked.key, given, await given.outlines(self._buffers)
         return self._seen[1:]
 
-    async def _stored_candidate(self, identity: str) -> Candidate:
-        """A stored model, and what it lacks."""
-        manifest = await self._files.manifest(identity)
+    async def _stored_candidate(self, manifest: Manifest) -> Candidate:
+        """A model as it is stored, whole or not at all, and what it lacks."""
         info = manifest.tokenizer
         template = None if info is None else info.chat_template
-        lacking = max(0, manifest.bytes - await self._root.usage(identity))
+        lacking = max(0, manifest.bytes - await self._root.usage(manifest.identity))
         return Candidate(manifest, lacking, info is not None, template)
 
     @asynccontextmanager
@@ -245,17 +205,14 @@ class OpfsLibrary:
         where there is none.
         """
         manifest = await self._files.manifest(identity)
-        url, _ = await self._files.origin(identity)
-        model = self._opened(manifest, url)
+        origin = await self._files.origin(identity, manifest)
+        model = OpfsModel(self._models.store(manifest, origin), origin.url)
         model.store.blocks.budget = budget
         model.store.scheduler.forgive()
         try:
             yield model
         finally:
             await model.store.rest()
-
-    def _opened(self, manifest: Manifest, url: str | None) -> OpfsModel:
-        return OpfsModel(self._models.store(manifest, url), url)
 
     async def write_scratch(self, name: str, rows: AsyncIterator[npt.NDArray[np.float32]]) -> str:
         """Writes float32 rows into a file of doppler/tmp, for the page to offer as a download."""
@@ -287,7 +244,7 @@ class OpfsLibrary:
         return None
 
     async def _damaged(self, identity: str, error: Exception) -> DamagedModel:
-        url, _ = await self._files.origin(identity)
+        origin = await self._files.origin(identity)
         problem = as_ours(error, f"stored model {identity[:12]}… cannot be read")
         return {
             "id": identity,
@@ -295,7 +252,7 @@ class OpfsLibrary:
             "title": damaged_title(identity),
             "stored_bytes": await self._root.usage(identity),
             "complete": False,
-            "url": url,
+            "url": origin.url,
             "problem": f"{problem}. Delete it, or get it again",
             "note": None,
         }
@@ -307,7 +264,7 @@ class OpfsLibrary:
             complete = not await ShardStore(manifest, storage, (), self._buffers).missing()
         finally:
             await storage.close()
-        url, note = await self._files.origin(identity)
+        origin = await self._files.origin(identity, manifest)
         tokenizer = manifest.tokenizer
         chats = tokenizer is not None and tokenizer.chat_template is not None
         return {
@@ -315,9 +272,9 @@ class OpfsLibrary:
             **facts(manifest, tokenizer is not None, chats),
             "stored_bytes": await self._root.usage(identity),
             "complete": complete,
-            "url": url,
+            "url": origin.url,
             "problem": None,
-            "note": note,
+            "note": origin.problem,
         }
 
     async def _tidy(self) -> None:

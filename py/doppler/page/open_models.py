@@ -12,10 +12,12 @@ from doppler.errors import SourceError, StorageError
 from doppler.page.buffers import PageBuffers
 from doppler.page.http import HttpShards
 from doppler.page.opfs import OpfsRoot
+from doppler.store.cut import is_same_cut
 from doppler.store.manifest import Manifest
 from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
 from doppler.store.storage import Storage
+from doppler.store.stored import Origin
 
 
 class OpenModels:
@@ -25,14 +27,14 @@ class OpenModels:
         self._root, self._buffers = root, buffers
         self._stores: WeakValueDictionary[str, ShardStore] = WeakValueDictionary()
 
-    def store(self, manifest: Manifest, url: str | None) -> ShardStore:
-        """The store of a model whose folder is there; `url`: of the manifest that it came from."""
+    def store(self, manifest: Manifest, origin: Origin) -> ShardStore:
+        """The store of a model whose folder is there, and which came from there."""
         store = self._stores.get(manifest.identity)
-        if store is None or store.manifest.shards != manifest.shards:
+        if store is None or not is_same_cut(store.manifest, manifest):
             storage = ReopeningStorage(partial(self._folder_of, manifest))
             store = ShardStore(manifest, storage, (), self._buffers)
             self._stores[manifest.identity] = store
-        _come_from(store, url)
+        _come_from(store, origin)
         return store
 
     async def rest(self, identity: str) -> None:
@@ -40,6 +42,12 @@ class OpenModels:
         store = self._stores.get(identity)
         if store is not None:
             await store.rest()
+
+    def changed(self, identity: str) -> None:
+        """Other files lie in the model's folder now."""
+        store = self._stores.get(identity)
+        if store is not None:
+            store.blocks.changed()
 
     def forget(self, identity: str) -> None:
         """The model was deleted: what comes after it begins anew."""
@@ -56,11 +64,15 @@ class OpenModels:
             ) from error
 
 
-def _come_from(store: ShardStore, url: str | None) -> None:
+def _come_from(store: ShardStore, origin: Origin) -> None:
     """The shards at that address are the one place where they can be had over HTTP."""
-    known = [it for it in store.scheduler.sources if isinstance(it, HttpShards)]
-    for source in known:
-        if source.url != url:
-            store.scheduler.drop(source)
-    if url is not None and url not in [source.url for source in known]:
-        store.scheduler.add(HttpShards(url, store.manifest.block_size))
+    wanted: HttpShards | None = None
+    if origin.url is not None:
+        wanted = HttpShards(origin.url, origin.served(store.manifest))
+    for known in [it for it in store.scheduler.sources if isinstance(it, HttpShards)]:
+        if wanted and known.url == wanted.url and is_same_cut(known.served, wanted.served):
+            wanted = None
+        else:
+            store.scheduler.drop(known)
+    if wanted is not None:
+        store.scheduler.add(wanted)

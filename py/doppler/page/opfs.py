@@ -34,6 +34,8 @@ KEPT = "kv"  # the folder of kept.py
 class OpfsStorage:
     """One model's folder. Files stay open for as long as it is, and other tabs may read them."""
 
+    openings = 1
+
     def __init__(self, folder: Any, path: str) -> None:
         self._folder = folder
         self._path = path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from doppler.api.host import Amount
 from doppler.api.messages import Emit, ProgressEvent
 from doppler.api.progress import Progress
 from doppler.errors import DopplerError, FormatError
@@ -10,9 +11,10 @@ from doppler.page.once import turn
 from doppler.page.open_models import OpenModels
 from doppler.page.opfs import OpfsRoot, reserve
 from doppler.page.peers import listening
-from doppler.store.manifest import MANIFEST_FILE, Manifest
+from doppler.store.cut import is_same_cut
+from doppler.store.manifest import MANIFEST_FILE
 from doppler.store.shards import ShardStore
-from doppler.store.stored import read_manifest
+from doppler.store.stored import Origin, read_manifest
 
 
 class PeerShelf:
@@ -28,8 +30,7 @@ class PeerShelf:
             manifest = await self._files.manifest(identity)
         except DopplerError:  # it is not there, or damaged: peers may have it
             return None
-        url, _ = await self._files.origin(identity)
-        return self._models.store(manifest, url)
+        return self._models.store(manifest, await self._files.origin(identity, manifest))
 
     async def adopt(self, identity: str, manifest: bytes) -> ShardStore:
         """Stores a manifest. Raises DopplerError where it is not that identity's."""
@@ -39,12 +40,8 @@ class PeerShelf:
                 f"peers sent the manifest of another model, {found.identity[:12]}…, for "
                 f"{identity[:12]}…"
             )
-        folder = await self._root.make(identity)
-        try:
-            await self._files.write(folder, MANIFEST_FILE, manifest.decode())
-        finally:
-            await folder.close()
-        return self._models.store(found, None)
+        await self._write(identity, manifest.decode())
+        return self._models.store(found, Origin())
 
     async def refresh(self, identity: str) -> None:
         """A manifest was stored: tells peers, where the model is shared."""
@@ -54,16 +51,21 @@ class PeerShelf:
         """The model was deleted: nothing of it is shared."""
         self._exchange.forget(identity)
 
-    async def download(self, identity: str, budget: int | None, emit: Emit[ProgressEvent]) -> str:
+    async def download(self, identity: str, amount: Amount, emit: Emit[ProgressEvent]) -> str:
         """Makes a model that the page shares whole, or ready to be loaded where it is larger than
         the budget; returns its identity. It takes as long as peers take.
         """
         shared = await self._exchange.joined(identity)
         store = await shared.opened()
         async with turn(f"model {identity}", emit):
-            most = _most(store.manifest, budget)
-            await reserve(max(most - await store.stored_bytes(), 0), store.manifest.title)
-            if most == store.manifest.bytes:
+            manifest = await self._files.to_store(store.manifest, amount.shard_bytes)
+            if not is_same_cut(manifest, store.manifest):
+                await self._write(manifest.identity, manifest.to_json())
+                await self.refresh(identity)
+                store = await shared.opened()
+            most = amount.of(manifest.bytes)
+            await reserve(max(most - await store.stored_bytes(), 0), manifest.title)
+            if most == manifest.bytes:
                 store.blocks.budget = None
                 try:
                     await store.download(Progress(emit, "download"))
@@ -71,6 +73,9 @@ class PeerShelf:
                     await store.rest()
         return identity
 
-
-def _most(manifest: Manifest, budget: int | None) -> int:
-    return manifest.bytes if budget is None else min(budget, manifest.bytes)
+    async def _write(self, identity: str, manifest: str) -> None:
+        folder = await self._root.make(identity)
+        try:
+            await self._files.write(folder, MANIFEST_FILE, manifest)
+        finally:
+            await folder.close()

@@ -33,6 +33,7 @@ class Slots:
         self._slot_of: OrderedDict[int, int] = OrderedDict()
         self._free = list[int]()
         self._count = 0  # slots in the file
+        self._written: list[int | None] | None = None  # to the index
         self._pace = Pace(SAVE_SECONDS, self._write)
 
     def __contains__(self, index: int) -> bool:
@@ -65,6 +66,11 @@ class Slots:
                 self._slot_of[index] = slot
         taken = set(self._slot_of.values())
         self._free = [slot for slot in range(self._count) if slot not in taken]
+
+    def room(self, others: int) -> int:
+        """Blocks that can be added, where that and `others` bytes are within the budget."""
+        left = (self.budget or 0) - others - self.bytes
+        return len(self._free) + left // self.block_size if left >= 0 else 0
 
     def take(self, index: int, others: int) -> int | None:
         """A place for a block, whose bytes the caller writes there: its own, a free one, or one
@@ -105,23 +111,28 @@ class Slots:
         await (self._pace.soon() if soon else self._pace.now())
 
     async def _write(self) -> None:
-        if not self._count and not await self._storage.size(INDEX_FILE):
-            return
         listed: list[int | None] = [None] * self._count
         for index, slot in self._slot_of.items():
             listed[slot] = index
-        data = json.dumps({"blocks": listed}).encode()
+        if listed == self._written:
+            return
         with suppress(StorageError, SourceError):  # then what is here is not found again
-            await self._storage.truncate(INDEX_FILE, 0)
+            size = await self._storage.size(INDEX_FILE) or 0
+            if not listed and not size:
+                return
+            # Over what is there, in one piece: a file that was cut short would tell of nothing.
+            data = json.dumps({"blocks": listed}).encode().ljust(size)
             await self._storage.write(INDEX_FILE, 0, self._buffers.from_bytes(data))
             await self._storage.flush(INDEX_FILE)
             await self._storage.flush(SLOTS_FILE)
+            self._written = listed
 
     async def remove(self) -> None:
         """Deletes all of it: the model is whole without it."""
         self._slot_of.clear()
         self._free.clear()
         self._count = 0
+        self._written = None
         for name in (SLOTS_FILE, INDEX_FILE):
             await self._storage.remove(name)
 

@@ -16,6 +16,8 @@ from doppler.store.storage import Piece
 class FolderStorage:
     """One model's files in `folder`, which is made when the first of them is written."""
 
+    openings = 1
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 

@@ -21,7 +21,9 @@ from doppler.store.storage import Storage
 HAVE_FILE = "have.map"
 DIGEST = 16  # bytes at the file's start, which tell the cut that it is of
 SAVE_SECONDS = 1.0  # between two writes of the file
-TRIES, TRY_SECONDS = 5, 0.02  # another tab holds the file for a moment only
+TRY_SECONDS = 0.02  # another tab holds the file for a moment only
+TRIES = 5
+FIRST_TRIES = 150  # where nothing is known yet
 
 
 class HaveMap:
@@ -36,7 +38,7 @@ class HaveMap:
         self._bits = bytearray(-(-len(places) // 8))
         self._added, self._gone = set[int](), set[int]()  # since the file was written
         self._sizes = dict[str, int]()  # of shards, as they were when the map was read
-        self._is_written = False
+        self._is_loaded, self._is_written = False, False
         self._pace = Pace(SAVE_SECONDS, self._write)
 
     def __contains__(self, index: int) -> bool:
@@ -48,7 +50,9 @@ class HaveMap:
         return bytes(self._bits)
 
     def size(self, shard: Shard) -> int:
-        """Bytes of a shard's file, as `load` saw it; 0 where it is absent."""
+        """Bytes of a shard's file, as `load` saw it, and with blocks that were added since; 0 where
+        it is absent.
+        """
         return self._sizes.get(shard.name, 0)
 
     def removed(self, shard: Shard) -> None:
@@ -56,10 +60,19 @@ class HaveMap:
         self._sizes[shard.name] = 0
 
     async def load(self) -> None:
-        """Reads what is stored now: other tabs may have changed it."""
+        """Reads what is stored now: other tabs may have changed it. Raises StorageError where
+        another tab has the file open for so long that nothing can be known; where it was read
+        before, that stays.
+        """
         shards = self._places.manifest.shards
-        self._sizes = {it.name: await self._storage.size(it.name) or 0 for it in shards}
-        written = await self._read()
+        sizes = {it.name: await self._storage.size(it.name) or 0 for it in shards}
+        try:
+            written = await self._read(TRIES if self._is_loaded else FIRST_TRIES)
+        except StorageError:
+            if self._is_loaded:
+                return
+            raise
+        self._sizes, self._is_loaded = sizes, True
         self._is_written = written is not None
         self._bits = bytearray(len(self._bits))
         for shard in shards:
@@ -77,6 +90,8 @@ class HaveMap:
         """These blocks are stored now."""
         for index in indices:
             if index not in self:
+                place = self._places[index]
+                self._sizes[place.shard.name] = max(self.size(place.shard), place.end)
                 _put(self._bits, index, True)
                 self._gone.discard(index)
                 self._added.add(index)
@@ -103,7 +118,10 @@ class HaveMap:
         if not (self._added or self._gone):
             return
         with suppress(StorageError, SourceError):  # the latter: the model was deleted
-            bits = bytearray(await self._read() or self._bits)
+            written = await self._read(TRIES)
+            if written is None and self._is_written:
+                await self.load()  # it is gone: the model was imported, say, and sizes tell again
+            bits = bytearray(written or self._bits)
             added, gone = set(self._added), set(self._gone)
             for index in added:
                 _put(bits, index, True)
@@ -117,10 +135,12 @@ class HaveMap:
             self._added -= added
             self._gone -= gone
 
-    async def _read(self) -> bytes | None:
-        """The bits in the file; None where there is none, or it is another cut's."""
+    async def _read(self, tries: int) -> bytes | None:
+        """The bits in the file; None where there is none, or it is another cut's. Raises
+        StorageError where another tab has it open all the while.
+        """
         length = DIGEST + len(self._bits)
-        for _ in range(TRIES):
+        for left in reversed(range(tries)):
             try:
                 if await self._storage.size(HAVE_FILE) != length:
                     return None
@@ -130,6 +150,8 @@ class HaveMap:
             except (SourceError, FormatError):  # gone meanwhile, or no file at all
                 return None
             except StorageError:
+                if not left:
+                    raise
                 await asyncio.sleep(TRY_SECONDS)
         return None
 

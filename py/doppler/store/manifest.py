@@ -30,6 +30,7 @@ BLOCK_SIZE = 1 << 20
 SHARD_SIZE = 16 << 20
 ALIGNMENT = 256
 VERSION = 1
+RECUT_VERSION = 2  # of a manifest whose cut nobody has hashed yet
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.bin")
@@ -58,13 +59,21 @@ class ExpertRange:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of the cut: `bytes` of the byte space from `offset` on."""
+    """One file of the cut: `bytes` of the byte space from `offset` on.
+
+    Its hashes do not follow from those of its blocks: None where nobody has had the whole file yet.
+    """
 
     name: str
     offset: int
     bytes: int
-    blake3: str
-    sha256: str
+    blake3: str | None
+    sha256: str | None
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the file's own hashes are known."""
+        return self.blake3 is not None and self.sha256 is not None
 
 
 class Sharded(Protocol):
@@ -148,7 +157,7 @@ class Manifest:
     def to_json(self) -> str:
         """The file's text; `from_json` is its inverse."""
         data = {
-            "doppler": VERSION,
+            "doppler": VERSION if all(it.is_hashed for it in self.shards) else RECUT_VERSION,
             "identity": self.identity,
             "name": self.name,
             "title": self.title,
@@ -200,8 +209,10 @@ def identity_of(description: Mapping[str, Any]) -> str:
 
 def _parse(fields: Fields) -> Manifest:
     version = fields.integer("doppler")
-    if version != VERSION:
-        raise FormatError(f"manifest version {version} is not {VERSION}; update Doppler")
+    if version not in (VERSION, RECUT_VERSION):
+        raise FormatError(
+            f"manifest version {version} is neither {VERSION} nor {RECUT_VERSION}; update Doppler"
+        )
     description = fields.table("description")
     return Manifest(
         name=fields.text("name"),
@@ -213,7 +224,10 @@ def _parse(fields: Fields) -> Manifest:
         bytes=description.integer("bytes", most=LARGEST_SIZE),
         block_size=description.integer("block_size"),
         blocks=tuple(description.texts("blocks")),
-        shards=tuple(shard_of(item) for item in fields.tables("shards")),
+        shards=tuple(
+            shard_of(item, may_lack_hashes=version == RECUT_VERSION)
+            for item in fields.tables("shards")
+        ),
         experts=tuple(_expert(item) for item in description.tables("experts")),
         sampling=ModelSampling.read(description.table("sampling")),
     )
@@ -230,9 +244,13 @@ def _tensor(item: Fields) -> Tensor:
     return Tensor(item.text("name"), item.text("type"), shape, *range_of(item))
 
 
-def shard_of(item: Fields) -> Shard:
+def shard_of(item: Fields, *, may_lack_hashes: bool = False) -> Shard:
     """One of the files of a cut, not checked yet."""
-    return Shard(item.text("name"), *range_of(item), item.text("blake3"), item.text("sha256"))
+    hashes = [
+        None if may_lack_hashes and not item.has(name) else item.text(name)
+        for name in ("blake3", "sha256")
+    ]
+    return Shard(item.text("name"), *range_of(item), *hashes)
 
 
 def range_of(item: Fields) -> tuple[int, int]:
@@ -328,18 +346,26 @@ def _check_experts(manifest: Manifest) -> None:
                 raise FormatError(f"tensor {name!r} lies outside the range of its expert")
 
 
+def shard_file(name: Any) -> str:
+    """The name of a shard's file. Raises FormatError for what cannot be one."""
+    if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+        raise FormatError(f"{shown(name)} cannot be a shard's name")
+    return name
+
+
 def check_shards(manifest: Sharded) -> None:
     """FormatError where the shards are not the byte space, cut between blocks."""
     end, names = 0, set()
     for shard in manifest.shards:
-        if not _SHARD_NAME.fullmatch(shard.name) or shard.name in names:
-            raise FormatError(f"{shown(shard.name)} cannot be a shard's name")
+        if shard_file(shard.name) in names:
+            raise FormatError(f"{shown(shard.name)} cannot be the name of two shards")
         if shard.offset != end or shard.bytes <= 0 or end % manifest.block_size:
             raise FormatError(
                 f"{shard.name} begins at {shard.offset}, between two blocks or shards"
             )
-        checked_hash(shard.blake3, f"the blake3 of {shard.name}")
-        checked_hash(shard.sha256, f"the sha256 of {shard.name}")
+        for kind, value in (("blake3", shard.blake3), ("sha256", shard.sha256)):
+            if value is not None:
+                checked_hash(value, f"the {kind} of {shard.name}")
         names.add(shard.name)
         end += shard.bytes
     if end != manifest.bytes:

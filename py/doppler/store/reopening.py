@@ -24,6 +24,7 @@ class ReopeningStorage:
 
     def __init__(self, open_folder: Callable[[], Awaitable[Storage]]) -> None:
         self._open_folder = open_folder
+        self.openings = 0
         self._opened: Storage | None = None
         self._changing = asyncio.Lock()  # held while it is opened or closed
         self._users = 0  # that wait for something now
@@ -82,6 +83,7 @@ class ReopeningStorage:
         async with self._changing:
             if self._opened is None:
                 self._opened = await self._open_folder()
+                self.openings += 1
                 self._watch = asyncio.ensure_future(self._close_when_idle(self._opened))
             return self._opened
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
@@ -12,46 +12,68 @@ from doppler.store.manifest import Shard
 from doppler.store.storage import Storage
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A byte space of `bytes`, in blocks and in files of so many."""
-
-    bytes: int
-    block_size: int
-    shard_size: int
-
-
 async def write_shards(
-    cut: Cut,
-    pieces: Sequence[Piece],
+    cut: Sequence[Shard],
+    bytes_of: Callable[[Shard], Awaitable[Buffer]],
+    storage: Storage,
+    buffers: Buffers,
+    progress: Progress | None = None,
+) -> tuple[Shard, ...]:
+    """Writes each file with what `bytes_of` gives for it; the shards with their hashes.
+
+    Memory holds one of these at a time.
+    """
+    written = list[Shard]()
+    for shard in cut:
+        written.append(await _write(shard, bytes_of, storage, buffers))
+        if progress:
+            progress(shard.offset + shard.bytes, cut[-1].offset + cut[-1].bytes)
+    return tuple(written)
+
+
+async def _write(
+    shard: Shard,
+    bytes_of: Callable[[Shard], Awaitable[Buffer]],
+    storage: Storage,
+    buffers: Buffers,
+) -> Shard:
+    data = await bytes_of(shard)
+    await replace_file(storage, shard.name, data, shard.bytes)
+    return replace(shard, blake3=buffers.blake3(data), sha256=await buffers.sha256(data))
+
+
+async def write_pieces(
+    cut: Sequence[Shard],
+    block_size: int,
+    pieces: tuple[Piece, ...],
     storage: Storage,
     buffers: Buffers,
     progress: Progress | None = None,
 ) -> tuple[tuple[str, ...], tuple[Shard, ...]]:
-    """Hashes of all blocks, and the files. Memory holds one of these at a time."""
-    blocks: list[str] = []
-    shards: list[Shard] = []
-    for index, start in enumerate(range(0, cut.bytes, cut.shard_size)):
-        length = min(cut.shard_size, cut.bytes - start)
-        data = buffers.empty(length)
-        await fill(data, start, start + length, tuple(pieces), buffers)
-        for at in range(0, length, cut.block_size):
-            end = min(at + cut.block_size, length)
-            blocks.append(buffers.blake3(buffers.part(data, at, end)))
-        file = f"shard-{index:05d}.bin"
-        await replace_file(storage, file, data, length)
-        hashes = buffers.blake3(data), await buffers.sha256(data)
-        shards.append(Shard(file, start, length, *hashes))
-        if progress:
-            progress(start + length, cut.bytes)
-    return tuple(blocks), tuple(shards)
+    """Writes a byte space that nobody has hashed yet: the hashes of all blocks, and the shards."""
+    blocks = list[str]()
+
+    async def filled(shard: Shard) -> Buffer:
+        data = buffers.empty(shard.bytes)
+        await fill(data, shard.offset, shard.offset + shard.bytes, pieces, buffers)
+        for start in range(0, shard.bytes, block_size):
+            end = min(start + block_size, shard.bytes)
+            blocks.append(buffers.blake3(buffers.part(data, start, end)))
+        return data
+
+    shards = await write_shards(cut, filled, storage, buffers, progress)
+    return tuple(blocks), shards
 
 
-async def remove_other_shards(shards: Sequence[Shard], storage: Storage) -> None:
-    """Removes shards of an earlier cut, that are not among these."""
-    for name in {*await storage.names()} - {shard.name for shard in shards}:
-        if name.startswith("shard-"):
-            await storage.remove(name)
+async def write_manifest(
+    name: str, text: str, shards: Sequence[Shard], storage: Storage, buffers: Buffers
+) -> None:
+    """Writes what describes these shards, which are there; then removes those of an earlier cut."""
+    data = text.encode()
+    await replace_file(storage, name, buffers.from_bytes(data), len(data))
+    for file in {*await storage.names()} - {shard.name for shard in shards}:
+        if file.startswith("shard-"):
+            await storage.remove(file)
 
 
 async def replace_file(storage: Storage, name: str, data: Buffer, length: int) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
-from doppler.errors import CorruptError, SourceError
+from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
 from doppler.store.manifest import Manifest, Shard
@@ -48,11 +48,19 @@ class ShardStore:
         self.scheduler = Scheduler(self._places, buffers, self.blocks.keep)
         for source in sources:
             self.scheduler.add(source)
+        self._downloads = 0  # that are going on
+        self._sound = set[int]()  # blocks that were verified since the files were opened
+        self._opening = storage.openings
         self.hasher: BlockHasher | None = None  # what hashes blocks in a row faster than the host
 
     async def rest(self) -> None:
         """Lets the files go, for others to delete or mend them; a later read opens them again."""
         await self.storage.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for blocks, or for all of the model."""
+        return self._downloads > 0 or self.scheduler.is_busy
 
     async def stored_bytes(self) -> int:
         """Bytes of weights that are there; nothing is hashed."""
@@ -86,12 +94,59 @@ class ShardStore:
             progress(done, self.manifest.bytes)
 
         self.scheduler.forgive()
-        await self.blocks.refresh()
+        self._downloads += 1
         try:
+            await self.blocks.refresh()
             await self._complete(add)
+            if not self.blocks.fits:
+                raise StorageError(
+                    f"{self.manifest.title} is not whole: less of it may be stored than when this "
+                    "download began, so that blocks had to leave for others; load it as it is, or "
+                    "allow more and get it again"
+                )
             await self.blocks.drop_slots()
         finally:
+            self._downloads -= 1
             await self.blocks.save()
+
+    async def take(self, source: ShardSource, progress: Progress) -> int:
+        """Stores what one source has of the blocks that are missing or damaged, and asks no other;
+        the bytes that are lacking still. Whoever waits for such a block meanwhile gets it, too.
+
+        progress: as `download` has it. Raises StorageError where blocks do not fit.
+        """
+        done = 0
+
+        def add(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, self.manifest.bytes)
+
+        await self.blocks.refresh()
+        self.scheduler.add(source)
+        try:
+            for shard in self.manifest.shards:
+                await self._take(source, shard, add)
+            if done == self.manifest.bytes:
+                await self.blocks.drop_slots()
+        finally:
+            self.scheduler.drop(source)
+            await self.blocks.save()
+        return self.manifest.bytes - done
+
+    async def _take(self, source: ShardSource, shard: Shard, add: Callable[[int], None]) -> None:
+        lacking = [place.index async for place in self._bad(shard, add)]
+        for run in self._places.runs([index for index in lacking if source.has(index)]):
+            with suppress(SourceError):  # the source knows what it could not give
+                async with aclosing(source.fetch(run, "idle")) as pieces:
+                    async for first, data in pieces:
+                        if (unkept := await self.scheduler.offer(source, first, data)) is not None:
+                            raise unkept
+        found = [index for index in lacking if self.blocks.has(index)]
+        for index in found:
+            add(self._places[index].bytes)
+        if found:
+            await self.blocks.finish(shard)
 
     async def _complete(self, add: Callable[[int], None]) -> None:
         """Hashes one shard after another, while the missing blocks of those before are fetched."""
@@ -175,15 +230,26 @@ class ShardStore:
 
     async def stored(self, offsets: Sequence[int], length: int) -> bytes:
         """`length` bytes from each of these offsets of the model's byte space on, one after
-        another: for what was verified before, which is not hashed again where it still is.
+        another. A block is hashed once while its file is open, and not for each of them.
 
         Raises SourceError where some are missing, and nobody has them.
         """
         ranges = [(offset, offset + length) for offset in offsets]
         blocks = sorted({index for it in ranges for index in self._places.within(*it)})
         # A block in a slot may leave for another one while it is read.
-        if self.blocks.fits and not await self.blocks.missing(blocks):
-            return await self.blocks.gather(ranges)
+        while self.blocks.fits:
+            opening = self.storage.openings
+            if opening != self._opening:
+                self._sound.clear()
+                self._opening = opening
+            lacking = [index for index in blocks if index not in self._sound]
+            for index in lacking:
+                await self.block(index)
+            if self.storage.openings == opening:
+                self._sound.update(lacking)
+                data = await self.blocks.gather(ranges)
+                if self.storage.openings == opening:
+                    return data
         found = {index: await self.block(index) for index in blocks}
         return b"".join(part for it in ranges for part in self._cut(found, *it))
 

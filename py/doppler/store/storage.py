@@ -13,6 +13,13 @@ Piece: TypeAlias = tuple[str, int, int]  # of a file: its name, an offset, a len
 class Storage(Protocol):
     """The folder of one model. Offsets and sizes are in bytes, names have no slashes."""
 
+    @property
+    def openings(self) -> int:
+        """How often the files were opened. While they are open nobody else deletes them: where it
+        has grown, others may lie there now.
+        """
+        ...
+
     async def size(self, name: str) -> int | None:
         """Bytes in the file, None where it is absent."""
         ...

@@ -6,12 +6,15 @@ nothing where what is lost can be done without, and never the list of all.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from doppler.errors import DopplerError, FormatError
 from doppler.inputs.fields import parse_json
-from doppler.store.manifest import Manifest
+from doppler.store.cut import is_same_cut
+from doppler.store.manifest import Manifest, Shard, shard_file
 
 T = TypeVar("T")
 
@@ -49,20 +52,63 @@ def as_ours(error: Exception, what: str) -> DopplerError:
     return FormatError(f"{what} ({type(error).__name__}: {error!s:.80})")
 
 
-def read_origin(data: bytes | None) -> tuple[str | None, str | None]:
-    """The address in an origin.json, and what is wrong with the file where it tells none.
+@dataclass(frozen=True)
+class Origin:
+    """The address of the manifest that a model came from, and why it is not known though it should
+    be. shards: names and bytes of the files beside it, where that cut is not the stored one.
+    """
 
-    A model without the file came from a person's disk: no address, and nothing is wrong.
+    url: str | None = None
+    problem: str | None = None
+    shards: tuple[tuple[str, int], ...] | None = None
+
+    @classmethod
+    def of(cls, url: str, served: Manifest, stored: Manifest) -> Origin:
+        """A model's that is stored so and served so."""
+        if is_same_cut(served, stored):
+            return cls(url)
+        return cls(url, None, tuple((it.name, it.bytes) for it in served.shards))
+
+    def to_json(self) -> str:
+        """The file's text; `read_origin` is its inverse."""
+        shards = {} if self.shards is None else {"shards": self.shards}
+        return json.dumps({"url": self.url, **shards})
+
+    def served(self, stored: Manifest) -> Manifest:
+        """The model as it is cut there. Raises FormatError where that is no cut of this one."""
+        if self.shards is None:
+            return stored
+        shards, end = list[Shard](), 0
+        for name, count in self.shards:
+            if count <= 0 or end % stored.block_size:
+                break
+            shards.append(Shard(name, end, count, None, None))
+            end += count
+        if end != stored.bytes or len(shards) != len(self.shards):
+            raise FormatError("origin.json: its shards are no cut of the model")
+        return replace(stored, shards=tuple(shards))
+
+
+DAMAGED_ORIGIN = Origin(
+    None,
+    "Where it came from is no longer known (origin.json is damaged): the model works, "
+    "but a damaged part of it could not be fetched again",
+)
+
+
+def read_origin(data: bytes | None) -> Origin:
+    """What an origin.json says. A model without one came from a person's disk: it has no address,
+    and nothing is wrong.
     """
     if data is None:
-        return None, None
+        return Origin()
     try:
-        url = parse_json(data, "origin.json")["url"]
+        told = parse_json(data, "origin.json")
+        url, shards = told["url"], told.get("shards")
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ValueError
+        if shards is not None:
+            shards = tuple((shard_file(name), int(count)) for name, count in shards)
     except Exception:  # whatever it holds, the model itself is whole without it
-        return None, (
-            "Where it came from is no longer known (origin.json is damaged): the model works, "
-            "but a damaged part of it could not be fetched again"
-        )
-    return url, None
+        return DAMAGED_ORIGIN
+    return Origin(url, None, shards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import takewhile
 
 from doppler.errors import SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
@@ -13,6 +14,7 @@ from doppler.store.have_map import HaveMap
 from doppler.store.manifest import Shard
 from doppler.store.places import Place, Places
 from doppler.store.storage import Piece, Storage
+from doppler.store.uses import Uses
 
 FRESH_SECONDS = 1.0  # for which what was read of the folder is believed, where a block is missing
 PATIENCE = 3.0  # seconds, with a file that another tab has open to write to it
@@ -23,7 +25,8 @@ class StoredBlocks:
     """Bytes of blocks as they are stored: nothing here is hashed.
 
     budget: bytes of weights that may be added to what is stored, all of it counted; None where all
-    of the model may be. gone: told of blocks that had to leave.
+    of the model may be. gone: told of blocks that had to leave. displaces: whether a block that
+    comes may push out what was used longest ago; one that may not is kept only where there is room.
     """
 
     def __init__(
@@ -38,9 +41,9 @@ class StoredBlocks:
         self._slots = Slots(storage, buffers, places.manifest.block_size, budget)
         self._loading = asyncio.Lock()
         self._loaded: float | None = None  # when
-        self._used = dict[str | int, int]()  # of shards by name, and blocks in slots: the last use
-        self._uses = 0
+        self._uses = Uses()
         self.gone: Callable[[list[int]], None] = lambda indices: None
+        self.displaces: Callable[[int], bool] = lambda index: True
 
     @property
     def budget(self) -> int | None:
@@ -56,10 +59,30 @@ class StoredBlocks:
         """Whether all of the model may be stored."""
         return self.budget is None or self._places.manifest.bytes <= self.budget
 
+    @property
+    def room(self) -> int:
+        """Blocks that can come, and none leaves for them."""
+        if self.budget is None or self.fits:
+            return len(self._places)
+        return self._slots.room(self._in_shards())
+
+    def unused(self, seconds: float) -> list[int]:
+        """Blocks that can leave, and were not used for so long. Those in shards cannot."""
+        return [it for it in self._slots.blocks if not self._uses.is_recent(it, seconds)]
+
+    def let_leave(self, index: int) -> None:
+        """Gives up a block that is in a slot."""
+        self._slots.drop(index)
+        self.gone([index])
+
     async def ready(self) -> None:
         """Reads what is stored, once."""
         if self._loaded is None:
             await self.refresh()
+
+    def changed(self) -> None:
+        """Somebody else has put other files there: they are looked at when they are used next."""
+        self._loaded = None
 
     async def refresh(self) -> None:
         """Reads again what is stored, which other tabs may have changed, if a while has passed."""
@@ -142,7 +165,8 @@ class StoredBlocks:
             return
         await self._storage.write(place.shard.name, place.start, data)
         end = place.start + self._buffers.length(data)
-        indices = [it for it in self._blocks_from(place) if self._places[it].end <= end]
+        whole = takewhile(lambda it: self._places[it].end <= end, self._blocks_from(place))
+        indices = list(whole)
         self._map.add(indices)
         for index in indices:
             if index in self._slots:
@@ -177,8 +201,8 @@ class StoredBlocks:
                 await self._slots.save()
 
     async def drop_slots(self) -> None:
-        """The model is whole in its shards."""
-        if self._slots.bytes:
+        """The model is whole in its shards, if all of it may be stored."""
+        if self.fits and self._slots.bytes:
             await self._slots.remove()
 
     async def _patient_read(self, name: str, start: int, length: int) -> Buffer:
@@ -202,9 +226,9 @@ class StoredBlocks:
     def _where(self, place: Place) -> tuple[str, int]:
         """The file of a stored block, and where in it that begins. It counts as used."""
         if place.index in self._map:
-            self._use(place.shard.name)
+            self._uses.add(place.shard.name)
             return place.shard.name, place.start
-        self._use(place.index)
+        self._uses.add(place.index)
         return SLOTS_FILE, self._slots.at(place.index)
 
     def _bytes(self, start: int, end: int) -> Iterator[Piece]:
@@ -218,6 +242,8 @@ class StoredBlocks:
 
     async def _keep_in_slots(self, place: Place, data: Buffer) -> None:
         """Each block into a slot; those that are stored stay where they are."""
+        if not self.displaces(place.index) and not self.room:
+            raise StorageError(f"{place} is not kept: something else has taken the room for it")
         await self._shrink()
         at = 0
         for index in self._blocks_from(place):
@@ -236,7 +262,7 @@ class StoredBlocks:
         """What was stored before, and is more than the budget, leaves."""
         budget = self.budget or 0
         while self._in_shards() + self._slots.bytes > budget and (shards := self._stored_shards()):
-            await self._remove(min(shards, key=lambda it: self._last_use(it.name)))
+            await self._remove(min(shards, key=lambda it: self._uses.last(it.name)))
         if self._slots.bytes > budget and (cut := await self._slots.cut()):
             self.gone(cut)
 
@@ -244,27 +270,19 @@ class StoredBlocks:
         """Where a block may be written; what was used longest ago makes room."""
         while (at := self._slots.take(index, self._in_shards())) is None:
             oldest, shards = self._slots.oldest, self._stored_shards()
-            shard = min(shards, key=lambda it: self._last_use(it.name), default=None)
-            if shard and (oldest is None or self._last_use(shard.name) < self._last_use(oldest)):
+            shard = min(shards, key=lambda it: self._uses.last(it.name), default=None)
+            if shard and (oldest is None or self._uses.last(shard.name) < self._uses.last(oldest)):
                 await self._remove(shard)
             elif oldest is not None:
-                self._slots.drop(oldest)
-                self.gone([oldest])
+                self.let_leave(oldest)
             else:
                 raise StorageError(
                     f"{self._places[index]} is not kept: {self.budget} bytes of "
-                    f"{self._places.manifest.title} may be stored, and a block has "
+                    f"{self._places.manifest.name} may be stored, and a block has "
                     f"{self._places.manifest.block_size}; allow more to have it sooner next time"
                 )
-        self._use(index)
+        self._uses.add(index)
         return at
-
-    def _use(self, what: str | int) -> None:
-        self._uses += 1
-        self._used[what] = self._uses
-
-    def _last_use(self, what: str | int) -> int:
-        return self._used.get(what, 0)
 
     def _stored_shards(self) -> list[Shard]:
         return [it for it in self._places.manifest.shards if self._map.size(it)]

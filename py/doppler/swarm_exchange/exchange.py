@@ -10,6 +10,7 @@ from doppler.errors import RequestError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.swarm_exchange.peer_source import Post
 from doppler.swarm_exchange.shared_model import SharedModel, Shelf
+from doppler.swarm_exchange.volunteer import Pledge
 
 JOIN_SECONDS = 30.0  # in which the transport joins a model that is asked for
 
@@ -36,7 +37,9 @@ class Exchange:
             self.leave(identity)
         elif (model := self._models.get(identity)) is not None:
             if kind == "seen":
-                model.seen(self._buffers.to_bytes(data))
+                model.seen(self._buffers.to_bytes(data), message["peers"])
+            elif kind == "keep":
+                model.keep(Pledge(message["least"], message["room"]))
             else:
                 self._begin(self._answer(model, message, data))
         elif kind in ("read", "read_file"):

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, TypeAlias
 
 from doppler.inputs.buffers import Buffer
-from doppler.store.manifest import Shard
 from doppler.store.places import Place
 from doppler.store.sources.source import Urgency
 
@@ -25,8 +24,8 @@ class PeerSource:
         self._copies = b""
         self._wanted = set[int]()
 
-    def where(self, shard: Shard) -> str:
-        return f"peers that have {shard.name}"
+    def where(self, place: Place) -> str:
+        return f"peers that have {place.shard.name}"
 
     def has(self, index: int) -> bool:
         return index < len(self._copies) and self._copies[index] > 0
@@ -54,6 +53,16 @@ class PeerSource:
 
     def hurry(self, index: int, urgency: Urgency) -> None:
         self._want({index}, urgency)
+
+    def ask(self, index: int) -> None:
+        """For a block that nobody here waits for, when there is nothing else to get."""
+        if index not in self._wanted:
+            self._want({index}, "idle")
+
+    def ask_no_more(self, index: int) -> None:
+        """Takes `ask` back."""
+        if index not in self._wanted:
+            self._want({index}, None)
 
     def blame(self, index: int) -> bool:
         """The transport knows who sent it, and asks another for it."""

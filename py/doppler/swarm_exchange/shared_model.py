@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from random import Random
 from typing import Any, Protocol
 
 from doppler.errors import DopplerError, StorageError
@@ -12,7 +13,11 @@ from doppler.inputs.small import LIMITS
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import ShardSource
+from doppler.store.stored_blocks import StoredBlocks
 from doppler.swarm_exchange.peer_source import PeerSource, Post
+from doppler.swarm_exchange.volunteer import Pledge, Sight, Volunteer
+
+LOOK_SECONDS = 1.0  # between two looks at what few have
 
 
 class Shelf(Protocol):
@@ -39,6 +44,10 @@ class SharedModel:
         self._trouble: StorageError | None = None
         self._checked = False  # the stored tokenizer
         self._opening = asyncio.Lock()
+        self._pledge, self._sight = Pledge(), Sight()
+        self._room = self._pledge.room  # as the store was told
+        self._volunteer: Volunteer | None = None  # of the store
+        self._looking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Tells what is stored; called again, whatever has changed in another way."""
@@ -67,10 +76,12 @@ class SharedModel:
 
     def leave(self) -> None:
         """Nothing more is given, and nothing comes from peers."""
-        store, self.store = self.store, None
+        self._end_looking()
+        store, self.store, self._volunteer = self.store, None, None
         if store is not None:
             store.scheduler.took = lambda source, indices, stored: None
             store.blocks.gone = lambda indices: None
+            store.blocks.displaces = lambda index: True
             store.scheduler.drop(self.source)
 
     def lose(self) -> None:
@@ -79,9 +90,15 @@ class SharedModel:
             stored = range(len(self.store.manifest.blocks))
             self._gone([index for index in stored if self.store.blocks.has(index)])
 
-    def seen(self, copies: bytes) -> None:
-        """How many peers hold each block."""
+    def keep(self, pledge: Pledge) -> None:
+        """What is kept for others from now on; nothing before."""
+        self._pledge = pledge
+        self._begin_looking()
+
+    def seen(self, copies: bytes, peers: int) -> None:
+        """How many of the peers hold each block."""
         self.source.seen(copies)
+        self._sight = Sight(copies, peers)
         if self.store is not None:
             self.store.scheduler.look()
 
@@ -156,7 +173,42 @@ class SharedModel:
         self.store = store
         store.scheduler.took = self._took
         store.blocks.gone = self._gone
+        store.blocks.displaces = lambda index: not self._is_for_others(index)
         store.scheduler.add(self.source)
+        count, now = len(store.manifest.blocks), asyncio.get_running_loop().time
+        self._volunteer = Volunteer(count, store.blocks, self.source, now, Random())
+        self._begin_looking()
+
+    def _begin_looking(self) -> None:
+        self._end_looking()
+        if self.store is not None and self._pledge.copies:
+            self._looking = asyncio.ensure_future(self._look())
+
+    def _end_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self._volunteer is not None:
+            self._volunteer.end()
+
+    async def _look(self) -> None:
+        """Gets for others what few have, whenever nobody here waits for anything."""
+        while self.store is not None and self._volunteer is not None:
+            if not self.store.is_busy:
+                self._keep_to_room(self.store.blocks)
+                self._volunteer.look(self._pledge, self._sight)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _keep_to_room(self, blocks: StoredBlocks) -> None:
+        """What a person set last counts, and where nobody else said how much may be stored."""
+        if blocks.budget is None or self._room != self._pledge.room:
+            blocks.budget = self._room = self._pledge.room
+
+    def _is_for_others(self, index: int) -> bool:
+        """Whether a block that comes was asked for, and nobody here waits for it."""
+        is_awaited = self.store is not None and self.store.scheduler.wants(index)
+        asked = self._volunteer is not None and self._volunteer.has_asked(index)
+        return asked and not is_awaited
 
     async def _has_tokenizer(self, store: ShardStore) -> bool:
         """Whether nothing of it is missing; it is hashed once."""
@@ -193,11 +245,13 @@ class SharedModel:
         """Verified blocks came: peers are told of what they can have."""
         for index in indices:
             self.source.came(index)
-        if source is self.source:
-            for index in indices:
+            if source is self.source:
+                kept = {"stored": stored, "for_others": stored and self._is_for_others(index)}
                 message = {"type": "done", "identity": self.identity, "block": index}
-                self._post({**message, "stored": stored}, None, None)
-        elif stored:
+                self._post({**message, **kept}, None, None)
+            if self._volunteer is not None:
+                self._volunteer.came(index, stored=stored)
+        if source is not self.source and stored:
             self._post_blocks("have", indices)
 
     def _gone(self, indices: Sequence[int]) -> None:

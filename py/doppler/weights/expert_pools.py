@@ -13,19 +13,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from doppler.gpu.binder import Binder
-from doppler.gpu.device import GpuBuffer, Slice
+from doppler.gpu.device import GpuBuffer
 from doppler.gpu.kernels import Dispatch
-from doppler.gpu.staging import BUFFER_BYTES, StagingRing
+from doppler.gpu.staging import StagingRing, ring_bytes
 from doppler.gpu.step import View
 from doppler.inputs.buffers import Buffer
-from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
+from doppler.quantization.block_types import float32_bytes
 from doppler.residency.policy import DEFAULT, policy
 from doppler.residency.sightings import Sightings
 from doppler.residency.tiers import Tier
 from doppler.store.manifest import Manifest, Tensor
 from doppler.weights.host_tier import HostTier, Unit
-from doppler.weights.moves import Mover
-from doppler.weights.placement import Weights, relayout_of
+from doppler.weights.moves import Mover, moves
+from doppler.weights.placement import Weights
 from doppler.weights.read_ahead import ReadAhead
 
 NONE = 0xFFFFFFFF  # in a table: an expert that has no slot
@@ -224,7 +224,7 @@ class ExpertPools:
         """Queues that an expert's bytes become the weights of a slot."""
         gpu, buffers = self._binder.device.gpu, self.tier.buffers
         if self._ring is None:
-            self._ring = StagingRing(gpu, ring_bytes(self.tier.manifest))
+            self._ring = StagingRing(gpu, expert_ring_bytes(self.tier.manifest))
         await self._ring.upload(self._room(), 0, data, 0, buffers.length(data))
         if (layer, slot) not in self._moves:
             self._moves[layer, slot] = list(self._dispatches(layer, slot))
@@ -247,28 +247,11 @@ class ExpertPools:
 
     def _dispatches(self, layer: int, slot: int) -> Iterator[Dispatch]:
         """What moves the matrices of what was uploaded into a slot."""
-        kernels, where = self._binder.device.kernels, self.tier.range((layer, slot))
+        first, label = self.tier.range((layer, slot)).offset, f"slot {slot} of layer {layer}"
         for tensor in self._tensors[layer, slot]:
-            if tensor.name not in self._weights.places:
-                continue
-            matrix, row = self._weights.places[tensor.name]
-            part = next(it for it in matrix.slices if it.row0 <= row < it.row0 + it.rows)
-            rows, columns = tensor.shape
-            params = {
-                "rows": rows,
-                "cols": columns,
-                "row_bytes": BLOCK_TYPES[tensor.type].row_bytes(columns),
-                "row0": row - part.row0,
-            }
-            raw = Slice(self._room(), tensor.offset - where.offset, -(-tensor.bytes // 16) * 16)
-            yield kernels.dispatch(
-                "relayout",
-                relayout_of(tensor, matrix),
-                {"raw": raw, **self._binder.slices(part.bindings())},
-                params,
-                kernels.grid("relayout", params),
-                f"slot {slot} of layer {layer}",
-            )
+            if tensor.name in self._weights.places:
+                for move in moves(tensor, *self._weights.places[tensor.name], None):
+                    yield move.dispatch(self._binder, self._room(), label, move.offset - first)
 
     def _pairs(self, layer: int, slot: int, expert: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Each tensor of an expert, and the one whose place in the slot it takes."""
@@ -283,9 +266,9 @@ class ExpertPools:
         return array("I", (slots.get(it, NONE) for it in range(self._experts))).tobytes()
 
 
-def ring_bytes(manifest: Manifest) -> int:
+def expert_ring_bytes(manifest: Manifest) -> int:
     """Of each buffer of the ring that experts go through: one takes an expert, if it is small."""
-    return min(max(it.bytes for it in manifest.experts), BUFFER_BYTES)
+    return ring_bytes(max(it.bytes for it in manifest.experts))
 
 
 def _by_unit(manifest: Manifest) -> dict[tuple[int, int], list[Tensor]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from doppler.gpu.binder import Binder
 from doppler.gpu.kernels import Recording
-from doppler.gpu.staging import BUFFER_BYTES, BUFFERS, StagingRing
+from doppler.gpu.staging import BUFFERS, StagingRing, ring_bytes
 from doppler.inputs.buffers import Buffer
 from doppler.residency.tiers import Tier
 from doppler.store.manifest import Tensor
@@ -53,7 +53,9 @@ class LayerStream:
         self.budget = budget
         self._reads: dict[Unit, asyncio.Task[tuple[Buffer, Tier]]] = {}
         self._staged: dict[Unit, list[Staged]] = {}
-        self._recordings: dict[Hashable, Recording] = {}  # which layers of one shape share
+        # Layers of one shape share them, parameters too. A Mover writes these before each run: a
+        # copy more for each of a layer's many moves, and each token moves all layers.
+        self._recordings: dict[Hashable, Recording] = {}
         self._ring: StagingRing | None = None  # once something was brought
 
     def release(self) -> None:
@@ -126,7 +128,7 @@ class LayerStream:
         if unit not in self._staged:
             self._staged[unit] = list(self._stages(unit))
         if self._ring is None:
-            self._ring = StagingRing(self._binder.device.gpu, _ring_bytes(self._raw.size))
+            self._ring = StagingRing(self._binder.device.gpu, ring_bytes(self._raw.size))
         for staged in self._staged[unit]:
             await self._ring.upload(self._raw, 0, data, staged.start, staged.length)
             self._binder.device.kernels.run(staged.recording)
@@ -147,12 +149,7 @@ class LayerStream:
 
 def ring_needed(streamed: Streamed) -> int:
     """Bytes on the GPU of what streamed layers go through."""
-    return BUFFERS * _ring_bytes(streamed.raw.size)
-
-
-def _ring_bytes(raw: int) -> int:
-    """Of each of its buffers."""
-    return min(raw, BUFFER_BYTES)
+    return BUFFERS * ring_bytes(streamed.raw.size)
 
 
 def _parts(layers: Mapping[int, Sequence[Tensor]]) -> dict[Unit, list[Tensor]]:

@@ -24,11 +24,11 @@ class Move:
     constants: Mapping[str, int]
     params: Mapping[str, int]
 
-    def dispatch(self, binder: Binder, raw: GpuBuffer, label: str) -> Dispatch:
-        """The one that moves them, once they lie at the beginning of `raw`."""
+    def dispatch(self, binder: Binder, raw: GpuBuffer, label: str, at: int = 0) -> Dispatch:
+        """The one that moves them, once they lie in `raw` from byte `at` on."""
         kernels = binder.device.kernels
         bindings = {
-            "raw": Slice(raw, 0, aligned(self.length, 16)),
+            "raw": Slice(raw, at, aligned(self.length, 16)),
             **binder.slices(self.part.bindings()),
         }
         grid = kernels.grid("relayout", self.params)
@@ -70,14 +70,17 @@ def raw_bytes(tensor: Tensor, size: int) -> int:
     return aligned(min(max(size, 4 * row), tensor.bytes))
 
 
-def moves(tensor: Tensor, matrix: Matrix, row: int, size: int) -> Iterator[Move]:
-    """All of a tensor, whose first row is `row` of its matrix, at most `size` bytes at a time.
+def moves(tensor: Tensor, matrix: Matrix, row: int, size: int | None) -> Iterator[Move]:
+    """All of a tensor, whose first row is `row` of its matrix, `size` bytes at a time (None: what
+    a slice takes) at most.
 
     size: at least four rows. Each starts at a word: after a multiple of four rows.
     """
     columns = tensor.shape[1]
     row_bytes = BLOCK_TYPES[tensor.type].row_bytes(columns)
-    step = size // row_bytes // 4 * 4 or tensor.shape[0]
+    step = tensor.shape[0]
+    if size is not None:
+        step = size // row_bytes // 4 * 4 or step
     for part in matrix.slices:
         start = max(part.row0, row)
         end = min(part.row0 + part.rows, row + tensor.shape[0])

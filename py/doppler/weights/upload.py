@@ -14,22 +14,15 @@ from contextlib import aclosing
 from doppler.config.model import ModelConfig
 from doppler.gpu.binder import Binder
 from doppler.gpu.device import GpuBuffer
-from doppler.gpu.kernels import Device
-from doppler.gpu.staging import BUFFERS
+from doppler.gpu.kernels import Device, recorded_bytes
+from doppler.gpu.staging import BUFFERS, ring_bytes
 from doppler.quantization.block_types import BLOCK_TYPES, float32_bytes
 from doppler.store.manifest import Manifest, Tensor
 from doppler.store.shards import ShardStore
+from doppler.weights.hashing import is_quicker_on_gpu
 from doppler.weights.moves import Mover, moves
 from doppler.weights.placement import Weights, aligned, relayout_of
-from doppler.weights.verified import (
-    PARAMETERS,
-    Feed,
-    GpuFeed,
-    HostFeed,
-    hashing_bytes,
-    is_quicker_on_gpu,
-    ring_bytes,
-)
+from doppler.weights.verified import Feed, GpuFeed, HostFeed, gpu_feed_bytes
 
 STAGING_BYTES = 8 << 20
 LEAST_STAGING = 64 << 10
@@ -69,8 +62,8 @@ def staging_needed(manifest: Manifest, budget: int | None) -> int:
     rows = (BLOCK_TYPES[it.type].row_bytes(it.shape[1]) for it in manifest.tensors if it.shape[1:])
     raw = max(size, aligned(4 * max(rows, default=0)))
     ring = BUFFERS * ring_bytes(size)
-    raw += MOST_MOVES * PARAMETERS
-    return raw + ring + hashing_bytes(max(size // block, 1), block, len(manifest.blocks))
+    raw += recorded_bytes(MOST_MOVES)
+    return raw + ring + gpu_feed_bytes(block, max(size // block, 1), len(manifest.blocks))
 
 
 async def upload_weights(

@@ -116,7 +116,7 @@ const answers = {
     if (!good) return port.postMessage({ type: "blame", identity, block, file: null });
     model.blocks.set(block, data);
     await model.keep(String(block), data);
-    port.postMessage({ type: "done", identity, block, stored: true });
+    port.postMessage({ type: "done", identity, block, stored: true, for_others: false });
   },
   async file(model, { name, bytes }) {
     const { identity } = model;

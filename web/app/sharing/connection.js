@@ -8,9 +8,11 @@ import { client } from "../client.js";
 import { toast } from "../notices.js";
 import { set, state, watch } from "../store.js";
 import { Meter } from "./caps.js";
+import { askToKeep, keeps } from "./keeping.js";
 import { iceServers, trackersOfSettings } from "./trackers.js";
 
 /** @import {Swarm} from "../../swarm/swarm.js" */
+/** @import {Linked} from "../types.js" */
 
 /** @typedef {{swarm: Swarm, meter: Meter, port: MessagePort, made: string, joined: Set<string>}} Connection */
 
@@ -25,11 +27,14 @@ const taken = new Set();
 let isStale = false; // the worker that had the other end is gone
 let working = Promise.resolve();
 
-/** @param {string} id @returns {string[] | undefined} the trackers that a link named for it */
+/** @param {string} id @returns {Linked | undefined} what a link said of it */
 export const linked = (id) => state.sharing.links[id];
 
-/** @param {string} id */
-export const trackersOf = (id) => linked(id) ?? trackersOfSettings();
+/** @param {string} id @returns {string[]} those that a link named, else those of the settings */
+export function trackersOf(id) {
+  const named = linked(id)?.trackers ?? [];
+  return named.length ? named : trackersOfSettings();
+}
 
 /** What a connection is made with, as text to be compared. */
 const addresses = () => JSON.stringify([trackersOfSettings(), iceServers()]);
@@ -61,15 +66,20 @@ async function end() {
 
 /** Brings the connection to what is wanted of it now. */
 async function settle() {
+  askToKeep(state.sharing.models, change);
   const wanted = new Set([...state.sharing.models, ...taken]);
   if (isStale || (connection && connection.made !== addresses()) || !wanted.size) await end();
   if (!wanted.size) return;
   connection ??= await begin();
   const { swarm, joined } = connection;
   for (const id of joined) if (!wanted.has(id)) swarm.leave(id);
+  const { models, copies } = state.sharing;
   for (const id of wanted) {
-    swarm.give(id, state.sharing.models.includes(id));
-    await swarm.join(id, [], trackersOf(id));
+    const shares = models.includes(id);
+    swarm.give(id, shares);
+    const room = state.settings.storage_budget;
+    swarm.keep(id, { least: shares && keeps(id) ? copies : 0, room });
+    await swarm.join(id, linked(id)?.torrents, trackersOf(id));
   }
   connection.joined = wanted;
 }
@@ -90,6 +100,18 @@ function change() {
 /** What there is to show, and who can be let in again; null while nothing is shared or taken. */
 export const shown = () => connection && connection.swarm;
 
+/** @param {string} id */
+const factsOf = (id) =>
+  shown()
+    ?.facts()
+    .models.find(({ identity }) => identity === id);
+
+/** @param {string} id @returns {string[]} the torrent of the model as it is stored here, once it is known */
+export function torrentsOf(id) {
+  const own = factsOf(id)?.own;
+  return own ? [own] : [];
+}
+
 /**
  * Have a model from peers while `work` is done; others are given nothing of it for that.
  * @template T
@@ -100,10 +122,7 @@ export const shown = () => connection && connection.swarm;
 export async function taking(id, work) {
   taken.add(id);
   const lonely = setTimeout(() => {
-    const mine = shown()
-      ?.facts()
-      .models.find(({ identity }) => identity === id);
-    if (!mine?.peers.length)
+    if (!factsOf(id)?.peers.length)
       toast("Nobody who has this model is there yet. This page goes on waiting.");
   }, LONELY_MS);
   try {
@@ -122,9 +141,9 @@ export function share(id, shares) {
   set({ sharing: { ...state.sharing, models: shares ? [...others, id] : others } });
 }
 
-/** @param {string} id @param {string[]} trackers that a link named */
-export function link(id, trackers) {
-  set({ sharing: { ...state.sharing, links: { ...state.sharing.links, [id]: trackers } } });
+/** @param {string} id @param {Linked} named what a link says of it */
+export function link(id, named) {
+  set({ sharing: { ...state.sharing, links: { ...state.sharing.links, [id]: named } } });
 }
 
 /** Shares what was shared at the last visit, and follows what is chosen from now on. */
@@ -139,7 +158,8 @@ export function startConnection() {
   let known = "";
   watch(["sharing", "settings"], () => {
     connection?.meter.hold(); // other caps hold at once
-    const now = JSON.stringify([addresses(), state.sharing.models]);
+    const { models, copies } = state.sharing;
+    const now = JSON.stringify([addresses(), models, copies, state.settings.storage_budget]);
     if (now === known) return;
     known = now;
     change();

@@ -13,6 +13,8 @@ import { linkHere } from "./address.js";
 import { askShare, isShared } from "./share.js";
 import { obstacles, trackersOfSettings } from "./trackers.js";
 
+/** @import {Linked} from "../types.js" */
+
 const WHAT =
   "It comes from peers: browsers and programs of people who share it. Each part is checked against the model's identity before it is used, so it is exactly what the link names, or nothing.";
 const SEEN =
@@ -25,14 +27,15 @@ function thank(id) {
   toast(`${model.title} is here. Pass it on?`, { label: "Share", run: () => askShare(model) });
 }
 
-/** @param {string} id @param {string[]} trackers */
-function ask(id, trackers) {
+/** @param {string} id @param {Linked} named */
+function ask(id, named) {
+  const { trackers, torrents } = named;
   const stored = state.models.find((model) => model.id === id && model.complete) ?? null;
   const title = stored?.title ?? `Model ${id.slice(0, 8)}`;
   const get = async () => {
     card.close();
     if (state.loading) return toast(`First ${state.loading} has to be there, or be cancelled.`);
-    if (!stored && trackers.length) link(id, trackers);
+    if (!stored && trackers.length + torrents.length) link(id, named);
     set({ view: "models" });
     const worked = await choose({ title, stored, source: { kind: "peers", id } });
     if (worked && !stored) thank(id);
@@ -60,7 +63,7 @@ function ask(id, trackers) {
 function look() {
   try {
     const found = linkHere();
-    if (found) ask(found.id, found.trackers);
+    if (found) ask(found.id, found.named);
     else return;
   } catch (error) {
     toast(`This link is damaged: ${/** @type {Error} */ (error).message}.`);

@@ -1,6 +1,7 @@
 /** @file The peers panel of the sidebar: who is there, what came from whom, what is rare or gone. */
 
 import { button, byId, el } from "../dom.js";
+import { refresh } from "../engine.js";
 import { bytes, plural } from "../format.js";
 import { toast } from "../notices.js";
 import { state, watch } from "../store.js";
@@ -39,7 +40,7 @@ const titleOf = (identity) =>
   state.models.find(({ id }) => id === identity)?.title ?? `Model ${identity.slice(0, 8)}`;
 
 /** Where the blocks came from that are here. @param {ModelFacts} model */
-function originsOf({ have, blocks, origins, others }) {
+function originsOf({ have, blocks, origins, others, for_others: kept }) {
   const fromPeers = Object.keys(origins).length;
   const before = Math.max(0, have - fromPeers - others);
   const parts = [
@@ -48,7 +49,8 @@ function originsOf({ have, blocks, origins, others }) {
     fromPeers > 0 && `${fromPeers} from peers`,
   ].filter(Boolean);
   const from = parts.length ? `: ${parts.join(", ")}` : "";
-  return note(`${have} of ${plural(blocks, "block")} here${from}.`, "peers-origins");
+  const why = kept > 0 ? ` Kept for others: ${plural(kept, "block")} that few have.` : "";
+  return note(`${have} of ${plural(blocks, "block")} here${from}.${why}`, "peers-origins");
 }
 
 /** @param {ModelFacts} model @returns {string} empty where each block exists somewhere */
@@ -137,12 +139,25 @@ function bansPart(swarm, bans) {
   return [el("section", { class: "peers-of" }, el("h3", {}, "Shut out"), el("ul", {}, ...rows))];
 }
 
+const kept = { listed: 0, before: 0 }; // blocks for others, when models were listed and a look ago
+
+/** What comes by itself is counted where models are listed, once no more comes. @param {Facts} facts */
+function listKept({ models }) {
+  const now = models.reduce((sum, { for_others: count }) => sum + count, 0);
+  if (now === kept.before && now !== kept.listed) {
+    kept.listed = now;
+    refresh().catch(() => {}); // only a list grows old
+  }
+  kept.before = now;
+}
+
 function render() {
   const swarm = shown();
   panel.hidden = swarm === null;
   if (!swarm) return;
   const facts = swarm.facts();
   facts.models.forEach(tellGone);
+  listKept(facts);
   const ids = new Set(facts.models.flatMap(({ peers }) => peers.map(({ id }) => id)));
   total.textContent = ids.size ? String(ids.size) : "none";
   if (!panel.open || body.querySelector("button:focus")) return;

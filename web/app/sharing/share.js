@@ -6,7 +6,7 @@ import { announce } from "../notices.js";
 import { state } from "../store.js";
 import { capFields, givenToday } from "./caps.js";
 import { addresses, card, showCard, terms, warn, warnings } from "./card.js";
-import { share, trackersOf } from "./connection.js";
+import { share, torrentsOf, trackersOf } from "./connection.js";
 import { linkTo } from "./address.js";
 import { isOpen } from "./licences.js";
 import { qrCode } from "./qr.js";
@@ -18,7 +18,17 @@ const WHAT =
   "Others then get it from this browser, while this page is open: the model, and nothing of what you write. You can stop it any time.";
 const SEEN =
   "Your network address, and that you have this model. So do the tracker, and whoever asks it who shares this model.";
+const AGAIN_MS = 500;
 const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
+
+/** What this page does for others beside giving; nobody who shares may be surprised by it. */
+function keptForOthers() {
+  const { copies } = state.sharing;
+  if (!copies) return "Nothing: “Copies to keep” is 0 in the settings.";
+  const { storage_budget: budget } = state.settings;
+  const room = budget === null ? "all of the model" : `${bytes(budget)} of the model`;
+  return `Where not all of the model is stored here, this page also fetches parts that fewer than ${copies} have, and keeps them, until ${room} is here. The settings say how many copies, and how much.`;
+}
 
 /** @param {string} id */
 export const isShared = (id) => state.sharing.models.includes(id);
@@ -53,6 +63,7 @@ function showQuestion(model) {
   const told = terms([
     ["Peers see", SEEN],
     ["Tracker", addresses(trackers)],
+    ["Kept for others", keptForOthers()],
     ["Licence", licenceOf(model)],
   ]);
   const caps = el(
@@ -66,14 +77,14 @@ function showQuestion(model) {
   obstacles(model.id, trackers).then((found) => warn(place, found));
 }
 
-/** @param {string} link */
-function linkField(link) {
-  const props = { type: "text", readonly: true, value: link, "data-testid": "share-link" };
+/** The link, to be copied. */
+function linkField() {
+  const props = { type: "text", readonly: true, "data-testid": "share-link" };
   const input = el("input", { ...props, "aria-label": "Link to this model", dir: "ltr" });
   input.addEventListener("focus", () => input.select());
   const copy = button("Copy", async () => {
     try {
-      await navigator.clipboard.writeText(link);
+      await navigator.clipboard.writeText(input.value);
       copy.textContent = "Copied";
       announce("Copied");
     } catch {
@@ -81,13 +92,13 @@ function linkField(link) {
     }
   });
   copy.setAttribute("aria-label", "Copy the link");
-  return el("div", { class: "share-link" }, input, copy);
+  return { input, element: el("div", { class: "share-link" }, input, copy) };
 }
 
 /** @param {StoredModel} model */
 function showShared(model) {
   const trackers = trackersOf(model.id);
-  const link = linkTo(model.id, trackers);
+  const { input, element } = linkField();
   const code = el("div", { class: "share-code" });
   const place = warnings();
   const stop = () => {
@@ -108,7 +119,8 @@ function showShared(model) {
   );
   const content = [
     el("p", {}, text),
-    linkField(link),
+    !model.complete && terms([["Kept for others", keptForOthers()]]),
+    element,
     local && el("p", { class: "quiet" }, here),
     code,
     caps,
@@ -116,9 +128,21 @@ function showShared(model) {
   ];
   const end = button("Stop sharing", stop, { class: "button danger", "data-testid": "share-stop" });
   showCard(`${model.title} is shared`, content, [end, button("Close", () => card.close())]);
-  qrCode(link, `QR code of the link to ${model.title}`).then(
-    (drawn) => code.replaceChildren(drawn),
-    () => {}, // offline, at the first time: the link is there
+  /** The torrent is known a while after sharing began: once all blocks were hashed. */
+  const showLink = () => {
+    const link = linkTo(model.id, { trackers, torrents: torrentsOf(model.id) });
+    if (link === input.value) return;
+    input.value = link;
+    if (document.activeElement === input) input.select();
+    qrCode(link, `QR code of the link to ${model.title}`).then(
+      (drawn) => link === input.value && code.replaceChildren(drawn),
+      () => {}, // offline, at the first time: the link is there
+    );
+  };
+  showLink();
+  const again = setInterval(
+    () => (input.isConnected ? showLink() : clearInterval(again)),
+    AGAIN_MS,
   );
   obstacles(model.id, trackers).then((found) => warn(place, found));
 }

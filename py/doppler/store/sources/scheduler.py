@@ -38,6 +38,15 @@ class Scheduler:
         """All of them."""
         return list(self._book.standings)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for a block."""
+        return bool(self._book.wanted)
+
+    def wants(self, index: int) -> bool:
+        """Whether somebody waits for this one."""
+        return index in self._book.wanted
+
     def add(self, source: ShardSource) -> None:
         """One more source."""
         self._book.standings.setdefault(source, Standing())
@@ -75,13 +84,15 @@ class Scheduler:
         """
         await self._await(Batch(indices, "idle", told), None)
 
-    async def offer(self, source: ShardSource, index: int, data: Buffer) -> None:
-        """A block that a source sends, asked for or not."""
+    async def offer(self, source: ShardSource, index: int, data: Buffer) -> Exception | None:
+        """A block that a source sends, or several in a row, asked for or not. What kept good ones
+        from being stored, if something did.
+        """
         wanted = self._book.wanted.get(index)
         for run in wanted.runs if wanted is not None else []:
             if run.source is source:
                 self._watch(run, LATE[run.urgency])
-        await self._arrived(source, index, data)
+        return await self._arrived(source, index, data)
 
     def look(self) -> None:
         """Asks sources for what is wanted: call it where what they have has changed."""
@@ -241,9 +252,10 @@ class Scheduler:
         self.look()
         self._watch(run, LATE[run.urgency])
 
-    async def _arrived(self, source: ShardSource, first: int, data: Buffer) -> None:
-        """Verifies blocks, then stores them, then hands them out."""
+    async def _arrived(self, source: ShardSource, first: int, data: Buffer) -> Exception | None:
+        """Verifies blocks, stores them, hands them out; what kept one from being stored."""
         good, begin, at = list[tuple[Place, Buffer]](), 0, 0
+        unkept: Exception | None = None
         length = self._buffers.length(data)
         for place in map(self._places.__getitem__, range(first, len(self._places))):
             if at == length:
@@ -254,17 +266,21 @@ class Scheduler:
                 good.append((place, block))
             else:
                 self._blame(source, place)
-                await self._hand_out(source, good, self._buffers.part(data, begin, at))
+                part = self._buffers.part(data, begin, at)
+                unkept = await self._hand_out(source, good, part) or unkept
                 good, begin = [], end
             at = end
-        await self._hand_out(source, good, self._buffers.part(data, begin, at))
+        part = self._buffers.part(data, begin, at)
+        return await self._hand_out(source, good, part) or unkept
 
     async def _hand_out(
         self, source: ShardSource, good: list[tuple[Place, Buffer]], data: Buffer
-    ) -> None:
-        """Verified neighbours, one by one and as one piece: to storage, and to whoever waits."""
+    ) -> Exception | None:
+        """Verified neighbours, one by one and as one piece: to storage, and to whoever waits. What
+        kept them from being stored.
+        """
         if not good:
-            return
+            return None
         unkept: Exception | None = None
         try:
             await self._keep(good[0][0], data)
@@ -278,6 +294,7 @@ class Scheduler:
                 for batch in wanted.batches:
                     batch.came(place, block, unkept)
                 self._forget(wanted)
+        return unkept
 
     def _blame(self, source: ShardSource, place: Place) -> None:
         """What came as this block is not it."""
@@ -288,7 +305,7 @@ class Scheduler:
         standing.blame(place.bytes)
         if again:
             return
-        error = standing.bad[index] = wrong(place, source.where(place.shard))
+        error = standing.bad[index] = wrong(place, source.where(place))
         if wanted is not None:
             for run in [it for it in wanted.runs if it.source is source]:
                 run.left.discard(index)
@@ -297,7 +314,7 @@ class Scheduler:
 
 
 def _where(run: Run) -> str:
-    return run.source.where(run.places[0].shard)
+    return run.source.where(run.places[0])
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""What a source of blocks is: an address, or the peers that share a model."""
+"""What a source of blocks is: an address, files that a person picked, or the peers of a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from doppler.inputs.buffers import Buffer
-from doppler.store.manifest import Shard
 from doppler.store.places import Place
 
 Urgency: TypeAlias = Literal["now", "soon", "idle"]
@@ -21,8 +20,8 @@ class ShardSource(Protocol):
     at_once: int  # requests that it takes side by side
     in_order: bool  # whether blocks of a request come one after another; else in any order
 
-    def where(self, shard: Shard) -> str:
-        """The place, for messages: an address."""
+    def where(self, place: Place) -> str:
+        """Where a block lies, for messages: an address."""
         ...
 
     def has(self, index: int) -> bool:
