@@ -29,6 +29,7 @@ ROOMS = (
     "swarm",
     "formats",
     "convert",
+    "adapters",
     "gpu",
     "residency",
     "weights",

@@ -70,7 +70,7 @@ def _tell(error: DopplerError, terminal: Terminal) -> None:
 
 def parser() -> Parser:
     """All commands and their options."""
-    runs = (serve, seed, pull, convert, recut, verify, generate, bench, quality, synth)
+    runs = (serve, seed, pull, convert, recut, verify, generate, bench, quality, synth, adapter)
     return build({run.__name__: run for run in runs})
 
 
@@ -190,6 +190,13 @@ def synth(args: argparse.Namespace, terminal: Terminal) -> None:
 
     manifest = write(args.shape, args.output, terminal, layers=args.layers)
     _summarise(manifest, args.output, terminal)
+
+
+def adapter(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Make, sign, verify or show an adapter."""
+    from doppler.command.adapter import RUNS
+
+    RUNS[args.action](args, terminal)
 
 
 def recut(args: argparse.Namespace, terminal: Terminal) -> None:

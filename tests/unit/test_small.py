@@ -17,7 +17,9 @@ from doppler.inputs.source import FileSource
 from doppler.store.folder import FolderStorage
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "llama32-like"
-OTHERS = ("manifest.json", "origin.json", "import.json", "list of files")  # no conversion's
+# Those that no conversion reads.
+OTHERS = ("manifest.json", "origin.json", "import.json", "list of files")
+OTHERS += ("adapter_config.json", "adapter.json")
 READ = [name for name in LIMITS if name not in OTHERS]
 
 

@@ -78,6 +78,15 @@ def infohash(text: str) -> str:
     return text.lower()
 
 
+def author_key(text: str) -> str:
+    """An author's public key: 64 hexadecimal digits, in lower case."""
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is no author's public key of 64 hexadecimal digits"
+        )
+    return text.lower()
+
+
 def tracker_url(text: str) -> str:
     """The address of a WebTorrent tracker: ws:// or wss://, a host, perhaps a port and a path."""
     if not re.fullmatch(r"wss?://[A-Za-z0-9._\[\]:-]+(/[!-~]*)?", text):

@@ -70,6 +70,7 @@ def build(runs: Mapping[str, Run]) -> Parser:
         _add_bench,
         _add_quality,
         _add_synth,
+        _add_adapter,
     ):
         add(commands, runs)
     return top
@@ -283,3 +284,40 @@ def _add_synth(commands: Any, runs: Mapping[str, Run]) -> None:
         "-o", "--output", type=path, required=True, metavar="DIR", help="the folder to write"
     )
     command.add_argument("--layers", type=arguments.positive, metavar="N", help="the first N (all)")
+
+
+def _add_adapter(commands: Any, runs: Mapping[str, Run]) -> None:
+    about = "Make, sign, verify and show adapters (LoRA) of a model."
+    top: Parser = commands.add_parser("adapter", help=about, description=about)
+    actions = top.add_subparsers(required=True, metavar="ACTION", help="what to do")
+    own = dict.fromkeys(("make", "key", "verify", "show"), runs["adapter"])
+    make = _command(actions, own, "make", "Write one from a folder of PEFT's or a .gguf adapter.")
+    make.add_argument("source", type=path, metavar="PEFT_DIR|FILE.gguf", help="what to read")
+    make.add_argument("--base", required=True, metavar="DIR", help=f"its model: {MODEL_HELP}")
+    _add_output(make, "DIR", "the folder to write")
+    make.add_argument("--key", type=path, metavar="FILE", help="to sign it with (not signed)")
+    make.add_argument("--name", metavar="N", help="what versions of it have in common (of -o)")
+    make.add_argument(
+        "--version", type=arguments.positive, default=1, metavar="N", help="counts up (1)"
+    )
+    make.add_argument("--note", default="", metavar="TEXT", help="for whoever decides about it")
+    make.add_argument("--license", metavar="L", help="under which it may be used")
+    key = _command(actions, own, "key", "Make a key to sign with; none is ever written over.")
+    _add_output(key, "FILE", "the file to write, for your eyes alone")
+    verify = _command(actions, own, "verify", "Check every byte, and who signed it.")
+    verify.add_argument("--base", metavar="DIR", help=f"it must be of this model: {MODEL_HELP}")
+    verify.add_argument(
+        "--key-hex",
+        type=arguments.author_key,
+        metavar="AUTHOR",
+        help="it must be signed by this public key",
+    )
+    show = _command(actions, own, "show", "Tell what it changes, how much, and who signed it.")
+    for command in (verify, show):
+        command.add_argument("adapter", type=path, metavar="DIR", help="an adapter's folder")
+    for name, command in (("make", make), ("key", key), ("verify", verify), ("show", show)):
+        command.set_defaults(action=name)
+
+
+def _add_output(command: Parser, metavar: str, about: str) -> None:
+    command.add_argument("-o", "--output", type=path, required=True, metavar=metavar, help=about)

@@ -16,19 +16,18 @@ from doppler.convert.outline import Outline, outline_gguf, outline_safetensors
 from doppler.errors import FormatError, RequestError
 from doppler.formats.parts import models_among, part_names, whole_name
 from doppler.formats.vocabulary import Vocabulary
-from doppler.inputs.buffers import Buffer, Buffers
+from doppler.inputs.buffers import Buffers
 from doppler.inputs.source import FileSource, Progress, Source, folder_sources
 from doppler.quantization.block_types import Quant
-from doppler.store.byte_copies import fill
-from doppler.store.cut import check_shard_bytes, shard_name
+from doppler.store.cut import cut_of
 from doppler.store.manifest import (
     MANIFEST_FILE,
     SHARD_SIZE,
     TOKENIZER_FILE,
     Manifest,
-    Shard,
     TokenizerInfo,
 )
+from doppler.store.shard_files import replace_file, write_manifest, write_pieces
 from doppler.store.storage import Storage
 
 
@@ -140,40 +139,15 @@ async def write_outline(
 ) -> Manifest:
     """Reads the weights and writes the model. Raises SourceError and StorageError on the way."""
     manifest = outline.manifest
-    check_shard_bytes(shard_size, manifest.block_size)
+    cut = cut_of(manifest.bytes, manifest.block_size, shard_size)
     await storage.remove(MANIFEST_FILE)
-    blocks: list[str] = []
-    shards: list[Shard] = []
-    for index, start in enumerate(range(0, manifest.bytes, shard_size)):
-        length = min(shard_size, manifest.bytes - start)
-        data = buffers.empty(length)
-        await fill(data, start, start + length, outline.pieces, buffers)
-        for at in range(0, length, manifest.block_size):
-            end = min(at + manifest.block_size, length)
-            blocks.append(buffers.blake3(buffers.part(data, at, end)))
-        file = shard_name(index)
-        await _replace_file(storage, file, data, length)
-        hashes = buffers.blake3(data), await buffers.sha256(data)
-        shards.append(Shard(file, start, length, *hashes))
-        if progress:
-            progress(start + length, manifest.bytes)
+    blocks, shards = await write_pieces(
+        cut, manifest.block_size, outline.pieces, storage, buffers, progress
+    )
     tokenizer = await _write_tokenizer(outline.vocabulary, storage, buffers)
-    manifest = replace(manifest, tokenizer=tokenizer, blocks=tuple(blocks), shards=tuple(shards))
-    text = manifest.to_json().encode()
-    await _replace_file(storage, MANIFEST_FILE, buffers.from_bytes(text), len(text))
-    for name in set(await storage.names()) - _files(manifest):
-        if name.startswith("shard-"):  # of an earlier cut
-            await storage.remove(name)
+    manifest = replace(manifest, tokenizer=tokenizer, blocks=blocks, shards=shards)
+    await write_manifest(MANIFEST_FILE, manifest.to_json(), shards, storage, buffers)
     return manifest
-
-
-def _files(manifest: Manifest) -> set[str]:
-    return {shard.name for shard in manifest.shards}
-
-
-async def _replace_file(storage: Storage, name: str, data: Buffer, length: int) -> None:
-    await storage.write(name, 0, data)
-    await storage.truncate(name, length)
 
 
 async def _write_tokenizer(
@@ -184,7 +158,7 @@ async def _write_tokenizer(
         return None
     data = buffers.from_bytes(vocabulary.json)
     length = len(vocabulary.json)
-    await _replace_file(storage, TOKENIZER_FILE, data, length)
+    await replace_file(storage, TOKENIZER_FILE, data, length)
     return TokenizerInfo(
         bytes=length,
         blake3=buffers.blake3(data),

@@ -939,6 +939,11 @@ def of_hf(model_type: Any, where: str) -> Architecture:
     return _find({kind: a for a in ARCHITECTURES for kind in a.hf_types}, model_type, where)
 
 
+def of_config(name: str, where: str) -> Architecture:
+    """The architecture that a config names; UnsupportedError where there is none."""
+    return _find({a.name: a for a in ARCHITECTURES}, name, where)
+
+
 def _find(known: Mapping[str, Architecture], name: Any, where: str) -> Architecture:
     if name == "clip":
         raise UnsupportedError(

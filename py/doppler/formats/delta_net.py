@@ -87,7 +87,7 @@ def _parts_of(
     index = int(match[1])
     if match[2] == "ssm_a_log":
         return {f"blk.{index}.ssm_a.weight": _minus_exponential(content, latest, buffers)}
-    held = _held(config, index, match[2])
+    held = held_in(config, index, match[2])
     if held is None:
         return {name: content}
     rows = held.groups * sum(held.sizes)
@@ -103,7 +103,7 @@ def _parts_of(
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """Tensors in one: `groups` one below another, each of `sizes` rows of `members` in turn."""
 
     groups: int
@@ -121,19 +121,19 @@ class _Held:
         return found
 
 
-def _held(config: ModelConfig, index: int, name: str) -> _Held | None:
+def held_in(config: ModelConfig, index: int, name: str) -> Held | None:
     """What a layer's tensor holds of others; nothing, most of them."""
     net, shape = config.delta_net, config.shape(index)
     if name == "attn_q" and config.output_gate and shape.heads:
-        return _Held(shape.heads, (shape.head_dim,) * 2, ("attn_q", "attn_gate"))
+        return Held(shape.heads, (shape.head_dim,) * 2, ("attn_q", "attn_gate"))
     if net is None or name not in _HELD:
         return None
     each = net.value_heads // net.key_heads
     if name == "ssm_ba":
-        return _Held(net.key_heads, (each, each), ("ssm_beta", "ssm_alpha"))
+        return Held(net.key_heads, (each, each), ("ssm_beta", "ssm_alpha"))
     if name == "ssm_in":
         sizes = (net.key_dim, net.key_dim, *(each * net.value_dim,) * 2)
-        return _Held(net.key_heads, sizes, (*("attn_qkv",) * 3, "attn_gate"))
+        return Held(net.key_heads, sizes, (*("attn_qkv",) * 3, "attn_gate"))
     return None
 
 

@@ -21,7 +21,7 @@ from doppler.config.mixers import is_filter
 from doppler.config.model import ModelConfig
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.content import Content, Latest
-from doppler.formats.delta_net import parts_of, taken
+from doppler.formats.delta_net import Rows, held_in, parts_of, taken
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import shown
 
@@ -51,6 +51,31 @@ def with_own_rows(
     return found
 
 
+def rows_in_file(config: ModelConfig, name: str, count: int) -> dict[str, Rows]:
+    """Which rows of a file's matrix of a layer each of the model's tensors has, in their order.
+
+    `count` is how many rows a matrix has that holds no others: it is the model's own then.
+    """
+    match = _TENSOR.fullmatch(name)
+    parts = {name: np.arange(count)}
+    if match is not None and int(match[1]) < len(config.layers):
+        index = int(match[1])
+        if (held := held_in(config, index, match[2])) is not None:
+            parts = {f"blk.{index}.{it}.weight": rows for it, rows in held.rows().items()}
+        elif _is_stack(config, index, match[2]):
+            heights = _heights(config, index, match[2])
+            ends = accumulate(heights.values())
+            parts = {
+                f"blk.{index}.{member}.weight": np.arange(end - heights[member], end)
+                for member, end in zip(heights, ends, strict=True)
+            }
+    for own, rows in parts.items():
+        order = _order(config, own)
+        if order and len(rows) % len(order) == 0:
+            parts[own] = rows[_of_heads(order, len(rows) // len(order))]
+    return parts
+
+
 def _parts(config: ModelConfig, name: str, content: Content) -> Iterator[tuple[str, Content]]:
     """The tensors that lie one below another in one, each a range of its bytes."""
     match = _TENSOR.fullmatch(name)
@@ -64,9 +89,8 @@ def _parts(config: ModelConfig, name: str, content: Content) -> Iterator[tuple[s
     if match is None or not is_stack or match[3] != "weight":
         yield name, content
         return
-    shape, members = config.shape(int(match[1])), _STACKED[match[2]]
-    heights = {"attn_q": shape.q_width, "attn_k": shape.kv_width, "attn_v": shape.kv_width}
-    rows = [heights.get(member, shape.dense) for member in members]
+    heights = _heights(config, int(match[1]), match[2])
+    members, rows = list(heights), list(heights.values())
     if content.shape != (sum(rows), config.hidden):
         raise FormatError(
             f"{content.source.name}: tensor {shown(content.name)} has shape {content.shape}; with "
@@ -77,6 +101,13 @@ def _parts(config: ModelConfig, name: str, content: Content) -> Iterator[tuple[s
         offset = content.offset + (end - count) * each
         own = replace(content, shape=(count, config.hidden), offset=offset)
         yield f"blk.{match[1]}.{member}.weight", own
+
+
+def _heights(config: ModelConfig, index: int, name: str) -> dict[str, int]:
+    """Rows of each matrix that a layer's tensor holds."""
+    shape = config.shape(index)
+    heights = {"attn_q": shape.q_width, "attn_k": shape.kv_width, "attn_v": shape.kv_width}
+    return {member: heights.get(member, shape.dense) for member in _STACKED[name]}
 
 
 def _is_stack(config: ModelConfig, index: int, name: str) -> bool:
@@ -114,5 +145,11 @@ def _reordered(content: Content, order: Sequence[int], latest: Latest, buffers: 
     heads, rest = divmod(content.shape[0] if content.shape else 0, len(order))
     if rest or not heads:
         return content  # its shape is refused later
+    return taken(content, _of_heads(order, heads), latest, buffers)
+
+
+def _of_heads(order: Sequence[int], heads: int) -> Rows:
+    """The order of one head's rows as that of all."""
     firsts = len(order) * np.arange(heads)[:, None]
-    return taken(content, (firsts + np.array(order)).reshape(-1), latest, buffers)
+    rows: Rows = (firsts + np.array(order)).reshape(-1)
+    return rows

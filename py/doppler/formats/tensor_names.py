@@ -68,13 +68,29 @@ def gguf_names(architecture: Architecture, names: Iterable[str], where: str) -> 
             continue
         if beyond and _is_of(short, beyond):
             continue
-        gguf = _OUTER.get(short) or _layer_name(architecture, short)
+        gguf = _gguf_name(architecture, short)
         if gguf is None:
             if (kind := quantised_as(name)) is not None:
                 raise UnsupportedError(f"{where}: tensor {shown(name)}: {what_to_do(kind)}")
             raise UnsupportedError(f"{where}: {_odd(architecture.name, name)}")
         renamed[name] = gguf
     return renamed
+
+
+def weight_of_module(architecture: Architecture, module: str) -> str | None:
+    """The GGUF name of a Hugging Face module's weight; None for one that the architecture does not
+    have. It may be that of a tensor which holds several of the model's.
+    """
+    return _gguf_name(architecture, _without_prefix(f"{module}.weight"))
+
+
+def is_beside_text(module: str) -> bool:
+    """Whether a Hugging Face module is of what sees or hears beside the text model."""
+    return _without_prefix(f"{module}.").startswith(_OTHER_PARTS)
+
+
+def _gguf_name(architecture: Architecture, short: str) -> str | None:
+    return _OUTER.get(short) or _layer_name(architecture, short)
 
 
 def _predicting(names: Iterable[str]) -> set[str]:

@@ -19,6 +19,8 @@ LIMITS = {  # bytes, by the name that such a file has
     "chat_template.jinja": 4 * MIB,
     "model.safetensors.index.json": 64 * MIB,
     "manifest.json": 128 * MIB,
+    "adapter_config.json": 8 * MIB,
+    "adapter.json": 64 * MIB,
     "origin.json": 16 * MIB,
     "import.json": MIB,
     "list of files": 16 * MIB,  # a page of what a hub says of a repository

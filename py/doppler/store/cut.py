@@ -8,17 +8,19 @@ from doppler.errors import RequestError
 from doppler.store.manifest import Manifest, Shard
 
 
-def shard_name(index: int) -> str:
-    """The file of a cut's shard."""
-    return f"shard-{index:05d}.bin"
+def cut_of(length: int, block_size: int, shard_bytes: int) -> tuple[Shard, ...]:
+    """A byte space of `length` in files of that many bytes, which nobody has hashed yet.
 
-
-def check_shard_bytes(shard_bytes: int, block_size: int) -> None:
-    """Raises RequestError where shards of that size would end within blocks."""
+    The last may be shorter. Raises RequestError where shards would end within blocks.
+    """
     if shard_bytes <= 0 or shard_bytes % block_size:
         raise RequestError(
             f"a shard size of {shard_bytes} is no multiple of the block size {block_size}"
         )
+    return tuple(
+        Shard(f"shard-{index:05d}.bin", offset, min(shard_bytes, length - offset), None, None)
+        for index, offset in enumerate(range(0, length, shard_bytes))
+    )
 
 
 def recut(manifest: Manifest, shard_bytes: int) -> Manifest:
@@ -28,19 +30,14 @@ def recut(manifest: Manifest, shard_bytes: int) -> Manifest:
     a shard's hashes are known where the old cut has the same shard, and None else. Raises
     RequestError where shards would end within blocks.
     """
-    check_shard_bytes(shard_bytes, manifest.block_size)
+    cut = cut_of(manifest.bytes, manifest.block_size, shard_bytes)
     known = {(it.offset, it.bytes): it for it in manifest.shards}
-    ranges = [
-        (offset, min(shard_bytes, manifest.bytes - offset))
-        for offset in range(0, manifest.bytes, shard_bytes)
-    ]
-    if ranges == list(known):
+    if [(it.offset, it.bytes) for it in cut] == list(known):
         return manifest
     shards = list[Shard]()
-    for index, (offset, length) in enumerate(ranges):
-        old = known.get((offset, length))
-        hashes = (None, None) if old is None else (old.blake3, old.sha256)
-        shards.append(Shard(shard_name(index), offset, length, *hashes))
+    for shard in cut:
+        old = known.get((shard.offset, shard.bytes), shard)
+        shards.append(replace(shard, blake3=old.blake3, sha256=old.sha256))
     return replace(manifest, shards=tuple(shards))
 
 

@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from doppler.config.model import ModelConfig
 from doppler.errors import DopplerError, FormatError
@@ -75,6 +76,21 @@ class Shard:
         return self.blake3 is not None and self.sha256 is not None
 
 
+class Sharded(Protocol):
+    """A byte space in blocks and shards: a model's, or that of an adapter."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def blocks(self) -> tuple[str, ...]: ...
+    @property
+    def shards(self) -> tuple[Shard, ...]: ...
+
+
 @dataclass(frozen=True)
 class TokenizerInfo:
     """`tokenizer.json` beside the manifest, and what it does not say. `eos`: all ids that end."""
@@ -110,10 +126,7 @@ class Manifest:
     @cached_property
     def identity(self) -> str:
         """BLAKE3 of the canonical JSON of the description."""
-        text = json.dumps(
-            self._description(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
-        return blake3_hex(text.encode())
+        return identity_of(self._description())
 
     @cached_property
     def _by_name(self) -> dict[str, Tensor]:
@@ -188,6 +201,12 @@ class Manifest:
         return manifest
 
 
+def identity_of(description: Mapping[str, Any]) -> str:
+    """BLAKE3 of the canonical JSON of a description."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return blake3_hex(text.encode())
+
+
 def _parse(fields: Fields) -> Manifest:
     version = fields.integer("doppler")
     if version not in (VERSION, RECUT_VERSION):
@@ -205,32 +224,36 @@ def _parse(fields: Fields) -> Manifest:
         bytes=description.integer("bytes", most=LARGEST_SIZE),
         block_size=description.integer("block_size"),
         blocks=tuple(description.texts("blocks")),
-        shards=tuple(_shard(item, version) for item in fields.tables("shards")),
+        shards=tuple(
+            shard_of(item, may_lack_hashes=version == RECUT_VERSION)
+            for item in fields.tables("shards")
+        ),
         experts=tuple(_expert(item) for item in description.tables("experts")),
         sampling=ModelSampling.read(description.table("sampling")),
     )
 
 
 def _expert(item: Fields) -> ExpertRange:
-    return ExpertRange(item.integer("layer"), item.integer("expert"), *_range(item))
+    return ExpertRange(item.integer("layer"), item.integer("expert"), *range_of(item))
 
 
 def _tensor(item: Fields) -> Tensor:
     shape = tuple(item.integers("shape", least=1, most=LARGEST_SIZE))
     if len(shape) not in (1, 2):
         raise item.error("shape", "no more than two numbers")
-    return Tensor(item.text("name"), item.text("type"), shape, *_range(item))
+    return Tensor(item.text("name"), item.text("type"), shape, *range_of(item))
 
 
-def _shard(item: Fields, version: int) -> Shard:
+def shard_of(item: Fields, *, may_lack_hashes: bool = False) -> Shard:
+    """One of the files of a cut, not checked yet."""
     hashes = [
-        None if version == RECUT_VERSION and not item.has(name) else item.text(name)
+        None if may_lack_hashes and not item.has(name) else item.text(name)
         for name in ("blake3", "sha256")
     ]
-    return Shard(item.text("name"), *_range(item), *hashes)
+    return Shard(item.text("name"), *range_of(item), *hashes)
 
 
-def _range(item: Fields) -> tuple[int, int]:
+def range_of(item: Fields) -> tuple[int, int]:
     """Offset and length in the byte space."""
     return item.integer("offset", most=LARGEST_SIZE), item.integer("bytes", most=LARGEST_SIZE)
 
@@ -241,7 +264,7 @@ def _tokenizer(description: Fields) -> TokenizerInfo | None:
     item = description.table("tokenizer")
     return TokenizerInfo(
         bytes=item.integer("bytes", most=LARGEST_SIZE),
-        blake3=_hash(item.text("blake3"), "the tokenizer's blake3"),
+        blake3=checked_hash(item.text("blake3"), "the tokenizer's blake3"),
         bos=item.integer("bos") if item.has("bos") else None,
         eos=tuple(item.integers("eos")),
         add_bos=item.flag("add_bos"),
@@ -249,7 +272,8 @@ def _tokenizer(description: Fields) -> TokenizerInfo | None:
     )
 
 
-def _hash(value: Any, what: str) -> str:
+def checked_hash(value: Any, what: str) -> str:
+    """The value, or FormatError where it is no BLAKE3 or SHA-256 in hexadecimal."""
     if not isinstance(value, str) or not _HEX.fullmatch(value):
         raise FormatError(
             f"{what} is {shown(value, 66)}, which is no hash of 64 hexadecimal digits"
@@ -259,9 +283,9 @@ def _hash(value: Any, what: str) -> str:
 
 def _check(manifest: Manifest) -> None:
     _check_tensors(manifest)
-    _check_blocks(manifest)
+    check_blocks(manifest)
     _check_experts(manifest)
-    _check_shards(manifest)
+    check_shards(manifest)
 
 
 def _check_tensors(manifest: Manifest) -> None:
@@ -290,14 +314,15 @@ def _check_tensors(manifest: Manifest) -> None:
         raise FormatError(f"tensors end at {end}, and the byte space at {manifest.bytes}")
 
 
-def _check_blocks(manifest: Manifest) -> None:
+def check_blocks(manifest: Sharded) -> None:
+    """FormatError where there are not as many hashes as blocks."""
     size = manifest.block_size
     if size <= 0 or size % ALIGNMENT:
         raise FormatError(f"blocks of {size} bytes are no multiple of {ALIGNMENT}")
     if len(manifest.blocks) != -(-manifest.bytes // size):
         raise FormatError(f"{len(manifest.blocks)} blocks of {size} are not {manifest.bytes} bytes")
     for index, value in enumerate(manifest.blocks):
-        _hash(value, f"the hash of block {index}")
+        checked_hash(value, f"the hash of block {index}")
 
 
 def _check_experts(manifest: Manifest) -> None:
@@ -328,7 +353,8 @@ def shard_file(name: Any) -> str:
     return name
 
 
-def _check_shards(manifest: Manifest) -> None:
+def check_shards(manifest: Sharded) -> None:
+    """FormatError where the shards are not the byte space, cut between blocks."""
     end, names = 0, set()
     for shard in manifest.shards:
         if shard_file(shard.name) in names:
@@ -339,7 +365,7 @@ def _check_shards(manifest: Manifest) -> None:
             )
         for kind, value in (("blake3", shard.blake3), ("sha256", shard.sha256)):
             if value is not None:
-                _hash(value, f"the {kind} of {shard.name}")
+                checked_hash(value, f"the {kind} of {shard.name}")
         names.add(shard.name)
         end += shard.bytes
     if end != manifest.bytes:

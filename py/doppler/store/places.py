@@ -1,4 +1,4 @@
-"""Where the blocks of a model lie: which file of its cut, and which bytes of it."""
+"""Where the blocks of a model or an adapter lie: which file of its cut, and which bytes of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from doppler.store.manifest import Manifest, Shard
+from doppler.store.manifest import Shard, Sharded
 from doppler.store.storage import Piece
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where block `index` of the model lies: bytes [start, end) of `shard`."""
+    """Where block `index` lies: bytes [start, end) of `shard`."""
 
     index: int
     shard: Shard
@@ -32,7 +32,7 @@ class Place:
 class Places:
     """The places of all blocks. Shards are whole numbers of blocks, so that each lies in one."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Sharded) -> None:
         self.manifest = manifest
         self._offsets = [shard.offset for shard in manifest.shards]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from doppler.errors import CorruptError, SourceError
+from doppler.errors import SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
 from doppler.store.cut import recut
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, Shard
 from doppler.store.places import Places
+from doppler.store.shard_files import replace_file, write_manifest, write_shards
 from doppler.store.storage import Storage
-from doppler.store.verify import verified_tokenizer
+from doppler.store.verify import FETCH_AGAIN, verified_tokenizer, verify_block
 
 
 async def rewrite(
@@ -29,45 +30,26 @@ async def rewrite(
     """
     cut, places = recut(manifest, shard_bytes), Places(manifest)
     await target.remove(MANIFEST_FILE)
-    shards = list[Shard]()
-    for shard in cut.shards:
-        data = await _gathered(source, places, shard, buffers)
-        await _replace(target, shard.name, data, shard.bytes)
-        sha256 = await buffers.sha256(data)
-        shards.append(replace(shard, blake3=buffers.blake3(data), sha256=sha256))
-        progress(shard.offset + shard.bytes, cut.bytes)
+
+    async def gathered(shard: Shard) -> Buffer:
+        """The bytes of a shard of the new cut, from the files of the old one."""
+        data = buffers.empty(shard.bytes)
+        for index in places.of(shard):
+            place = places[index]
+            try:
+                block = await source.read(place.shard.name, place.start, place.bytes)
+            except SourceError as error:
+                raise SourceError(f"{manifest.name}: {error}; {FETCH_AGAIN}") from error
+            verify_block(manifest, place, block, buffers)
+            buffers.put(data, index * manifest.block_size - shard.offset, block)
+        return data
+
+    shards = await write_shards(cut.shards, gathered, target, buffers, progress)
     tokenizer = await verified_tokenizer(source, manifest, buffers)
     if tokenizer is None:
         await target.remove(TOKENIZER_FILE)
     else:
-        await _replace(target, TOKENIZER_FILE, tokenizer, buffers.length(tokenizer))
-    cut = replace(cut, shards=tuple(shards))
-    text = cut.to_json().encode()
-    await _replace(target, MANIFEST_FILE, buffers.from_bytes(text), len(text))
-    for name in set(await target.names()) - {shard.name for shard in cut.shards}:
-        if name.startswith("shard-"):  # of an earlier cut
-            await target.remove(name)
+        await replace_file(target, TOKENIZER_FILE, tokenizer, buffers.length(tokenizer))
+    cut = replace(cut, shards=shards)
+    await write_manifest(MANIFEST_FILE, cut.to_json(), shards, target, buffers)
     return cut
-
-
-async def _gathered(source: Storage, places: Places, shard: Shard, buffers: Buffers) -> Buffer:
-    """The bytes of a shard of the new cut, from the files of the old one."""
-    manifest, data = places.manifest, buffers.empty(shard.bytes)
-    for index in places.of(shard):
-        place = places[index]
-        try:
-            block = await source.read(place.shard.name, place.start, place.bytes)
-        except SourceError as error:
-            raise SourceError(f"{manifest.name}: {error}; fetch the model again") from error
-        if buffers.blake3(block) != manifest.blocks[index]:
-            raise CorruptError(
-                f"{manifest.name}: {place} (bytes {place.start} to {place.end}) is damaged: its "
-                "BLAKE3 is not the manifest's; fetch the model again"
-            )
-        buffers.put(data, index * manifest.block_size - shard.offset, block)
-    return data
-
-
-async def _replace(storage: Storage, name: str, data: Buffer, length: int) -> None:
-    await storage.write(name, 0, data)
-    await storage.truncate(name, length)

@@ -278,7 +278,7 @@ class StoredBlocks:
             else:
                 raise StorageError(
                     f"{self._places[index]} is not kept: {self.budget} bytes of "
-                    f"{self._places.manifest.title} may be stored, and a block has "
+                    f"{self._places.manifest.name} may be stored, and a block has "
                     f"{self._places.manifest.block_size}; allow more to have it sooner next time"
                 )
         self._uses.add(index)

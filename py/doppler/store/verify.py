@@ -5,29 +5,43 @@ from __future__ import annotations
 from doppler.errors import CorruptError, SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
-from doppler.store.manifest import (
-    TOKENIZER_FILE,
-    Manifest,
-    Shard,
-)
+from doppler.store.manifest import TOKENIZER_FILE, Manifest, Shard, Sharded
+from doppler.store.places import Place, Places
 from doppler.store.storage import Storage
+
+FETCH_AGAIN = "fetch the model again"
 
 
 async def verify(
     storage: Storage, manifest: Manifest, buffers: Buffers, progress: Progress | None = None
 ) -> None:
     """Hashes every stored byte. CorruptError names shard and block; SourceError a missing shard."""
+    await verify_shards(storage, manifest, buffers, progress)
+    await verified_tokenizer(storage, manifest, buffers)
+
+
+async def verify_shards(
+    storage: Storage,
+    manifest: Sharded,
+    buffers: Buffers,
+    progress: Progress | None = None,
+    mend: str = FETCH_AGAIN,
+) -> None:
+    """The same of the shards alone. `mend` is what a person is told to do."""
+    places = Places(manifest)
     for shard in manifest.shards:
         size = await storage.size(shard.name)
         if size is None:
-            raise SourceError(f"{manifest.name}: {shard.name} is missing; fetch the model again")
+            raise SourceError(f"{manifest.name}: {shard.name} is missing; {mend}")
         if size != shard.bytes:
             raise CorruptError(
-                f"{manifest.name}: {shard.name} has {size} bytes instead of {shard.bytes}; "
-                "fetch the model again"
+                f"{manifest.name}: {shard.name} has {size} bytes instead of {shard.bytes}; {mend}"
             )
         data = await storage.read(shard.name, 0, shard.bytes)
-        _verify_blocks(manifest, shard, data, buffers)
+        for index in places.of(shard):
+            place = places[index]
+            block = buffers.part(data, place.start, place.end)
+            verify_block(manifest, place, block, buffers, mend)
         if not await _is_as_hashed(shard, data, buffers):
             raise CorruptError(
                 f"{manifest.name}: the blocks of {shard.name} are right and its own hashes in the "
@@ -35,7 +49,17 @@ async def verify(
             )
         if progress:
             progress(shard.offset + shard.bytes, manifest.bytes)
-    await verified_tokenizer(storage, manifest, buffers)
+
+
+def verify_block(
+    manifest: Sharded, place: Place, block: Buffer, buffers: Buffers, mend: str = FETCH_AGAIN
+) -> None:
+    """Raises CorruptError, which names the block, where it is not what the manifest says."""
+    if buffers.blake3(block) != manifest.blocks[place.index]:
+        raise CorruptError(
+            f"{manifest.name}: {place} (bytes {place.start} to {place.end}) is damaged: its BLAKE3 "
+            f"is not the manifest's; {mend}"
+        )
 
 
 async def _is_as_hashed(shard: Shard, data: Buffer, buffers: Buffers) -> bool:
@@ -43,17 +67,6 @@ async def _is_as_hashed(shard: Shard, data: Buffer, buffers: Buffers) -> bool:
     if shard.blake3 is not None and buffers.blake3(data) != shard.blake3:
         return False
     return shard.sha256 is None or await buffers.sha256(data) == shard.sha256
-
-
-def _verify_blocks(manifest: Manifest, shard: Shard, data: Buffer, buffers: Buffers) -> None:
-    for start in range(0, shard.bytes, manifest.block_size):
-        index = (shard.offset + start) // manifest.block_size
-        end = min(start + manifest.block_size, shard.bytes)
-        if buffers.blake3(buffers.part(data, start, end)) != manifest.blocks[index]:
-            raise CorruptError(
-                f"{manifest.name}: block {index} (bytes {start} to {end} of {shard.name}) is "
-                "damaged: its BLAKE3 is not the manifest's; fetch the model again"
-            )
 
 
 async def verified_tokenizer(
@@ -65,11 +78,11 @@ async def verified_tokenizer(
         return None
     size = await storage.size(TOKENIZER_FILE)
     if size is None:
-        raise SourceError(f"{manifest.name}: {TOKENIZER_FILE} is missing; fetch the model again")
+        raise SourceError(f"{manifest.name}: {TOKENIZER_FILE} is missing; {FETCH_AGAIN}")
     data = await storage.read(TOKENIZER_FILE, 0, size)
     if buffers.blake3(data) != info.blake3:
         raise CorruptError(
             f"{manifest.name}: {TOKENIZER_FILE} is damaged: its BLAKE3 is not the manifest's; "
-            "fetch the model again"
+            f"{FETCH_AGAIN}"
         )
     return data

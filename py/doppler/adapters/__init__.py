@@ -1,0 +1,1 @@
+"""Adapters: low-rank changes of a model, read, signed, stored and checked."""
