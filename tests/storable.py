@@ -13,7 +13,8 @@ from blake3 import blake3
 from doppler.config.layer import Layer
 from doppler.config.model import ModelConfig
 from doppler.config.rope import Rope
-from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, MANIFEST_FILE, Manifest, Shard, Tensor
+from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest, Tensor
+from doppler.store.sharded import ALIGNMENT, Shard
 
 SHARD = 4 * BLOCK_SIZE
 CONFIG = ModelConfig(

@@ -21,7 +21,8 @@ from doppler.errors import (
 from doppler.inputs.buffers import Buffer, MemoryBuffers
 from doppler.quantization.block_types import BLOCK_TYPES
 from doppler.store.folder import FolderRoot, FolderStorage
-from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE, Manifest
+from doppler.store.manifest import BLOCK_SIZE, SHARD_SIZE, Manifest
+from doppler.store.sharded import ALIGNMENT
 from doppler.store.verify import verify
 from gguf_files import Tensors, config_keys, gguf_bytes, llama_metadata, llama_tensors, write_llama
 from numpy_model import NumpyModel

@@ -19,7 +19,8 @@ from doppler.convert.outline import outline_safetensors
 from doppler.errors import DopplerError, FormatError, UnsupportedError
 from doppler.inputs.buffers import MemoryBuffers
 from doppler.inputs.source import folder_sources
-from doppler.store.manifest import Manifest, Shard, TokenizerInfo
+from doppler.store.manifest import Manifest, TokenizerInfo
+from doppler.store.sharded import Shard
 from storable import storable
 
 HASH = "0" * 64

@@ -23,8 +23,9 @@ from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import FileSource, folder_sources
 from doppler.store.byte_copies import Piece
 from doppler.store.cut import cut_of
-from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, SHARD_SIZE
+from doppler.store.manifest import BLOCK_SIZE, SHARD_SIZE
 from doppler.store.shard_files import write_manifest, write_pieces
+from doppler.store.sharded import ALIGNMENT
 from doppler.store.storage import Storage
 
 

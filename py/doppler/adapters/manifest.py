@@ -16,18 +16,19 @@ from typing import Any
 
 from doppler.adapters.lora_config import MOST_RANK, invocation_tokens
 from doppler.adapters.matrix import TYPES
-from doppler.errors import DopplerError, FormatError, UnsupportedError
-from doppler.inputs.fields import LARGEST_INT, LARGEST_SIZE, Fields, is_text, parse_json, shown
+from doppler.errors import FormatError, UnsupportedError
+from doppler.inputs.fields import LARGEST_INT, LARGEST_SIZE, Fields, is_text, shown
 from doppler.quantization.block_types import block_type
-from doppler.store.manifest import (
+from doppler.store.manifest import Manifest
+from doppler.store.sharded import (
     ALIGNMENT,
-    Manifest,
     Shard,
     check_blocks,
     check_shards,
     checked_hash,
     identity_of,
     range_of,
+    read_sealed,
     shard_of,
 )
 
@@ -134,20 +135,7 @@ class AdapterManifest:
     @classmethod
     def from_json(cls, text: str, where: str) -> AdapterManifest:
         """Reads and checks everything but the signature; errors name `where` and what is wrong."""
-        fields = Fields(parse_json(text, f"{where} is no adapter"), where)
-        try:
-            manifest = _parse(fields)
-            _check(manifest)
-        except DopplerError as error:
-            message = str(error)
-            named = message if message.startswith(f"{where}: ") else f"{where}: {message}"
-            raise type(error)(named) from error
-        if manifest.identity != fields.get("identity"):
-            raise FormatError(
-                f"{where}: its identity is {shown(fields.get('identity'), 66)} and its "
-                f"description's hash {manifest.identity}; it was changed after it was made"
-            )
-        return manifest
+        return read_sealed(text, where, "an adapter", _parse)
 
 
 def _parse(fields: Fields) -> AdapterManifest:
@@ -158,7 +146,7 @@ def _parse(fields: Fields) -> AdapterManifest:
             "Doppler"
         )
     description = fields.table("description")
-    return AdapterManifest(
+    manifest = AdapterManifest(
         terms=Terms(
             description.text("name"),
             description.integer("version"),
@@ -174,6 +162,8 @@ def _parse(fields: Fields) -> AdapterManifest:
         shards=tuple(shard_of(item) for item in fields.tables("shards")),
         signed=_signature(fields),
     )
+    _check(manifest)
+    return manifest
 
 
 def _delta(item: Fields) -> DeltaInfo:

@@ -14,7 +14,8 @@ from doppler.errors import FormatError
 from doppler.inputs.source import Source
 from doppler.quantization.block_types import BlockType
 from doppler.store.byte_copies import Piece
-from doppler.store.manifest import ALIGNMENT, BLOCK_SIZE, ExpertRange, Manifest, Tensor
+from doppler.store.manifest import BLOCK_SIZE, ExpertRange, Manifest, Tensor
+from doppler.store.sharded import ALIGNMENT
 
 Place: TypeAlias = tuple[Source, int, BlockType]  # a tensor's bytes: from an offset on
 

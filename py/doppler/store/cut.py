@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from doppler.errors import RequestError
-from doppler.store.manifest import Manifest, Shard
+from doppler.store.manifest import Manifest
+from doppler.store.sharded import Shard
 
 
 def cut_of(length: int, block_size: int, shard_bytes: int) -> tuple[Shard, ...]:

@@ -13,9 +13,9 @@ from contextlib import suppress
 from doppler.errors import FormatError, SourceError, StorageError
 from doppler.inputs.buffers import Buffers
 from doppler.store.digest import blake3_hex
-from doppler.store.manifest import Shard
 from doppler.store.pace import Pace
 from doppler.store.places import Places
+from doppler.store.sharded import Shard
 from doppler.store.storage import Storage
 
 HAVE_FILE = "have.map"

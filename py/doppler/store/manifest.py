@@ -9,31 +9,35 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from doppler.config.model import ModelConfig
-from doppler.errors import DopplerError, FormatError
-from doppler.inputs.fields import LARGEST_SIZE, Fields, parse_json, shown
+from doppler.errors import FormatError
+from doppler.inputs.fields import LARGEST_SIZE, Fields, shown
 from doppler.quantization.block_types import block_type
 from doppler.sampling import ModelSampling
 from doppler.store.config_fields import config_of, data_of
-from doppler.store.digest import blake3_hex
+from doppler.store.sharded import (
+    ALIGNMENT,
+    Shard,
+    check_blocks,
+    check_shards,
+    checked_hash,
+    identity_of,
+    range_of,
+    read_sealed,
+    shard_of,
+)
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 BLOCK_SIZE = 1 << 20
 SHARD_SIZE = 16 << 20
-ALIGNMENT = 256
 VERSION = 1
 RECUT_VERSION = 2  # of a manifest whose cut nobody has hashed yet
-
-_HEX = re.compile(r"[0-9a-f]{64}")
-_SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.bin")
 
 
 @dataclass(frozen=True)
@@ -55,40 +59,6 @@ class ExpertRange:
     expert: int
     offset: int
     bytes: int
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of the cut: `bytes` of the byte space from `offset` on.
-
-    Its hashes do not follow from those of its blocks: None where nobody has had the whole file yet.
-    """
-
-    name: str
-    offset: int
-    bytes: int
-    blake3: str | None
-    sha256: str | None
-
-    @property
-    def is_hashed(self) -> bool:
-        """Whether the file's own hashes are known."""
-        return self.blake3 is not None and self.sha256 is not None
-
-
-class Sharded(Protocol):
-    """A byte space in blocks and shards: a model's, or that of an adapter."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def block_size(self) -> int: ...
-    @property
-    def blocks(self) -> tuple[str, ...]: ...
-    @property
-    def shards(self) -> tuple[Shard, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -184,27 +154,7 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
         """Reads and checks everything; FormatError names `where` and what is wrong."""
-        fields = Fields(parse_json(text, f"{where} is not a manifest"), where)
-        try:
-            manifest = _parse(fields)
-            _check(manifest)
-        except DopplerError as error:
-            message = str(error)
-            named = message if message.startswith(f"{where}: ") else f"{where}: {message}"
-            raise type(error)(named) from error
-        if manifest.identity != fields.get("identity"):
-            raise FormatError(
-                f"{where}: its identity is {shown(fields.get('identity'), 66)} and its "
-                f"description's hash {manifest.identity}; the manifest was changed after it was "
-                "made"
-            )
-        return manifest
-
-
-def identity_of(description: Mapping[str, Any]) -> str:
-    """BLAKE3 of the canonical JSON of a description."""
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return blake3_hex(text.encode())
+        return read_sealed(text, where, "a manifest", _parse)
 
 
 def _parse(fields: Fields) -> Manifest:
@@ -214,7 +164,7 @@ def _parse(fields: Fields) -> Manifest:
             f"manifest version {version} is neither {VERSION} nor {RECUT_VERSION}; update Doppler"
         )
     description = fields.table("description")
-    return Manifest(
+    manifest = Manifest(
         name=fields.text("name"),
         title=fields.text("title"),
         license=fields.text("license") if fields.has("license") else None,
@@ -231,6 +181,8 @@ def _parse(fields: Fields) -> Manifest:
         experts=tuple(_expert(item) for item in description.tables("experts")),
         sampling=ModelSampling.read(description.table("sampling")),
     )
+    _check(manifest)
+    return manifest
 
 
 def _expert(item: Fields) -> ExpertRange:
@@ -242,20 +194,6 @@ def _tensor(item: Fields) -> Tensor:
     if len(shape) not in (1, 2):
         raise item.error("shape", "no more than two numbers")
     return Tensor(item.text("name"), item.text("type"), shape, *range_of(item))
-
-
-def shard_of(item: Fields, *, may_lack_hashes: bool = False) -> Shard:
-    """One of the files of a cut, not checked yet."""
-    hashes = [
-        None if may_lack_hashes and not item.has(name) else item.text(name)
-        for name in ("blake3", "sha256")
-    ]
-    return Shard(item.text("name"), *range_of(item), *hashes)
-
-
-def range_of(item: Fields) -> tuple[int, int]:
-    """Offset and length in the byte space."""
-    return item.integer("offset", most=LARGEST_SIZE), item.integer("bytes", most=LARGEST_SIZE)
 
 
 def _tokenizer(description: Fields) -> TokenizerInfo | None:
@@ -270,15 +208,6 @@ def _tokenizer(description: Fields) -> TokenizerInfo | None:
         add_bos=item.flag("add_bos"),
         chat_template=item.text("chat_template") if item.has("chat_template") else None,
     )
-
-
-def checked_hash(value: Any, what: str) -> str:
-    """The value, or FormatError where it is no BLAKE3 or SHA-256 in hexadecimal."""
-    if not isinstance(value, str) or not _HEX.fullmatch(value):
-        raise FormatError(
-            f"{what} is {shown(value, 66)}, which is no hash of 64 hexadecimal digits"
-        )
-    return value
 
 
 def _check(manifest: Manifest) -> None:
@@ -314,17 +243,6 @@ def _check_tensors(manifest: Manifest) -> None:
         raise FormatError(f"tensors end at {end}, and the byte space at {manifest.bytes}")
 
 
-def check_blocks(manifest: Sharded) -> None:
-    """FormatError where there are not as many hashes as blocks."""
-    size = manifest.block_size
-    if size <= 0 or size % ALIGNMENT:
-        raise FormatError(f"blocks of {size} bytes are no multiple of {ALIGNMENT}")
-    if len(manifest.blocks) != -(-manifest.bytes // size):
-        raise FormatError(f"{len(manifest.blocks)} blocks of {size} are not {manifest.bytes} bytes")
-    for index, value in enumerate(manifest.blocks):
-        checked_hash(value, f"the hash of block {index}")
-
-
 def _check_experts(manifest: Manifest) -> None:
     config, size = manifest.config, manifest.block_size
     layers = range(len(config.layers))
@@ -344,29 +262,3 @@ def _check_experts(manifest: Manifest) -> None:
             tensor = manifest.tensor(name)
             if tensor.offset < e.offset or tensor.offset + tensor.bytes > end:
                 raise FormatError(f"tensor {name!r} lies outside the range of its expert")
-
-
-def shard_file(name: Any) -> str:
-    """The name of a shard's file. Raises FormatError for what cannot be one."""
-    if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
-        raise FormatError(f"{shown(name)} cannot be a shard's name")
-    return name
-
-
-def check_shards(manifest: Sharded) -> None:
-    """FormatError where the shards are not the byte space, cut between blocks."""
-    end, names = 0, set()
-    for shard in manifest.shards:
-        if shard_file(shard.name) in names:
-            raise FormatError(f"{shown(shard.name)} cannot be the name of two shards")
-        if shard.offset != end or shard.bytes <= 0 or end % manifest.block_size:
-            raise FormatError(
-                f"{shard.name} begins at {shard.offset}, between two blocks or shards"
-            )
-        for kind, value in (("blake3", shard.blake3), ("sha256", shard.sha256)):
-            if value is not None:
-                checked_hash(value, f"the {kind} of {shard.name}")
-        names.add(shard.name)
-        end += shard.bytes
-    if end != manifest.bytes:
-        raise FormatError(f"the shards hold {end} bytes of {manifest.bytes}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from doppler.store.manifest import Shard, Sharded
+from doppler.store.sharded import Shard, Sharded
 from doppler.store.storage import Piece
 
 

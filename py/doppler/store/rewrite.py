@@ -8,9 +8,10 @@ from doppler.errors import SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
 from doppler.store.cut import recut
-from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, Shard
+from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest
 from doppler.store.places import Places
 from doppler.store.shard_files import replace_file, write_manifest, write_shards
+from doppler.store.sharded import Shard
 from doppler.store.storage import Storage
 from doppler.store.verify import FETCH_AGAIN, verified_tokenizer, verify_block
 

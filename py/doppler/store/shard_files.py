@@ -8,7 +8,7 @@ from dataclasses import replace
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
 from doppler.store.byte_copies import Piece, fill
-from doppler.store.manifest import Shard
+from doppler.store.sharded import Shard
 from doppler.store.storage import Storage
 
 

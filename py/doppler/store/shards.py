@@ -22,8 +22,9 @@ from typing import Any, TypeAlias
 from doppler.errors import CorruptError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
-from doppler.store.manifest import Manifest, Shard
+from doppler.store.manifest import Manifest
 from doppler.store.places import Place, Places
+from doppler.store.sharded import Shard
 from doppler.store.sources.scheduler import Scheduler
 from doppler.store.sources.source import ShardSource, Urgency
 from doppler.store.storage import Storage

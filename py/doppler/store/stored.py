@@ -14,7 +14,8 @@ from typing import TypeVar
 from doppler.errors import DopplerError, FormatError
 from doppler.inputs.fields import parse_json
 from doppler.store.cut import is_same_cut
-from doppler.store.manifest import Manifest, Shard, shard_file
+from doppler.store.manifest import Manifest
+from doppler.store.sharded import Shard, shard_file
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from doppler.errors import SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.store.budget import SLOTS_FILE, Slots
 from doppler.store.have_map import HaveMap
-from doppler.store.manifest import Shard
 from doppler.store.places import Place, Places
+from doppler.store.sharded import Shard
 from doppler.store.storage import Piece, Storage
 from doppler.store.uses import Uses
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from doppler.errors import CorruptError, SourceError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
-from doppler.store.manifest import TOKENIZER_FILE, Manifest, Shard, Sharded
+from doppler.store.manifest import TOKENIZER_FILE, Manifest
 from doppler.store.places import Place, Places
+from doppler.store.sharded import Shard, Sharded
 from doppler.store.storage import Storage
 
 FETCH_AGAIN = "fetch the model again"
