@@ -139,12 +139,15 @@ export class ModelSwarm {
     else this.#chooseHome();
   }
 
-  /** Whose manifest is fetched: of a cut that has peers, rather. */
+  /**
+   * Whose manifest is fetched: of a cut whose peers have it, rather. Peers of another cut have all of
+   * its blocks, and not that.
+   */
   #chooseHome() {
     const ready = this.cuts.list().filter(({ pieces, layout }) => pieces && layout);
-    const [best] = ready.sort((a, b) => this.peers.count(b) - this.peers.count(a));
+    const [best] = ready.sort((a, b) => this.peers.givers(b) - this.peers.givers(a));
     if (!best?.layout || best === this.#home) return;
-    if (this.#home && (this.peers.count(this.#home) || !this.peers.count(best))) return;
+    if (this.#home && (this.peers.givers(this.#home) || !this.peers.givers(best))) return;
     this.#home = best;
     this.#plan(best.layout);
     this.#fetchFile("manifest.json");

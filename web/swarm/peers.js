@@ -94,9 +94,11 @@ export class Peers {
     return this.ids().size;
   }
 
-  /** @param {CutSwarm} cut @returns {number} its peers */
-  count(cut) {
-    return this.list().filter((peer) => peer.cut === cut).length;
+  /** @param {CutSwarm} cut @returns {number} its peers that have the end of it: manifest.json's */
+  givers(cut) {
+    const last = cut.pieces - 1;
+    const has = (/** @type {Peer} */ { wire }) => last >= 0 && wire.peerPieces.get(last);
+    return this.list().filter((peer) => peer.cut === cut && has(peer)).length;
   }
 
   /** @param {string} id whether it is connected in a cut, and says there what is new */
