@@ -19,6 +19,7 @@ from tracker_client import TrackerClient, offers, peers
 
 HONEST, CROWDED = "ab" * 20, "cd" * 20
 MOST_GROWTH = 128 << 20  # bytes of memory; about 60 MiB were measured
+PAUSE = 0.6  # seconds between two handshakes: of a peer the tracker passes on two offers a second
 MEDIAN, SLOWEST = 3.0, 15.0  # seconds for a handshake, on a machine that does other things, too
 
 
@@ -82,7 +83,7 @@ async def among(url: str, pid: int) -> tuple[list[float], int, int]:
             while ready != "done\n":
                 times.append(await shake_hands(a, b, len(times)))
                 growth = max(growth, memory_of(pid) - before)
-                await asyncio.wait([heard], timeout=0.2)
+                await asyncio.wait([heard], timeout=PAUSE)
                 if heard.done():
                     ready = heard.result()
                     assert ready in ("1000\n", "done\n"), ready
