@@ -259,16 +259,20 @@ def test_what_a_key_signs_is_the_identity(made: Path) -> None:
     key.verify(bytes.fromhex(one.signed.signature), bytes.fromhex(one.identity))
 
 
-def test_making_again_replaces_and_bad_words_are_told(
+def test_what_is_there_stays_and_bad_words_are_told(
     run: Run, made: Path, base: Path, peft: Path, tmp_path: Path
 ) -> None:
-    told = run("make", peft, "--base", base, "-o", made)
-    assert (told["name"], told["version"], told["author"]) == ("made", 1, None)
-    assert run("verify", made, "--base", base)["id"] == told["id"]
-    assert stored(made).terms == Terms("made", 1)
-    assert "its name is" in run("make", peft, "--base", base, "-o", made, "--name", "a\tb")
-    assert run("verify", made)["id"] == told["id"]  # what was there is there still
+    new = tmp_path / "new"
+    told = run("make", peft, "--base", base, "-o", new)
+    assert (told["name"], told["version"], told["author"]) == ("new", 1, None)
+    assert run("verify", new, "--base", base)["id"] == told["id"]
+    assert stored(new).terms == Terms("new", 1)
+    for there in (new, base):  # an adapter, a model
+        assert "already: give -o another folder" in run("make", peft, "--base", base, "-o", there)
+    assert run("verify", new)["id"] == told["id"]
+    named = run("make", peft, "--base", base, "-o", tmp_path / "named", "--name", "a\tb")
+    assert "its name is" in named
     assert "holds the adapter to read" in run("make", peft, "--base", base, "-o", peft)
-    missing = run("make", tmp_path / "none", "--base", base, "-o", made)
+    missing = run("make", tmp_path / "none", "--base", base, "-o", tmp_path / "named")
     assert "is not there: give a folder that PEFT saved" in missing
     assert "has no adapter.json" in run("show", peft)

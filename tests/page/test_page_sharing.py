@@ -212,6 +212,7 @@ def test_caps_hold_and_the_panel_says_what_is_missing(giver: Person, taker: Pers
     giver.begin()
     giver.cap("volume", "")
     until(lambda: taker.call("models"), lambda models: models and models[0]["complete"])
+    taker.expect_loaded()
 
 
 def test_who_shares_keeps_what_few_have(site: Site, giver: Person, taker: Person) -> None:

@@ -114,10 +114,13 @@ def test_a_folder_is_recut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
     damaged = there / "shard-00001.bin"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    assert main(["recut", str(there), "--shard-size", "1G", "-o", str(there / "b")]) == 1
+    assert main(["recut", str(there), "--shard-size", "1G", "-o", str(there / "b")]) == 2
+    assert "has a manifest.json already" in capsys.readouterr().err
+    assert main(["verify", str(there / "b")]) == 0
+    assert main(["recut", str(there), "--shard-size", "1G", "-o", str(there / "c")]) == 1
     assert "block 31 of shard-00001.bin" in capsys.readouterr().err
-    assert not (there / "b" / "manifest.json").exists()
-    assert main(["recut", str(there), "--shard-size", "5", "-o", str(there / "b")]) == 2
+    assert not (there / "c" / "manifest.json").exists()
+    assert main(["recut", str(there), "--shard-size", "5", "-o", str(there / "c")]) == 2
     assert main(["recut", str(there), "--shard-size", "1M", "-o", str(there)]) == 2
     assert "give -o another folder" in capsys.readouterr().err
 

@@ -36,6 +36,8 @@ ADAPTER_FILE = "adapter.json"
 VERSION = 1
 LONGEST_NAME, LONGEST_NOTE, LONGEST_LICENSE = 200, 4000, 200  # characters
 
+# Names of a base's matrices: of a layer, or of none.
+_MATRIX = re.compile(r"(blk\.[0-9]{1,4}\.|(?!blk\.))[a-z][a-z0-9_.]{0,99}")
 _KEY, _SIGNATURE = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{128}")
 
 
@@ -226,6 +228,9 @@ def _check(manifest: AdapterManifest) -> None:
         raise FormatError("it changes nothing of its base")
     if len({it.name for it in manifest.deltas}) != len(manifest.deltas):
         raise FormatError("a matrix of the base is listed twice")
+    for delta in manifest.deltas:
+        if delta.name == "blk" or not _MATRIX.fullmatch(delta.name):
+            raise FormatError(f"{shown(delta.name)} is no name of a model's matrix")
     end, placed = 0, set[Stored]()
     for delta in manifest.deltas:
         for stored, shape in delta.shapes:

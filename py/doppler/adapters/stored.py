@@ -85,7 +85,7 @@ def norms_by_layer(deltas: Sequence[Delta]) -> list[tuple[int | None, float]]:
     squares: dict[int | None, float] = {}
     for delta in deltas:
         parts = delta.name.split(".")
-        layer = int(parts[1]) if parts[0] == "blk" and parts[1].isdecimal() else None
+        layer = int(parts[1]) if parts[0] == "blk" else None
         squares[layer] = squares.get(layer, 0.0) + delta.norm**2
     return [(layer, math.sqrt(squares[layer])) for layer in sorted(squares, key=_place)]
 

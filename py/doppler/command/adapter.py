@@ -14,7 +14,7 @@ from doppler.adapters.manifest import AdapterManifest, Terms, check_base
 from doppler.adapters.matrix import Delta
 from doppler.adapters.signing import check_author, write_new_key
 from doppler.adapters.stored import manifest_of, norms_by_layer, verified_deltas
-from doppler.command.models import find_model
+from doppler.command.models import check_output, find_model
 from doppler.command.served import manifest_in
 from doppler.command.terminal import Terminal
 from doppler.convert.convert import model_name
@@ -28,6 +28,7 @@ def make(args: argparse.Namespace, terminal: Terminal) -> None:
     base = manifest_in(find_model(args.base))
     if os.path.realpath(args.output) == os.path.realpath(args.source):
         raise RequestError(f"{args.output} holds the adapter to read: give -o another folder")
+    check_output(args.output)
     terms = Terms(
         name=args.name or model_name(Path(os.path.realpath(args.output)).name),
         version=args.version,

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from doppler.command.convert import QUALITY_FILE
+from doppler.command.models import check_output
 from doppler.command.served import manifest_in
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError
@@ -22,6 +23,7 @@ def run(folder: Path, args: argparse.Namespace, terminal: Terminal) -> Manifest:
     """Writes the model of `folder` into args.output. Its identity and its name stay."""
     if os.path.realpath(args.output) == os.path.realpath(folder):
         raise RequestError(f"{args.output} holds the model to re-cut: give -o another folder")
+    check_output(args.output)
     manifest = manifest_in(folder)
     with terminal.bar(f"recut {manifest.title}") as progress:
         return asyncio.run(_written(manifest, folder, args, progress))
@@ -32,7 +34,6 @@ async def _written(
 ) -> Manifest:
     source, target = FolderStorage(folder), FolderStorage(args.output)
     cut = await rewrite(source, target, manifest, args.shard_size, MemoryBuffers(), progress)
-    await target.remove(QUALITY_FILE)  # of what was there before
     if (size := await source.size(QUALITY_FILE)) is not None:
         await target.write(QUALITY_FILE, 0, await source.read(QUALITY_FILE, 0, size))
     return cut
