@@ -409,7 +409,11 @@ async def folders():
 def get(tab: Tab, server: ModelServer) -> None:
     """Stores the model as the page does, with its manifest."""
     tab.run(DAMAGE)
-    tab.run(f"await library.download('{server.url}manifest.json', None, lambda *_: None)")
+    tab.run(f"""
+        from doppler.api.host import Amount
+        whole = Amount(None, None)
+        await library.download('{server.url}manifest.json', None, whole, lambda *_: None)
+    """)
 
 
 def test_one_damaged_model_costs_itself(tab: Tab, server: ModelServer) -> None:
