@@ -29,7 +29,10 @@ store = await api._library._peers.find("{identity}")
 0 if store is None else len(store.manifest.blocks)
 """
 VOLUME = "(volume) => swarm.limit({ volume })"
-LEECH = "(id) => void (window.got = worker.call('download_from_peers', { id }))"
+LEECH = """(id) => void worker.call("download_from_peers", { id }).then(
+  (got) => { window.got = got; },
+  (error) => { window.got = { error: String(error) }; },
+)"""
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +77,17 @@ def shares(identity: str, tabs: Sequence[Tab], blocks: int) -> list[set[int]]:
 def whole(identity: str, tabs: Sequence[Tab]) -> None:
     """Waits until each has all of it, verified, and it is listed there."""
     for tab in tabs:
-        until(
-            lambda tab=tab: [model["complete"] for model in tab.call("models")],
-            lambda complete: complete == [True],
+        seen = until(
+            lambda tab=tab: {
+                "got": tab.page.evaluate("window.got"),
+                "missing": tab.missing(identity),
+                "swarm": tab.page.evaluate("swarm.facts()"),
+            },
+            lambda seen: seen["got"] is not None,
             4 * SECONDS,
         )
-        assert tab.page.evaluate("got") == {"id": identity}
+        assert seen["got"] == {"id": identity}
+        assert [model["complete"] for model in tab.call("models")] == [True]
         assert not [url for url in tab.asked if "/models/" in url]
 
 

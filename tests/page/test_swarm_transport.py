@@ -172,6 +172,27 @@ def test_who_has_not_what_it_says_is_passed_over(
     assert broken == {(liar.id, "refused")} or fault == "mute"
 
 
+def test_the_only_one_who_has_it_may_be_busy(
+    peers: Peers, seed: SwarmPeer, model: SmallModel
+) -> None:
+    """It says nothing for minutes: it is looked for anew, not shut out, and goes on when it can."""
+    leech = peers()
+    leech.page.clock.install()
+    leech.join(model)
+    leech.wait(model, lambda state: state["have"] > 0)
+    seed.store("fault", fault="mute")
+    before = len(leech.happenings("peer came"))
+    for _ in range(30):
+        leech.page.clock.run_for(5000)
+        time.sleep(0.1)
+    until(lambda: len(leech.happenings("peer came")), lambda came: came > before)
+    assert not leech.facts()["bans"]
+    assert not leech.happenings("promise broken")
+    seed.store("fault", fault=None)
+    leech.page.clock.run_for(40_000)  # it rests for half a minute at most
+    assert blocks_of(leech.wait_whole(model)) == [*range(model.blocks)]
+
+
 def test_who_closes_in_mid_piece_is_replaced(
     peers: Peers, seed: SwarmPeer, model: SmallModel
 ) -> None:

@@ -401,6 +401,54 @@ def test_a_model_that_is_left_or_was_never_joined(tmp_path: Path) -> None:
     played(test)
 
 
+def test_what_peers_ask_for_is_answered_whatever_goes_wrong(tmp_path: Path) -> None:
+    """The transport waits for the answer, and gives it to whoever asks for the piece after it."""
+    save(tmp_path)
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        page.say("join")
+        await page.until("model")
+        store = await (await page.exchange.joined(IDENTITY)).opened()
+
+        async def broken(index: int) -> Buffer:
+            raise ValueError("a mistake of ours")
+
+        store.given = broken  # type: ignore[method-assign]
+        page.say("read", id=7, block=0)
+        assert await page.until("data") == ({"type": "data", "id": 7}, None)
+
+    played(test)
+
+
+def test_a_block_that_comes_while_another_cut_is_opened(tmp_path: Path) -> None:
+    """The page hears what became of it: it asks nobody for the block before that."""
+    save(tmp_path)
+    block = (tmp_path / "shard-00000.bin").read_bytes()[: MANIFEST.block_size]
+    (tmp_path / "shard-00000.bin").unlink()
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        page.say("join")
+        await page.until("model")
+        store = await (await page.exchange.joined(IDENTITY)).opened()
+        write, written = store.storage.write, asyncio.Event()
+
+        async def slow(name: str, at: int, data: Buffer) -> None:
+            await written.wait()
+            await write(name, at, data)
+
+        store.storage.write = slow  # type: ignore[method-assign]
+        page.say("write", block, block=0)
+        await asyncio.sleep(1)
+        page.shelf.stores.clear()
+        await page.exchange.refresh(IDENTITY)
+        written.set()
+        assert (await page.until("done"))[0]["block"] == 0
+
+    played(test)
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_damaged_block_comes_from_peers_again(tmp_path: Path, whole: bool) -> None:
     """They are told first that it is not here: what is here, the transport asks nobody for."""

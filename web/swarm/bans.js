@@ -1,6 +1,6 @@
 /**
  * @file How peers behaved, by peer id. Two bad pieces ban for a month, across visits; promises that
- * are not kept shut a peer out for some minutes. An id is what a peer says it is: whoever changes it
+ * are not kept shut a peer out for a while, longer each time. An id is what a peer says it is: whoever changes it
  * begins anew, with two bad pieces more. That is what a ban is worth.
  */
 
@@ -10,10 +10,14 @@ const KEY = "bans";
 const BAD_PIECES = 2;
 const BROKEN_PROMISES = 3;
 const BAN_MS = 30 * 24 * 3600 * 1000;
-const SHUN_MS = 10 * 60 * 1000;
+/** The first time, and at most: an honest peer may have been busy, or its storage. */
+const SHUN_MS = { least: 15_000, most: 10 * 60 * 1000 };
 const MOST = 1000; // bans that are remembered, and peers whose conduct is known
 
-/** @typedef {{good: number, bad: number, broken: number}} Conduct pieces, and promises of some */
+/**
+ * @typedef {{good: number, bad: number, broken: number, shunned: number}} Conduct pieces, promises of
+ *     some, and how often it was shut out for them
+ */
 /** @typedef {{peer: string, why: string, until: number}} Ban until: as Date.now() has it */
 
 export class Bans {
@@ -33,7 +37,7 @@ export class Bans {
     const known = this.#conduct.get(peer);
     if (known) return known;
     if (this.#conduct.size >= MOST) this.#conduct.delete(this.#conduct.keys().next().value ?? "");
-    const conduct = { good: 0, bad: 0, broken: 0 };
+    const conduct = { good: 0, bad: 0, broken: 0, shunned: 0 };
     this.#conduct.set(peer, conduct);
     return conduct;
   }
@@ -64,7 +68,9 @@ export class Bans {
     conduct.broken += 1;
     if (conduct.broken >= BROKEN_PROMISES) {
       conduct.broken = 0;
-      this.ban(peer, "does not give what it says it has", SHUN_MS);
+      const milliseconds = Math.min(SHUN_MS.least * 4 ** conduct.shunned, SHUN_MS.most);
+      conduct.shunned += 1;
+      this.ban(peer, "does not give what it says it has", milliseconds);
     }
     return this.has(peer);
   }
@@ -85,7 +91,7 @@ export class Bans {
   }
 
   #keep() {
-    const lasting = this.list().filter(({ until }) => until > Date.now() + SHUN_MS);
+    const lasting = this.list().filter(({ until }) => until > Date.now() + SHUN_MS.most);
     void remember(KEY, lasting);
   }
 }

@@ -9,6 +9,8 @@
 
 /** Milliseconds without a chunk: with an item that is wanted now, else, where nobody else has it. */
 const SILENT_MS = { now: 1500, later: 5000, sole: 12_000 };
+/** So often in a row silent, it may have gone without a word: it is looked for anew. */
+const DEAF = 3;
 /** A second sender is asked after so long, where it would take less than half of what is to come. */
 const LATE_MS = { now: 750, later: 3000 };
 
@@ -16,7 +18,8 @@ const LATE_MS = { now: 750, later: 3000 };
  * @typedef {object} Hooks
  * @property {(item: number, peer: Peer) => boolean} may whether that peer is to be asked for it
  * @property {(fetch: Fetch) => void} onWhole verifies it, and calls `settle`
- * @property {(peer: Peer, why: "silent" | "refused") => void} onBroken promise of a peer
+ * @property {(peer: Peer, why: "silent" | "refused") => void} onBroken promise of a peer; silence of
+ *     the only one that has an item is none, it may be busy and there is nobody to go to
  */
 
 /** @typedef {{bad: number, overtaken: number, abandoned: number}} Wasted bytes, of no use, by reason */
@@ -141,25 +144,31 @@ export class Scheduler {
     const now = performance.now();
     for (const peer of this.peers) {
       const [fetch] = peer.fetches;
-      if (fetch && now - Math.max(fetch.began, peer.lastHeard) > this.#patience(fetch)) {
-        this.#broken(peer, "silent");
-      }
+      if (!fetch) continue;
+      const isSole = this.#isSole(fetch);
+      if (now - Math.max(fetch.began, peer.lastHeard) <= this.#patience(fetch, isSole)) continue;
+      this.#leave(peer);
+      if (!isSole) this.hooks.onBroken(peer, "silent");
+      else if (peer.setbacks >= DEAF) peer.wire.destroy();
     }
     this.fillAll();
   }
 
-  /** @param {Fetch} fetch */
-  #patience({ item, peer }) {
-    const others = [...this.peers].some((one) => one.id !== peer.id && one.open && one.has(item));
-    if (!others) return SILENT_MS.sole;
+  /** @param {Fetch} fetch whether nobody else can be asked for it */
+  #isSole({ item, peer }) {
+    return ![...this.peers].some((one) => one.id !== peer.id && one.open && one.has(item));
+  }
+
+  /** @param {Fetch} fetch @param {boolean} isSole */
+  #patience({ item }, isSole) {
+    if (isSole) return SILENT_MS.sole;
     return this.wanted.now.has(item) ? SILENT_MS.now : SILENT_MS.later;
   }
 
-  /** @param {Peer} peer @param {"silent" | "refused"} why */
-  #broken(peer, why) {
+  /** @param {Peer} peer alone for a while */
+  #leave(peer) {
     for (const fetch of [...peer.fetches]) this.#abandon(fetch);
     peer.rest();
-    this.hooks.onBroken(peer, why);
   }
 
   /** @param {Peer} peer asks it for as much as is good */
@@ -240,7 +249,8 @@ export class Scheduler {
     this.#abandon(fetch);
     if (outcome === "refused") {
       peer.refused.add(item);
-      this.#broken(peer, "refused");
+      this.#leave(peer);
+      this.hooks.onBroken(peer, "refused");
     }
     this.changed();
   }

@@ -99,10 +99,17 @@ class Exchange:
         elif kind == "file":
             await model.write_file(message["name"], data)
         else:
-            if kind == "read":
+            await self._give(model, message)
+
+    async def _give(self, model: SharedModel, message: dict[str, Any]) -> None:
+        """Answers a question, whatever goes wrong: the page waits for it."""
+        given: Buffer | None = None
+        try:
+            if message["type"] == "read":
                 given = await model.read(message["block"])
             else:
                 given = await model.read_file(message["name"], message["start"], message["end"])
+        finally:
             self._post({"type": "data", "id": message["id"]}, "bytes", given)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

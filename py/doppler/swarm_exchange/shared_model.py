@@ -63,7 +63,6 @@ class SharedModel:
         try:
             store = await self._shelf.find(self.identity)
             if store is not None and store is not self.store:  # it may be cut in another way now
-                self._detach()
                 await self._attach(store)
         except DopplerError as error:
             self._trouble = error
@@ -150,9 +149,13 @@ class SharedModel:
             return None
 
     async def write(self, block: int, data: Buffer) -> None:
-        """A block that a peer has sent."""
-        if self.store is not None and 0 <= block < len(self.store.manifest.blocks):
-            await self.store.scheduler.offer(self.source, block, data)
+        """A block that a peer has sent. Where another cut is opened meanwhile, it is for that one:
+        nobody else would tell the page what became of the block.
+        """
+        while (store := self.store) is not None and 0 <= block < len(store.manifest.blocks):
+            await store.scheduler.offer(self.source, block, data)
+            if store is self.store:
+                break
 
     async def write_file(self, name: str, data: Buffer) -> None:
         """A manifest or a tokenizer that peers have sent: it is what it should be, or nothing."""
@@ -199,6 +202,7 @@ class SharedModel:
         await store.blocks.ready()
         if self._left:
             return
+        self._detach()  # of the one before, now: in between, what peers send would be for none
         self.store = store
         store.scheduler.took = self._took
         store.blocks.gone = self._gone

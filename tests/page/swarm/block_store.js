@@ -7,8 +7,9 @@ const models = new Map(); // identity -> Model
 const utf8 = new TextDecoder();
 let port = null;
 // How this peer misbehaves: `corrupt`: bytes of every second block that it gives; `mute`: blocks are
-// never given; `empty`: they are refused.
+// given when it ends; `empty`: they are refused.
 let fault = null;
+const held = [];
 
 class Model {
   manifest = null;
@@ -99,7 +100,7 @@ const answers = {
     model.joined = false;
   },
   read(model, { id, block }) {
-    if (fault === "mute") return;
+    if (fault === "mute") return void held.push([model, { id, block }]);
     const bytes = fault === "empty" ? undefined : model.blocks.get(block)?.slice();
     if (bytes && fault === "corrupt" && block % 2) bytes[bytes.length - 1] ^= 1;
     port.postMessage({ type: "data", id, bytes: bytes?.buffer ?? null });
@@ -178,6 +179,7 @@ const commands = {
   },
   fault({ fault: kind }) {
     fault = kind;
+    for (const [model, question] of held.splice(0)) answers.read(model, question);
   },
   async state({ identity }) {
     const { blocks, description, written, seen, tokenizer } = modelOf(identity);
