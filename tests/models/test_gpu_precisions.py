@@ -22,10 +22,10 @@ def test_tiny_model_on_this_gpu(tiny: Client, name: str, precision: str, tmp_pat
     ids, wanted = reference(name)
     margin = MARGINS[precision] * (max(wanted.std(), 1.0) if precision == "f16" else 1.0)
     try:
-        load(tiny, name, context=CONTEXT, precision="f16")
+        load(tiny, name, context=CONTEXT, batch=CONTEXT, precision="f16")
     except RequestError as error:
         pytest.skip(str(error))
-    load(tiny, name, context=CONTEXT, precision=precision, kv=precision)
+    load(tiny, name, context=CONTEXT, batch=CONTEXT, precision=precision, kv=precision)
     first, second = np.sort(wanted, axis=1)[:, :-3:-1].T
     is_plain = first - second > 2 * margin
     for batch in (len(ids), 32, 1):

@@ -130,15 +130,15 @@ def test_keys_that_are_bound_in_slices(
 
 def test_cached_prefix_changes_nothing(tiny: Client) -> None:
     ids = reference(LONG)[0][:200]
-    load(tiny, LONG)
+    load(tiny, LONG, batch=256)
     fresh = greedy(tiny, ids, 12)
     edited = [*ids[:120], *ids[130:]]
     args = {"max_tokens": 12, "ignore_eos": True, "sampling": {"greedy": True}}
     after_edit = tiny.call("complete", {**args, "prompt_ids": edited})
     again = tiny.call("complete", {**args, "prompt_ids": ids + fresh})
-    load(tiny, LONG)
+    load(tiny, LONG, batch=256)
     assert after_edit["reused_tokens"] == 120
     assert after_edit["generated_ids"] == greedy(tiny, edited, 12)
     assert again["reused_tokens"] == 120
-    load(tiny, LONG)
+    load(tiny, LONG, batch=256)
     assert again["generated_ids"] == greedy(tiny, ids + fresh, 12)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from in_page import (
     BROKEN,
+    CONTEXT,
     GPU,
     MIXTRAL,
     OWN_EMBEDDINGS,
     PADDED,
+    PIECE,
     TINY_MARGIN,
     assert_follows,
     assert_halts_change_nothing,
@@ -28,23 +30,16 @@ from doppler.store.manifest import MANIFEST_FILE, Manifest
 from fixture_sets import FAMILIES, LONG, TINY, reference
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*TINY, *FAMILIES])
 def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
+    """In pieces, the last of which is shorter, and by the decode path."""
     ids, wanted = reference(name)
-    load(tiny, name)
-    for batch in (len(ids), 32, 1):  # prefilled at once, in pieces, and by the decode path
+    load(tiny, name, context=CONTEXT)
+    for batch in (PIECE, 1):
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
-    assert_halts_change_nothing(tiny, ids)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_family_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
-    ids, wanted = reference(name)
-    load(tiny, name, batch=32)
-    for batch in (32, 1):
-        _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
-        assert np.abs(found - wanted).max() < TINY_MARGIN, f"batch {batch}"
+    if name in TINY:
+        assert_halts_change_nothing(tiny, ids, one_of_a_kind=True)
 
 
 @pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
