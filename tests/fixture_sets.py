@@ -60,9 +60,10 @@ ON_LEAST = ("gpt-oss-like",)
 # Constants that say how large something is, how threads share it, or how weights are packed: the
 # cases of kernels vary those (doppler/workbench/cases).
 SIZES = frozenset(
-    ("COLS", "HEAD_DIM", "KEY_DIM", "VALUE_DIM", "TAPS", "BLOCK", "STAGE", "FORM", "SPLITS")
-) | frozenset(
-    ("TEAM", "ROWS", "DEPTH", "TOKENS", "TURN", "LANES", "PARTS", "CHUNK", "KEYS", "VALUES")
+    (
+        *("COLS", "HEAD_DIM", "KEY_DIM", "VALUE_DIM", "TAPS", "BLOCK", "STAGE", "FORM", "SPLITS"),
+        *("TEAM", "ROWS", "DEPTH", "TOKENS", "TURN", "LANES", "PARTS", "CHUNK", "KEYS", "VALUES"),
+    )
 )
 
 

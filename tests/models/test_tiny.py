@@ -1,7 +1,14 @@
-"""Tiny models of every shape against transformers in float32, within 1e-3, in the page."""
+"""Tiny models of every shape against transformers in float32, within 1e-3, in the page: with the
+kernels of CPUs, some with those of GPUs, and of the least GPU that there may be.
+
+A CPU takes half a second for each token that GPUs' kernels decode, so there they run on a few only,
+more than the windows of 16 that some layers have. One page has them all: what is compiled stays,
+until another device is opened, for tests with limits, which come last.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +34,15 @@ from ruled import allows, ruled_answers
 from doppler.command.client import Client
 from doppler.errors import DopplerError, RequestError
 from doppler.store.manifest import MANIFEST_FILE, Manifest
-from fixture_sets import FAMILIES, LONG, TINY, reference
+from fixture_sets import ALL, FAMILIES, LONG, ON_GPUS, ON_LEAST, TINY, reference
+from paper_engine import least_gpu
+
+DECODED = 24  # tokens
+
+
+def by_default(names: Sequence[str]) -> list[Any]:
+    """All models, those of `names` by default."""
+    return [pytest.param(it, marks=[] if it in names else pytest.mark.every_case) for it in ALL]
 
 
 @pytest.mark.parametrize("name", [*TINY, *FAMILIES])
@@ -42,13 +57,25 @@ def test_tiny_model_matches_transformers(tiny: Client, name: str, tmp_path: Path
         assert_halts_change_nothing(tiny, ids, one_of_a_kind=True)
 
 
+@pytest.mark.parametrize("name", by_default(ON_GPUS))
+def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: Path) -> None:
+    """Tiles, and attention and matvecs shared by subgroups, of whatever size they have here."""
+    ids, wanted = reference(name)
+    load(tiny, name, context=CONTEXT, batch=32, adapter=GPU)
+    for batch, count in ((32, len(ids)), (1, DECODED)):
+        target = tmp_path / f"{batch}.npy"
+        _, found = logits(tiny, target, prompt_ids=ids[:count], batch=batch)
+        assert np.abs(found - wanted[:count]).max() < TINY_MARGIN, f"batch {batch}"
+    assert_halts_change_nothing(tiny, ids, one_of_a_kind=True)
+
+
 @pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
 def test_embeddings_of_layers_from_the_host(
     tiny: Client, adapter: dict[str, Any], tmp_path: Path
 ) -> None:
     """Their rows are brought token by token, and the table's memory is not taken."""
     ids = reference(OWN_EMBEDDINGS)[0][:40]
-    found, room = {}, {"context": 128, "batch": 16, "adapter": adapter}
+    found, room = {}, {"context": CONTEXT, "batch": 16, "adapter": adapter}
     for place in ("gpu", "host"):
         loaded = load(tiny, OWN_EMBEDDINGS, ple=place, **room)
         assert loaded["ple"] == place
@@ -113,9 +140,8 @@ def test_a_rule_says_what_may_come_next(
     tiny: Client, adapter: dict[str, Any], tmp_path: Path
 ) -> None:
     """The best of what it allows at each place; and afterwards answers are as they were."""
-    name = TINY[0]
-    ids = reference(name)[0][:40]
-    load(tiny, name, adapter=adapter)
+    ids = reference(OWN_EMBEDDINGS)[0][:40]
+    load(tiny, OWN_EMBEDDINGS, context=CONTEXT, batch=16, ple="gpu", adapter=adapter)
     free = greedy(tiny, ids, 20)
     best, drawn = ruled_answers(tiny.page, ids, 20)
     for answer in (best, drawn):
@@ -166,3 +192,35 @@ def test_context_that_is_full_ends_the_answer_and_says_so(tiny: Client) -> None:
     answer = tiny.call("complete", {**args, "sampling": {"greedy": True}})
     assert answer["finish_reason"] == "context"
     assert len(answer["generated_ids"]) == 8
+
+
+@pytest.mark.parametrize("name", by_default(ON_LEAST))
+def test_tiny_model_on_the_least_gpu(tiny: Client, name: str, tmp_path: Path) -> None:
+    """One with the standard's default limits, which has neither subgroups nor f16."""
+    ids, wanted = reference(name)
+    adapter = {"is_cpu": False, "subgroup_size": 0}
+    limits = least_gpu().limits
+    load(tiny, name, context=CONTEXT, batch=32, limits=limits, adapter=adapter)
+    for batch, count in ((32, len(ids)), (1, DECODED)):
+        target = tmp_path / f"{batch}.npy"
+        _, found = logits(tiny, target, prompt_ids=ids[:count], batch=batch)
+        assert np.abs(found - wanted[:count]).max() < TINY_MARGIN, f"batch {batch}"
+        planned = {step["kernel"] for step in tiny.call("plan", {"tokens": 8, "batch": batch})}
+        products = {kernel for kernel in planned if kernel.startswith("mat")}
+        assert products == {"matvec_workgroup"} | ({"matmul_tile"} if batch > 1 else set())
+        assert "attention_decode" not in planned
+
+
+@pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
+def test_experts_that_are_bound_in_slices(
+    tiny: Client, adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of six experts, three can be bound at once; also where gate and up are apart."""
+    ids, wanted = reference(MIXTRAL)
+    limits = {"maxStorageBufferBindingSize": 48 << 10}
+    for name in (MIXTRAL, "mixtral-mixed"):
+        load(tiny, name, batch=32, context=CONTEXT, limits=limits, adapter=adapter)
+        for batch, count in ((32, len(ids)), (8, DECODED), (1, DECODED)):
+            target = tmp_path / f"{batch}.npy"
+            _, found = logits(tiny, target, prompt_ids=ids[:count], batch=batch)
+            assert np.abs(found - wanted[:count]).max() < TINY_MARGIN, f"batch {batch}"
