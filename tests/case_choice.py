@@ -3,19 +3,29 @@
 A variant of a kernel takes it a second or more to compile, and a case in one that is there,
 milliseconds. So a few variants are chosen, in which each number that a case is made of, each
 constant of the kernel, and each pair of constants that switch code occur; and of the cases all that
-need no others.
+need no others. Of weight types, those count as one in whose place a kernel has the same text: all
+unpack them by include/dequantize, of which UNPACKING run every type.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
+import re
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
-from doppler.gpu.wgsl import Number
+from doppler.gpu.wgsl import Number, parse
+from doppler.weights.placement import FORMS
 from doppler.workbench.case import Case, Launch, Trial
 from fixture_sets import SIZES
+from gpu_page import ROOT
+
+UNPACKING = ("relayout", "gather", "matvec", "matmul")
+OPERATORS = {"==": operator.eq, "<": operator.lt, ">": operator.gt}
+SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").rglob("*.wgsl")}
 
 Value = tuple[Hashable, ...]
 Variant = tuple[str, tuple[tuple[str, Number], ...], frozenset[str]]
@@ -54,28 +64,44 @@ def switched(constants: Mapping[str, Number], bound: Collection[str] = ()) -> se
 
 def _of_launch(launch: Launch) -> set[Value]:
     found = switched(launch.constants, launch.bindings)
-    return {*found, *launch.constants.items(), *_row_ends(launch)}
+    found |= {item for item in launch.constants.items() if item[0] != "FORM"}
+    if "FORM" in launch.constants:
+        kind = kind_of(launch.kernel, launch.constants["FORM"])
+        cols = launch.constants.get("COLS", launch.params.get("cols", 0))
+        # Rows that end within a vec4 are read otherwise, by code of each type that may.
+        found.add(("FORM", kind, cols % 4 == 0))
+    return found
 
 
-def _row_ends(launch: Launch) -> Iterator[Value]:
-    """Rows that are whole vec4s, and those that end within one, are read by code of each type."""
-    cols = launch.constants.get("COLS", launch.params.get("cols"))
-    if cols is not None and "FORM" in launch.constants:
-        yield "row ends", launch.constants["FORM"], cols % 4 == 0
+def kind_of(kernel: str, form: Number) -> Hashable:
+    """What a kernel's text knows of a type of weights; the type, where it is one of UNPACKING."""
+    if kernel in UNPACKING:
+        return form
+    return tuple(OPERATORS[how](form, FORMS[name]) for how, name in _comparisons(kernel))
+
+
+@cache
+def _comparisons(kernel: str) -> list[tuple[str, str]]:
+    """Those with a type, in what makes a kernel, but for functions that all use that unpack."""
+    files = {file for file, _ in parse(kernel, SOURCES).uses} - {"types", "dequantize"}
+    texts = [SOURCES[file] for file in sorted({kernel, *files})]
+    texts += re.findall("^override .*", SOURCES["dequantize"], re.MULTILINE)
+    return re.findall(r"\bFORM (==|<|>) (\w+)", "\n".join(texts))
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[Value]:
     """(path to it, number or word) of everything that `value` consists of."""
     if is_dataclass(value):
         for field in fields(value):
-            yield from _leaves(getattr(value, field.name), (*path, field.name))
+            within = (*path, type(value).__name__, field.name)
+            yield from _leaves(getattr(value, field.name), within)
     elif isinstance(value, Mapping):
         for name, part in value.items():
             yield from _leaves(part, (*path, str(name)))
     elif isinstance(value, tuple):
         for number, part in enumerate(value):
             yield from _leaves(part, (*path, str(number)))
-    elif isinstance(value, Hashable):
+    elif isinstance(value, Hashable) and value not in FORMS:
         yield (*path, value)
 
 

@@ -42,7 +42,7 @@ def tiny(context: BrowserContext, visited: Visited, tiny_models: Path) -> Iterat
 
 def load(client: Client, name: str, **args: Any) -> None:
     stored = client.call("download", {"url": f"models/{name}/{MANIFEST_FILE}"})
-    client.call("load", {"id": stored["id"], **args})
+    client.call("load", {"id": stored["id"], "batch": 64, **args})
 
 
 def answer(client: Client, speculate: str, **args: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def assert_same(client: Client, sampling: dict[str, Any], count: int = 20, **arg
 
 def test_answers_are_the_same(shipped: Client) -> None:
     """The lines are copied, so most drafts are right."""
-    load(shipped, "smollm2-135m-instruct", context=128, batch=64)
+    load(shipped, "smollm2-135m-instruct", context=128)
     assert assert_same(shipped, GREEDY, 10, prompt=TEXT) <= 4
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from case_choice import chosen, variants_of
+from case_choice import UNPACKING, chosen, kind_of, variants_of
 from doppler.gpu.sources import FOLDERS
+from doppler.weights.placement import FORMS
 from doppler.workbench.case import Case, Launch
 from doppler.workbench.catalogue import cases_of
 from doppler.workbench.features import lacking
@@ -30,7 +31,13 @@ def launches(found: Iterable[Case]) -> list[Launch]:
 
 
 def constants(found: Iterable[Case]) -> set[Any]:
-    return {item for launch in launches(found) for item in launch.constants.items()}
+    """But for types of weights."""
+    items = {item for launch in launches(found) for item in launch.constants.items()}
+    return {(name, value) for name, value in items if name != "FORM"}
+
+
+def forms(found: Iterable[Case]) -> set[float]:
+    return {launch.constants["FORM"] for launch in launches(found)}
 
 
 def pairs(found: Iterable[Case]) -> set[Any]:
@@ -61,7 +68,7 @@ def fields(found: Iterable[Case]) -> set[str]:
         for arg in case.args
         if is_dataclass(arg)
         for name, value in vars(arg).items()
-        if name != "cut"  # constants
+        if name not in ("cut", "kind")  # constants
     }
 
 
@@ -75,11 +82,33 @@ def test_all_values_and_all_pairs_of_switches_are_chosen(kernel: str) -> None:
     assert chosen(everything) == picked
 
 
+@pytest.mark.parametrize("kernel", UNPACKING)
+def test_every_type_of_weights_is_chosen(kernel: str) -> None:
+    everything = cases(kernel, SWIFTSHADER)
+    assert forms(chosen(everything)) == forms(everything)
+    assert kernel == "gather" or forms(everything) == set(FORMS.values())
+
+
+@pytest.mark.parametrize("kernel", ["matvec_subgroup", "matvec_workgroup", "matmul_tile"])
+def test_types_that_a_kernel_tells_apart_are_chosen(kernel: str) -> None:
+    everything = cases(kernel, SWIFTSHADER)
+    kinds = {kind_of(kernel, form) for form in FORMS.values()}
+    assert {kind_of(kernel, form) for form in forms(chosen(everything))} == kinds
+    assert 1 < len(kinds) < len(FORMS)
+
+
+def test_what_matmul_tile_tells_apart() -> None:
+    """As its text says."""
+    kinds = [kind_of("matmul_tile", FORMS[name]) for name in ("F32", "Q4_0", "Q8_0", "Q6_K")]
+    assert len(set(kinds)) == 4
+    assert kind_of("matmul_tile", FORMS["Q4_1"]) == kinds[1]
+
+
 @pytest.mark.parametrize("kernel", ["matvec", "matvec_subgroup", "matvec_workgroup"])
-def test_rows_that_end_within_a_vec4_are_chosen_of_each_type(kernel: str) -> None:
-    def ends(found: Iterable[Case]) -> set[tuple[float, bool]]:
+def test_rows_that_end_within_a_vec4_are_chosen(kernel: str) -> None:
+    def ends(found: Iterable[Case]) -> set[tuple[Any, bool]]:
         return {
-            (launch.constants["FORM"], launch.constants["COLS"] % 4 == 0)
+            (kind_of(kernel, launch.constants["FORM"]), launch.constants["COLS"] % 4 == 0)
             for launch in launches(found)
         }
 
