@@ -111,9 +111,9 @@ def check(app: App, tokens: int, dispatches: int, crossings: int) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_token_of_a_tiny_model(tiny: App, name: str) -> None:
-    """Over 200 tokens, so that whatever a token keeps would show."""
+    """Over more than two batches, so that whatever a token keeps would show."""
     load(tiny, name)
-    check(tiny, 200, TINY[name], 1)
+    check(tiny, 2 * BATCH + 7, TINY[name], 1)
 
 
 @pytest.mark.parametrize(
