@@ -34,10 +34,10 @@ from ruled import allows, ruled_answers
 from doppler.command.client import Client
 from doppler.errors import DopplerError, RequestError
 from doppler.store.manifest import MANIFEST_FILE, Manifest
-from fixture_sets import ALL, FAMILIES, LONG, ON_GPUS, ON_LEAST, TINY, reference
+from fixture_sets import ALL, FAMILIES, HALTED, LONG, ON_GPUS, ON_LEAST, TINY, reference
 from paper_engine import least_gpu
 
-DECODED = 24  # tokens
+DECODED = 20  # tokens
 
 
 def by_default(names: Sequence[str]) -> list[Any]:
@@ -66,7 +66,8 @@ def test_tiny_model_with_the_kernels_of_gpus(tiny: Client, name: str, tmp_path: 
         target = tmp_path / f"{batch}.npy"
         _, found = logits(tiny, target, prompt_ids=ids[:count], batch=batch)
         assert np.abs(found - wanted[:count]).max() < TINY_MARGIN, f"batch {batch}"
-    assert_halts_change_nothing(tiny, ids, one_of_a_kind=True)
+    if name in HALTED:
+        assert_halts_change_nothing(tiny, ids, one_of_a_kind=True)
 
 
 @pytest.mark.parametrize("adapter", [{}, GPU], ids=["cpu", "gpu"])
@@ -79,9 +80,11 @@ def test_embeddings_of_layers_from_the_host(
     for place in ("gpu", "host"):
         loaded = load(tiny, OWN_EMBEDDINGS, ple=place, **room)
         assert loaded["ple"] == place
-        rows = [logits(tiny, tmp_path / "l.npy", prompt_ids=ids, batch=b)[1] for b in (16, 1)]
-        found[place] = (rows, greedy(tiny, ids, 8), loaded["memory"]["weights"])
-    assert np.array_equal(found["gpu"][0], found["host"][0])
+        asked = ({"prompt_ids": ids, "batch": 16}, {"prompt_ids": ids[:8], "batch": 1})
+        rows = [logits(tiny, tmp_path / "l.npy", **each)[1] for each in asked]
+        found[place] = (rows, greedy(tiny, ids, 4), loaded["memory"]["weights"])
+    for one, other in zip(found["gpu"][0], found["host"][0], strict=True):
+        assert np.array_equal(one, other)
     assert found["gpu"][1] == found["host"][1]
     config = loaded["config"]
     table = config["vocab"] * len(config["layers"]) * config["per_layer"]
@@ -140,19 +143,19 @@ def test_a_rule_says_what_may_come_next(
     tiny: Client, adapter: dict[str, Any], tmp_path: Path
 ) -> None:
     """The best of what it allows at each place; and afterwards answers are as they were."""
-    ids = reference(OWN_EMBEDDINGS)[0][:40]
+    ids, count = reference(OWN_EMBEDDINGS)[0][:16], 12
     load(tiny, OWN_EMBEDDINGS, context=CONTEXT, batch=16, ple="gpu", adapter=adapter)
-    free = greedy(tiny, ids, 20)
-    best, drawn = ruled_answers(tiny.page, ids, 20)
+    free = greedy(tiny, ids, count)
+    best, drawn = ruled_answers(tiny.page, ids, count)
     for answer in (best, drawn):
-        assert len(answer) == 20
+        assert len(answer) == count
         assert all(allows(n, token) for n, token in enumerate(answer))
     _, rows = logits(tiny, tmp_path / "all.npy", prompt_ids=ids + best[:-1])
     rows = rows[len(ids) - 1 :]
     for n, row in enumerate(rows):
         row[[token for token in range(len(row)) if not allows(n, token)]] = -np.inf
     assert_follows(best, rows, TINY_MARGIN)
-    assert greedy(tiny, ids, 20) == free != best
+    assert greedy(tiny, ids, count) == free != best
 
 
 def test_a_mixture_gives_the_same_tokens_from_every_file(tiny: Client) -> None:

@@ -13,7 +13,7 @@ from doppler.store.manifest import Manifest
 from doppler.workbench.catalogue import CASES, cases_of
 from doppler.workbench.features import lacking
 from expert_files import converted
-from fixture_sets import ALL, FIXTURES, ON_GPUS, ON_LEAST
+from fixture_sets import ALL, FIXTURES, HALTED, ON_GPUS, ON_LEAST
 from paper_engine import least_gpu, paper_engine
 
 SLOW = {"blake3", "blake3_tree", "sample"}  # cases that are many, or take long to make
@@ -75,4 +75,6 @@ def test_every_kernel_runs_with_every_two_switches(manifests: dict[str, Manifest
         assert wanted.keys() <= chosen_there.keys() | on_cpus.keys()
         for kernel, values in shared(wanted).items():
             assert not values - there[kernel], kernel
-    assert on_gpus.keys() - on_cpus.keys()
+    of_gpus = on_gpus.keys() - on_cpus.keys()
+    assert of_gpus
+    assert of_gpus <= runs((manifests[name] for name in HALTED), GPU).keys()
