@@ -24,6 +24,9 @@ from fixture_sets import SIZES
 from gpu_page import ROOT
 
 UNPACKING = ("relayout", "gather", "matvec", "matmul")
+# Kernels of which another has the same text but for a few functions that no constant switches: its
+# pairs of constants are theirs (include/subgroup_sums and workgroup_sums).
+ALIKE = {"matvec_workgroup": "matvec_subgroup"}
 OPERATORS = {"==": operator.eq, "<": operator.lt, ">": operator.gt}
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "web/kernels").rglob("*.wgsl")}
 
@@ -64,6 +67,8 @@ def switched(constants: Mapping[str, Number], bound: Collection[str] = ()) -> se
 
 def _of_launch(launch: Launch) -> set[Value]:
     found = switched(launch.constants, launch.bindings)
+    if launch.kernel in ALIKE:
+        found = {(one, other) for one, other in found if one == other}
     found |= {item for item in launch.constants.items() if item[0] != "FORM"}
     if "FORM" in launch.constants:
         kind = kind_of(launch.kernel, launch.constants["FORM"])
