@@ -97,7 +97,7 @@ def test_what_is_restored_is_what_was_there(tiny: Client, name: str, how: dict[s
     prompt = ids_of(300)
     _, first = ask(tiny, prompt, 40, **TALK)
     longer = [*prompt, *first, *ids_of(60, 2)]
-    _, second = ask(tiny, longer, 20, **TALK)
+    _, second = ask(tiny, longer, 40, **TALK)
     last = [*longer, *second, *ids_of(9, 3)]
     there = ask(tiny, last)
     assert there[0] > len(longer) - 10
