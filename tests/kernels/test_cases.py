@@ -1,11 +1,15 @@
-"""Every case of the workbench, in a browser, beside its NumPy twin."""
+"""Cases of the workbench, in a browser, beside their NumPy twins."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from case_choice import chosen
 from doppler.gpu.sources import FOLDERS
+from doppler.workbench.case import Case
 from doppler.workbench.cases import attention
 from doppler.workbench.cases.inputs import case
 from doppler.workbench.cases.sample import DRAWS
@@ -19,7 +23,17 @@ KERNELS = [kernel for folder, names in FOLDERS.items() if folder != "include" fo
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernel(gpu_page: GpuPage, kernel: str) -> None:
     """Each output within the case's margin; what is to stay as it was has stayed."""
-    cases = [case for case in cases_of(kernel) if case not in DRAWS]
+    able = [case for case in cases_of(kernel) if not lacking(case, gpu_page.features)]
+    check(gpu_page, chosen([case for case in able if case not in DRAWS]))
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernel_in_every_case(gpu_page: GpuPage, kernel: str) -> None:
+    check(gpu_page, [case for case in cases_of(kernel) if case not in DRAWS])
+
+
+def check(gpu_page: GpuPage, cases: Sequence[Case]) -> None:
     wrong = [
         f"{case.name}: {output} {found}"
         for case, output, found in gpu_page.compared(cases)

@@ -41,7 +41,7 @@ def context(visited: Visited) -> Iterator[BrowserContext]:
         yield context
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoints, converted; one of them from GGUF files too, and one that is broken."""
     folder = tmp_path_factory.mktemp("tiny")

@@ -27,6 +27,7 @@ PADDED = "llama-padded"
 EMBEDDING = "token_embd.weight"
 TINY_MARGIN = 1e-3
 CONTEXT = 128  # one in which a token is planned in one way only
+PIECE = 40  # tokens of a batch: of a prompt of 96, the last piece is shorter
 GPU = {"is_cpu": False, "subgroup_size": 4}  # what SwiftShader is taken for: it has subgroups of 4
 
 
@@ -76,7 +77,8 @@ def open_client(context: BrowserContext, url: str) -> Client:
 
 def load(client: Client, name: str, **args: Any) -> dict[str, Any]:
     stored = client.call("download", {"url": f"models/{name}/{MANIFEST_FILE}"})
-    exact = {"kv": "f32", "precision": "f32"}
+    """In float32, and with room for small batches: it takes a CPU seconds to make room for 512."""
+    exact = {"kv": "f32", "precision": "f32", "batch": PIECE}
     loaded: dict[str, Any] = client.call("load", {"id": stored["id"], **exact, **args})
     return loaded
 

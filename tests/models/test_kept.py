@@ -95,7 +95,7 @@ def test_what_is_restored_is_what_was_there(tiny: Client, name: str, how: dict[s
     """After two answers, the second of which adds a file: rings have wrapped by then."""
     load(tiny, name, batch=32, **how)
     prompt = ids_of(300)
-    _, first = ask(tiny, prompt, 100, **TALK)
+    _, first = ask(tiny, prompt, 40, **TALK)
     longer = [*prompt, *first, *ids_of(60, 2)]
     _, second = ask(tiny, longer, 40, **TALK)
     last = [*longer, *second, *ids_of(9, 3)]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from in_page import (
+    CONTEXT,
+    PIECE,
     TINY_MARGIN,
     assert_follows,
     assert_halts_change_nothing,
@@ -26,12 +28,12 @@ from numpy_model import NumpyModel
 def test_recurrent_model_matches_transformers(tiny: Client, name: str, tmp_path: Path) -> None:
     """In pieces that are longer than a convolution, and shorter; and whatever was run before."""
     ids, wanted = reference(name)
-    load(tiny, name, batch=len(ids))
-    for batch, count in ((len(ids), len(ids)), (32, len(ids)), (1, len(ids)), (2, 21)):
+    load(tiny, name, context=CONTEXT)
+    for batch, count in ((PIECE, len(ids)), (1, len(ids)), (2, 21)):
         asked = {"prompt_ids": ids[:count], "batch": batch}
         _, found = logits(tiny, tmp_path / f"{batch}.npy", **asked)
         assert np.abs(found - wanted[:count]).max() < TINY_MARGIN, f"batch {batch}"
-    assert_halts_change_nothing(tiny, ids)
+    assert_halts_change_nothing(tiny, ids, one_of_a_kind=True)
 
 
 @pytest.mark.parametrize("name", RECURRENT)

@@ -30,7 +30,7 @@ def test_long_prompt_gives_the_same_logits_however_it_is_prefilled(
     assert len(ids) == 700
     load(tiny, LONG, batch=700)
     ends = []
-    for batch in (700, 256, 61):  # and one by one: test_rings_wrap_and_change_nothing
+    for batch in (700, 61):  # and one by one: test_rings_wrap_and_change_nothing
         _, found = logits(tiny, tmp_path / f"{batch}.npy", prompt_ids=ids, batch=batch)
         ends.append(found[-1])
     assert max(np.abs(end - ends[0]).max() for end in ends) < 1e-4
@@ -58,8 +58,8 @@ def test_rings_wrap_and_change_nothing(
     loaded = wrapping(tiny, adapter=adapter)
     assert loaded["memory"]["kv"] == 2 * 4 * 2 * 16 * (6 * 192 + 1024)
     ids = reference(LONG)[0]
-    decoded = 24 if adapter else 230  # answers wrap them with the kernels of GPUs, in the next test
-    for batch, count in ((32, 700), (19, 400), (1, decoded)):
+    decoded = 24 if adapter else 205  # answers wrap them with the kernels of GPUs, in the next test
+    for batch, count in ((32, 700), (19, 300), (1, decoded)):
         target = tmp_path / f"{batch}.npy"
         _, found = logits(tiny, target, prompt_ids=ids[:count], batch=batch)
         assert np.abs(found - long_logits[:count]).max() < TINY_MARGIN, f"batch {batch}"
@@ -71,8 +71,7 @@ def test_answers_wrap_rings_too(
     tiny: Client, tiny_folder: Path, adapter: dict[str, Any], speculate: str
 ) -> None:
     """Tokens one by one, and drafts, most of which are wrong and leave their keys behind."""
-    ids = reference(LONG)[0][:170]
-    count = 40 if adapter else 90
+    ids, count = reference(LONG)[0][:170], 40
     wrapping(tiny, adapter=adapter)
     args = {"max_tokens": count, "ignore_eos": True, "sampling": {"greedy": True}}
     answer = tiny.call("complete", {**args, "prompt_ids": ids, "speculate": speculate})
@@ -130,15 +129,15 @@ def test_keys_that_are_bound_in_slices(
 
 def test_cached_prefix_changes_nothing(tiny: Client) -> None:
     ids = reference(LONG)[0][:200]
-    load(tiny, LONG)
+    load(tiny, LONG, batch=256)
     fresh = greedy(tiny, ids, 12)
     edited = [*ids[:120], *ids[130:]]
     args = {"max_tokens": 12, "ignore_eos": True, "sampling": {"greedy": True}}
     after_edit = tiny.call("complete", {**args, "prompt_ids": edited})
     again = tiny.call("complete", {**args, "prompt_ids": ids + fresh})
-    load(tiny, LONG)
+    load(tiny, LONG, batch=256)
     assert after_edit["reused_tokens"] == 120
     assert after_edit["generated_ids"] == greedy(tiny, edited, 12)
     assert again["reused_tokens"] == 120
-    load(tiny, LONG)
+    load(tiny, LONG, batch=256)
     assert again["generated_ids"] == greedy(tiny, ids + fresh, 12)

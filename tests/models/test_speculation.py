@@ -42,7 +42,7 @@ def tiny(context: BrowserContext, visited: Visited, tiny_models: Path) -> Iterat
 
 def load(client: Client, name: str, **args: Any) -> None:
     stored = client.call("download", {"url": f"models/{name}/{MANIFEST_FILE}"})
-    client.call("load", {"id": stored["id"], **args})
+    client.call("load", {"id": stored["id"], "batch": 64, **args})
 
 
 def answer(client: Client, speculate: str, **args: Any) -> dict[str, Any]:
@@ -51,21 +51,21 @@ def answer(client: Client, speculate: str, **args: Any) -> dict[str, Any]:
     return found
 
 
-def assert_same(client: Client, sampling: dict[str, Any], **args: Any) -> int:
-    """Drafts on and off give the same ids; the number of batches with drafts."""
-    args = {"max_tokens": 20, "sampling": sampling, **args}
+def assert_same(client: Client, sampling: dict[str, Any], count: int = 20, **args: Any) -> int:
+    """Drafts on and off give the same `count` ids; the number of batches with drafts."""
+    args = {"max_tokens": count, "sampling": sampling, **args}
     plain, fast = answer(client, "off", **args), answer(client, "on", **args)
     assert fast["generated_ids"] == plain["generated_ids"], sampling
     assert plain["drafts"] == {"batches": 0, "tokens": 0}
     batches: int = fast["drafts"]["batches"]
-    assert 0 < batches < 19
+    assert 0 < batches < count - 1
     return batches
 
 
 def test_answers_are_the_same(shipped: Client) -> None:
     """The lines are copied, so most drafts are right."""
-    load(shipped, "smollm2-135m-instruct", context=256)
-    assert assert_same(shipped, GREEDY, prompt=TEXT) <= 7
+    load(shipped, "smollm2-135m-instruct", context=128)
+    assert assert_same(shipped, GREEDY, 10, prompt=TEXT) <= 4
 
 
 @pytest.mark.parametrize("name", ["tiny-chat", "tiny-base"])

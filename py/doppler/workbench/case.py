@@ -94,12 +94,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on one input. needs: features that a device must have to run it."""
+    """A kernel on one input. needs: features that a device must have to run it; args: what `make`
+    makes it of.
+    """
 
     kernel: str
     name: str
     make: Callable[[Rng], Trial]
     needs: tuple[str, ...] = ()
+    args: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
     def trial(self) -> Trial:
         """Its arrays: the same ones whenever it is called."""

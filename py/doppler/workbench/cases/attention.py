@@ -442,6 +442,27 @@ def _join(split: Split) -> Launch:
     return Launch("attention_join", {"HEAD_DIM": split.head_dim}, params, bindings)
 
 
+def join(rng: Rng, heads: int, head_dim: int, splits: int) -> Trial:
+    """What joins splits by itself; some, but not all of a head, had no keys."""
+    partial, weights = normal(rng, splits, heads, head_dim), 4 * normal(rng, splits, heads)
+    weights[rng.random((splits, heads)) < 0.2] = LOWEST
+    weights[0] = normal(rng, heads)
+    arrays = {
+        "partial_out": partial.astype(np.float32),
+        "partial_lse": vec4s(weights.ravel()),
+        "state": state(1),
+        "out": np.zeros((heads, head_dim), np.float32),
+    }
+    shares = np.exp(weights - weights.max(axis=0))
+    exact = (shares[..., None] * partial).sum(axis=0) / shares.sum(axis=0)[:, None]
+    launch = Launch(
+        "attention_join", {"HEAD_DIM": head_dim}, {"heads": heads, "splits": splits}, named(arrays)
+    )
+    return Trial(
+        arrays, [launch], ["out"], lambda _: {"out": Expected(exact, ROUNDING, rows_of(exact))}
+    )
+
+
 def _joining_product(split: Split) -> Launch:
     cols = split.heads * split.head_dim
     constants = {"FORM": 0, "COLS": cols, "PROLOGUE": 4, "ACTIVATION": 0, "STAGE": 1, "ADDEND": 0}
@@ -589,8 +610,8 @@ def _tokens() -> list[Case]:
                 rotation = Rotation(*shape, pairs, i % 3 != 1, split.before, ROPES[0], kv)
                 note = "no sinks" if sinks is None else f"sinks {sinks}"
                 name = f"{split}, {pairs}, {kv}, {note}"
-                kernel = "attention_join" if shift and pairs == "half" else "attention_decode"
-                found.append(case(kernel, name, token, split, rotation, sinks, needs=needs))
+                args = split, rotation, sinks
+                found.append(case("attention_decode", name, token, *args, needs=needs))
     split = SPLITS[2]
     shape = split.heads, split.kv_heads, split.head_dim
     last = Rotation(*shape, "half", True, split.before, GROWING, "f32", after=True)
@@ -617,4 +638,17 @@ NORMED = tuple(
     for shape in HEADS
     for tokens in (1, 5)
 )
-CASES: tuple[Case, ...] = (*NORMED, *_rotations(), *_batches(), *_flash(), *_tokens())
+LOWEST = float(np.finfo(np.float32).min)  # of a split without keys
+JOINS = ((1, 4, 256), (3, 8, 1), (4, 24, 3), (5, 64, 2), (8, 80, 32), (1, 128, 5), (2, 512, 256))
+JOINED = tuple(
+    case("attention_join", f"{splits} splits, {heads} heads of {dim}", join, heads, dim, splits)
+    for heads, dim, splits in JOINS
+)
+CASES: tuple[Case, ...] = (
+    *NORMED,
+    *_rotations(),
+    *_batches(),
+    *_flash(),
+    *_tokens(),
+    *JOINED,
+)

@@ -20,7 +20,7 @@ def case(
     kernel: str, name: str, build: Callable[..., Trial], *args: Any, needs: tuple[str, ...] = ()
 ) -> Case:
     """A case whose trial is build(rng, *args)."""
-    return Case(kernel, name, lambda rng: build(rng, *args), needs)
+    return Case(kernel, name, lambda rng: build(rng, *args), needs, args)
 
 
 def normal(rng: Rng, *shape: int) -> Array:
