@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WAIT = 30.0
+WAIT = 60.0  # seconds for what takes one or two; the machine may be busy
 
 
 @dataclass

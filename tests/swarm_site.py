@@ -50,7 +50,7 @@ sys.stdin.read()
 os._exit(0)
 """
 T = TypeVar("T")
-SECONDS = 30.0  # until what is waited for should be so; the machine may be busy
+SECONDS = 60.0  # until what is waited for should be so; the machine may be busy
 
 
 @dataclass(frozen=True)
