@@ -38,7 +38,8 @@ IDS_STORED = """async (least) => {
 }"""
 MODEL = "import('/app/store.js').then(({ state }) => state.model.id)"
 LOADING = "import('/app/store.js').then(({ state }) => state.loading)"
-# Of the answer that is there last: how many ids there are; and whose they are said to be.
+# Of the answer that is there last: its text; how many ids there are; and whose they are said to be.
+CONTENT = "import('/app/store.js').then(({ state }) => state.current.messages.at(-1).content)"
 WRITTEN = """import('/app/store.js').then(
   ({ state }) => state.current.messages.at(-1).journal.ids.length)"""
 SET_MODEL = """async (model) => {
@@ -134,8 +135,9 @@ def lost(app: App) -> tuple[Locator, str]:
     app.run(CUT_OFF.format(at=CUT, act=LOSE_DEVICE))
     message = app.say("tell me all")
     expect(message.get_by_test_id("message-error")).to_contain_text("The GPU device was lost")
-    so_far = message.get_by_test_id("message-text").inner_text().strip()
+    so_far = app.page.evaluate(CONTENT).strip()
     assert WORDS <= len(so_far.split()) < TOKENS
+    expect(message.get_by_test_id("message-text")).to_have_text(so_far)
     return message, so_far
 
 
