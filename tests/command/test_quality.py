@@ -108,9 +108,7 @@ def test_report_without_a_tokenizer(tmp_path: Path, name: str) -> None:
 
 
 def test_report_on_a_real_model(tmp_path: Path, models: Path) -> None:
-    """SmolLM2 in Q8_0 is almost as it was; 63.4 is the perplexity that the original has on the first
-    64 tokens of the text.
-    """
+    """SmolLM2 in Q8_0 is almost as it was; 63.4 is the original's perplexity on 64 tokens."""
     source = write_as_checkpoint(models / "smollm2-135m-instruct", tmp_path / "hf")
     asked = ("--quant", "q8_0", "--quality-tokens", "64")
     report = convert(source, tmp_path / "q", *asked)["quality"]
