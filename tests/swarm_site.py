@@ -228,7 +228,10 @@ class Peers:
         return page
 
     def _context(self) -> BrowserContext:
-        return self.chromium.new_context(permissions=["microphone", "camera"])  # else no candidates
+        # Without the permissions there are no candidates.
+        context = self.chromium.new_context(permissions=["microphone", "camera"])
+        context.set_default_timeout(1000 * SECONDS)
+        return context
 
     def close(self) -> None:
         for context in self.chromium.contexts:

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, expect
 from app_page import App, watched
 from visited import Visited
 
-LONG = "tell me all of it " * 16  # every letter is a token
+LONG = "tell me all of it " * 24  # more than 256 tokens
 TOKENS, CUT, WORDS = 40, 16, 8  # of an answer, where it is cut off, and what is seen of it by then
 # What is written is stored with each token.
 SAVE_AT_ONCE = ("SAVE_EVERY_MS = 1500", "SAVE_EVERY_MS = -1")
