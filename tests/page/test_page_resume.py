@@ -160,6 +160,35 @@ def whole(app: App) -> tuple[str, list[int]]:
     return text, ids
 
 
+def test_storage_that_is_full_while_a_conversation_is_stored(app: App) -> None:
+    """What can be computed again makes room for it; without that the page says so, and stores it
+    once there is room. The first test: no room was told to the browser's database before.
+    """
+    page, small, large = app.page, 1 << 16, 6 << 20
+    devtools = page.context.new_cdp_session(page)
+    origin = app.url.rstrip("/")
+    page.evaluate(KEEP_SOME, [large // 2, "talk"])
+    used = page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
+    try:
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used})
+        while True:  # for half a minute the database may go by the room that there was before
+            first = page.evaluate(SAVE, ["first", small])
+            assert page.evaluate(LENGTH_STORED, first) == small
+            if not kept(app):
+                break
+            page.wait_for_timeout(1000)
+        expect(app.errors).to_be_empty()
+        second = page.evaluate(SAVE, ["second", large])
+        expect(app.errors).to_contain_text("Its storage for this page is full")
+        assert page.evaluate(LENGTH_STORED, second) == 0
+        assert page.evaluate(LENGTH_STORED, first) == small
+    finally:
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
+        devtools.detach()
+    expect(app.errors).to_be_empty()
+    assert page.evaluate(LENGTH_STORED, second) == large
+
+
 def test_a_device_that_is_lost_in_the_middle_of_an_answer(app: App) -> None:
     """The same answer goes on, after the model was loaded again: no token is lost or doubled."""
     text, ids = whole(app)
@@ -307,35 +336,6 @@ def test_storage_that_is_full_while_keys_are_kept(app: App) -> None:
     app.answer(LONG)
     app.call("keep")
     assert len(kept(app)) == 1
-
-
-def test_storage_that_is_full_while_a_conversation_is_stored(app: App) -> None:
-    """What can be computed again makes room for it; without that the page says so, and stores it
-    once there is room.
-    """
-    page, small, large = app.page, 1 << 16, 6 << 20
-    devtools = page.context.new_cdp_session(page)
-    origin = app.url.rstrip("/")
-    page.evaluate(KEEP_SOME, [large // 2, "talk"])
-    used = page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
-    try:
-        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used})
-        while True:  # for half a minute the browser may go by the room that there was before
-            first = page.evaluate(SAVE, ["first", small])
-            assert page.evaluate(LENGTH_STORED, first) == small
-            if not kept(app):
-                break
-            page.wait_for_timeout(1000)
-        expect(app.errors).to_be_empty()
-        second = page.evaluate(SAVE, ["second", large])
-        expect(app.errors).to_contain_text("Its storage for this page is full")
-        assert page.evaluate(LENGTH_STORED, second) == 0
-        assert page.evaluate(LENGTH_STORED, first) == small
-    finally:
-        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
-        devtools.detach()
-    expect(app.errors).to_be_empty()
-    assert page.evaluate(LENGTH_STORED, second) == large
 
 
 def test_what_is_kept_of_conversations_that_are_gone_goes_at_the_next_start(app: App) -> None:

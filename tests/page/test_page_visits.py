@@ -122,10 +122,7 @@ def second_visit(app: App, server: WatchedServer, first: str) -> None:
     app.open()
     expect(app.answers.get_by_test_id("message-text")).to_have_text([first])
     app.show_models()
-    app.page.get_by_role("button", name="Load Tiny Chat").click()
-    app.expect_loaded()
-    app.new_chat()
-    assert app.answer("hello") == first
+    expect(app.page.get_by_role("button", name="Load Tiny Chat")).to_be_visible()
     assert server.weights == []
 
 
@@ -142,7 +139,9 @@ def test_first_visit_second_visit_and_a_visit_without_the_server(
             app = App(context.pages[0], server.url)
             second_visit(app, server, first)
         app.open()  # the server is gone
-        app.get(CHAT)
+        app.show_models()
+        app.page.get_by_role("button", name="Load Tiny Chat").click()
+        app.expect_loaded()
         app.new_chat()
         assert app.answer("hello") == first
         traffic.assert_local()
