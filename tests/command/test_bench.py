@@ -88,9 +88,10 @@ def test_rates(result: dict[str, Any]) -> None:
     assert ceiling > 0
     for entry in decode:
         assert 0 < entry["tok_s_min"] <= entry["tok_s"] <= entry["tok_s_max"]
-        size = entry["weight_bytes"] + entry["kv_bytes"]
-        assert entry["gb_s"] == pytest.approx(size * entry["tok_s"] / 1e9, abs=1e-3)
-        assert entry["bandwidth_share"] == pytest.approx(entry["gb_s"] / ceiling, rel=0.05)
+        gb_s = (entry["weight_bytes"] + entry["kv_bytes"]) * entry["tok_s"] / 1e9
+        assert entry["gb_s"] == pytest.approx(gb_s, abs=1e-3)
+        # Of what was not rounded: on a slow machine so small a model reads a thousandth.
+        assert entry["bandwidth_share"] == pytest.approx(gb_s / ceiling, abs=1e-4)
         assert entry["share"] == pytest.approx(entry["tok_s"] / decode[0]["tok_s"], abs=1e-4)
     assert decode[0]["kv_bytes"] < decode[1]["kv_bytes"]
     (prefill,) = result["prefill"]
