@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Playwright, sync_playwright
+from playwright.sync_api import Page, Playwright, expect, sync_playwright
 
-from app_page import make_models
+from app_page import PATIENCE_MS, make_models
 from doppler.cli import main
 from doppler.command.arguments import MODELS
 from doppler.command.browser import ADAPTERS, Browser, find_browser, launched, resolve_adapter
@@ -105,6 +105,7 @@ def playwright(browser: Browser) -> Iterator[Playwright]:
     Launch with `doppler.command.browser.launched(playwright, browser, profile)`.
     """
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE_MS)
         yield playwright
 
 

@@ -50,7 +50,7 @@ sys.stdin.read()
 os._exit(0)
 """
 T = TypeVar("T")
-SECONDS = 30.0  # until what is waited for should be so; the machine may be busy
+SECONDS = 60.0  # until what is waited for should be so; the machine may be busy
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,10 @@ class Peers:
         return page
 
     def _context(self) -> BrowserContext:
-        return self.chromium.new_context(permissions=["microphone", "camera"])  # else no candidates
+        # Without the permissions there are no candidates.
+        context = self.chromium.new_context(permissions=["microphone", "camera"])
+        context.set_default_timeout(1000 * SECONDS)
+        return context
 
     def close(self) -> None:
         for context in self.chromium.contexts:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, Playwright
 
+from app_page import PATIENCE_MS
 from doppler.command.browser import Browser, launched
 from doppler.command.client import Client
 from doppler.command.server import Server
@@ -59,4 +60,5 @@ class Visited:
             profile = Path(folder) / "profile"
             shutil.copytree(self._profile, profile)
             with launched(self._playwright, browser, profile) as context:
+                context.set_default_timeout(PATIENCE_MS)
                 yield context

@@ -6,8 +6,9 @@
 Every engine is timed from its page, by the same clock, through its public way in: greedy, past end
 tokens, with another random prompt each time so that nothing can be reused. TTFT is the whole time
 of a prompt of --prompt tokens and one token; prefill is those tokens by that time. Decode compares
---tokens tokens after a prompt of --after with one token after it. Load is from an opened page until
-a prompt can be taken, of a model that the browser has stored. All are medians. GPU MiB are the
+--tokens tokens after a prompt of --after with one token after it, run by run; where these differ by
+less than runs do, it is not told. Load is from an opened page until a prompt can be taken, of a
+model that the browser has stored. All are medians. GPU MiB are the
 buffers that the page and its workers hold after the runs, and say whether the GPU was used at all.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -44,6 +45,8 @@ VERSIONS = {
     "transformers": PACKAGES["transformers"].version,
 }
 NAMES = {"doppler": "Doppler", "wllama": "wllama", "transformers": "transformers.js"}
+SETTLE_MS = 2000  # after a model was stored: caches are written when the page has time
+NOISE = "decode is lost in the noise: {tokens} tokens took {more:.1f} ms more than one; try more"
 CONTEXT = 1024  # tokens that every engine makes room for, or as many as a run needs
 CALL = """async ([seconds, step, ...args]) => {
   const engines = await import("/peers/engines.js");
@@ -122,18 +125,18 @@ def measure(context: BrowserContext, url: str, engine: str, plan: Plan) -> Row:
     try:
         page = opened(context, url, engine)
         page.evaluate(CALL, [plan.limit, "store", engine, plan.site])
-        page.wait_for_timeout(2000)  # caches are written when the page has time
+        page.wait_for_timeout(SETTLE_MS)
         page.close()
         page = opened(context, url, engine)
         load = page.evaluate(CALL, [plan.limit, "load", engine, plan.site])
-        figures, use = timed(page, engine, plan)
+        figures, use, unmeasured = timed(page, engine, plan)
         page.close()
     except PlaywrightError as error:
         reason = error.message.splitlines()[0].removeprefix("Page.evaluate: ")
         return Row(name, {}, None, f"failed: {reason.removeprefix('Error: ')}")
     tokens = plan.runs * (plan.tokens + 2)
     problem = fallback(use, plan.weights[engine], tokens, plan.f16)
-    return Row(name, {**figures, "load_ms": load}, use, problem)
+    return Row(name, {**figures, "load_ms": load}, use, problem, unmeasured)
 
 
 def opened(context: BrowserContext, url: str, engine: str) -> Page:
@@ -142,8 +145,17 @@ def opened(context: BrowserContext, url: str, engine: str) -> Page:
     return page
 
 
-def timed(page: Page, engine: str, plan: Plan) -> tuple[dict[str, float], Use]:
-    """Medians of the runs, after one that is not counted."""
+def beyond_noise(one: Sequence[float], whole: Sequence[float]) -> tuple[float, bool]:
+    """By how much the runs of `whole` took longer than those of `one` beside them: the median, and
+    whether it is more than such differences stray from it.
+    """
+    more = [b - a for a, b in zip(one, whole, strict=True)]
+    typical = median(more)
+    return typical, typical > median(abs(it - typical) for it in more)
+
+
+def timed(page: Page, engine: str, plan: Plan) -> tuple[dict[str, float], Use, str | None]:
+    """Medians of the runs, after one that is not counted; and what they do not tell."""
     kinds = {"first": (plan.prompt, 1), "one": (plan.after, 1), "all": (plan.after, plan.tokens)}
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     submits = 0
@@ -155,14 +167,17 @@ def timed(page: Page, engine: str, plan: Plan) -> tuple[dict[str, float], Use]:
             ids = prompt_ids(run * len(kinds) + place, length)
             times[kind].append(page.evaluate(CALL, [plan.limit, "time", engine, ids, tokens]))
     counts = page.evaluate("gpuCounts()")
-    ttft, one, whole = (median(times[kind]) for kind in kinds)
+    ttft = median(times["first"])
     figures = {
         "ttft_ms": ttft,
         "prefill_tok_s": 1000 * plan.prompt / ttft,
-        "decode_tok_s": 1000 * (plan.tokens - 1) / (whole - one),
         "gpu_mib": counts["bytes"] / 2**20,
     }
-    return figures, Use(counts["bytes"], counts["submits"] - submits, counts["adapter"])
+    more, is_told = beyond_noise(times["one"], times["all"])
+    if is_told:
+        figures["decode_tok_s"] = 1000 * (plan.tokens - 1) / more
+    use = Use(counts["bytes"], counts["submits"] - submits, counts["adapter"])
+    return figures, use, None if is_told else NOISE.format(tokens=plan.tokens, more=more)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> None:

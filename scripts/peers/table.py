@@ -30,12 +30,17 @@ class Use:
 
 @dataclass(frozen=True)
 class Row:
-    """One engine. `problem`: why its figures, if there are any, are not those of the GPU."""
+    """One engine.
+
+    problem: why its figures, if there are any, are not those of the GPU. unmeasured: why one of
+    METRICS is not among them, though the others count.
+    """
 
     engine: str
     figures: Mapping[str, float]
     use: Use | None
     problem: str | None
+    unmeasured: str | None = None
 
 
 def fallback(use: Use, weights: int, tokens: int, f16: bool) -> str | None:
@@ -57,10 +62,11 @@ def fallback(use: Use, weights: int, tokens: int, f16: bool) -> str | None:
 
 
 def ratios(ours: Row, peer: Row) -> dict[str, float] | None:
-    """Doppler's figure / the peer's for each metric; None where one of them did not count."""
+    """Doppler's figure / the peer's for each metric of both; None where one did not count."""
     if ours.problem or peer.problem:
         return None
-    return {name: round(ours.figures[name] / peer.figures[name], 3) for name in METRICS}
+    both = [name for name in METRICS if name in ours.figures and name in peer.figures]
+    return {name: round(ours.figures[name] / peer.figures[name], 3) for name in both}
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
@@ -70,6 +76,7 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
             "figures": row.figures,
             "on_gpu": row.problem is None,
             "problem": row.problem,
+            "unmeasured": row.unmeasured,
             "gpu": row.use and vars(row.use),
         }
         for row in rows
@@ -87,7 +94,8 @@ def as_table(rows: Sequence[Row]) -> str:
         found = ratios(rows[0], row) or {}
         lines.append([f"Doppler ÷ {row.engine}", *(told(found.get(name), "×") for name in METRICS)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    problems = [f"{row.engine}: {row.problem}" for row in rows if row.problem]
+    told_of = [(row.engine, it) for row in rows for it in (row.problem, row.unmeasured) if it]
+    problems = [f"{engine}: {it}" for engine, it in told_of]
     return "\n".join([table, *([""] if problems else []), *problems])
 
 

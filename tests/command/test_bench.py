@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from doppler.cli import main
-from doppler.command.bench import command
+from doppler.command.bench import command, measure
 from doppler.command.bench.card import watched_card
 from doppler.command.bench.kernel_times import lines
 from doppler.command.bench.plot import svg
@@ -52,6 +52,8 @@ def bench(model: Path, browser: Browser, tmp_path_factory: pytest.TempPathFactor
     more = ["--kv", "f32", "--context", "96", "--profile", "--plot", str(folder / "plot.svg")]
     with (folder / "result.json").open("w") as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
+        patch.setattr(measure, "WARM_SECONDS", 0)  # no figure is looked at for its size
+        patch.setattr(measure, "SETTLE_MS", 0)
         assert main(["bench", str(model), *lengths, *more, *chosen, "--json"]) == 0
     return folder
 
@@ -86,9 +88,10 @@ def test_rates(result: dict[str, Any]) -> None:
     assert ceiling > 0
     for entry in decode:
         assert 0 < entry["tok_s_min"] <= entry["tok_s"] <= entry["tok_s_max"]
-        size = entry["weight_bytes"] + entry["kv_bytes"]
-        assert entry["gb_s"] == pytest.approx(size * entry["tok_s"] / 1e9, abs=1e-3)
-        assert entry["bandwidth_share"] == pytest.approx(entry["gb_s"] / ceiling, rel=0.05)
+        gb_s = (entry["weight_bytes"] + entry["kv_bytes"]) * entry["tok_s"] / 1e9
+        assert entry["gb_s"] == pytest.approx(gb_s, abs=1e-3)
+        # Of what was not rounded: on a slow machine so small a model reads a thousandth.
+        assert entry["bandwidth_share"] == pytest.approx(gb_s / ceiling, abs=1e-4)
         assert entry["share"] == pytest.approx(entry["tok_s"] / decode[0]["tok_s"], abs=1e-4)
     assert decode[0]["kv_bytes"] < decode[1]["kv_bytes"]
     (prefill,) = result["prefill"]

@@ -63,13 +63,6 @@ def test_json_has_all_that_is_promised(browser: Browser, tiny: Path, tmp_path: P
     assert 1 <= told["drafts"]["batches"] <= told["drafts"]["tokens"] == 4
 
 
-def test_a_chat_streams_to_the_terminal(browser: Browser, models: Path) -> None:
-    question = ["--chat", "--prompt", "What is the capital of France?"]
-    done = run(browser, models / "smollm2-135m-instruct", *question, "--greedy")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "The capital of France is Paris.\n"
-
-
 def test_the_pages_errors_arrive_as_they_are(browser: Browser, tiny: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny, damaged)

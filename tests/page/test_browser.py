@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from playwright.sync_api import Playwright
 
 from doppler.command import browser as module
-from doppler.command.browser import Browser, find_browser, launch_arguments, launched, open_window
+from doppler.command.browser import (
+    Browser,
+    find_browser,
+    launch_arguments,
+    launched,
+    open_window,
+    resolve_adapter,
+)
 from doppler.command.server import Server
-from doppler.errors import SourceError
+from doppler.errors import DeviceError, SourceError
 
 
 def program(folder: Path, name: str, script: str = "") -> str:
@@ -59,7 +70,7 @@ def test_the_page_gets_a_device_and_isolation(
         page = context.pages[0]
         page.goto(server.url + "models.json")
         assert page.evaluate("crossOriginIsolated") is True
-        assert page.evaluate(module.PROBE) is True
+        assert page.evaluate(module.PROBE) is not None
 
 
 def test_a_browser_that_does_not_start_is_told(playwright: Playwright, tmp_path: Path) -> None:
@@ -78,3 +89,32 @@ def test_a_window_opens_where_there_is_a_screen(
     assert process is not None
     assert process.wait(10) == 0
     assert seen.read_text() == "http://127.0.0.1/\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "adapter"),
+    [
+        ({"default": "hopper"}, "default"),
+        ({"default": ""}, "default"),  # a GPU of which the browser tells nothing
+        ({"default": "swiftshader"}, "swiftshader"),  # the CPU's, with the flags for it
+        ({"default": None, "swiftshader": "swiftshader"}, "swiftshader"),
+        ({"default": None, "swiftshader": None}, None),
+    ],
+)
+def test_auto_is_what_gives_a_device(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, str | None], adapter: str | None
+) -> None:
+    def launch(
+        playwright: object, browser: Browser, profile: object
+    ) -> AbstractContextManager[Any]:
+        page = SimpleNamespace(goto=lambda url: None, evaluate=lambda code: found[browser.adapter])
+        return nullcontext(SimpleNamespace(pages=[page]))
+
+    monkeypatch.setattr(module, "sync_playwright", nullcontext)
+    monkeypatch.setattr(module, "launched", launch)
+    given = Browser("/usr/bin/chromium", "auto", ("--more",))
+    if adapter is None:
+        with pytest.raises(DeviceError, match="gives no WebGPU device"):
+            resolve_adapter(given, "http://127.0.0.1/")
+    else:
+        assert resolve_adapter(given, "http://127.0.0.1/") == replace(given, adapter=adapter)

@@ -320,10 +320,10 @@ EVENTS = """async ([method, args]) => {
 
 ENDED = """() => Promise.race([
   running,
-  new Promise((resolve) => setTimeout(() => resolve({ name: `still ${stages}` }), 30000)),
+  new Promise((resolve) => setTimeout(() => resolve({ name: `still ${stages}` }), 60000)),
 ])"""
 WAITING = """async () => {
-  const end = performance.now() + 20000;
+  const end = performance.now() + 60000;
   while (stages.at(-1) !== "waiting") {
     if (performance.now() > end) throw new Error(`it does not wait, but has seen: ${stages}`);
     await new Promise((again) => setTimeout(again, 20));

@@ -150,21 +150,7 @@ def test_cancelled_while_it_is_read(app: App, server: ModelServer, folder: Path)
     expect(app.errors).to_be_empty()
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        {},
-        {"context": 1000, "batch": 1, "kv": "f16"},
-        {"context": 300, "adapter": {"is_cpu": False, "subgroup_size": 4}},
-        {"context": 256, "batch": 64, "limits": SMALL},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("name", ["tiny-chat", "tiny-base"])
-def test_memory_is_what_a_load_reports(small_app: App, name: str, args: dict[str, Any]) -> None:
-    """For a small device, too, on which matrices lie in slices."""
-    app = small_app
-    stored = get(app, name)
+def assert_memory_is_as_told(app: App, stored: str, args: dict[str, Any]) -> None:
     loaded = app.call("load", id=stored, **args)
     asked = {key: value for key, value in args.items() if key != "limits"}
     (choice,) = app.call("inspect", id=stored, **asked)["choices"]
@@ -174,6 +160,20 @@ def test_memory_is_what_a_load_reports(small_app: App, name: str, args: dict[str
     assert {kind: told["memory"][kind] for kind in KINDS} == {
         kind: loaded["memory"][kind] for kind in KINDS
     }
+
+
+@pytest.mark.parametrize("name", ["tiny-chat", "tiny-base"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"context": 1000, "batch": 1, "kv": "f16"},
+        {"context": 300, "adapter": {"is_cpu": False, "subgroup_size": 4}},
+    ],
+    ids=str,
+)
+def test_memory_is_what_a_load_reports(app: App, name: str, args: dict[str, Any]) -> None:
+    assert_memory_is_as_told(app, get(app, name), args)
 
 
 def test_a_folder_is_picked_and_chats(app: App, folder: Path, tmp_path: Path) -> None:
@@ -309,10 +309,13 @@ def test_a_device_that_is_too_small(small_app: App, tmp_path: Path) -> None:
     app.set(context="")
 
 
-def test_a_load_that_the_device_refuses(small_app: App) -> None:
-    """It is told as it was foretold, before anything is uploaded."""
+def test_a_small_device(small_app: App) -> None:
+    """Matrices lie in slices there. A load that it refuses is told as it was foretold, before
+    anything is uploaded.
+    """
     app, stored = small_app, get(small_app, "tiny-chat")
-    app.call("load", id=stored, context=256, batch=64, limits=SMALL)
+    for each in (get(app, "tiny-base"), stored):
+        assert_memory_is_as_told(app, each, {"context": 256, "batch": 64, "limits": SMALL})
     (choice,) = app.call("inspect", id=stored, batch=64)["choices"]
     told = next(fit for fit in choice["fits"] if fit["context"] == 4096)
     assert told["memory"] is None

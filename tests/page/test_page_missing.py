@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, Playwright, expect
 
-from app_page import PATIENCE_MS, WatchedServer, watched
+from app_page import WatchedServer, watched
 from doppler.command.browser import Browser, launched
 from visited import Visited
 
@@ -34,7 +34,6 @@ def open_page(context: BrowserContext, server: WatchedServer, script: str = "") 
     """The page, with a script that runs before its own and before its worker's."""
     server.prefixes["/worker.js"] = script
     page = context.new_page()
-    expect.set_options(timeout=PATIENCE_MS)
     page.add_init_script(script)
     page.goto(server.url)
     return page

@@ -80,8 +80,7 @@ def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext
 @pytest.fixture(scope="module")
 def opened(context: BrowserContext, server: WatchedServer) -> App:
     app = App(context.pages[0], server.url).open()
-    app.page.reload()  # the second visit is the service worker's from the beginning
-    app.open()
+    app.open()  # the second visit is the service worker's from the beginning
     app.page.evaluate(KEPT, PARTS)
     return app
 
@@ -93,23 +92,24 @@ def app(opened: App, server: WatchedServer) -> Iterator[App]:
     server.damaged.clear()
 
 
-@pytest.mark.parametrize("how", ["changed", "replaced"])
-def test_damaged_copies_are_fetched_anew(app: App, how: str) -> None:
-    assert app.page.evaluate(DAMAGE, how) > 40
-    app.open()
-    version = app.run(NUMPY)
-    assert version.count(".") == 2
-    app.page.evaluate(KEPT, PARTS)
-    numpy = [url for url in app.page.evaluate(DAMAGED) if "numpy" in url]
-    assert numpy == []
+def test_the_readmes_lines_for_the_console(app: App) -> None:
+    """Each as it is pasted there, one after another."""
+    app.get("tiny-chat")
+    block = README.split("## Debugging in the console")[1].split("\n\n")[2]
+    devtools = app.page.context.new_cdp_session(app.page)
+    lines = [line.strip() for line in block.splitlines() if "profile" not in line]
+    assert len(lines) == 6
+    for line in lines:
+        asked = {"expression": line, "replMode": True, "awaitPromise": True}
+        answer = devtools.send("Runtime.evaluate", asked)
+        assert "exceptionDetails" not in answer, (line, answer)
+    devtools.detach()
 
 
 @pytest.mark.parametrize("status", [503, 404])
 def test_a_server_that_refuses_is_as_good_as_gone(
     app: App, server: WatchedServer, status: int
 ) -> None:
-    app.open()
-    app.page.evaluate(KEPT, PARTS)
     server.status = status
     app.open()
     assert app.run(NUMPY).count(".") == 2
@@ -117,8 +117,6 @@ def test_a_server_that_refuses_is_as_good_as_gone(
 
 
 def test_a_server_that_never_answers_is_not_waited_for(app: App, server: WatchedServer) -> None:
-    app.open()
-    app.page.evaluate(KEPT, PARTS)
     server.silent = True
     app.open()
     assert app.run(NUMPY).count(".") == 2
@@ -126,8 +124,6 @@ def test_a_server_that_never_answers_is_not_waited_for(app: App, server: Watched
 
 def test_a_server_whose_files_are_damaged(app: App, server: WatchedServer) -> None:
     """What is kept is good, and used."""
-    app.open()
-    app.page.evaluate(KEPT, PARTS)
     server.damaged = {
         "/app/main.js",
         "/worker.js",
@@ -140,19 +136,15 @@ def test_a_server_whose_files_are_damaged(app: App, server: WatchedServer) -> No
     assert app.run(NUMPY).count(".") == 2
 
 
-def test_the_readmes_lines_for_the_console(app: App) -> None:
-    """Each as it is pasted there, one after another."""
+@pytest.mark.parametrize("how", ["changed", "replaced"])
+def test_damaged_copies_are_fetched_anew(app: App, how: str) -> None:
+    assert app.page.evaluate(DAMAGE, how) > 40
     app.open()
-    app.get("tiny-chat")
-    block = README.split("## Debugging in the console")[1].split("\n\n")[2]
-    devtools = app.page.context.new_cdp_session(app.page)
-    lines = [line.strip() for line in block.splitlines() if "profile" not in line]
-    assert len(lines) == 6
-    for line in lines:
-        asked = {"expression": line, "replMode": True, "awaitPromise": True}
-        answer = devtools.send("Runtime.evaluate", asked)
-        assert "exceptionDetails" not in answer, (line, answer)
-    devtools.detach()
+    version = app.run(NUMPY)
+    assert version.count(".") == 2
+    app.page.evaluate(KEPT, PARTS)
+    numpy = [url for url in app.page.evaluate(DAMAGED) if "numpy" in url]
+    assert numpy == []
 
 
 def test_a_first_visit_to_damaged_files_names_the_part(

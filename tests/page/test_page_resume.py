@@ -12,9 +12,25 @@ from playwright.sync_api import Locator, expect
 from app_page import App, watched
 from visited import Visited
 
-LOSE_DEVICE = "from doppler.page import bridge; bridge.api._gpu.device.destroy()"
-LONG = "tell me all of it " * 30
-WORDS = 20
+LONG = "tell me all of it " * 24  # more than 256 tokens
+TOKENS, CUT, WORDS = 40, 16, 8  # of an answer, where it is cut off, and what is seen of it by then
+# What is written is stored with each token.
+SAVE_AT_ONCE = ("SAVE_EVERY_MS = 1500", "SAVE_EVERY_MS = -1")
+# Something happens when so many ids of the next answer are there, however fast they come.
+CUT_OFF = """
+import asyncio
+from doppler.engine.sequence import Sequence
+from doppler.page import bridge
+whole = Sequence.step
+async def step(sequence):
+    if len(sequence.ids) >= {at}:
+        Sequence.step = whole
+        {act}
+    return await whole(sequence)
+Sequence.step = step
+"""
+LOSE_DEVICE = "bridge.api._gpu.device.destroy()"
+HANG = "await asyncio.Event().wait()"
 IDS_STORED = """async (least) => {
   const { readAll } = await import("/app/database.js");
   const messages = (await readAll()).flatMap(({ messages }) => messages);
@@ -22,7 +38,8 @@ IDS_STORED = """async (least) => {
 }"""
 MODEL = "import('/app/store.js').then(({ state }) => state.model.id)"
 LOADING = "import('/app/store.js').then(({ state }) => state.loading)"
-# Of the answer that is there last: how many ids there are; and whose they are said to be.
+# Of the answer that is there last: its text; how many ids there are; and whose they are said to be.
+CONTENT = "import('/app/store.js').then(({ state }) => state.current.messages.at(-1).content)"
 WRITTEN = """import('/app/store.js').then(
   ({ state }) => state.current.messages.at(-1).journal.ids.length)"""
 SET_MODEL = """async (model) => {
@@ -89,9 +106,10 @@ def opened(
         watched(tiny_models, tmp_path_factory.mktemp("server"), visited.port) as server,
         visited.opened() as context,
     ):
+        server.replaced["/app/engine.js"] = SAVE_AT_ONCE
         app = App(context.pages[0], server.url).open()
         app.get("tiny-chat")
-        app.set(system="", max_tokens="150", temperature="0.9", seed="5")
+        app.set(system="", max_tokens=str(TOKENS), temperature="0.9", seed="5")
         yield app
 
 
@@ -105,17 +123,6 @@ def app(opened: App) -> App:
     return opened
 
 
-def begun(app: App, text: str) -> Locator:
-    """An answer of which some words have come."""
-    message = app.say(text)
-    app.page.wait_for_function(
-        "(least) => document.querySelector('[data-role=assistant] [data-testid=message-text]')"
-        "?.innerText.split(' ').length >= least",
-        arg=WORDS,
-    )
-    return message
-
-
 def rest(app: App, message: Locator) -> str:
     """Presses Go on; the whole answer."""
     message.get_by_role("button", name="Go on").click()
@@ -123,11 +130,15 @@ def rest(app: App, message: Locator) -> str:
     return app.finished(message)
 
 
-def lost(app: App, message: Locator) -> str:
-    """The device is lost while it is written; what there is of it."""
-    app.run(LOSE_DEVICE)
+def lost(app: App) -> tuple[Locator, str]:
+    """An answer in whose middle the device is lost, and what there is of it."""
+    app.run(CUT_OFF.format(at=CUT, act=LOSE_DEVICE))
+    message = app.say("tell me all")
     expect(message.get_by_test_id("message-error")).to_contain_text("The GPU device was lost")
-    return message.get_by_test_id("message-text").inner_text().strip()
+    so_far = app.page.evaluate(CONTENT).strip()
+    assert WORDS <= len(so_far.split()) < TOKENS
+    expect(message.get_by_test_id("message-text")).to_have_text(so_far)
+    return message, so_far
 
 
 def chats(app: App) -> int:
@@ -149,14 +160,41 @@ def whole(app: App) -> tuple[str, list[int]]:
     return text, ids
 
 
+def test_storage_that_is_full_while_a_conversation_is_stored(app: App) -> None:
+    """What can be computed again makes room for it; without that the page says so, and stores it
+    once there is room. The first test: no room was told to the browser's database before.
+    """
+    page, small, large = app.page, 1 << 16, 6 << 20
+    devtools = page.context.new_cdp_session(page)
+    origin = app.url.rstrip("/")
+    page.evaluate(KEEP_SOME, [large // 2, "talk"])
+    used = page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
+    try:
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used})
+        while True:  # for half a minute the database may go by the room that there was before
+            first = page.evaluate(SAVE, ["first", small])
+            assert page.evaluate(LENGTH_STORED, first) == small
+            if not kept(app):
+                break
+            page.wait_for_timeout(1000)
+        expect(app.errors).to_be_empty()
+        second = page.evaluate(SAVE, ["second", large])
+        expect(app.errors).to_contain_text("Its storage for this page is full")
+        assert page.evaluate(LENGTH_STORED, second) == 0
+        assert page.evaluate(LENGTH_STORED, first) == small
+    finally:
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
+        devtools.detach()
+    expect(app.errors).to_be_empty()
+    assert page.evaluate(LENGTH_STORED, second) == large
+
+
 def test_a_device_that_is_lost_in_the_middle_of_an_answer(app: App) -> None:
     """The same answer goes on, after the model was loaded again: no token is lost or doubled."""
     text, ids = whole(app)
-    message = begun(app, "tell me all")
-    so_far = lost(app, message)
+    message, so_far = lost(app)
     problem = message.get_by_test_id("message-error")
     assert text.startswith(so_far)
-    assert len(so_far.split()) >= WORDS
     problem.get_by_role("button", name="Load the model again").click()
     while app.page.evaluate(LOADING):  # the dot may still be on for the model that was lost
         app.page.wait_for_timeout(50)
@@ -175,15 +213,11 @@ def test_a_device_that_is_lost_in_the_middle_of_an_answer(app: App) -> None:
 def test_go_on_loads_the_model_where_it_must(app: App) -> None:
     """Pressed at once; and after the page was left in an answer, whose end was not stored."""
     text, ids = whole(app)
-    message = begun(app, "tell me all")
-    app.run(LOSE_DEVICE)
+    message, _ = lost(app)
     assert rest(app, message) == text
-    app.set(max_tokens="300")
     app.new_chat()
-    more = app.answer("say on")
-    ids = app.last("chat")["result"]["generated_ids"]
-    app.new_chat()
-    begun(app, "say on")
+    app.run(CUT_OFF.format(at=CUT, act=HANG))
+    app.say("tell me all")
     while not app.page.evaluate(IDS_STORED, WORDS):
         app.page.wait_for_timeout(50)
     app.set(max_tokens="150")  # which is not this answer's
@@ -191,17 +225,17 @@ def test_go_on_loads_the_model_where_it_must(app: App) -> None:
     app.page.get_by_test_id("conversation").first.click()
     message = app.answers.last
     expect(message.get_by_test_id("stats")).to_have_text("interrupted")
-    assert rest(app, message) == more
+    assert rest(app, message) == text
     last: dict[str, Any] = app.last("chat")
     assert len(last["args"]["written"]) >= WORDS
     assert last["result"]["generated_ids"] == ids
+    app.set(max_tokens=str(TOKENS))
 
 
 def test_go_on_with_another_model_or_in_another_tab(app: App) -> None:
     """The answer stays as it was where its model is not loaded, and while another tab writes it."""
     model = app.page.evaluate(MODEL)
-    message = begun(app, "tell me all")
-    so_far = lost(app, message)
+    message, so_far = lost(app)
     text, problem = message.get_by_test_id("message-text"), message.get_by_test_id("message-error")
     app.call("load", id=model)
     asked = chats(app)
@@ -237,8 +271,7 @@ def test_go_on_in_a_shorter_context(app: App) -> None:
     model = app.page.evaluate(MODEL)
     text, ids = whole(app)
     prompt = len(app.last("chat")["result"]["prompt_ids"])
-    message = begun(app, "tell me all")
-    so_far = lost(app, message)
+    message, so_far = lost(app)
     app.call("load", id=model, context=prompt + app.page.evaluate(WRITTEN))
     go_on, stats = message.get_by_role("button", name="Go on"), message.get_by_test_id("stats")
     go_on.click()
@@ -303,35 +336,6 @@ def test_storage_that_is_full_while_keys_are_kept(app: App) -> None:
     app.answer(LONG)
     app.call("keep")
     assert len(kept(app)) == 1
-
-
-def test_storage_that_is_full_while_a_conversation_is_stored(app: App) -> None:
-    """What can be computed again makes room for it; without that the page says so, and stores it
-    once there is room.
-    """
-    page, small, large = app.page, 1 << 16, 6 << 20
-    devtools = page.context.new_cdp_session(page)
-    origin = app.url.rstrip("/")
-    page.evaluate(KEEP_SOME, [large // 2, "talk"])
-    used = page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
-    try:
-        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used})
-        while True:  # for half a minute the browser may go by the room that there was before
-            first = page.evaluate(SAVE, ["first", small])
-            assert page.evaluate(LENGTH_STORED, first) == small
-            if not kept(app):
-                break
-            page.wait_for_timeout(1000)
-        expect(app.errors).to_be_empty()
-        second = page.evaluate(SAVE, ["second", large])
-        expect(app.errors).to_contain_text("Its storage for this page is full")
-        assert page.evaluate(LENGTH_STORED, second) == 0
-        assert page.evaluate(LENGTH_STORED, first) == small
-    finally:
-        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
-        devtools.detach()
-    expect(app.errors).to_be_empty()
-    assert page.evaluate(LENGTH_STORED, second) == large
 
 
 def test_what_is_kept_of_conversations_that_are_gone_goes_at_the_next_start(app: App) -> None:

@@ -12,8 +12,11 @@ NAMES = """async ([how, text]) => {
 LONG = """async (part) => {
   const { nameOf, messageOf } = await import("/app/names.js");
   const text = part.repeat(1_000_000);
-  const began = performance.now();
-  return [nameOf(text).length, messageOf(text).length, performance.now() - began];
+  const runs = [0, 1, 2].map(() => {
+    const began = performance.now();
+    return [nameOf(text).length, messageOf(text).length, performance.now() - began];
+  });
+  return runs.sort((one, other) => one[2] - other[2])[0]; // the quickest: the machine may be busy
 }"""
 HASH = "0123456789abcdef" * 4
 # Text -> what is shown of it. Escapes: what cannot be seen should be seen here.

@@ -15,6 +15,7 @@ from app_page import App, Traffic, WatchedServer, watched
 from doppler.command.browser import Browser, launched
 from doppler.store.manifest import BLOCK_SIZE, MANIFEST_FILE, Manifest
 from doppler.store.sources.source import AT_ONCE
+from visited import Visited
 
 CHAT = "tiny-chat"
 # Where blocks are hashed follows from the device's speed otherwise.
@@ -22,6 +23,10 @@ HASH_ON = """
 from doppler.weights import upload
 async def fixed(*_): return {}
 upload.is_quicker_on_gpu = fixed
+"""
+HASH_BY_SPEED = """
+from doppler.weights import hashing, upload
+upload.is_quicker_on_gpu = hashing.is_quicker_on_gpu
 """
 WATCH_TEXT = """() => {
   window.drawn = new Set();
@@ -32,16 +37,18 @@ WATCH_TEXT = """() => {
 
 
 @pytest.fixture(scope="module")
-def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
-    with launched(playwright, browser, None) as context:
+def context(visited: Visited) -> Iterator[BrowserContext]:
+    with visited.opened() as context:
         traffic = Traffic(context)
         yield context
         traffic.assert_local()
 
 
 @pytest.fixture(scope="module")
-def running(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
-    with watched(tiny_models, tmp_path_factory.mktemp("server")) as server:
+def running(
+    visited: Visited, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WatchedServer]:
+    with watched(tiny_models, tmp_path_factory.mktemp("server"), visited.port) as server:
         yield server
 
 
@@ -115,10 +122,7 @@ def second_visit(app: App, server: WatchedServer, first: str) -> None:
     app.open()
     expect(app.answers.get_by_test_id("message-text")).to_have_text([first])
     app.show_models()
-    app.page.get_by_role("button", name="Load Tiny Chat").click()
-    app.expect_loaded()
-    app.new_chat()
-    assert app.answer("hello") == first
+    expect(app.page.get_by_role("button", name="Load Tiny Chat")).to_be_visible()
     assert server.weights == []
 
 
@@ -135,7 +139,9 @@ def test_first_visit_second_visit_and_a_visit_without_the_server(
             app = App(context.pages[0], server.url)
             second_visit(app, server, first)
         app.open()  # the server is gone
-        app.get(CHAT)
+        app.show_models()
+        app.page.get_by_role("button", name="Load Tiny Chat").click()
+        app.expect_loaded()
         app.new_chat()
         assert app.answer("hello") == first
         traffic.assert_local()
@@ -157,22 +163,23 @@ def test_reload_during_a_download(app: App, server: WatchedServer) -> None:
     assert len(ids_of_answer(app)) == 8
 
 
-@pytest.mark.parametrize("place", ["host", "gpu"])
-def test_a_stored_byte_that_flipped(app: App, server: WatchedServer, place: str) -> None:
+def test_a_stored_byte_that_flipped(app: App, server: WatchedServer) -> None:
     """It is found wherever blocks are hashed, and mended from the server, before it is used."""
     manifest = manifest_of(server)
     app.get(CHAT)
     ids = ids_of_answer(app)
     shard = manifest.shards[1]
-    app.flip(manifest.identity, shard.name, BLOCK_SIZE + 7)
-    assert app.sha256(manifest.identity, shard.name) != shard.sha256
-    server.weights.clear()
-    app.open()
-    app.run(HASH_ON.format(place == "gpu"))
-    app.get(CHAT)
-    assert server.weights == [(f"/models/{CHAT}/{shard.name}", BLOCK_SIZE)]
-    assert ids_of_answer(app) == ids
-    assert app.sha256(manifest.identity, shard.name) == shard.sha256
+    for place in ("host", "gpu"):
+        app.call("unload")
+        app.flip(manifest.identity, shard.name, BLOCK_SIZE + 7)
+        assert app.sha256(manifest.identity, shard.name) != shard.sha256
+        server.weights.clear()
+        app.run(HASH_ON.format(place == "gpu"))
+        app.get(CHAT)
+        assert server.weights == [(f"/models/{CHAT}/{shard.name}", BLOCK_SIZE)]
+        assert ids_of_answer(app) == ids
+        assert app.sha256(manifest.identity, shard.name) == shard.sha256
+    app.run(HASH_BY_SPEED)
 
 
 def test_a_byte_that_flipped_on_the_server(app: App, server: WatchedServer) -> None:

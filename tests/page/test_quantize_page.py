@@ -7,14 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Playwright
-
 from checkpoint_files import write_checkpoint
-from doppler.command.browser import Browser, launched
 from doppler.command.server import Server
-from doppler.command.wheel import build_wheel
 from doppler.store.manifest import Manifest
 from model_server import model_server
+from visited import Visited
 from worker_tab import Tab
 
 CONVERT = """
@@ -32,17 +29,14 @@ manifest.to_json()
 """
 
 
-def test_pages_and_command_line_make_the_same_model(
-    playwright: Playwright, browser: Browser, tmp_path: Path
-) -> None:
+def test_pages_and_command_line_make_the_same_model(visited: Visited, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "hf", 20_000)
     names = [path.name for path in folder.iterdir()]
     (tmp_path / "none").mkdir()
-    build_wheel()
     with (
-        Server(tmp_path / "none") as server,
+        Server(tmp_path / "none", visited.port) as server,
         model_server(folder) as files,
-        launched(playwright, browser, None) as context,
+        visited.opened() as context,
     ):
         tab = Tab(context.pages[0], server.url + "models.json")
         for quant in ("q4_0", "q8_0"):

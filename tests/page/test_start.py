@@ -13,6 +13,7 @@ from playwright.sync_api import Playwright, expect
 
 from app_page import App, WatchedServer, watched
 from doppler.command.browser import Browser, launched
+from doppler.store.manifest import MANIFEST_FILE
 from template_cases import BROKEN, LONGER, REFUSED, RENDERED, VALUES
 
 # Restarts the engine; the stages of Python's start that it tells.
@@ -74,7 +75,7 @@ from doppler.engine import autotune
 from doppler.page.tuned import OpfsCuts
 from doppler.plan.matvec_configs import Cut, near, unknown
 from doppler.page.bridge import api
-autotune.near = lambda cut, has_pairs: near(cut, has_pairs)[::4]  # each takes seconds to compile
+autotune.near = lambda cut, has_pairs: near(cut, has_pairs)[:2]  # each takes seconds to compile
 engine = api._model.engine
 kinds = unknown(engine._runner.plans.to_tune(), {})
 head = next(kind for kind, steps in kinds.items() if steps[0].label == "head")
@@ -120,6 +121,13 @@ def app(playwright: Playwright, browser: Browser, server: WatchedServer) -> Iter
         yield App(context.pages[0], server.url).open()
 
 
+def load_as_on_a_gpu(app: App, name: str) -> None:
+    """With the kernels that are measured there."""
+    stored = app.call("download", url=f"models/{name}/{MANIFEST_FILE}")
+    adapter = {"is_cpu": False, "subgroup_size": 4}
+    app.call("load", id=stored["id"], context=256, batch=32, adapter=adapter)
+
+
 def test_python_starts_from_its_image(app: App) -> None:
     """One image is kept; a start uses it, and makes another only where it is of no use."""
     app.page.evaluate(WAIT_FOR_IMAGE, LARGE)
@@ -133,32 +141,13 @@ def test_python_starts_from_its_image(app: App) -> None:
     assert app.run("import doppler; doppler.__version__") == "0.1.0"
 
 
-def test_an_image_that_is_larger_than_pyodide_is_built_for(app: App, server: WatchedServer) -> None:
-    """Python that imports more than today begins from its image too, the kept one included."""
-    ends = "import doppler.page.bridge`"
-    more = "import builtins, doppler.page.bridge; builtins.more = bytearray(b'm') * (12 << 20)`"
-    server.replaced["/runtime/python.js"] = (ends, more)
-    try:
-        app.page.evaluate("caches.delete('doppler-python')")
-        app.open()
-        app.page.evaluate(WAIT_FOR_IMAGE, BUILT + (4 << 20))
-        assert "image" not in app.page.evaluate(RESTART)
-        assert app.run("more[0], more[-1], len(more)") == [109, 109, 12 << 20]
-    finally:
-        server.replaced.clear()
-        app.page.evaluate("caches.delete('doppler-python')")
-        app.open()
-
-
 def test_what_was_measured_of_a_device_is_kept(app: App) -> None:
     assert app.run(KEEP_CUTS) == "True"
 
 
 def test_kernels_are_measured_beside_their_use(app: App) -> None:
     """After a load, while answers come as before; what is found is used at once, and kept."""
-    app.get("tiny-chat")
-    (model,) = [m for m in app.call("models") if m["name"] == "tiny-chat"]
-    app.call("load", id=model["id"], adapter={"is_cpu": False, "subgroup_size": 4})
+    load_as_on_a_gpu(app, "tiny-chat")
     asked = {"prompt_ids": [5, 6, 7, 8], "max_tokens": 6, "sampling": {"greedy": True}}
     before = app.call("complete", **asked)
     app.run(BEGIN_TUNING)
@@ -173,20 +162,17 @@ def test_kernels_are_measured_beside_their_use(app: App) -> None:
     app.call("tune")  # nothing is left to wait for
 
 
-@pytest.mark.parametrize(("name", "reused"), [("tiny-chat", 265), ("tiny-base", 0)])
+@pytest.mark.parametrize(("name", "reused"), [("tiny-chat", 73), ("tiny-base", 0)])
 def test_steps_at_the_end_of_the_cache_disturb_nothing(app: App, name: str, reused: int) -> None:
-    """Position 1,023 lies where 255 does in layers with a window: the prompt is run anew there."""
-    app.get(name)
-    (model,) = [m for m in app.call("models") if m["name"] == name]
-    room = {"context": 1024, "batch": 128, "adapter": {"is_cpu": False, "subgroup_size": 4}}
-    app.call("load", id=model["id"], **room)
+    """Position 255 lies where 63 does in layers with a window: the prompt is run anew there."""
+    load_as_on_a_gpu(app, name)
     asked = {"max_tokens": 6, "ignore_eos": True, "sampling": {"greedy": True}}
-    ids = [3 + n % 200 for n in range(260)]
+    ids = [3 + n % 200 for n in range(68)]
     first = app.call("complete", prompt_ids=ids, **asked)["generated_ids"]
     app.run(LEND)
     after = app.call("complete", prompt_ids=[*ids, *first, 5], **asked)
     assert after["reused_tokens"] == reused
-    app.call("load", id=model["id"], **room)
+    load_as_on_a_gpu(app, name)
     fresh = app.call("complete", prompt_ids=[*ids, *first, 5], **asked)
     assert after["generated_ids"] == fresh["generated_ids"]
 
@@ -218,15 +204,18 @@ def test_timeline_of_the_start(app: App) -> None:
 
 def test_tokenizer_without_shared_memory(app: App, server: WatchedServer) -> None:
     """Where pages cannot share memory, the engine's own worker opens the tokenizer."""
+    forced = "Object.defineProperty(self, 'crossOriginIsolated', { value: false });"
     texts = []
-    for isolated in ("true", "false"):
-        forced = f"Object.defineProperty(self, 'crossOriginIsolated', {{ value: {isolated} }});"
-        server.prefixes["/worker.js"] = forced
-        app.open()
+    app.ready("tiny-chat")
+    for isolated in (True, False):
+        assert app.run("import js; js.crossOriginIsolated") is isolated
         app.set(greedy=True, max_tokens="4")
-        app.get("tiny-chat")
         app.new_chat()
         texts.append(app.answer("hello there"))
+        if isolated:
+            server.prefixes["/worker.js"] = forced
+            app.open()
+            app.get("tiny-chat")
     server.prefixes.clear()
     assert texts[0] == texts[1] != ""
 
@@ -264,4 +253,16 @@ def test_the_page_stops_a_chat_template_that_runs_on(app: App) -> None:
     began = time.monotonic()
     (told,) = json.loads(app.run(f"{RENDER}\noutcomes({json.dumps([[source], VALUES])!r})"))
     assert LONGER in told
-    assert time.monotonic() - began < 3  # 1.5 s, and the machine may be busy
+    assert time.monotonic() - began < 30  # for so long the page would wait; it would run for days
+
+
+def test_an_image_that_is_larger_than_pyodide_is_built_for(app: App, server: WatchedServer) -> None:
+    """Python that imports more than today begins from its image too, the kept one included."""
+    ends = "import doppler.page.bridge`"
+    more = "import builtins, doppler.page.bridge; builtins.more = bytearray(b'm') * (12 << 20)`"
+    server.replaced["/runtime/python.js"] = (ends, more)
+    app.page.evaluate("caches.delete('doppler-python')")
+    app.open()
+    app.page.evaluate(WAIT_FOR_IMAGE, BUILT + (4 << 20))
+    assert "image" not in app.page.evaluate(RESTART)
+    assert app.run("more[0], more[-1], len(more)") == [109, 109, 12 << 20]

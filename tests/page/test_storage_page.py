@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from playwright.sync_api import BrowserContext, Playwright
+from playwright.sync_api import BrowserContext
 
-from doppler.command.browser import Browser, launched
 from doppler.command.server import WEB, Server
-from doppler.command.wheel import build_wheel
 from doppler.store.manifest import BLOCK_SIZE
 from doppler.store.stored import damaged_title
 from model_server import ModelServer, model_server
 from storable import storable
+from visited import Visited
 from worker_tab import Tab
 
 MODEL = storable()
@@ -33,15 +32,14 @@ KEPT = """async (names) => {
 
 
 @pytest.fixture(scope="module")
-def context(playwright: Playwright, browser: Browser) -> Iterator[BrowserContext]:
-    with launched(playwright, browser, None) as context:
+def context(visited: Visited) -> Iterator[BrowserContext]:
+    with visited.opened() as context:
         yield context
 
 
 @pytest.fixture(scope="module")
-def bare_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    build_wheel()
-    with Server(tmp_path_factory.mktemp("models")) as server:
+def bare_site(visited: Visited, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("models"), visited.port) as server:
         yield server
 
 

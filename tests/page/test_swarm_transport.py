@@ -342,9 +342,8 @@ def test_caps_of_rate_and_volume_hold(peers: Peers, seed: SwarmPeer, model: Smal
     time.sleep(1)
     assert seed.facts()["given"] < 600_000 + 4 * BLOCK
     assert leech.happenings("promise broken") == []
-    before = seed.facts()["given"]
+    before, began = seed.facts()["given"], time.monotonic()
     seed.run("() => peer.swarm.limit({ volume: null, rate: 400_000 })")
-    began = time.monotonic()
     leech.wait_whole(model)
     rest = seed.facts()["given"] - before
     assert rest < 400_000 * (time.monotonic() - began + 1)  # a second's worth may come at once

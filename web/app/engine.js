@@ -130,7 +130,10 @@ function journalOf({ conversation: { kind }, message }) {
   const { max_tokens } = state.settings;
   const model = state.model?.id ?? "";
   const journal = message?.journal ?? { model, sampling: samplingFor(kind), max_tokens, ids: [] };
-  if (message) message.journal = journal;
+  if (message && message.journal !== journal) {
+    message.journal = journal;
+    message.updated = stamp(message.updated); // or what is stored without it would be as good
+  }
   return journal;
 }
 

@@ -63,9 +63,10 @@ ADAPTER_FLAGS: dict[str, tuple[str, ...]] = {
         "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
     ),
 }
+# What the adapter is, where it gives a device.
 PROBE = """async () => {
   const adapter = await navigator.gpu?.requestAdapter();
-  return Boolean(adapter && (await adapter.requestDevice()));
+  return (adapter && (await adapter.requestDevice()) && adapter.info.architecture) ?? null;
 }"""
 
 
@@ -73,8 +74,9 @@ PROBE = """async () => {
 class Browser:
     """How to start a browser. `executable` None means Playwright's own "chrome" channel.
 
-    adapter: "default" is what the browser picks by itself, "swiftshader" the CPU's, "auto" the
-    first of the two that gives a device. flags: more of them, from DOPPLER_BROWSER_FLAGS.
+    adapter: "default" is what the browser picks by itself, "swiftshader" the CPU's with the flags
+    for it, "auto" the first of the two that gives a device, or the second where the first is the
+    CPU's, too. flags: more of them, from DOPPLER_BROWSER_FLAGS.
     """
 
     executable: str | None
@@ -141,7 +143,7 @@ def _check_channel() -> None:
 
 
 def resolve_adapter(browser: Browser, url: str) -> Browser:
-    """With "auto", the same browser with the first adapter that gives a device.
+    """With "auto", the same browser with the adapter that gives a device here.
 
     url: any page of the server; browsers offer WebGPU to secure origins only.
     Raises DeviceError where neither does.
@@ -153,8 +155,11 @@ def resolve_adapter(browser: Browser, url: str) -> Browser:
         with sync_playwright() as playwright, launched(playwright, candidate, None) as context:
             page = context.pages[0]
             page.goto(urljoin(url, "/models.json"))  # a light page: no worker is started
-            if page.evaluate(PROBE):
-                return candidate
+            found = page.evaluate(PROBE)
+        if found == "swiftshader":
+            return replace(browser, adapter="swiftshader")
+        if found is not None:
+            return candidate
     raise DeviceError(
         f"{browser.executable or 'chrome'} gives no WebGPU device, neither a GPU's nor "
         "SwiftShader's; try another browser with --browser or more flags in DOPPLER_BROWSER_FLAGS"
