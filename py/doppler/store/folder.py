@@ -10,6 +10,7 @@ from pathlib import Path
 
 from doppler.errors import RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer
+from doppler.inputs.source import AT_ONCE, read_from
 from doppler.store.storage import Piece
 
 
@@ -31,8 +32,7 @@ class FolderStorage:
         path = self._path(name)
         try:
             with path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(length)
+                data = read_from(file, offset, length)
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from error
         if len(data) != length:
@@ -49,7 +49,7 @@ class FolderStorage:
         with self._opened(name) as descriptor:
             view = memoryview(data)
             while view:
-                written = os.pwrite(descriptor, view, offset)
+                written = os.pwrite(descriptor, view[:AT_ONCE], offset)
                 view, offset = view[written:], offset + written
 
     async def truncate(self, name: str, size: int) -> None:
