@@ -268,7 +268,7 @@ def test_what_is_there_stays_and_bad_words_are_told(
     assert run("verify", new, "--base", base)["id"] == told["id"]
     assert stored(new).terms == Terms("new", 1)
     for there in (new, base):  # an adapter, a model
-        assert "already: give -o another folder" in run("make", peft, "--base", base, "-o", there)
+        assert "already: give another folder" in run("make", peft, "--base", base, "-o", there)
     assert run("verify", new)["id"] == told["id"]
     named = run("make", peft, "--base", base, "-o", tmp_path / "named", "--name", "a\tb")
     assert "its name is" in named

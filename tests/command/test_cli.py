@@ -79,7 +79,7 @@ def test_what_was_guessed_of_a_file_is_told(
     assert f"warning: {warning}" in " ".join(captured.err.split())
     metadata["tokenizer.ggml.model"] = "none"
     (tmp_path / "tiny.gguf").write_bytes(gguf_bytes(metadata, llama_tensors()))
-    assert main(["convert", str(tmp_path / "tiny.gguf"), "-o", str(tmp_path / "a"), "--json"]) == 0
+    assert main(["convert", str(tmp_path / "tiny.gguf"), "-o", str(tmp_path / "b"), "--json"]) == 0
     (warning,) = json.loads(capsys.readouterr().out)["warnings"]
     assert "holds no tokenizer" in warning
 

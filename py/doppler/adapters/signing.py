@@ -33,8 +33,12 @@ def write_new_key(path: Path) -> str:
     text = f"doppler-ed25519-private {key.private_bytes_raw().hex()}\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+        except OSError:
+            path.unlink()  # half a key would be in the way of a whole one
+            raise
     except FileExistsError as error:
         raise StorageError(
             f"{path} is there already, and a key is never written over: give another name"

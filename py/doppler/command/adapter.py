@@ -14,7 +14,8 @@ from doppler.adapters.manifest import AdapterManifest, Terms, check_base
 from doppler.adapters.matrix import Delta
 from doppler.adapters.signing import check_author, write_new_key
 from doppler.adapters.stored import manifest_of, norms_by_layer, verified_deltas
-from doppler.command.models import check_output, find_model
+from doppler.command.models import find_model
+from doppler.command.output import check_output
 from doppler.command.served import manifest_in
 from doppler.command.terminal import Terminal
 from doppler.convert.convert import model_name

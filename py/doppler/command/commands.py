@@ -12,7 +12,7 @@ from typing import Any
 
 from doppler.command.arguments import MODELS
 from doppler.command.interrupts import INTERRUPTED, end, on_signal
-from doppler.command.models import find_model, is_model
+from doppler.command.models import find_model
 from doppler.command.parser import Misused, Parser, build
 from doppler.command.terminal import Terminal
 from doppler.errors import DopplerError, RequestError, SourceError, StorageError
@@ -90,9 +90,11 @@ def seed(args: argparse.Namespace, terminal: Terminal) -> None:
 def pull(args: argparse.Namespace, terminal: Terminal) -> None:
     """Fetch and convert what is not there yet."""
     from doppler.command import catalogue
+    from doppler.command.output import write_model
     from doppler.command.served import describe
-    from doppler.convert.convert import convert_path
-    from doppler.store.manifest import MANIFEST_FILE
+    from doppler.convert.convert import outline_path
+    from doppler.inputs.buffers import MemoryBuffers
+    from doppler.store.manifest import SHARD_SIZE
 
     wanted = [catalogue.find(name) for name in args.name]
     if args.models.exists() and not args.models.is_dir():
@@ -105,13 +107,10 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> None:
         with terminal.bar(f"{entry.title}: fetch") as report:
             source = catalogue.fetch(entry, report)
         with terminal.bar(f"{entry.title}: convert") as report:
-            storage, buffers = _folder(folder)
-            manifest = asyncio.run(
-                convert_path(source, storage, buffers, name=entry.name, progress=report)
-            )
-        # Title and license lie beside the identity; GGUF files often have poor ones or none.
-        manifest = replace(manifest, title=entry.title, license=entry.license)
-        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+            outline = asyncio.run(outline_path(source, MemoryBuffers(), name=entry.name))
+            # Title and license lie beside the identity; GGUF files often have poor ones or none.
+            own = replace(outline.manifest, title=entry.title, license=entry.license)
+            write_model(replace(outline, manifest=own), folder, SHARD_SIZE, report)
         source.unlink()  # the shards hold every byte of it that counts
     result = [describe(args.models, entry.name) for entry in wanted]
     terminal.result({"models": result, "folder": str(args.models)}, "")
@@ -119,9 +118,10 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> None:
 
 def _is_there(models: Path, name: str, terminal: Terminal) -> bool:
     """Whether the model need not be fetched; one that is damaged is, and that is told."""
+    from doppler.command.output import model_there
     from doppler.command.served import describe
 
-    if not is_model(models / name):
+    if model_there(models / name) is None:
         return False
     try:
         describe(models, name)

@@ -7,8 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from doppler.command.convert import QUALITY_FILE
-from doppler.command.models import check_output
+from doppler.command.output import QUALITY_FILE, check_output
 from doppler.command.served import manifest_in
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from doppler.errors import RequestError
 from doppler.store.manifest import Manifest
 from doppler.store.sharded import Shard
+
+SHARD_FILE = re.compile(r"shard-[0-9]{5,}\.bin")
 
 
 def cut_of(length: int, block_size: int, shard_bytes: int) -> tuple[Shard, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -120,9 +121,16 @@ class FolderRoot:
 
 
 def _not_written(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{path} cannot be written: {error.strerror}; free some space or choose another folder"
-    )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # the folder, or one that it is in
+        files = (it for it in path.parents if it.exists() and not it.is_dir())
+        return StorageError(f"{next(files, path.parent)} is no folder; choose another folder")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = "free some space or choose another folder"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what = "choose a folder that you may write into"
+    else:
+        what = "choose another folder"
+    return StorageError(f"{path} cannot be written: {error.strerror}; {what}")
 
 
 def plain_name(name: str) -> str:
