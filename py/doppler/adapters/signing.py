@@ -61,12 +61,19 @@ def signed(manifest: AdapterManifest, key_file: Path) -> AdapterManifest:
 def _private(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
+            about = os.fstat(file.fileno())
             text = file.read(_LONGEST_FILE).decode("ascii", "replace")
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     match = _FILE.fullmatch(text)
     if match is None:
         raise FormatError(f"{path} is no key's file; doppler adapter key -o FILE makes one")
+    # As ssh does: not of a file of somebody else, who may have given it to this user to read.
+    if os.name == "posix" and about.st_uid == os.getuid() and about.st_mode & 0o077:
+        raise RequestError(
+            f"{path} has mode {about.st_mode & 0o777:o}, so that others than you may use the key: "
+            f"chmod 600 {path}, or make a new one if somebody may have read it"
+        )
     return bytes.fromhex(match[1])
 
 

@@ -187,7 +187,7 @@ def verify(args: argparse.Namespace, terminal: Terminal) -> None:
     manifest = manifest_in(folder)
     storage, buffers = _folder(folder)
     with terminal.bar(f"verify {manifest.title}") as report:
-        asyncio.run(verify_model(storage, manifest, buffers, report))
+        asyncio.run(verify_model(storage, manifest, buffers, report, str(folder)))
     _summarise(manifest, folder, terminal)
 
 

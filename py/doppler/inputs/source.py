@@ -29,11 +29,13 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A file of this machine, which must not change between two reads."""
+    """A file of this machine, which must not change between two reads. Its name is that in its
+    folder, where no other is given.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        self.name = path.name
+        self.name = path.name if name is None else name
         self._first: tuple[int, int, int] | None = None  # inode, bytes and time of the first read
 
     async def size(self) -> int:
