@@ -229,6 +229,14 @@ def test_errors_have_a_kind_and_a_code(
         ["convert", "x", "-o", "a\0b"],
         ["serve", "--models", ""],
         ["synth", "llama-3.2-1b", "-o", "y", "--layers", "0"],
+        ["serve", "--tracker", "wss://box.example:70000/"],
+        ["seed", "x", "--tracker", "ws://127.0.0.1:0/tracker"],
+        ["seed", "x", "--tracker", "ws://127.0.0.1:abc/tracker"],
+        ["seed", "x", "--tracker", "ws://a:b:c/"],
+        ["seed", "x", "--tracker", "ws://[zz]:80/"],
+        ["seed", "x", "--page", "http://127.0.0.1:65536/"],
+        ["seed", "x", "--listen", "127.0.0.1:65536"],
+        ["seed", "x", "--listen", "300.0.0.1:6881"],
     ],
 )
 def test_wrong_usage_exits_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
