@@ -97,7 +97,7 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> None:
     from doppler.store.manifest import SHARD_SIZE
 
     wanted = [catalogue.find(name) for name in args.name]
-    if args.models.exists() and not args.models.is_dir():
+    if any(it.is_file() for it in (args.models, *args.models.parents)):
         raise SourceError(f"{args.models} is no folder; give --models one to keep models in")
     for entry in wanted:
         folder = args.models / entry.name

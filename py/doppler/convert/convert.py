@@ -92,6 +92,15 @@ async def outline_path(
     name = name or model_name(path.name)
     files = folder_sources(path) if path.is_dir() else {}
     parts = gguf_among(files, str(path)) if path.is_dir() else _parts_beside(path)
+    if not parts and "config.json" not in files:
+        if MANIFEST_FILE in files:
+            raise RequestError(
+                f"{path} holds a converted model: doppler recut writes it in other shards"
+            )
+        raise FormatError(
+            f"{path} has no config.json: give a Hugging Face checkpoint's folder, or a .gguf file "
+            "itself"
+        )
     if not parts:
         return (await outline_safetensors(files, buffers, name, (quant,)))[quant]
     if quant != "none":
