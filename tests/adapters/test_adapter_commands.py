@@ -268,7 +268,7 @@ def test_what_is_there_stays_and_bad_words_are_told(
     assert run("verify", new, "--base", base)["id"] == told["id"]
     assert stored(new).terms == Terms("new", 1)
     for there in (new, base):  # an adapter, a model
-        assert "already: give -o another folder" in run("make", peft, "--base", base, "-o", there)
+        assert "already: give another folder" in run("make", peft, "--base", base, "-o", there)
     assert run("verify", new)["id"] == told["id"]
     named = run("make", peft, "--base", base, "-o", tmp_path / "named", "--name", "a\tb")
     assert "its name is" in named
@@ -276,3 +276,71 @@ def test_what_is_there_stays_and_bad_words_are_told(
     missing = run("make", tmp_path / "none", "--base", base, "-o", tmp_path / "named")
     assert "is not there: give a folder that PEFT saved" in missing
     assert "has no adapter.json" in run("show", peft)
+
+
+def test_a_key_that_others_may_read_is_not_used(
+    run: Run, base: Path, peft: Path, tmp_path: Path
+) -> None:
+    run("key", "-o", tmp_path / "key")
+    (tmp_path / "key").chmod(0o644)
+    words = ("make", peft, "--base", base, "-o", tmp_path / "new", "--key", tmp_path / "key")
+    assert (
+        f"key has mode 644, so that others than you may use the key: chmod 600 {tmp_path}"
+        in run(*words)
+    )
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "key").chmod(0o400)
+    assert run(*words)["author"]
+
+
+def test_messages_name_the_folder(
+    run: Run, made: Path, base: Path, peft: Path, tmp_path: Path
+) -> None:
+    (made / "shard-00000.bin").write_bytes(bytes(stored(made).bytes))
+    assert f"{made}: block 0 of shard-00000.bin" in run("verify", made)
+    words = ("--base", base, "-o", tmp_path / "new")
+    config = peft / "adapter_config.json"
+    text = config.read_text()
+    config.write_text(json.dumps(json.loads(text) | {"lora_alpha": 1e308}))
+    told = run("make", peft, *words)
+    assert told == (
+        f"{config}: lora_alpha is 1e+308, and must be a number of at most 3.4e+38, which float32 "
+        "can hold"
+    )
+    config.unlink()
+    assert f"{peft} has no adapter_config.json" in run("make", peft, *words)
+    config.write_text(text)
+    (peft / "adapter_model.safetensors").write_bytes(b"x")
+    assert f"{peft}/adapter_model.safetensors is not" in run("make", peft, *words)
+
+
+@pytest.mark.parametrize(
+    ("factor", "alpha", "words"),
+    [
+        (0, ALPHA, "changes nothing: its lora_alpha, or all of A or of B, is 0"),
+        (1, 0, "changes nothing: its lora_alpha, or all of A or of B, is 0"),
+        (1e30, ALPHA, "changes 'blk.0.attn_q.weight' by .*, which is more than float32 can hold"),
+    ],
+)
+def test_what_changes_nothing_or_too_much(
+    run: Run, base: Path, tmp_path: Path, factor: float, alpha: float, words: str
+) -> None:
+    a, b = random_pair((HIDDEN, HIDDEN), RANK, 3)
+    pairs = {LAYER + "self_attn.q_proj": (a * np.float32(factor), b * np.float32(factor))}
+    folder = write_peft(tmp_path / "odd", pairs, lora_alpha=alpha)
+    told = run("make", folder, "--base", base, "-o", tmp_path / "new")
+    assert re.search(words, told)
+    assert told.startswith(str(folder))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_matrix_that_stays_is_told(
+    run: Run, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = {LAYER + it: random_pair(shape, RANK, 3) for it, shape in MODULES.items()}
+    a, b = pairs[LAYER + "mlp.down_proj"]
+    pairs[LAYER + "mlp.down_proj"] = a, b * 0
+    folder = write_peft(tmp_path / "half", pairs)
+    run("make", folder, "--base", base, "-o", tmp_path / "new")
+    assert main(["adapter", "show", str(tmp_path / "new")]) == 0
+    assert "matrices that it does not change, as theirs is 0: 1" in capsys.readouterr().out

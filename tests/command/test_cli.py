@@ -79,7 +79,7 @@ def test_what_was_guessed_of_a_file_is_told(
     assert f"warning: {warning}" in " ".join(captured.err.split())
     metadata["tokenizer.ggml.model"] = "none"
     (tmp_path / "tiny.gguf").write_bytes(gguf_bytes(metadata, llama_tensors()))
-    assert main(["convert", str(tmp_path / "tiny.gguf"), "-o", str(tmp_path / "a"), "--json"]) == 0
+    assert main(["convert", str(tmp_path / "tiny.gguf"), "-o", str(tmp_path / "b"), "--json"]) == 0
     (warning,) = json.loads(capsys.readouterr().out)["warnings"]
     assert "holds no tokenizer" in warning
 
@@ -154,6 +154,9 @@ def test_damage_names_the_block_and_exits_1(tmp_path: Path) -> None:
         (["serve", "--models", "file"], "SourceError", 1),
         (["synth", "gpt-9", "-o", "out"], "RequestError", 2),
         (["pull", "gemma-3-270m", "--models", "file"], "SourceError", 1),
+        (["pull", "gemma-3-270m", "--models", "file/below"], "SourceError", 1),
+        (["convert", "models/noise", "-o", "out"], "RequestError", 2),
+        (["convert", "models", "-o", "out"], "FormatError", 1),
         (["generate", "noise", "--prompt", ""], "RequestError", 2),
         (["generate", "noise", "--prompt", " \n", "--chat"], "RequestError", 2),
         (["generate", "noise", "--prompt", "x", "--tools", "file"], "RequestError", 2),
@@ -229,6 +232,14 @@ def test_errors_have_a_kind_and_a_code(
         ["convert", "x", "-o", "a\0b"],
         ["serve", "--models", ""],
         ["synth", "llama-3.2-1b", "-o", "y", "--layers", "0"],
+        ["serve", "--tracker", "wss://box.example:70000/"],
+        ["seed", "x", "--tracker", "ws://127.0.0.1:0/tracker"],
+        ["seed", "x", "--tracker", "ws://127.0.0.1:abc/tracker"],
+        ["seed", "x", "--tracker", "ws://a:b:c/"],
+        ["seed", "x", "--tracker", "ws://[zz]:80/"],
+        ["seed", "x", "--page", "http://127.0.0.1:65536/"],
+        ["seed", "x", "--listen", "127.0.0.1:65536"],
+        ["seed", "x", "--listen", "300.0.0.1:6881"],
     ],
 )
 def test_wrong_usage_exits_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,8 +161,8 @@ def test_the_built_in_text_and_no_measure(tmp_path: Path) -> None:
     none = convert(source, tmp_path / "q", "--quant", "q8_0", "--quality-tokens", "0")["quality"]
     assert none == {"quant": "q8_0", "matrices": 8, "kept": ["blk.0.ffn_down.weight"]}
     assert json.loads((tmp_path / "q" / "quality.json").read_text()) == none
-    assert "quality" not in convert(source, tmp_path / "q")
-    assert not (tmp_path / "q" / "quality.json").exists()
+    assert "quality" not in convert(source, tmp_path / "plain")
+    assert not (tmp_path / "plain" / "quality.json").exists()
 
 
 def test_the_built_in_text_is_long_enough(models: Path) -> None:

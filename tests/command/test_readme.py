@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import write_checkpoint
-from doppler.cli import main, parser
+from doppler.cli import main
 from doppler.command import catalogue, models
+from doppler.command.commands import parser
 from doppler.command.shapes import SHAPES
 from doppler.command.wheel import ROOT
 from gguf_files import write_llama

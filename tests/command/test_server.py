@@ -333,3 +333,14 @@ def test_what_the_page_is_made_of_is_served(server: Server) -> None:
 def test_a_port_that_is_taken_is_told(server: Server, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"port {server.port} .* --port"):
         Server(tmp_path, server.port).start()
+
+
+def test_a_shard_of_another_size_is_not_served(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    shard = tmp_path / "noise" / "shard-00002.bin"
+    for data in (shard.read_bytes()[:-1], shard.read_bytes() + b"x"):
+        shard.write_bytes(data)
+        found = listing(tmp_path)
+        assert found.models == []
+        (problem,) = found.problems
+        assert f"{shard} has {len(data)} bytes instead of 4194304" in problem

@@ -132,6 +132,15 @@ def test_a_refusal_is_told(tmp_path: Path) -> None:
         running.end()
 
 
+def test_a_tracker_that_is_not_there_is_told(tmp_path: Path) -> None:
+    storable().save(tmp_path / "noise")
+    with seed(tmp_path / "noise", "ws://127.0.0.1:9/tracker") as running:
+        assert running.logged(
+            "ws://127.0.0.1:9/tracker: nobody listens at this address; start doppler serve there, "
+            "or name another tracker with --tracker"
+        )
+
+
 def test_it_ends_while_a_tracker_keeps_it_waiting(tmp_path: Path) -> None:
     storable().save(tmp_path / "noise")
     with deaf() as tracker, seed(tmp_path / "noise", tracker) as running:

@@ -14,7 +14,7 @@ from doppler.adapters.manifest import (
     Terms,
     check_terms,
 )
-from doppler.adapters.matrix import Delta, Matrix
+from doppler.adapters.matrix import Delta, Matrix, check_changes
 from doppler.adapters.peft import ReadAdapter, read_peft
 from doppler.adapters.signing import signed
 from doppler.config.model import ModelConfig
@@ -34,9 +34,11 @@ async def read_adapter(path: Path, base: ModelConfig, buffers: Buffers) -> ReadA
     if not path.exists():
         raise SourceError(f"{path} is not there: give a folder that PEFT saved, or a .gguf adapter")
     if path.is_dir():
-        read = await read_peft(folder_sources(path), base, buffers)
+        files = {it: FileSource(path / it, str(path / it)) for it in folder_sources(path)}
+        read = await read_peft(files, base, buffers, str(path))
     else:
-        read = await read_gguf_adapter(FileSource(path), base, buffers)
+        read = await read_gguf_adapter(FileSource(path, str(path)), base, buffers)
+    check_changes(read.deltas, str(path))
     if (last := max(read.invocation_tokens or (0,))) >= base.vocab:
         raise FormatError(
             f"{path} is invoked by token {last}, and the base knows {base.vocab} tokens: the "

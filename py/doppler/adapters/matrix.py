@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from doppler.errors import FormatError, UnsupportedError
 from doppler.formats.content import Content
 from doppler.inputs.buffers import Buffers
-from doppler.inputs.fields import shown
+from doppler.inputs.fields import LARGEST_FLOAT, shown
 from doppler.quantization.dequantize import Floats, dequantize
 
 TYPES = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}  # how many bits a number of each has
@@ -73,12 +74,27 @@ class Delta:
         """That of W."""
         return self.b.shape[0], self.a.shape[1]
 
-    @property
+    @cached_property
     def norm(self) -> float:
         """‖scale · B·A‖, Frobenius: √trace((BᵀB)(AAᵀ)), of matrices of the rank's size alone."""
         a, b = self.a.floats.astype(np.float64), self.b.floats.astype(np.float64)
         square = float(((b.T @ b) * (a @ a.T)).sum())
         return abs(self.scale) * math.sqrt(max(square, 0.0))
+
+
+def check_changes(deltas: Sequence[Delta], where: str) -> None:
+    """FormatError for changes that float32 cannot hold, and where all of them are none."""
+    for delta in deltas:
+        if delta.norm > LARGEST_FLOAT:
+            raise FormatError(
+                f"{where} changes {shown(delta.name)} by {delta.norm:.2g} (its norm), which is "
+                "more than float32 can hold; the adapter is damaged, or its training failed"
+            )
+    if not any(delta.norm for delta in deltas):
+        raise FormatError(
+            f"{where} changes nothing: its lora_alpha, or all of A or of B, is 0; was it saved "
+            "before it was trained?"
+        )
 
 
 def check_type(content: Content) -> None:

@@ -50,23 +50,23 @@ class ReadAdapter:
 
 
 async def read_peft(
-    files: Mapping[str, Source], base: ModelConfig, buffers: Buffers
+    files: Mapping[str, Source], base: ModelConfig, buffers: Buffers, where: str
 ) -> ReadAdapter:
-    """An adapter of a model of that config, from a folder's files by name.
+    """An adapter of a model of that config, from the files by name of a folder that is `where`.
 
     Raises FormatError or UnsupportedError for a damaged one, one of another base, and one of a kind
     that Doppler does not know.
     """
     if CONFIG_FILE not in files:
         raise FormatError(
-            f"the folder has no {CONFIG_FILE}: give a folder that PEFT saved, or a .gguf adapter"
+            f"{where} has no {CONFIG_FILE}: give a folder that PEFT saved, or a .gguf adapter"
         )
     data = await read_json(files[CONFIG_FILE], CONFIG_FILE, buffers)
     config = lora_config(data, files[CONFIG_FILE].name)
     if WEIGHTS_FILE not in files:
-        raise _no_weights(files)
+        raise _no_weights(files, where)
     tensors = await read_safetensors(files[WEIGHTS_FILE], buffers)
-    modules = _modules(tensors, WEIGHTS_FILE)
+    modules = _modules(tensors, files[WEIGHTS_FILE].name)
     kept = [module for module in modules if not is_beside_text(module)]
     pairs = _pairs(config, base, {module: modules[module] for module in kept}, buffers)
     architecture = of_config(base.architecture, "the base")
@@ -75,14 +75,14 @@ async def read_peft(
     return ReadAdapter(deltas, config.invocation_tokens, left_out)
 
 
-def _no_weights(files: Mapping[str, Source]) -> FormatError | UnsupportedError:
+def _no_weights(files: Mapping[str, Source], where: str) -> FormatError | UnsupportedError:
     if _PICKLED in files:
         return UnsupportedError(
-            f"{_PICKLED} is a pickle, which can run code when it is read, and Doppler reads none; "
-            "load the adapter with PEFT and save it again: save_pretrained(FOLDER) writes "
-            f"{WEIGHTS_FILE}"
+            f"{files[_PICKLED].name} is a pickle, which can run code when it is read, and "
+            "Doppler reads none; load the adapter with PEFT and save it again: "
+            f"save_pretrained(FOLDER) writes {WEIGHTS_FILE}"
         )
-    return FormatError(f"the folder has no {WEIGHTS_FILE}; get the adapter again")
+    return FormatError(f"{where} has no {WEIGHTS_FILE}; get the adapter again")
 
 
 def _modules(
@@ -138,19 +138,19 @@ def _pairs(
         name = weight_of_module(architecture, module)
         if name is None:
             raise FormatError(
-                f"{WEIGHTS_FILE}: {shown(module)} is no module of a {architecture.name} model, "
+                f"{a.source.name}: {shown(module)} is no module of a {architecture.name} model, "
                 "which the base is: the adapter is of another model"
             )
         if not config.is_target(module):
             raise FormatError(
-                f"{WEIGHTS_FILE} has {shown(module)}, which {config.where} does not choose: the "
+                f"{a.source.name} has {shown(module)}, which {config.where} does not choose: the "
                 "two files are not of one adapter"
             )
         pair = Pair(name, module, a.content, b.content, config.scale_of(module))
         rank = config.rank_of(module)
         if rank not in pair.a.shape[:1] or rank not in pair.b.shape[1:]:
             raise FormatError(
-                f"{WEIGHTS_FILE}: {shown(module)} has an A of shape {pair.a.shape} and a B of "
+                f"{a.source.name}: {shown(module)} has an A of shape {pair.a.shape} and a B of "
                 f"shape {pair.b.shape}, and {config.where} says that its rank is {rank}"
             )
         pairs.append(pair)

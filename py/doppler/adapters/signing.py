@@ -33,8 +33,12 @@ def write_new_key(path: Path) -> str:
     text = f"doppler-ed25519-private {key.private_bytes_raw().hex()}\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+        except OSError:
+            path.unlink()  # half a key would be in the way of a whole one
+            raise
     except FileExistsError as error:
         raise StorageError(
             f"{path} is there already, and a key is never written over: give another name"
@@ -57,12 +61,19 @@ def signed(manifest: AdapterManifest, key_file: Path) -> AdapterManifest:
 def _private(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
+            about = os.fstat(file.fileno())
             text = file.read(_LONGEST_FILE).decode("ascii", "replace")
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     match = _FILE.fullmatch(text)
     if match is None:
         raise FormatError(f"{path} is no key's file; doppler adapter key -o FILE makes one")
+    # As ssh does: not of a file of somebody else, who may have given it to this user to read.
+    if os.name == "posix" and about.st_uid == os.getuid() and about.st_mode & 0o077:
+        raise RequestError(
+            f"{path} has mode {about.st_mode & 0o777:o}, so that others than you may use the key: "
+            f"chmod 600 {path}, or make a new one if somebody may have read it"
+        )
     return bytes.fromhex(match[1])
 
 

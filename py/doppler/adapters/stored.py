@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from doppler.adapters.manifest import ADAPTER_FILE, AdapterManifest, Stored
-from doppler.adapters.matrix import TYPES, Bits, Delta, Matrix
+from doppler.adapters.matrix import TYPES, Bits, Delta, Matrix, check_changes
 from doppler.adapters.signing import check_signature
 from doppler.errors import CorruptError, FormatError, SourceError
 from doppler.inputs.buffers import Buffers
@@ -43,15 +43,16 @@ async def manifest_of(folder: Path, buffers: Buffers) -> AdapterManifest:
 
 
 async def verified_deltas(
-    storage: Storage, manifest: AdapterManifest, buffers: Buffers
+    storage: Storage, manifest: AdapterManifest, buffers: Buffers, where: str
 ) -> tuple[Delta, ...]:
-    """All of an adapter, in memory, after its signature and every block were checked.
+    """All of an adapter, in memory, after its signature and every block were checked. `where` is
+    what messages call it.
 
     Raises CorruptError, which names what is damaged; SourceError for a missing shard; FormatError
-    where a number is none.
+    where a number is none, or the changes are too large or nothing.
     """
-    check_signature(manifest, manifest.name)
-    await verify_shards(storage, manifest, buffers, mend=_MEND)
+    check_signature(manifest, where)
+    await verify_shards(storage, manifest, buffers, mend=_MEND, where=where)
     matrices: dict[Stored, Matrix] = {}
     for delta in manifest.deltas:
         for stored, shape in delta.shapes:
@@ -59,10 +60,14 @@ async def verified_deltas(
                 matrices[stored] = await _matrix(storage, manifest, stored, shape, buffers)
             if not matrices[stored].is_finite:
                 raise FormatError(
-                    f"{manifest.name}: {delta.name} is changed by infinities or what is no number; "
+                    f"{where}: {delta.name} is changed by infinities or what is no number; "
                     "do not use this adapter"
                 )
-    return tuple(Delta(it.name, it.scale, matrices[it.a], matrices[it.b]) for it in manifest.deltas)
+    deltas = tuple(
+        Delta(it.name, it.scale, matrices[it.a], matrices[it.b]) for it in manifest.deltas
+    )
+    check_changes(deltas, where)
+    return deltas
 
 
 async def _matrix(

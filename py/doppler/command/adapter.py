@@ -14,7 +14,8 @@ from doppler.adapters.manifest import AdapterManifest, Terms, check_base
 from doppler.adapters.matrix import Delta
 from doppler.adapters.signing import check_author, write_new_key
 from doppler.adapters.stored import manifest_of, norms_by_layer, verified_deltas
-from doppler.command.models import check_output, find_model
+from doppler.command.models import find_model
+from doppler.command.output import check_output
 from doppler.command.served import manifest_in
 from doppler.command.terminal import Terminal
 from doppler.convert.convert import model_name
@@ -69,7 +70,6 @@ def verify(args: argparse.Namespace, terminal: Terminal) -> None:
 def show(args: argparse.Namespace, terminal: Terminal) -> None:
     """What a person judges an adapter by, after it was verified."""
     manifest, deltas = _read(args.adapter)
-    norms = norms_by_layer(deltas)
     data = _data(manifest, args.adapter)
     data["deltas"] = [
         {
@@ -82,8 +82,8 @@ def show(args: argparse.Namespace, terminal: Terminal) -> None:
         }
         for info, delta in zip(manifest.deltas, deltas, strict=True)
     ]
-    data["layers"] = [{"layer": layer, "norm": norm} for layer, norm in norms]
-    terminal.result(data, "\n".join(_lines(manifest, norms)))
+    data["layers"] = [{"layer": layer, "norm": norm} for layer, norm in norms_by_layer(deltas)]
+    terminal.result(data, "\n".join(_lines(manifest, deltas)))
 
 
 RUNS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
@@ -96,7 +96,7 @@ def _read(folder: Path) -> tuple[AdapterManifest, tuple[Delta, ...]]:
 
     async def run() -> tuple[AdapterManifest, tuple[Delta, ...]]:
         manifest = await manifest_of(folder, buffers)
-        return manifest, await verified_deltas(storage, manifest, buffers)
+        return manifest, await verified_deltas(storage, manifest, buffers, str(folder))
 
     return asyncio.run(run())
 
@@ -141,7 +141,8 @@ def _signer(manifest: AdapterManifest) -> str:
     return "not signed" if manifest.signed is None else f"signed by {manifest.signed.author}"
 
 
-def _lines(manifest: AdapterManifest, norms: Sequence[tuple[int | None, float]]) -> list[str]:
+def _lines(manifest: AdapterManifest, deltas: Sequence[Delta]) -> list[str]:
+    norms = norms_by_layer(deltas)
     tokens = manifest.invocation_tokens
     lines = [
         _summary(manifest),
@@ -156,6 +157,8 @@ def _lines(manifest: AdapterManifest, norms: Sequence[tuple[int | None, float]])
         lines.append(f"from these tokens on: {', '.join(map(str, tokens))}")
     if manifest.terms.note:
         lines += ["note:", *(f"  {_plain(line)}" for line in manifest.terms.note.split("\n"))]
+    if idle := sum(not delta.norm for delta in deltas):
+        lines.append(f"matrices that it does not change, as theirs is 0: {idle}")
     lines.append("norm of the change by layer:")
     most = max(norm for _, norm in norms)
     for layer, norm in norms:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 from decimal import Decimal
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 from doppler.command.wheel import ROOT
 
 MODELS = ROOT / "models"
 PORT = 8642
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 
 
 def byte_count(text: str) -> int:
@@ -89,7 +94,7 @@ def author_key(text: str) -> str:
 
 def tracker_url(text: str) -> str:
     """The address of a WebTorrent tracker: ws:// or wss://, a host, perhaps a port and a path."""
-    if not re.fullmatch(r"wss?://[A-Za-z0-9._\[\]:-]+(/[!-~]*)?", text):
+    if not re.fullmatch(rf"wss?://{_HOST}(/[!-~]*)?", text) or not _is_port(text):
         raise argparse.ArgumentTypeError(
             f"{text!r:.80} is no tracker's address such as ws://127.0.0.1:{PORT}/tracker"
         )
@@ -98,21 +103,33 @@ def tracker_url(text: str) -> str:
 
 def page_address(text: str) -> str:
     """Where the page is served: http:// or https://, a host, perhaps a port and a path."""
-    if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[!-\"$->@-~]*)?", text):
+    if not re.fullmatch(rf"https?://{_HOST}(/[!-\"$->@-~]*)?", text) or not _is_port(text):
         raise argparse.ArgumentTypeError(
             f"{text!r:.80} is no address of a page such as http://127.0.0.1:{PORT}/"
         )
     return text
 
 
+def _is_port(url: str) -> bool:
+    """Whether its port, if it has one, can be connected to."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:  # above 65535, or brackets around what is no address
+        return False
+
+
 def listen_address(text: str) -> str:
     """HOST:PORT where a peer is reached: an IP address of this machine, IPv6 ones in brackets."""
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})", text)
-    if not match or int(match[2]) > 65535:
-        raise argparse.ArgumentTypeError(
-            f"{text!r:.80} is no IP address and port such as 127.0.0.1:6881"
-        )
-    return text
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})", text)
+    try:
+        if match and int(match[3]) <= 65535:
+            _ = IPv6Address(match[1]) if match[1] else IPv4Address(match[2])
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r:.80} is no IP address and port such as 127.0.0.1:6881"
+    )
 
 
 def add_page_options(command: argparse.ArgumentParser) -> None:

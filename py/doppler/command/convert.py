@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doppler.command.output import QUALITY_FILE, write_model
 from doppler.command.sample_text import TEXT
 from doppler.command.terminal import Terminal
-from doppler.convert.convert import outline_path, write_outline
+from doppler.convert.convert import outline_path
 from doppler.convert.quality import Quality
 from doppler.errors import RequestError, SourceError
 from doppler.inputs.buffers import MemoryBuffers
@@ -23,7 +24,6 @@ from doppler.quantization.block_types import block_type
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import SHARD_SIZE, Manifest
 
-QUALITY_FILE = "quality.json"
 QUALITY_TOKENS = 256
 
 
@@ -78,12 +78,13 @@ def run(args: argparse.Namespace, terminal: Terminal) -> Converted:
         raise RequestError(f"{args.output} holds the model to convert: give -o another folder")
     if not args.source.exists():
         raise SourceError(f"{args.source} is not there: give a .gguf file, or a model's folder")
-    storage, buffers = FolderStorage(args.output), MemoryBuffers()
     size = SHARD_SIZE if args.shard_size is None else args.shard_size
     with terminal.bar(f"convert {args.source.name}") as progress:
         name = Path(output).name
-        outline = asyncio.run(outline_path(args.source, buffers, name=name, quant=args.quant))
-        manifest = asyncio.run(write_outline(outline, storage, buffers, size, progress))
+        reading = outline_path(args.source, MemoryBuffers(), name=name, quant=args.quant)
+        outline = asyncio.run(reading)
+        manifest = write_model(outline, args.output, size, progress)
+    storage = FolderStorage(args.output)
     asyncio.run(storage.remove(QUALITY_FILE))  # of an earlier conversion
     if args.quant == "none":
         return Converted(manifest, outline.warnings, None)

@@ -6,6 +6,7 @@ part of one file is never joined to a part of another.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import urllib.error
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from doppler.errors import SourceError
+from doppler.errors import SourceError, StorageError
 from doppler.inputs.answers import Answer, check_range, check_same
 from doppler.inputs.source import Progress
 
@@ -60,6 +61,11 @@ def download(url: str, target: Path, progress: Progress) -> None:
             f"{url} answers {error.code} {error.reason}; check the address"
         ) from error
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"{target} cannot be written: {error.strerror}; free some space and run the same "
+                "command again"
+            ) from error
         raise SourceError(
             f"{url} cannot be fetched ({error}); run the same command again to go on from "
             f"{target.stat().st_size if target.exists() else 0} bytes"

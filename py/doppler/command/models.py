@@ -5,9 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from doppler.adapters.manifest import ADAPTER_FILE
 from doppler.command.arguments import MODELS
-from doppler.errors import RequestError, SourceError
+from doppler.errors import SourceError
 from doppler.store.manifest import MANIFEST_FILE
 
 
@@ -28,15 +27,6 @@ def is_model(folder: Path) -> bool:
         return (folder / MANIFEST_FILE).exists()
     except (OSError, ValueError, RuntimeError):  # no name of a file, or a loop of links
         return False
-
-
-def check_output(folder: Path) -> None:
-    """RequestError where a model or an adapter lies there: nothing that somebody has is lost."""
-    for name in (MANIFEST_FILE, ADAPTER_FILE):
-        if (folder / name).exists():
-            raise RequestError(
-                f"{folder} has a {name} already: give -o another folder, or remove that one first"
-            )
 
 
 def places(called: str) -> list[Path]:

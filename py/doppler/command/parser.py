@@ -179,7 +179,7 @@ def _add_convert(commands: Any, runs: Mapping[str, Run]) -> None:
         "--shard-size",
         type=arguments.byte_count,
         metavar="N",
-        help="bytes, or 4M: a multiple of 1M (16M)",
+        help="such as 4M or 4MiB, not 4MB: a multiple of 1M (16M)",
     )
 
 
@@ -192,7 +192,7 @@ def _add_recut(commands: Any, runs: Mapping[str, Run]) -> None:
         type=arguments.byte_count,
         required=True,
         metavar="SIZE",
-        help="bytes, or 4M: a multiple of 1M",
+        help="such as 4M or 4MiB, not 4MB: a multiple of 1M; memory holds one shard",
     )
     command.add_argument(
         "-o", "--output", type=path, required=True, metavar="DIR", help="the folder to write"

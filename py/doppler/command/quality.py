@@ -39,7 +39,9 @@ def read_text(path: Path) -> str:
                 f"{path} has more than {MOST_TEXT >> 20} MiB: give a text of some hundred words"
             )
         text = data.decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise SourceError(f"{path} cannot be read as text in UTF-8: {error}") from error
     if len(text.split()) < 2:
         raise RequestError(f"{path} has less than two words: give a text of some hundred")

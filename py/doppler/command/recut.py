@@ -7,8 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from doppler.command.convert import QUALITY_FILE
-from doppler.command.models import check_output
+from doppler.command.output import QUALITY_FILE, check_output
 from doppler.command.served import manifest_in
 from doppler.command.terminal import Terminal
 from doppler.errors import RequestError
@@ -33,7 +32,9 @@ async def _written(
     manifest: Manifest, folder: Path, args: argparse.Namespace, progress: Progress
 ) -> Manifest:
     source, target = FolderStorage(folder), FolderStorage(args.output)
-    cut = await rewrite(source, target, manifest, args.shard_size, MemoryBuffers(), progress)
+    cut = await rewrite(
+        source, target, manifest, args.shard_size, MemoryBuffers(), progress, str(folder)
+    )
     if (size := await source.size(QUALITY_FILE)) is not None:
         await target.write(QUALITY_FILE, 0, await source.read(QUALITY_FILE, 0, size))
     return cut

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from urllib.parse import urlsplit
 
+from doppler.command.interrupts import INTERRUPTED, on_signal
 from doppler.command.served import manifest_in
 from doppler.command.swarm_routes import PATH
 from doppler.command.terminal import Terminal
@@ -25,15 +26,14 @@ from doppler.swarm.metainfo import (
     rendezvous,
 )
 
-INTERRUPTED = 130  # the exit code
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANSWERING = 2.0  # seconds that a server of this machine may take
 LONGEST_LIST = 8 << 20  # bytes of models.json
 TICK = 0.25  # seconds between two looks at what happened
 
 
-def run(folder: Path, args: argparse.Namespace, terminal: Terminal, ended: Event) -> int:
-    """Shares the model in `folder` until `ended` is set. Returns the exit code, with which the
+def run(folder: Path, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Shares the model in `folder` until a signal comes. Returns the exit code, with which the
     process is to end by `os._exit` (`Peer.close`).
     """
     try:
@@ -45,8 +45,7 @@ def run(folder: Path, args: argparse.Namespace, terminal: Terminal, ended: Event
         ) from error
     manifest = manifest_in(folder)
     torrent, is_sound = _torrent(folder, manifest, terminal)
-    if ended.is_set():
-        return INTERRUPTED
+    ended = on_signal()
     peer = Peer(torrent, folder, PeerOptions(args.tracker, args.listen, args.upload_rate), is_sound)
     page = args.page or page_of(args.tracker)
     link = (page or "") + fragment(manifest.identity, torrent.infohash, args.tracker)
@@ -72,7 +71,9 @@ def run(folder: Path, args: argparse.Namespace, terminal: Terminal, ended: Event
             terminal.log(line)
         if not is_sound and peer.status.is_whole:
             try:
-                make_torrent(folder, manifest)
+                make_torrent(folder, manifest, lambda *_: _go_on(ended))
+            except KeyboardInterrupt:
+                break
             except DopplerError as error:  # no peer's doing: what the torrent says is what is there
                 terminal.log(f"doppler: {error}")
                 code = 1
@@ -83,6 +84,11 @@ def run(folder: Path, args: argparse.Namespace, terminal: Terminal, ended: Event
     peer.close()
     terminal.log(f"sent {status.uploaded:,} bytes, got {status.downloaded:,}")
     return code
+
+
+def _go_on(ended: Event) -> None:
+    if ended.is_set():
+        raise KeyboardInterrupt
 
 
 def page_of(tracker: str) -> str | None:

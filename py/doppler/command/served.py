@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from doppler.command.models import is_model
 from doppler.command.wheel import SUMS_FILE
-from doppler.errors import DopplerError, SourceError
+from doppler.errors import CorruptError, DopplerError, SourceError
 from doppler.inputs.small import LIMITS, too_long
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest
 from doppler.store.stored import guarded, read_manifest
@@ -45,6 +45,8 @@ PORT_OF_HOST = re.compile(r":[0-9]*$")
 # What web/ holds besides is for those who develop the page: types, settings, node_modules.
 PAGE_FILES = ("index.html", "sw.js", "worker.js", "catalogue.json")
 PAGE_FOLDERS = ("app", "kernels", "runtime", "swarm", "vendor")
+
+MEND = "convert or pull the model again"
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,12 @@ def describe(models: Path, name: str) -> dict[str, Any]:
     """What /models.json says of the model in that folder. Raises DopplerError, as `manifest_in`."""
     manifest = manifest_in(models / name)
     tokenizer = manifest.tokenizer
-    files = [MANIFEST_FILE, *([TOKENIZER_FILE] if tokenizer else [])]
-    for file in [*files, *(shard.name for shard in manifest.shards)]:
-        if model_file(models, f"{name}/{file}") is None:
-            raise SourceError(
-                f"{models / name / file} is missing, or a link that leads out of the folder; "
-                "convert or pull the model again"
-            )
+    sizes: dict[str, int | None] = {shard.name: shard.bytes for shard in manifest.shards}
+    sizes[MANIFEST_FILE] = None
+    if tokenizer is not None:
+        sizes[TOKENIZER_FILE] = tokenizer.bytes
+    for file, size in sizes.items():
+        _check_size(models, f"{name}/{file}", size)
     return {
         "name": name,
         "title": manifest.title,
@@ -160,6 +161,17 @@ def describe(models: Path, name: str) -> dict[str, Any]:
         "license": manifest.license,
         "chat": tokenizer is not None and tokenizer.chat_template is not None,
     }
+
+
+def _check_size(models: Path, path: str, size: int | None) -> None:
+    """Raises DopplerError for a file that is not served, or has another size than is known."""
+    file = model_file(models, path)
+    if file is None:
+        raise SourceError(
+            f"{models / path} is missing, or a link that leads out of the folder; {MEND}"
+        )
+    if size is not None and (has := file.stat().st_size) != size:
+        raise CorruptError(f"{models / path} has {has} bytes instead of {size}; {MEND}")
 
 
 def listing(models: Path) -> Listing:

@@ -235,7 +235,7 @@ class Server:
 
     async def _listen(self) -> int:
         _open_files(Limits().connections)
-        self._runner = web.AppRunner(self._app, access_log=None, logger=LOG, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(self._app, access_log=None, logger=LOG, shutdown_timeout=0.5)
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, self._wanted).start()
         return int(self._runner.addresses[0][1])

@@ -8,28 +8,25 @@ tokenizer: such a model takes and gives token ids.
 
 from __future__ import annotations
 
-import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from doppler.command.output import write_model
 from doppler.command.shapes import SHAPES
 from doppler.command.terminal import Terminal
 from doppler.config.mixers import is_filter
 from doppler.config.model import ModelConfig
-from doppler.convert.convert import write_outline
 from doppler.convert.outline import Outline
 from doppler.errors import RequestError
-from doppler.inputs.buffers import Buffer, Buffers, MemoryBuffers
-from doppler.inputs.source import Progress
+from doppler.inputs.buffers import Buffer
 from doppler.quantization.block_types import BLOCK_TYPES, BlockType
 from doppler.quantization.dequantize import dequantize
 from doppler.store.byte_layout import Place, lay_out
-from doppler.store.folder import FolderStorage
 from doppler.store.manifest import SHARD_SIZE, Manifest
-from doppler.store.storage import Storage
 
 RUN_BLOCKS = 65521  # the largest prime below 2^16
 NARROW = 1024  # columns
@@ -51,23 +48,13 @@ SMALL_SCALES: Mapping[str, slice] = {"Q4_K": slice(4, 16), "Q6_K": slice(192, 20
 
 def write(shape: str, folder: Path, terminal: Terminal, *, layers: int | None = None) -> Manifest:
     """The model of that shape in a folder, whose name it takes."""
-    name, storage = folder.resolve().name, FolderStorage(folder)
-    with terminal.bar(f"synth {shape}") as report:
-        return asyncio.run(
-            synth(shape, storage, MemoryBuffers(), name=name, layers=layers, progress=report)
-        )
+    with terminal.bar(f"synth {shape}") as progress:
+        outline = outline_of(shape, Path(os.path.realpath(folder)).name, layers)
+        return write_model(outline, folder, SHARD_SIZE, progress)
 
 
-async def synth(
-    shape: str,
-    storage: Storage,
-    buffers: Buffers,
-    *,
-    name: str,
-    layers: int | None = None,
-    progress: Progress | None = None,
-) -> Manifest:
-    """Writes a model of that shape with the first `layers` of its layers.
+def outline_of(shape: str, name: str, layers: int | None = None) -> Outline:
+    """A model of that shape with the first `layers` of its layers.
 
     Raises RequestError for a shape that is not known or a number of layers that it does not have.
     """
@@ -79,8 +66,7 @@ async def synth(
             raise RequestError(f"{shape} has 1 to {len(config.layers)} layers, not {layers}")
         config = _first(config, layers)
     manifest, pieces = lay_out(config, _places(config), name, f"{shape}, random weights")
-    outline = Outline(manifest, pieces, vocabulary=None)
-    return await write_outline(outline, storage, buffers, SHARD_SIZE, progress)
+    return Outline(manifest, pieces, vocabulary=None)
 
 
 def _first(config: ModelConfig, count: int) -> ModelConfig:

@@ -27,7 +27,7 @@ from doppler.store.manifest import (
     Manifest,
     TokenizerInfo,
 )
-from doppler.store.shard_files import replace_file, write_manifest, write_pieces
+from doppler.store.shard_files import hash_pieces, replace_file, write_manifest, write_pieces
 from doppler.store.storage import Storage
 
 
@@ -92,6 +92,15 @@ async def outline_path(
     name = name or model_name(path.name)
     files = folder_sources(path) if path.is_dir() else {}
     parts = gguf_among(files, str(path)) if path.is_dir() else _parts_beside(path)
+    if not parts and "config.json" not in files:
+        if MANIFEST_FILE in files:
+            raise RequestError(
+                f"{path} holds a converted model: doppler recut writes it in other shards"
+            )
+        raise FormatError(
+            f"{path} has no config.json: give a Hugging Face checkpoint's folder, or a .gguf file "
+            "itself"
+        )
     if not parts:
         return (await outline_safetensors(files, buffers, name, (quant,)))[quant]
     if quant != "none":
@@ -144,24 +153,33 @@ async def write_outline(
     blocks, shards = await write_pieces(
         cut, manifest.block_size, outline.pieces, storage, buffers, progress
     )
-    tokenizer = await _write_tokenizer(outline.vocabulary, storage, buffers)
+    tokenizer = _tokenizer_info(outline.vocabulary, buffers)
+    if outline.vocabulary is None:
+        await storage.remove(TOKENIZER_FILE)
+    else:
+        data = buffers.from_bytes(outline.vocabulary.json)
+        await replace_file(storage, TOKENIZER_FILE, data, len(outline.vocabulary.json))
     manifest = replace(manifest, tokenizer=tokenizer, blocks=blocks, shards=shards)
     await write_manifest(MANIFEST_FILE, manifest.to_json(), shards, storage, buffers)
     return manifest
 
 
-async def _write_tokenizer(
-    vocabulary: Vocabulary | None, storage: Storage, buffers: Buffers
-) -> TokenizerInfo | None:
+async def read_identity(outline: Outline, buffers: Buffers, progress: Progress) -> str:
+    """That of the model that it would become, of which all is read and nothing written."""
+    manifest = outline.manifest
+    blocks = await hash_pieces(
+        manifest.bytes, manifest.block_size, outline.pieces, buffers, progress
+    )
+    tokenizer = _tokenizer_info(outline.vocabulary, buffers)
+    return replace(manifest, tokenizer=tokenizer, blocks=blocks).identity
+
+
+def _tokenizer_info(vocabulary: Vocabulary | None, buffers: Buffers) -> TokenizerInfo | None:
     if vocabulary is None:
-        await storage.remove(TOKENIZER_FILE)
         return None
-    data = buffers.from_bytes(vocabulary.json)
-    length = len(vocabulary.json)
-    await replace_file(storage, TOKENIZER_FILE, data, length)
     return TokenizerInfo(
-        bytes=length,
-        blake3=buffers.blake3(data),
+        bytes=len(vocabulary.json),
+        blake3=buffers.blake3(buffers.from_bytes(vocabulary.json)),
         bos=vocabulary.bos,
         eos=vocabulary.eos,
         add_bos=vocabulary.add_bos,

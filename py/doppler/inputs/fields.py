@@ -144,8 +144,7 @@ class Fields:
         """A number that float32 can hold, from `least` to `most`; no NaN."""
         value = self._value(key, default)
         if not _is_number(value, least, most):
-            bounds = "" if (least, most) == (-LARGEST_FLOAT, LARGEST_FLOAT) else _range(least, most)
-            raise self.error(key, f"a number{bounds}")
+            raise self.error(key, f"a number{_bounds(value, least, most)}")
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
@@ -224,6 +223,14 @@ def _is_integer(value: Any, least: int, most: int) -> bool:
 
 def _is_number(value: Any, least: float = -LARGEST_FLOAT, most: float = LARGEST_FLOAT) -> bool:
     return type(value) in (int, float) and least <= value <= most
+
+
+def _bounds(value: Any, least: float, most: float) -> str:
+    """What is to be said of a number's range, where a value is out of it."""
+    if (least, most) != (-LARGEST_FLOAT, LARGEST_FLOAT):
+        return _range(least, most)
+    is_large = type(value) in (int, float) and value == value
+    return f" of at most {LARGEST_FLOAT:.2g}, which float32 can hold" if is_large else ""
 
 
 def _range(least: float, most: float) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 from doppler.errors import SourceError
 from doppler.inputs.buffers import Buffer
 
 Progress: TypeAlias = Callable[[int, int], None]  # called with bytes done and bytes in all
+AT_ONCE = 16 << 20  # bytes: a call of the system that takes longer hears no signal
 
 
 class Source(Protocol):
@@ -28,11 +29,13 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A file of this machine, which must not change between two reads."""
+    """A file of this machine, which must not change between two reads. Its name is that in its
+    folder, where no other is given.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        self.name = path.name
+        self.name = path.name if name is None else name
         self._first: tuple[int, int, int] | None = None  # inode, bytes and time of the first read
 
     async def size(self) -> int:
@@ -45,8 +48,7 @@ class FileSource:
         try:
             with self.path.open("rb") as file:
                 now = os.fstat(file.fileno())
-                file.seek(offset)
-                data = file.read(length)
+                data = read_from(file, offset, length)
         except OSError as error:
             raise SourceError(_unreadable(self.path, error)) from error
         version = now.st_ino, now.st_size, now.st_mtime_ns
@@ -59,6 +61,17 @@ class FileSource:
                 f"{len(data)} of them; was it changed while it was read?"
             )
         return data
+
+
+def read_from(file: BinaryIO, offset: int, length: int) -> Buffer:
+    """The bytes from `offset` on, as many as there are of `length`."""
+    file.seek(offset)
+    if length <= AT_ONCE:
+        return file.read(length)
+    data = bytearray()
+    while len(data) < length and (part := file.read(min(AT_ONCE, length - len(data)))):
+        data += part
+    return data
 
 
 def folder_sources(folder: Path) -> dict[str, Source]:

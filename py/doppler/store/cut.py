@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from doppler.errors import RequestError
 from doppler.store.manifest import Manifest
 from doppler.store.sharded import Shard
+
+SHARD_FILE = re.compile(r"shard-[0-9]{5,}\.bin")
 
 
 def cut_of(length: int, block_size: int, shard_bytes: int) -> tuple[Shard, ...]:
@@ -16,7 +19,8 @@ def cut_of(length: int, block_size: int, shard_bytes: int) -> tuple[Shard, ...]:
     """
     if shard_bytes <= 0 or shard_bytes % block_size:
         raise RequestError(
-            f"a shard size of {shard_bytes} is no multiple of the block size {block_size}"
+            f"a shard size of {shard_bytes} is no multiple of the block size {block_size}: take "
+            "one such as 4M, which is 4 × 1048576 bytes (4MB is 4 × 1000000)"
         )
     return tuple(
         Shard(f"shard-{index:05d}.bin", offset, min(shard_bytes, length - offset), None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from doppler.errors import RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer
+from doppler.inputs.source import AT_ONCE, read_from
 from doppler.store.storage import Piece
 
 
@@ -31,8 +33,7 @@ class FolderStorage:
         path = self._path(name)
         try:
             with path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(length)
+                data = read_from(file, offset, length)
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from error
         if len(data) != length:
@@ -49,7 +50,7 @@ class FolderStorage:
         with self._opened(name) as descriptor:
             view = memoryview(data)
             while view:
-                written = os.pwrite(descriptor, view, offset)
+                written = os.pwrite(descriptor, view[:AT_ONCE], offset)
                 view, offset = view[written:], offset + written
 
     async def truncate(self, name: str, size: int) -> None:
@@ -120,9 +121,16 @@ class FolderRoot:
 
 
 def _not_written(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{path} cannot be written: {error.strerror}; free some space or choose another folder"
-    )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # the folder, or one that it is in
+        files = (it for it in path.parents if it.exists() and not it.is_dir())
+        return StorageError(f"{next(files, path.parent)} is no folder; choose another folder")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = "free some space or choose another folder"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what = "choose a folder that you may write into"
+    else:
+        what = "choose another folder"
+    return StorageError(f"{path} cannot be written: {error.strerror}; {what}")
 
 
 def plain_name(name: str) -> str:

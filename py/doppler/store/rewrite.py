@@ -23,8 +23,10 @@ async def rewrite(
     shard_bytes: int,
     buffers: Buffers,
     progress: Progress,
+    where: str,
 ) -> Manifest:
-    """Writes the model of `source` into `target`, in shards of that size; its new manifest.
+    """Writes the model of `source` into `target`, in shards of that size; its new manifest. `where`
+    is what messages call the model.
 
     The manifest is written last, so that none describes shards that are not there yet. Raises
     CorruptError and SourceError, which name the file, where the model is damaged or not whole.
@@ -40,13 +42,13 @@ async def rewrite(
             try:
                 block = await source.read(place.shard.name, place.start, place.bytes)
             except SourceError as error:
-                raise SourceError(f"{manifest.name}: {error}; {FETCH_AGAIN}") from error
-            verify_block(manifest, place, block, buffers)
+                raise SourceError(f"{error}; {FETCH_AGAIN}") from error
+            verify_block(manifest, place, block, buffers, where=where)
             buffers.put(data, index * manifest.block_size - shard.offset, block)
         return data
 
     shards = await write_shards(cut.shards, gathered, target, buffers, progress)
-    tokenizer = await verified_tokenizer(source, manifest, buffers)
+    tokenizer = await verified_tokenizer(source, manifest, buffers, where)
     if tokenizer is None:
         await target.remove(TOKENIZER_FILE)
     else:

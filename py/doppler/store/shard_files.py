@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from doppler.errors import DopplerError
 from doppler.inputs.buffers import Buffer, Buffers
 from doppler.inputs.source import Progress
 from doppler.store.byte_copies import Piece, fill
+from doppler.store.cut import SHARD_FILE
 from doppler.store.sharded import Shard
 from doppler.store.storage import Storage
 
@@ -54,8 +56,7 @@ async def write_pieces(
     blocks = list[str]()
 
     async def filled(shard: Shard) -> Buffer:
-        data = buffers.empty(shard.bytes)
-        await fill(data, shard.offset, shard.offset + shard.bytes, pieces, buffers)
+        data = await _bytes_of(pieces, shard.offset, shard.bytes, buffers)
         for start in range(0, shard.bytes, block_size):
             end = min(start + block_size, shard.bytes)
             blocks.append(buffers.blake3(buffers.part(data, start, end)))
@@ -65,6 +66,28 @@ async def write_pieces(
     return tuple(blocks), shards
 
 
+async def _bytes_of(pieces: tuple[Piece, ...], start: int, length: int, buffers: Buffers) -> Buffer:
+    data = buffers.empty(length)
+    await fill(data, start, start + length, pieces, buffers)
+    return data
+
+
+async def hash_pieces(
+    length: int,
+    block_size: int,
+    pieces: tuple[Piece, ...],
+    buffers: Buffers,
+    progress: Progress,
+) -> tuple[str, ...]:
+    """The hashes of all blocks alone, of a byte space of that length."""
+    blocks = list[str]()
+    for start in range(0, length, block_size):
+        size = min(block_size, length - start)
+        blocks.append(buffers.blake3(await _bytes_of(pieces, start, size, buffers)))
+        progress(start + size, length)
+    return tuple(blocks)
+
+
 async def write_manifest(
     name: str, text: str, shards: Sequence[Shard], storage: Storage, buffers: Buffers
 ) -> None:
@@ -72,11 +95,15 @@ async def write_manifest(
     data = text.encode()
     await replace_file(storage, name, buffers.from_bytes(data), len(data))
     for file in {*await storage.names()} - {shard.name for shard in shards}:
-        if file.startswith("shard-"):
+        if SHARD_FILE.fullmatch(file):
             await storage.remove(file)
 
 
 async def replace_file(storage: Storage, name: str, data: Buffer, length: int) -> None:
-    """Writes a whole file, whatever was there."""
-    await storage.write(name, 0, data)
-    await storage.truncate(name, length)
+    """Writes a whole file, whatever was there. Where it cannot be written there is none."""
+    try:
+        await storage.write(name, 0, data)
+        await storage.truncate(name, length)
+    except DopplerError:
+        await storage.remove(name)
+        raise

@@ -14,11 +14,18 @@ FETCH_AGAIN = "fetch the model again"
 
 
 async def verify(
-    storage: Storage, manifest: Manifest, buffers: Buffers, progress: Progress | None = None
+    storage: Storage,
+    manifest: Manifest,
+    buffers: Buffers,
+    progress: Progress | None = None,
+    where: str = "",
 ) -> None:
-    """Hashes every stored byte. CorruptError names shard and block; SourceError a missing shard."""
-    await verify_shards(storage, manifest, buffers, progress)
-    await verified_tokenizer(storage, manifest, buffers)
+    """Hashes every stored byte. CorruptError names shard and block; SourceError a missing shard.
+
+    `where` is what messages call the model: its name, if nothing else is given.
+    """
+    await verify_shards(storage, manifest, buffers, progress, where=where)
+    await verified_tokenizer(storage, manifest, buffers, where)
 
 
 async def verify_shards(
@@ -27,25 +34,26 @@ async def verify_shards(
     buffers: Buffers,
     progress: Progress | None = None,
     mend: str = FETCH_AGAIN,
+    where: str = "",
 ) -> None:
     """The same of the shards alone. `mend` is what a person is told to do."""
-    places = Places(manifest)
+    places, where = Places(manifest), where or manifest.name
     for shard in manifest.shards:
         size = await storage.size(shard.name)
         if size is None:
-            raise SourceError(f"{manifest.name}: {shard.name} is missing; {mend}")
+            raise SourceError(f"{where}: {shard.name} is missing; {mend}")
         if size != shard.bytes:
             raise CorruptError(
-                f"{manifest.name}: {shard.name} has {size} bytes instead of {shard.bytes}; {mend}"
+                f"{where}: {shard.name} has {size} bytes instead of {shard.bytes}; {mend}"
             )
         data = await storage.read(shard.name, 0, shard.bytes)
         for index in places.of(shard):
             place = places[index]
             block = buffers.part(data, place.start, place.end)
-            verify_block(manifest, place, block, buffers, mend)
+            verify_block(manifest, place, block, buffers, mend, where)
         if not await _is_as_hashed(shard, data, buffers):
             raise CorruptError(
-                f"{manifest.name}: the blocks of {shard.name} are right and its own hashes in the "
+                f"{where}: the blocks of {shard.name} are right and its own hashes in the "
                 "manifest are not; fetch the manifest again"
             )
         if progress:
@@ -53,13 +61,18 @@ async def verify_shards(
 
 
 def verify_block(
-    manifest: Sharded, place: Place, block: Buffer, buffers: Buffers, mend: str = FETCH_AGAIN
+    manifest: Sharded,
+    place: Place,
+    block: Buffer,
+    buffers: Buffers,
+    mend: str = FETCH_AGAIN,
+    where: str = "",
 ) -> None:
     """Raises CorruptError, which names the block, where it is not what the manifest says."""
     if buffers.blake3(block) != manifest.blocks[place.index]:
         raise CorruptError(
-            f"{manifest.name}: {place} (bytes {place.start} to {place.end}) is damaged: its BLAKE3 "
-            f"is not the manifest's; {mend}"
+            f"{where or manifest.name}: {place} (bytes {place.start} to {place.end}) is damaged: "
+            f"its BLAKE3 is not the manifest's; {mend}"
         )
 
 
@@ -71,19 +84,19 @@ async def _is_as_hashed(shard: Shard, data: Buffer, buffers: Buffers) -> bool:
 
 
 async def verified_tokenizer(
-    storage: Storage, manifest: Manifest, buffers: Buffers
+    storage: Storage, manifest: Manifest, buffers: Buffers, where: str = ""
 ) -> Buffer | None:
     """The bytes of tokenizer.json; None where the model has none. Raises as `verify` does."""
     info = manifest.tokenizer
     if info is None:
         return None
+    where = where or manifest.name
     size = await storage.size(TOKENIZER_FILE)
     if size is None:
-        raise SourceError(f"{manifest.name}: {TOKENIZER_FILE} is missing; {FETCH_AGAIN}")
+        raise SourceError(f"{where}: {TOKENIZER_FILE} is missing; {FETCH_AGAIN}")
     data = await storage.read(TOKENIZER_FILE, 0, size)
     if buffers.blake3(data) != info.blake3:
         raise CorruptError(
-            f"{manifest.name}: {TOKENIZER_FILE} is damaged: its BLAKE3 is not the manifest's; "
-            f"{FETCH_AGAIN}"
+            f"{where}: {TOKENIZER_FILE} is damaged: its BLAKE3 is not the manifest's; {FETCH_AGAIN}"
         )
     return data

@@ -106,7 +106,7 @@ def make_torrent(folder: Path, manifest: Manifest, progress: Progress | None = N
     files = torrent_files(folder, manifest)
     pieces, done, total = [], 0, sum(file.bytes for file in files)
     for index, piece in enumerate(_pieces(folder, files, size)):
-        _check_block(manifest, index, piece)
+        _check_block(folder, manifest, index, piece)
         pieces.append(hashlib.sha1(piece).digest())
         done += len(piece)
         if progress is not None:
@@ -138,15 +138,15 @@ def _pieces(folder: Path, files: Sequence[TorrentFile], length: int) -> Iterator
         yield bytes(piece)
 
 
-def _check_block(manifest: Manifest, index: int, piece: bytes) -> None:
+def _check_block(folder: Path, manifest: Manifest, index: int, piece: bytes) -> None:
     start = index * manifest.block_size
     if start >= manifest.bytes:
         return
     if blake3_hex(piece[: manifest.bytes - start]) != manifest.blocks[index]:
         shard = next(it for it in manifest.shards if start < it.offset + it.bytes)
         raise CorruptError(
-            f"block {index} of {shard.name} is damaged: its BLAKE3 is not the manifest's; convert "
-            "or pull the model again"
+            f"{folder}: block {index} of {shard.name} is damaged: its BLAKE3 is not the "
+            "manifest's; convert or pull the model again"
         )
 
 

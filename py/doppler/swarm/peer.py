@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import libtorrent as lt
 
@@ -22,6 +23,7 @@ from doppler.swarm.metainfo import SHA1_BYTES, Torrent
 STARTING = 10.0  # seconds that listening may take
 ENDING = 3.0  # and that taking leave of peers may
 REFUSAL = re.compile(r'WEBSOCKET_TRACKER_READ.*"failure reason": ?("(?:[^"\\]|\\.)*")')
+CONNECTING = 0.5  # seconds in which somebody who listens takes a connection
 LONGEST_REFUSAL = 300  # characters
 _LEFT: list[lt.session] = []  # by their peers, and not to be destroyed
 TICK = 50  # milliseconds between two looks at whether they are gone
@@ -102,7 +104,7 @@ class Peer:
         """
         for alert in self._session.pop_alerts():
             if isinstance(alert, lt.tracker_error_alert):
-                yield from self._hear(_told(alert))
+                yield from self._hear(_told(alert, self._options.tracker))
             elif isinstance(alert, lt.torrent_log_alert):
                 if refusal := _refusal(alert.message()):
                     yield from self._hear(refusal)
@@ -160,10 +162,29 @@ class Peer:
         raise SourceError(f"{self._options.listen} cannot be listened on; give another --listen")
 
 
-def _told(alert: lt.tracker_error_alert) -> str:
-    """Why the tracker cannot be asked."""
+def _told(alert: lt.tracker_error_alert, url: str) -> str:
+    """Why the tracker cannot be asked. Of one that cannot be reached libtorrent only says that it
+    gave up, so this asks itself.
+    """
     reason, error = alert.failure_reason(), alert.error.message()
-    return f"no answer ({error})" if reason in ("", error) else reason
+    if reason not in ("", error):
+        return reason
+    what = "start doppler serve there, or name another tracker with --tracker"
+    return f"{_unreachable(url)}; {what}"
+
+
+def _unreachable(url: str) -> str:
+    address = urlsplit(url)
+    port = address.port or (443 if address.scheme == "wss" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), CONNECTING).close()
+    except ConnectionRefusedError:
+        return "nobody listens at this address"
+    except socket.gaierror:
+        return "there is no host of this name"
+    except OSError as error:
+        return f"it cannot be reached ({error.strerror or 'no answer'})"
+    return "what listens at this address is no tracker, or answers no more"
 
 
 def _refusal(logged: str) -> str:
