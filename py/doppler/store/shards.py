@@ -263,6 +263,8 @@ class ShardStore:
             lacking = [index for index in blocks if index not in self._sound]
             for index in lacking:
                 await self.block(index)
+            if not all(map(self.blocks.has, blocks)):  # storage is full, say
+                break
             if self.storage.openings == opening:
                 self._sound.update(lacking)
                 data = await self.blocks.gather(ranges)
