@@ -16,7 +16,7 @@ from doppler.store.budget import INDEX_FILE, SLOTS_FILE
 from doppler.store.folder import FolderStorage
 from doppler.store.have_map import HAVE_FILE
 from doppler.store.manifest import BLOCK_SIZE, Manifest
-from doppler.store.places import Place
+from doppler.store.places import Place, Places
 from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
@@ -68,6 +68,11 @@ def opened(folder: Path, source: Given | None = None, budget: int | None = None)
 
 def quiet(done: int, total: int) -> None:
     """Progress that nobody watches."""
+
+
+def places(store: ShardStore) -> Places:
+    """Of its blocks."""
+    return Places(store.manifest)
 
 
 def stored(folder: Path) -> int:
@@ -382,6 +387,65 @@ def test_no_budget_at_all(tmp_path: Path) -> None:
 
     asyncio.run(test())
     assert stored(tmp_path) == 0
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_block_that_could_not_be_written_is_not_stored(
+    tmp_path: Path, is_cancelled: bool
+) -> None:
+    """Neither here nor by what peers are told; its slot is for the next."""
+
+    class Full(FolderStorage):
+        async def write(self, name: str, offset: int, data: Buffer) -> None:
+            await asyncio.sleep(1)
+            if name == SLOTS_FILE and is_full:
+                raise StorageError("no room")
+            await super().write(name, offset, data)
+
+    is_full = True
+
+    async def test() -> None:
+        nonlocal is_full
+        source = [Given()]
+        store = ShardStore(MODEL.manifest, Full(tmp_path), source, MemoryBuffers(), HALF)
+        keeping = asyncio.ensure_future(store.blocks.keep(places(store)[0], MODEL.block(0)))
+        await asyncio.sleep(0.5)
+        if is_cancelled:
+            keeping.cancel()
+        with pytest.raises(asyncio.CancelledError if is_cancelled else StorageError):
+            await keeping
+        assert not store.blocks.has(0)
+        assert not any(store.blocks.bits())
+        is_full = False
+        await store.blocks.keep(places(store)[1], MODEL.block(1))
+        assert bytes(await store.block(1)) == MODEL.block(1)
+        assert stored(tmp_path) == MODEL.manifest.block_size
+
+    run(test())
+
+
+def test_a_shard_that_leaves_is_told_though_nobody_waits_for_the_room(tmp_path: Path) -> None:
+    """Else peers would go on asking for it."""
+    MODEL.save(tmp_path)
+
+    class Slow(FolderStorage):
+        async def remove(self, name: str) -> None:
+            await asyncio.sleep(1)
+            await super().remove(name)
+
+    async def test() -> None:
+        store = ShardStore(MODEL.manifest, Slow(tmp_path), (), MemoryBuffers(), HALF)
+        gone = list[int]()
+        store.blocks.gone = gone.extend
+        await store.blocks.ready()
+        store.blocks.discard(0)
+        keeping = asyncio.ensure_future(store.blocks.keep(places(store)[0], MODEL.block(0)))
+        await asyncio.sleep(0.5)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        assert gone == [index for index in range(1, COUNT) if not store.blocks.has(index)] != []
+
+    run(test())
 
 
 def test_a_whole_model_stays_until_a_block_has_to_come(tmp_path: Path) -> None:

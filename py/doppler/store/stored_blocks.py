@@ -255,8 +255,17 @@ class StoredBlocks:
             if index in self._map:
                 await self._storage.write(own.shard.name, own.start, part)
             else:
-                await self._storage.write(SLOTS_FILE, await self._slot(index), part)
+                await self._write_slot(index, part)
         await self._slots.save(soon=True)
+
+    async def _write_slot(self, index: int, part: Buffer) -> None:
+        at = await self._slot(index)
+        try:
+            await self._storage.write(SLOTS_FILE, at, part)
+        except BaseException:  # storage is full, or nobody waits any more
+            if index in self._slots:
+                self._slots.drop(index)
+            raise
 
     async def _shrink(self) -> None:
         """What was stored before, and is more than the budget, leaves."""
@@ -293,10 +302,10 @@ class StoredBlocks:
     async def _remove(self, shard: Shard) -> None:
         held = [index for index in self._places.of(shard) if index in self._map]
         self._map.discard(held)
+        self.gone(held)  # at once: who waits for the room may be cancelled
         await self._map.save()
         await self._storage.remove(shard.name)
         self._map.removed(shard)
-        self.gone(held)
 
 
 async def _patiently(read: Callable[[], Awaitable[Buffer]]) -> Buffer:
