@@ -13,9 +13,11 @@ from blake3 import blake3
 
 from doppler.errors import FormatError, RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
+from doppler.inputs.source import FileSource
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.store.shards import ShardStore
+from doppler.store.sources.files import FileShards
 from doppler.store.stored import read_manifest
 from doppler.swarm_exchange.exchange import JOIN_SECONDS, Exchange
 from storable import storable
@@ -308,6 +310,32 @@ def test_nothing_is_kept_for_others_while_somebody_here_waits(tmp_path: Path) ->
         await page.until("want", 3)
         idle = [message for message, _ in page.told if message["type"] == "want"][2:]
         assert all((len(it["blocks"]), it["urgency"]) == (1, "idle") for it in idle)
+
+    played(test)
+
+
+def test_files_that_are_handed_over_are_stored_whatever_is_kept_for_others(tmp_path: Path) -> None:
+    """The room for what others lack is not that of what a person gives."""
+    save(tmp_path)
+    for shard in MANIFEST.shards:
+        (tmp_path / shard.name).rename(tmp_path / f"given-{shard.name}")
+
+    class Slow(FileSource):
+        async def read(self, offset: int, length: int) -> Buffer:
+            await asyncio.sleep(5)
+            return await super().read(offset, length)
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        page.say("join")
+        page.say("keep", least=4, room=COUNT // 2 * MANIFEST.block_size)
+        store = await (await page.exchange.joined(IDENTITY)).opened()
+        await asyncio.sleep(5)
+        store.blocks.budget = None
+        files = {it.name: Slow(tmp_path / f"given-{it.name}") for it in MANIFEST.shards}
+        assert await store.take(await FileShards.among(files, MANIFEST), quiet) == 0
+        for index, shard in enumerate(MANIFEST.shards):
+            assert (tmp_path / shard.name).read_bytes() == MODEL.shard(index)
 
     played(test)
 

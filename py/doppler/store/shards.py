@@ -57,7 +57,7 @@ class ShardStore:
         self.scheduler = Scheduler(self._places, buffers, self.blocks.keep)
         for source in sources:
             self.scheduler.add(source)
-        self._downloads = 0  # that are going on
+        self._downloads = 0  # that are going on, and files that are taken
         self._sound = set[int]()  # blocks that were verified since the files were opened
         self._opening = storage.openings
         self.hasher: BlockHasher | None = None  # what hashes blocks in a row faster than the host
@@ -131,17 +131,19 @@ class ShardStore:
             done += count
             progress(done, self.manifest.bytes)
 
-        await self.blocks.refresh()
-        self.scheduler.add(source)
+        self._downloads += 1
         try:
+            await self.blocks.refresh()
+            self.scheduler.add(source)
             for shard in self.manifest.shards:
                 await self._take(source, shard, add)
             if done == self.manifest.bytes:
                 await self.blocks.drop_slots()
         finally:
+            self._downloads -= 1
             self.scheduler.drop(source)
             await self.blocks.save()
-        return self.manifest.bytes - done
+        return self.manifest.bytes - await self.stored_bytes()  # some may have had to leave
 
     async def _take(self, source: ShardSource, shard: Shard, add: Callable[[int], None]) -> None:
         lacking = [place.index async for place in self._bad(shard, add)]
