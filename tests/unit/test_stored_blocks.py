@@ -492,6 +492,33 @@ def test_what_a_budget_kept_is_not_fetched_again(tmp_path: Path) -> None:
         assert (tmp_path / shard.name).read_bytes() == MODEL.shard(index)
 
 
+def test_an_index_of_slots_that_another_tab_has_open_is_waited_for(tmp_path: Path) -> None:
+    """All that is kept would be written over, and fetched again."""
+
+    class Busy(FolderStorage):
+        until = 0.0
+
+        async def read(self, name: str, offset: int, length: int) -> Buffer:
+            if name == INDEX_FILE and asyncio.get_running_loop().time() < self.until:
+                raise StorageError("in use by another tab")
+            return await super().read(name, offset, length)
+
+    async def test() -> None:
+        store = opened(tmp_path, Given(), HALF)
+        await store.verified(0, 4)
+        await store.blocks.save()
+        folder, source = Busy(tmp_path), Given()
+        folder.until = asyncio.get_running_loop().time() + 0.5
+        again = ShardStore(MODEL.manifest, folder, [source], MemoryBuffers(), HALF)
+        await again.verified(0, 4)
+        assert source.sent == []
+        folder.until = asyncio.get_running_loop().time() + 1000
+        with pytest.raises(StorageError):
+            await ShardStore(MODEL.manifest, folder, [], MemoryBuffers(), HALF).block(0)
+
+    run(test())
+
+
 @pytest.mark.parametrize("damage", ["index", "number", "slot", "cut"])
 def test_slots_that_are_damaged(tmp_path: Path, damage: str) -> None:
     async def test() -> None:
