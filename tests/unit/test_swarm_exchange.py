@@ -390,6 +390,28 @@ def test_what_is_wanted_no_more_is_told(tmp_path: Path) -> None:
     played(test)
 
 
+def test_what_is_asked_for_others_is_asked_for_still_when_nobody_here_waits(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "shard-00002.bin").unlink()
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        page.say("join")
+        page.say("keep", least=4, room=None)
+        page.say("seen", bytes([1] * COUNT), peers=1)
+        await page.until("want", 4)
+        store = await (await page.exchange.joined(IDENTITY)).opened()
+        page.told.clear()
+        getting = asyncio.ensure_future(store.block(9))
+        await asyncio.sleep(0.1)
+        getting.cancel()
+        await asyncio.sleep(10)
+        wants = [message for message, _ in page.told if message["type"] == "want"]
+        assert [(it["blocks"], it["urgency"]) for it in wants] == [([9], "now"), ([9], "idle")]
+
+    played(test)
+
+
 def test_a_model_that_is_left_or_was_never_joined(tmp_path: Path) -> None:
     save(tmp_path)
 
