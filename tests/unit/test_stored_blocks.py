@@ -303,6 +303,24 @@ def test_two_tabs_keep_what_both_have_stored(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def test_what_another_tab_let_leave_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Else peers would be promised it again and again."""
+    MODEL.save(tmp_path)
+
+    async def test() -> None:
+        store, gone = opened(tmp_path), list[int]()
+        store.blocks.gone = gone.extend
+        await store.blocks.ready()
+        (tmp_path / "shard-00001.bin").unlink()
+        assert await store.given(5) is None
+        assert await store.given(5) is None
+        assert gone == [5]
+        assert not store.blocks.has(5)
+        assert store.blocks.has(0)
+
+    run(test())
+
+
 def test_a_budget_is_kept_to(tmp_path: Path) -> None:
     """What is read is right whatever leaves, and what was used last is there."""
     source, chance = Given(), random.Random(3)

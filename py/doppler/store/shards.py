@@ -233,9 +233,11 @@ class ShardStore:
         return self._joined([good[index] for index in wanted]), bool(bad)
 
     async def given(self, index: int) -> Buffer | None:
-        """A stored block for somebody else, verified; None where it is not there or damaged."""
-        _, good, damaged = await self._read(range(index, index + 1), None)
-        self._damaged(damaged)
+        """A stored block for somebody else, verified; None where it is damaged, or not there any
+        more: another tab may have let it leave.
+        """
+        _, good, _ = await self._read(range(index, index + 1), None)
+        self._damaged({index} - good.keys())
         return good.get(index)
 
     def _damaged(self, indices: Collection[int]) -> None:
