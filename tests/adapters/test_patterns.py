@@ -52,8 +52,22 @@ def test_what_would_take_re_years(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 30 + "x?" + "){2}" * 30,
+        "(((((x?){60}){60}){60}){60})+b",
+        "(?:" * 9 + "){300}" * 9,
+    ],
+)
+def test_repeats_in_repeats_that_would_take_years_here(text: str) -> None:
+    with pytest.raises(UnsupportedError, match="takes too long"):
+        Pattern(text, "x").is_whole("a" * 60)
+
+
+@pytest.mark.parametrize(
     ("text", "kind"),
     [
+        ("(" * 300 + "a?" + ")*" * 300, FormatError),
         ("(", FormatError),
         ("a" * 5000, FormatError),
         ("(" * 1500 + ")" * 1500, FormatError),

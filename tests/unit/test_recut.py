@@ -222,6 +222,12 @@ def test_no_room(tmp_path: Path) -> None:
         bench.take(ShardStore(MODEL.manifest, full, [], MemoryBuffers()))
 
 
+def test_what_had_to_leave_again_is_lacking(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.store.blocks.budget = 5 * BLOCK_SIZE
+    assert bench.take() == ((COUNT - 5) * BLOCK_SIZE, {})  # the last one, which is short, is there
+
+
 def test_whoever_waits_gets_it_from_the_files(tmp_path: Path) -> None:
     """A download that stalls ends with what the files have."""
 

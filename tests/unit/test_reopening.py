@@ -108,7 +108,8 @@ def test_what_takes_long_keeps_it_open(folder: Folder) -> None:
         return b"slow"
 
     async def work(storage: ReopeningStorage) -> None:
-        (await storage._open()).read = slow  # type: ignore[method-assign]
+        await storage.size("file")
+        storage._opened.read = slow  # type: ignore[union-attr, method-assign]
         assert await storage.read("file", 0, 4) == b"slow"
         await closed(folder)
 
@@ -206,5 +207,33 @@ def test_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
         await cancelled(storage.size("file"))  # whose error nobody hears
         await asyncio.sleep(4 * SLOW)
         assert (folder.opened, folder.open_now) == (4, 0)
+
+    virtual_time.run(main())
+
+
+def test_what_is_closed_as_soon_as_it_is_opened_is_opened_again(tmp_path: Path) -> None:
+    """Whoever waited for the folder would ask one that refuses."""
+
+    class Closing(FolderStorage):
+        is_closed = False
+
+        async def size(self, name: str) -> int | None:
+            assert not self.is_closed, "it is asked, and was closed"
+            return 10
+
+        async def close(self) -> None:
+            self.is_closed = True
+
+    async def opened() -> FolderStorage:
+        await asyncio.sleep(SLOW)
+        return Closing(tmp_path)
+
+    async def main() -> None:
+        storage = ReopeningStorage(opened)
+        using = asyncio.ensure_future(storage.size("file"))
+        await asyncio.sleep(SLOW / 2)
+        await storage.close()
+        assert await using == 10
+        assert storage.openings == 2
 
     virtual_time.run(main())

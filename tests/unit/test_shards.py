@@ -320,6 +320,25 @@ def test_stored_bytes_of_several_places(world: World) -> None:
     world.run(test)
 
 
+def test_stored_bytes_that_cannot_be_kept(world: World) -> None:
+    """Rows come all the same where storage is full, and where a peer's read found damage."""
+
+    class Full(FolderStorage):
+        async def write(self, name: str, offset: int, data: Buffer) -> None:
+            raise StorageError("no room")
+
+    async def test(store: ShardStore) -> None:
+        sources = store.scheduler.sources
+        full = ShardStore(store.manifest, Full(world.stored), sources, MemoryBuffers())
+        assert await full.stored([7, 100], 20) == MODEL.data[7:27] + MODEL.data[100:120]
+        assert await store.stored([7], 20) == MODEL.data[7:27]
+        flip(world.stored / MODEL.manifest.shards[0].name, 9)
+        assert await store.given(0) is None
+        assert await store.stored([7], 20) == MODEL.data[7:27]
+
+    world.run(test)
+
+
 def test_a_damaged_server_is_named(world: World) -> None:
     flip(world.served / "shard-00001.bin", 2 * BLOCK_SIZE + 5)
 

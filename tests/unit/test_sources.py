@@ -119,6 +119,23 @@ def test_one_source_gives_all_of_it_once(scene: Callable[..., float]) -> None:
     assert [len(indices) for _, indices, _ in source.asked] == [4, 4, 4, 1], "not whole shards"
 
 
+def test_whoever_waits_is_served_by_the_source_that_takes_anothers_place(
+    scene: Callable[..., float],
+) -> None:
+    """As where a model's address becomes another one while it is loaded."""
+    old, new = Scripted("old"), Scripted("new")
+
+    async def test(store: ShardStore) -> None:
+        waiting = asyncio.ensure_future(store.block(3))
+        await asyncio.sleep(0.5 * SECOND)
+        store.scheduler.add(new)
+        store.scheduler.drop(old)
+        assert bytes(await waiting) == MODEL.block(3)
+
+    scene(test, old)
+    assert (old.sent, new.sent) == ([], [3])
+
+
 def test_several_at_once(scene: Callable[..., float]) -> None:
     """The faster one gives more of it, and nothing comes twice."""
     slow, fast = Scripted("slow"), Scripted("fast")

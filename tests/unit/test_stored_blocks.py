@@ -16,7 +16,7 @@ from doppler.store.budget import INDEX_FILE, SLOTS_FILE
 from doppler.store.folder import FolderStorage
 from doppler.store.have_map import HAVE_FILE
 from doppler.store.manifest import BLOCK_SIZE, Manifest
-from doppler.store.places import Place
+from doppler.store.places import Place, Places
 from doppler.store.reopening import ReopeningStorage
 from doppler.store.shards import ShardStore
 from doppler.store.sources.source import Urgency
@@ -68,6 +68,11 @@ def opened(folder: Path, source: Given | None = None, budget: int | None = None)
 
 def quiet(done: int, total: int) -> None:
     """Progress that nobody watches."""
+
+
+def places(store: ShardStore) -> Places:
+    """Of its blocks."""
+    return Places(store.manifest)
 
 
 def stored(folder: Path) -> int:
@@ -298,6 +303,24 @@ def test_two_tabs_keep_what_both_have_stored(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def test_what_another_tab_let_leave_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Else peers would be promised it again and again."""
+    MODEL.save(tmp_path)
+
+    async def test() -> None:
+        store, gone = opened(tmp_path), list[int]()
+        store.blocks.gone = gone.extend
+        await store.blocks.ready()
+        (tmp_path / "shard-00001.bin").unlink()
+        assert await store.given(5) is None
+        assert await store.given(5) is None
+        assert gone == [5]
+        assert not store.blocks.has(5)
+        assert store.blocks.has(0)
+
+    run(test())
+
+
 def test_a_budget_is_kept_to(tmp_path: Path) -> None:
     """What is read is right whatever leaves, and what was used last is there."""
     source, chance = Given(), random.Random(3)
@@ -384,6 +407,65 @@ def test_no_budget_at_all(tmp_path: Path) -> None:
     assert stored(tmp_path) == 0
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_block_that_could_not_be_written_is_not_stored(
+    tmp_path: Path, is_cancelled: bool
+) -> None:
+    """Neither here nor by what peers are told; its slot is for the next."""
+
+    class Full(FolderStorage):
+        async def write(self, name: str, offset: int, data: Buffer) -> None:
+            await asyncio.sleep(1)
+            if name == SLOTS_FILE and is_full:
+                raise StorageError("no room")
+            await super().write(name, offset, data)
+
+    is_full = True
+
+    async def test() -> None:
+        nonlocal is_full
+        source = [Given()]
+        store = ShardStore(MODEL.manifest, Full(tmp_path), source, MemoryBuffers(), HALF)
+        keeping = asyncio.ensure_future(store.blocks.keep(places(store)[0], MODEL.block(0)))
+        await asyncio.sleep(0.5)
+        if is_cancelled:
+            keeping.cancel()
+        with pytest.raises(asyncio.CancelledError if is_cancelled else StorageError):
+            await keeping
+        assert not store.blocks.has(0)
+        assert not any(store.blocks.bits())
+        is_full = False
+        await store.blocks.keep(places(store)[1], MODEL.block(1))
+        assert bytes(await store.block(1)) == MODEL.block(1)
+        assert stored(tmp_path) == MODEL.manifest.block_size
+
+    run(test())
+
+
+def test_a_shard_that_leaves_is_told_though_nobody_waits_for_the_room(tmp_path: Path) -> None:
+    """Else peers would go on asking for it."""
+    MODEL.save(tmp_path)
+
+    class Slow(FolderStorage):
+        async def remove(self, name: str) -> None:
+            await asyncio.sleep(1)
+            await super().remove(name)
+
+    async def test() -> None:
+        store = ShardStore(MODEL.manifest, Slow(tmp_path), (), MemoryBuffers(), HALF)
+        gone = list[int]()
+        store.blocks.gone = gone.extend
+        await store.blocks.ready()
+        store.blocks.discard(0)
+        keeping = asyncio.ensure_future(store.blocks.keep(places(store)[0], MODEL.block(0)))
+        await asyncio.sleep(0.5)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        assert gone == [index for index in range(1, COUNT) if not store.blocks.has(index)] != []
+
+    run(test())
+
+
 def test_a_whole_model_stays_until_a_block_has_to_come(tmp_path: Path) -> None:
     """A smaller budget alone costs nothing; shards leave as a whole, the last used last."""
     MODEL.save(tmp_path)
@@ -426,6 +508,33 @@ def test_what_a_budget_kept_is_not_fetched_again(tmp_path: Path) -> None:
     assert not (tmp_path / INDEX_FILE).exists()
     for index, shard in enumerate(MODEL.manifest.shards):
         assert (tmp_path / shard.name).read_bytes() == MODEL.shard(index)
+
+
+def test_an_index_of_slots_that_another_tab_has_open_is_waited_for(tmp_path: Path) -> None:
+    """All that is kept would be written over, and fetched again."""
+
+    class Busy(FolderStorage):
+        until = 0.0
+
+        async def read(self, name: str, offset: int, length: int) -> Buffer:
+            if name == INDEX_FILE and asyncio.get_running_loop().time() < self.until:
+                raise StorageError("in use by another tab")
+            return await super().read(name, offset, length)
+
+    async def test() -> None:
+        store = opened(tmp_path, Given(), HALF)
+        await store.verified(0, 4)
+        await store.blocks.save()
+        folder, source = Busy(tmp_path), Given()
+        folder.until = asyncio.get_running_loop().time() + 0.5
+        again = ShardStore(MODEL.manifest, folder, [source], MemoryBuffers(), HALF)
+        await again.verified(0, 4)
+        assert source.sent == []
+        folder.until = asyncio.get_running_loop().time() + 1000
+        with pytest.raises(StorageError):
+            await ShardStore(MODEL.manifest, folder, [], MemoryBuffers(), HALF).block(0)
+
+    run(test())
 
 
 @pytest.mark.parametrize("damage", ["index", "number", "slot", "cut"])

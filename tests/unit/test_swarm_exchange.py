@@ -13,9 +13,11 @@ from blake3 import blake3
 
 from doppler.errors import FormatError, RequestError, SourceError, StorageError
 from doppler.inputs.buffers import Buffer, MemoryBuffers
+from doppler.inputs.source import FileSource
 from doppler.store.folder import FolderStorage
 from doppler.store.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, TokenizerInfo
 from doppler.store.shards import ShardStore
+from doppler.store.sources.files import FileShards
 from doppler.store.stored import read_manifest
 from doppler.swarm_exchange.exchange import JOIN_SECONDS, Exchange
 from storable import storable
@@ -312,6 +314,32 @@ def test_nothing_is_kept_for_others_while_somebody_here_waits(tmp_path: Path) ->
     played(test)
 
 
+def test_files_that_are_handed_over_are_stored_whatever_is_kept_for_others(tmp_path: Path) -> None:
+    """The room for what others lack is not that of what a person gives."""
+    save(tmp_path)
+    for shard in MANIFEST.shards:
+        (tmp_path / shard.name).rename(tmp_path / f"given-{shard.name}")
+
+    class Slow(FileSource):
+        async def read(self, offset: int, length: int) -> Buffer:
+            await asyncio.sleep(5)
+            return await super().read(offset, length)
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        page.say("join")
+        page.say("keep", least=4, room=COUNT // 2 * MANIFEST.block_size)
+        store = await (await page.exchange.joined(IDENTITY)).opened()
+        await asyncio.sleep(5)
+        store.blocks.budget = None
+        files = {it.name: Slow(tmp_path / f"given-{it.name}") for it in MANIFEST.shards}
+        assert await store.take(await FileShards.among(files, MANIFEST), quiet) == 0
+        for index, shard in enumerate(MANIFEST.shards):
+            assert (tmp_path / shard.name).read_bytes() == MODEL.shard(index)
+
+    played(test)
+
+
 def test_bad_blocks_are_blamed_and_waited_for(tmp_path: Path) -> None:
     """The transport asks somebody else: nothing is wanted twice, and nothing bad is kept."""
     save(tmp_path)
@@ -358,6 +386,28 @@ def test_what_is_wanted_no_more_is_told(tmp_path: Path) -> None:
         getting.cancel()
         message, _ = await page.until("want", 2)
         assert (message["blocks"], message["urgency"]) == ([2], None)
+
+    played(test)
+
+
+def test_what_is_asked_for_others_is_asked_for_still_when_nobody_here_waits(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "shard-00002.bin").unlink()
+
+    async def test() -> None:
+        page = Page(tmp_path)
+        page.say("join")
+        page.say("keep", least=4, room=None)
+        page.say("seen", bytes([1] * COUNT), peers=1)
+        await page.until("want", 4)
+        store = await (await page.exchange.joined(IDENTITY)).opened()
+        page.told.clear()
+        getting = asyncio.ensure_future(store.block(9))
+        await asyncio.sleep(0.1)
+        getting.cancel()
+        await asyncio.sleep(10)
+        wants = [message for message, _ in page.told if message["type"] == "want"]
+        assert [(it["blocks"], it["urgency"]) for it in wants] == [([9], "now"), ([9], "idle")]
 
     played(test)
 

@@ -50,6 +50,7 @@ export class Cuts {
   /** @param {CutNews[]} news @param {string} peer that says so */
   hear(news, peer) {
     for (const { infohash } of news) {
+      if (this.#false.has(infohash)) continue; // those who are in it still go on telling of it
       const tellers = this.#heard.get(infohash) ?? new Set();
       if (tellers.size || this.#heard.size < MOST_HEARD)
         this.#heard.set(infohash, tellers.add(peer));

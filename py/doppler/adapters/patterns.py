@@ -2,7 +2,8 @@
 
 PEFT's configs choose modules by Python's regular expressions, some of which take `re` years. Here
 all places that a pattern may reach are followed at once: the time is the pattern's length times the
-name's, squared. What cannot be matched so (references to groups, looking behind) is refused.
+name's, squared, where no repeats stand in repeats. What takes far longer is refused, and so is what
+cannot be matched so (references to groups, looking behind).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from doppler.inputs.fields import shown
 
 _LONGEST = 4000  # characters of a pattern: those of PEFT's users have some hundreds
 _LONGEST_NAME = 300
+_MOST_WORK = 200_000  # places that are followed for one name: those of PEFT's users take thousands
 _FLAGS = re.UNICODE.value
 _CATEGORIES = {
     _constants.CATEGORY_DIGIT: r"\d",
@@ -37,6 +39,7 @@ class Pattern:
 
     def __init__(self, text: str, where: str) -> None:
         self._told = f"{where}: the pattern {shown(text)}"
+        self._work = 0  # for one name
         if len(text) > _LONGEST:
             raise FormatError(f"{self._told} has more than {_LONGEST} characters")
         try:
@@ -58,10 +61,15 @@ class Pattern:
     def _ends(self, name: str) -> Places:
         if len(name) > _LONGEST_NAME:
             raise FormatError(f"{shown(name)} is too long for the name of a module")
-        return self._follow(self._tree, name, {0})
+        self._work = 0
+        try:
+            return self._follow(self._tree, name, {0})
+        except RecursionError as error:
+            raise FormatError(f"{self._told} is nested too deeply") from error
 
     def _follow(self, nodes: Iterable[Any], name: str, places: Places) -> Places:
         """Where those may end that begin at one of these places."""
+        self._spend(places)
         for operator, argument in nodes:
             if not places:
                 return places
@@ -69,6 +77,7 @@ class Pattern:
         return places
 
     def _step(self, operator: Any, argument: Any, name: str, places: Places) -> Places:
+        self._spend(places)
         if operator in _CHARACTERS:
             fits = self._character(operator, argument)
             return {at + 1 for at in places if at < len(name) and fits(name[at])}
@@ -86,6 +95,11 @@ class Pattern:
             wanted = operator is _constants.ASSERT
             return {at for at in places if bool(self._follow(argument[1], name, {at})) == wanted}
         raise UnsupportedError(f"{self._told} has {operator}, which Doppler does not follow")
+
+    def _spend(self, places: Places) -> None:
+        self._work += len(places)
+        if self._work > _MOST_WORK:
+            raise UnsupportedError(f"{self._told} takes too long, as repeats in repeats do")
 
     def _repeat(self, times: tuple[int, int], body: Any, name: str, places: Places) -> Places:
         """Places only go on: after as many turns as the name has characters nothing is new."""

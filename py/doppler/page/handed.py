@@ -113,8 +113,8 @@ class HandedFiles:
             missing = await store.blocks.missing(range(len(manifest.blocks)))
             coming = sum(map(source.has, missing)) * manifest.block_size
             await reserve(coming, manifest.title)
-            store.blocks.budget = None
             problems = await self._take_tokenizer(store.storage, manifest, given)
+            store.blocks.budget = None
             lacking = await store.take(source, Progress(emit, "import"))
         finally:
             await store.rest()

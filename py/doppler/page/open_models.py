@@ -69,10 +69,13 @@ def _come_from(store: ShardStore, origin: Origin) -> None:
     wanted: HttpShards | None = None
     if origin.url is not None:
         wanted = HttpShards(origin.url, origin.served(store.manifest))
+    others = list[HttpShards]()
     for known in [it for it in store.scheduler.sources if isinstance(it, HttpShards)]:
         if wanted and known.url == wanted.url and is_same_cut(known.served, wanted.served):
             wanted = None
         else:
-            store.scheduler.drop(known)
+            others.append(known)
     if wanted is not None:
         store.scheduler.add(wanted)
+    for known in others:  # last: whoever waits for blocks of theirs gets them from the new one
+        store.scheduler.drop(known)

@@ -11,7 +11,7 @@ import json
 from collections import OrderedDict
 from contextlib import suppress
 
-from doppler.errors import DopplerError, FormatError, SourceError, StorageError
+from doppler.errors import FormatError, SourceError, StorageError
 from doppler.inputs.buffers import Buffers
 from doppler.inputs.fields import parse_json
 from doppler.store.pace import Pace
@@ -55,11 +55,13 @@ class Slots:
         return self._slot_of[index] * self.block_size
 
     async def load(self, count: int) -> None:
-        """Reads which of a model's `count` blocks are here."""
-        self._slot_of.clear()
+        """Reads which of a model's `count` blocks are here. Raises StorageError where another tab
+        has the index open: all that is here would be taken for free.
+        """
         size, listed = 0, list[int | None]()
         with suppress(FormatError):  # a folder of that name
             size, listed = await self._storage.size(SLOTS_FILE) or 0, await self._read_index()
+        self._slot_of.clear()
         self._count = -(-size // self.block_size)
         for slot, index in enumerate(listed[: self._count]):
             if index is not None and 0 <= index < count and index not in self._slot_of:
@@ -140,7 +142,7 @@ class Slots:
         size = await self._storage.size(INDEX_FILE)
         if not size:
             return []
-        with suppress(DopplerError):
+        with suppress(FormatError, SourceError):  # it is damaged, or gone meanwhile
             data = self._buffers.to_bytes(await self._storage.read(INDEX_FILE, 0, size))
             await self._storage.flush(INDEX_FILE)
             listed = parse_json(data, INDEX_FILE).get("blocks")

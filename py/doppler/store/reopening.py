@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from doppler.errors import DopplerError
 from doppler.inputs.buffers import Buffer
 from doppler.store.storage import Piece, Storage
-
-T = TypeVar("T")
 
 IDLE = 1.0  # seconds without use after which the files are let go
 
@@ -76,19 +74,20 @@ class ReopeningStorage:
         self._users += 1
         self._uses += 1
         try:
-            opened = self._opened
-            yield opened if opened is not None else await self._to_the_end(self._open())
+            while (opened := self._opened) is None:  # again, where it is closed as soon as opened
+                await self._to_the_end(self._open())
+            yield opened
         finally:
             self._users -= 1
 
-    async def _to_the_end(self, change: Coroutine[Any, Any, T]) -> T:
+    async def _to_the_end(self, change: Coroutine[Any, Any, None]) -> None:
         """Waits for a change, which goes on where the waiting is cancelled: a folder that is opened
         for nobody would never be closed. What was opened so is closed as one that nobody uses.
         """
         task = asyncio.ensure_future(change)
         self._begun.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        await asyncio.shield(task)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._begun.discard(task)
@@ -101,13 +100,12 @@ class ReopeningStorage:
             if opened is not None:
                 await opened.close()
 
-    async def _open(self) -> Storage:
+    async def _open(self) -> None:
         async with self._changing:
             if self._opened is None:
                 self._opened = await self._open_folder()
                 self.openings += 1
                 self._watch = asyncio.ensure_future(self._close_when_idle(self._opened))
-            return self._opened
 
     async def _close_when_idle(self, opened: Storage) -> None:
         uses = 0

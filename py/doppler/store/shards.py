@@ -57,7 +57,7 @@ class ShardStore:
         self.scheduler = Scheduler(self._places, buffers, self.blocks.keep)
         for source in sources:
             self.scheduler.add(source)
-        self._downloads = 0  # that are going on
+        self._downloads = 0  # that are going on, and files that are taken
         self._sound = set[int]()  # blocks that were verified since the files were opened
         self._opening = storage.openings
         self.hasher: BlockHasher | None = None  # what hashes blocks in a row faster than the host
@@ -131,17 +131,19 @@ class ShardStore:
             done += count
             progress(done, self.manifest.bytes)
 
-        await self.blocks.refresh()
-        self.scheduler.add(source)
+        self._downloads += 1
         try:
+            await self.blocks.refresh()
+            self.scheduler.add(source)
             for shard in self.manifest.shards:
                 await self._take(source, shard, add)
             if done == self.manifest.bytes:
                 await self.blocks.drop_slots()
         finally:
+            self._downloads -= 1
             self.scheduler.drop(source)
             await self.blocks.save()
-        return self.manifest.bytes - done
+        return self.manifest.bytes - await self.stored_bytes()  # some may have had to leave
 
     async def _take(self, source: ShardSource, shard: Shard, add: Callable[[int], None]) -> None:
         lacking = [place.index async for place in self._bad(shard, add)]
@@ -231,9 +233,11 @@ class ShardStore:
         return self._joined([good[index] for index in wanted]), bool(bad)
 
     async def given(self, index: int) -> Buffer | None:
-        """A stored block for somebody else, verified; None where it is not there or damaged."""
-        _, good, damaged = await self._read(range(index, index + 1), None)
-        self._damaged(damaged)
+        """A stored block for somebody else, verified; None where it is damaged, or not there any
+        more: another tab may have let it leave.
+        """
+        _, good, _ = await self._read(range(index, index + 1), None)
+        self._damaged({index} - good.keys())
         return good.get(index)
 
     def _damaged(self, indices: Collection[int]) -> None:
@@ -263,6 +267,8 @@ class ShardStore:
             lacking = [index for index in blocks if index not in self._sound]
             for index in lacking:
                 await self.block(index)
+            if not all(map(self.blocks.has, blocks)):  # storage is full, say
+                break
             if self.storage.openings == opening:
                 self._sound.update(lacking)
                 data = await self.blocks.gather(ranges)

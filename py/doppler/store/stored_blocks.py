@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
+from typing import TypeVar
 
 from doppler.errors import SourceError, StorageError
 from doppler.inputs.buffers import Buffer, Buffers
@@ -15,6 +16,8 @@ from doppler.store.places import Place, Places
 from doppler.store.sharded import Shard
 from doppler.store.storage import Piece, Storage
 from doppler.store.uses import Uses
+
+T = TypeVar("T")
 
 FRESH_SECONDS = 1.0  # for which what was read of the folder is believed, where a block is missing
 PATIENCE = 3.0  # seconds, with a file that another tab has open to write to it
@@ -91,7 +94,7 @@ class StoredBlocks:
             if self._loaded is None or now >= self._loaded + FRESH_SECONDS:
                 await self._map.load()
                 if self._loaded is None:
-                    await self._slots.load(len(self._places))
+                    await _patiently(lambda: self._slots.load(len(self._places)))
                 self._loaded = _now()
 
     def has(self, index: int) -> bool:
@@ -255,8 +258,17 @@ class StoredBlocks:
             if index in self._map:
                 await self._storage.write(own.shard.name, own.start, part)
             else:
-                await self._storage.write(SLOTS_FILE, await self._slot(index), part)
+                await self._write_slot(index, part)
         await self._slots.save(soon=True)
+
+    async def _write_slot(self, index: int, part: Buffer) -> None:
+        at = await self._slot(index)
+        try:
+            await self._storage.write(SLOTS_FILE, at, part)
+        except BaseException:  # storage is full, or nobody waits any more
+            if index in self._slots:
+                self._slots.drop(index)
+            raise
 
     async def _shrink(self) -> None:
         """What was stored before, and is more than the budget, leaves."""
@@ -293,13 +305,13 @@ class StoredBlocks:
     async def _remove(self, shard: Shard) -> None:
         held = [index for index in self._places.of(shard) if index in self._map]
         self._map.discard(held)
+        self.gone(held)  # at once: who waits for the room may be cancelled
         await self._map.save()
         await self._storage.remove(shard.name)
         self._map.removed(shard)
-        self.gone(held)
 
 
-async def _patiently(read: Callable[[], Awaitable[Buffer]]) -> Buffer:
+async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
     """What is read of files, which another tab may just be mending: that is waited for, a while."""
     since = _now()
     while True:

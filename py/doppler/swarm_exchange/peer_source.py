@@ -22,7 +22,8 @@ class PeerSource:
     def __init__(self, identity: str, post: Post) -> None:
         self._identity, self._post = identity, post
         self._copies = b""
-        self._wanted = set[int]()
+        self._wanted = set[int]()  # by somebody here
+        self._asked = set[int]()  # for others
 
     def where(self, place: Place) -> str:
         return f"peers that have {place.shard.name}"
@@ -49,18 +50,21 @@ class PeerSource:
         finally:
             if left := wanted & self._wanted:
                 self._wanted -= left
-                self._want(left, None)
+                self._want(left - self._asked, None)
+                self._want(left & self._asked, "idle")
 
     def hurry(self, index: int, urgency: Urgency) -> None:
         self._want({index}, urgency)
 
     def ask(self, index: int) -> None:
         """For a block that nobody here waits for, when there is nothing else to get."""
+        self._asked.add(index)
         if index not in self._wanted:
             self._want({index}, "idle")
 
     def ask_no_more(self, index: int) -> None:
         """Takes `ask` back."""
+        self._asked.discard(index)
         if index not in self._wanted:
             self._want({index}, None)
 
@@ -74,8 +78,9 @@ class PeerSource:
     def came(self, index: int) -> None:
         """A block is wanted no more: it came, from a peer or in another way."""
         self._wanted.discard(index)
+        self._asked.discard(index)
 
     def _want(self, indices: set[int], urgency: Urgency | None) -> None:
-        blocks = sorted(indices)
-        message = {"type": "want", "identity": self._identity, "blocks": blocks, "urgency": urgency}
-        self._post(message, None, None)
+        if blocks := sorted(indices):
+            message = {"type": "want", "identity": self._identity, "blocks": blocks}
+            self._post({**message, "urgency": urgency}, None, None)
