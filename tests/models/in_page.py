@@ -76,8 +76,8 @@ def open_client(context: BrowserContext, url: str) -> Client:
 
 
 def load(client: Client, name: str, **args: Any) -> dict[str, Any]:
-    stored = client.call("download", {"url": f"models/{name}/{MANIFEST_FILE}"})
     """In float32, and with room for small batches: it takes a CPU seconds to make room for 512."""
+    stored = client.call("download", {"url": f"models/{name}/{MANIFEST_FILE}"})
     exact = {"kv": "f32", "precision": "f32", "batch": PIECE}
     loaded: dict[str, Any] = client.call("load", {"id": stored["id"], **exact, **args})
     return loaded
